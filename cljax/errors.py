@@ -1,0 +1,40 @@
+"""The one exception a user can cause, and checks that raise it in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+__all__ = ["UserError", "check_finite", "check_known", "check_positive"]
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one sentence, the value, what would be right (exit code 2)."""
+
+
+def check_positive(**counts: int) -> None:
+    """Raises UserError unless every count is an integer of at least 1."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or int(value) != value or value < 1:
+            raise UserError(f"{name} is {value}, but it must be a whole number of at least 1.")
+
+
+def check_finite(**values: Any) -> None:
+    """Raises UserError for a Python number that is NaN or infinite; tracers pass."""
+    for name, value in values.items():
+        if not isinstance(value, jax.core.Tracer) and not math.isfinite(float(value)):
+            raise UserError(f"{name} is {value}, but it must be a finite number.")
+
+
+def check_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raises UserError, with the nearest names, unless ``name`` is one of ``known``."""
+    known = sorted(known)
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
+    raise UserError(f"{kind} '{name}' is not known; {hint}")

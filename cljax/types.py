@@ -1,0 +1,214 @@
+"""The types that every part of cljax speaks, and the shape legend.
+
+A continual-learning run is a pure function ``(hyper-parameters, data, key) -> history``; all
+that changes while it runs is one pytree. These names are settled: a method, a network, a
+stream or a memory that keeps to them works with everything else.
+
+Shape legend, the same in every docstring::
+
+    B  examples in a batch      T  tasks            C  outputs (classes)
+    S  updates in a plan        P  parameters       D  features
+    M  memory capacity          R  replay draw      K  inner steps        G  glances
+
+Booleans called ``mask`` are True where an entry is valid. Accuracies are fractions in [0, 1],
+losses are nats, times are seconds, sizes are bytes, everywhere except in printed tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+__all__ = [
+    "Array", "Batch", "Clock", "Examples", "FirstProduct", "Info", "Learner", "Method", "Model", "Needs", "Net", "Output",
+    "Params", "Penalty", "Phase", "Predictor", "Spec", "StepPlan", "Variables",
+]  # fmt: skip
+
+Array: TypeAlias = jax.Array
+Params: TypeAlias = Any  # a pytree of arrays
+PyTree: TypeAlias = Any
+
+
+class Clock(NamedTuple):
+    """Where an update stands in the run. Every field is a traced scalar."""
+
+    task: Array  # [] int32, id of the task being learned
+    epoch: Array  # [] int32, pass over the task's data, from 0
+    step: Array  # [] int32, update within the run (within the phase, for a phase), from 0
+    first_pass: Array  # [] bool, True while the batch's examples are seen for the first time
+    last: Array  # [] bool, True at the last update of the task (of the phase, for a phase)
+
+
+class Batch(NamedTuple):
+    """B examples in order of arrival."""
+
+    x: PyTree  # [B, ...], as the network sees them
+    y: Array  # [B] int32, global labels in [0, C)
+    task: Array  # [B] int32, task of each example
+    mask: Array  # [B] bool, True = a real example, False = padding
+    index: Array  # [B] int32, row in the stream's training arrays, -1 if there is none
+    clock: Clock
+
+
+class Examples(NamedTuple):
+    """What a memory stores of each example, and what a loss takes; leaves ``[B, ...]``."""
+
+    x: PyTree
+    y: Array
+    task: Array
+
+
+class Output(NamedTuple):
+    """What a network returns: ``logits [B, C]`` and ``features [B, D]`` (input of the head)."""
+
+    logits: Array
+    features: Array
+
+
+class Variables(NamedTuple):
+    """Trainable ``params`` and the network's other state (BatchNorm statistics; ``{}`` if none)."""
+
+    params: Params
+    model_state: PyTree
+
+
+class FirstProduct(NamedTuple):
+    """A network seen as ``apply(rest, x @ kernel)``; lets a method work on the product.
+
+    ``split(params) -> (kernel, rest)``; ``apply(rest, z) -> logits``, with x flattened.
+    """
+
+    split: Callable[[Params], tuple[Array, Params]]
+    apply: Callable[[Params, Array], Array]
+
+
+class Model(NamedTuple):
+    """A network as two pure functions; see ``cljax.nets`` for ours.
+
+    ``init(key, x) -> Variables`` with ``x [B, ...]`` an example batch;
+    ``apply(variables, x, train) -> (Output, model_state)`` with a static ``train``.
+    """
+
+    init: Callable[[Array, PyTree], Variables]
+    apply: Callable[[Variables, PyTree, bool], tuple[Output, PyTree]]
+    first_product: FirstProduct | None = None
+
+
+Net: TypeAlias = Callable[[int], Model]  # number of outputs -> Model
+
+
+class Spec(NamedTuple):
+    """What a method may know of a stream before it sees it; all static."""
+
+    example: PyTree  # jax.ShapeDtypeStruct of one example, as the network sees it
+    class_mask: np.ndarray  # [T, C] bool, the outputs that belong to each task
+    batch_size: int
+    multi_head: bool = False  # losses and predictions use the example's own row of class_mask
+
+    @property
+    def num_tasks(self) -> int:
+        return self.class_mask.shape[0]
+
+    @property
+    def num_classes(self) -> int:
+        return self.class_mask.shape[1]
+
+
+class Info(NamedTuple):
+    """What an update reports: ``loss`` [] in nats, and named scalars or small arrays."""
+
+    loss: Array
+    metrics: Mapping[str, Array] = {}
+
+
+class Needs(NamedTuple):
+    """What a method asks of a stream; printed in tables, checked before a run."""
+
+    boundaries: bool = False  # must know when a task ends
+    task_ids_train: bool = False
+    task_ids_test: bool = False
+    continuum: int | None = None  # test examples that must share one unknown task
+    epochs: bool = False  # more than one pass over a task's data
+
+
+class Predictor(NamedTuple):
+    """A way to predict from a state.
+
+    ``prepare(state) -> view`` runs once an evaluation (class means, adapted models, ...);
+    ``scores(view, batch) -> [B, C]`` runs for each test batch. ``batch.task`` holds the true
+    task only where ``needs_task_ids``; a batch is one continuum where ``continuum`` is a size.
+    """
+
+    prepare: Callable[[PyTree], PyTree]
+    scores: Callable[[PyTree, Batch], Array]
+    needs_task_ids: bool = False
+    continuum: int | None = None
+
+
+class StepPlan(NamedTuple):
+    """Which examples each update sees: host arrays, one row per update."""
+
+    index: np.ndarray  # [S, B] int32, rows of the stream's training arrays
+    task: np.ndarray  # [S, B] int32, task of each example (chooses its transform)
+    mask: np.ndarray  # [S, B] bool
+    current: np.ndarray  # [S] int32, Clock.task
+    epoch: np.ndarray  # [S] int32
+    first_pass: np.ndarray  # [S] bool
+    last: np.ndarray  # [S] bool
+
+
+class Phase(NamedTuple):
+    """Steps that precede or follow a task's data: exemplars, balanced fine-tuning, Fisher, ...
+
+    ``plan(task, rows) -> StepPlan | None`` chooses the phase's steps on the host from the
+    ``StepPlan`` of the task just learned (``None``: no steps for this task); ``draw`` and
+    ``update`` are a method's. Lengths may differ from task to task without recompilation;
+    the batch width may not. Being steps, a phase is segmented, checkpointed and resumed like
+    training.
+    """
+
+    name: str
+    plan: Callable[[int, StepPlan], StepPlan | None]
+    draw: Callable[[PyTree, Batch, Array], PyTree]
+    update: Callable[[PyTree, Batch, PyTree], tuple[PyTree, Info]]
+    before: bool = False  # True: runs before the task's data instead of after
+
+
+class Learner(NamedTuple):
+    """A method bound to a network and a stream: pure functions over one state pytree.
+
+    ``init(key) -> State``; ``draw(state, batch, key) -> Draws`` makes every random choice of an
+    update; ``update(state, batch, draws) -> (State, Info)`` is deterministic, so recorded draws
+    go straight in.
+    """
+
+    init: Callable[[Array], PyTree]
+    draw: Callable[[PyTree, Batch, Array], PyTree]
+    update: Callable[[PyTree, Batch, PyTree], tuple[PyTree, Info]]
+    predictors: Mapping[str, Predictor]
+    phases: tuple[Phase, ...] = ()
+
+
+class Method(NamedTuple):
+    """A continual-learning method: hyper-parameters in, ``bind(model, spec) -> Learner`` out."""
+
+    name: str
+    bind: Callable[[Model, Spec], Learner]
+    needs: Needs = Needs()
+
+
+class Penalty(NamedTuple):
+    """A regulariser that combines with any gradient method.
+
+    ``init(params) -> P``; ``value(P, params) -> []`` is added to the loss; ``observe(P, params,
+    grads, updates) -> P`` follows each step; ``consolidate(P, params, grads_fn, batch, key) ->
+    P`` is a step of the phase at the end of a task (``batch.clock.last`` marks its last one).
+    """
+
+    init: Callable[[Params], PyTree]
+    value: Callable[[PyTree, Params], Array]
+    observe: Callable[[PyTree, Params, Params, Params], PyTree]
+    consolidate: Callable[..., PyTree]

@@ -1,0 +1,160 @@
+"""Unrolled inner loops: K steps of any update rule as one differentiable function.
+
+    theta_0 = params
+    for i in 1..K:
+        g_i      = step.gradient(theta_{i-1}, batch_i)        # constant where order = 1
+        theta_i  = step.apply(theta_{i-1}, g_i)
+        probe_i  = probe_fn(theta_i)
+
+A step is two functions, its gradient and what it does with it, because that seam is where
+first-order meta-gradients cut the graph: everything that ``apply`` reads besides the gradient
+(learning rates, a learned rule's parameters) is still differentiated. La-MAML, mnemonics and
+the multi-task teacher all unroll through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.errors import UserError
+from cljax.types import Array, Params, PyTree
+
+__all__ = ["InnerStep", "Unrolled", "optax_step", "sgd_step", "split", "unroll"]
+
+
+class InnerStep(NamedTuple):
+    """One update rule. ``carry`` is whatever it keeps between steps besides the parameters.
+
+    ``init(params) -> carry``; ``gradient(params, carry, batch) -> (gradient, carry)``;
+    ``apply(params, carry, gradient) -> (params, carry)``. ``gradient`` may be any pytree, for
+    instance gradients beside activations for a learned rule.
+    """
+
+    init: Callable[[Params], PyTree]
+    gradient: Callable[[Params, PyTree, PyTree], tuple[PyTree, PyTree]]
+    apply: Callable[[Params, PyTree, PyTree], tuple[Params, PyTree]]
+
+
+class Unrolled(NamedTuple):
+    """``params`` after K steps, the last ``carry``, and ``probes`` with leading axis K."""
+
+    params: Params
+    carry: PyTree
+    probes: PyTree
+
+
+def sgd_step(
+    loss_fn: Callable[..., Any],
+    lr: Params | Array | float,
+    *,
+    clip: Array | float | None = None,
+    model_state: PyTree = None,
+) -> InnerStep:
+    """Gradient descent with one rate, or a rate for every parameter.
+
+    Args:
+      loss_fn: ``(params, batch) -> losses``, averaged here; with a ``model_state``,
+        ``(params, model_state, batch) -> (losses, model_state)``, carried from step to step.
+      lr: a scalar, or a pytree like the parameters. Differentiable.
+      clip: bound of each gradient element; None disables. Its derivative is 0 beyond the bound.
+      model_state: the network's other state at the first step; None if ``loss_fn`` has none.
+    """
+    stateful = model_state is not None
+
+    def gradient(params: Params, carry: PyTree, batch: PyTree) -> tuple[Params, PyTree]:
+        def mean_loss(params: Params) -> tuple[Array, PyTree]:
+            if stateful:
+                losses, state = loss_fn(params, carry, batch)
+                return jnp.mean(losses), state
+            return jnp.mean(loss_fn(params, batch)), carry
+
+        return jax.grad(mean_loss, has_aux=True)(params)
+
+    def apply(params: Params, carry: PyTree, gradient: Params) -> tuple[Params, PyTree]:
+        gradient = tree.clip_elements(gradient, clip)
+        if jax.tree.structure(lr) == jax.tree.structure(params):
+            return jax.tree.map(lambda p, a, g: p - a * g, params, lr, gradient), carry
+        return tree.add_scaled(params, gradient, -lr), carry  # type: ignore[operator]
+
+    return InnerStep(lambda params: model_state if stateful else (), gradient, apply)
+
+
+def optax_step(loss_fn: Callable[[Params, PyTree], Array], optimizer: Any) -> InnerStep:
+    """Steps of any ``optax.GradientTransformation`` on the mean of ``loss_fn(params, batch)``."""
+
+    def gradient(params: Params, carry: PyTree, batch: PyTree) -> tuple[Params, PyTree]:
+        return jax.grad(lambda p: jnp.mean(loss_fn(p, batch)))(params), carry
+
+    def apply(params: Params, carry: PyTree, gradient: Params) -> tuple[Params, PyTree]:
+        updates, carry = optimizer.update(gradient, carry, params)
+        return jax.tree.map(jnp.add, params, updates), carry
+
+    return InnerStep(optimizer.init, gradient, apply)
+
+
+def split(batch: PyTree, num_steps: int) -> PyTree:
+    """Cuts leaves ``[B, ...]`` into consecutive chunks ``[num_steps, B / num_steps, ...]``.
+
+    Raises:
+      UserError: if B is not a multiple of ``num_steps``.
+    """
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if num_steps < 1 or size % num_steps:
+        raise UserError(
+            f"inner_steps is {num_steps}, which does not divide the batch of {size} examples; "
+            "choose a divisor of the batch size."
+        )
+    return jax.tree.map(lambda a: a.reshape(num_steps, size // num_steps, *a.shape[1:]), batch)
+
+
+def unroll(
+    step: InnerStep,
+    params: Params,
+    batches: PyTree,
+    *,
+    carry: PyTree = None,
+    order: int = 1,
+    remat: bool = False,
+    unroll_steps: int | bool = 1,
+    probe_fn: Callable[[Params], PyTree] | None = None,
+) -> Unrolled:
+    """Runs one inner step on each of K batches, differentiably.
+
+    Args:
+      step: the update rule, for instance ``sgd_step(loss_fn, lr)``.
+      params: where the inner loop starts.
+      batches: pytree with leading axis K, one entry a step; see ``split``.
+      carry: what the rule starts with; default ``step.init(params)``.
+      order: 2 differentiates through every gradient; 1 treats gradients as constants.
+      remat: recompute each step in the backward pass, so that memory holds one step.
+      unroll_steps: steps per iteration of the compiled loop; True unrolls all of them, which
+        compiles longer and runs faster where a step is small.
+      probe_fn: evaluated at every inner state theta_1..theta_K.
+
+    Returns:
+      ``Unrolled(params, carry, probes)``.
+
+    Raises:
+      UserError: if ``order`` is neither 1 nor 2.
+    """
+    if order not in (1, 2):
+        raise UserError(f"order is {order}, but a meta-gradient is of order 1 or 2.")
+
+    def body(state: tuple[Params, PyTree], batch: PyTree) -> tuple[tuple[Params, PyTree], PyTree]:
+        params, carry = state
+        gradient, carry = step.gradient(params, carry, batch)
+        if order == 1:
+            gradient, carry = jax.lax.stop_gradient((gradient, carry))
+        params, carry = step.apply(params, carry, gradient)
+        return (params, carry), None if probe_fn is None else probe_fn(params)
+
+    if remat:
+        body = jax.checkpoint(body, prevent_cse=False)
+    start = (params, step.init(params) if carry is None else carry)
+    (params, carry), probes = jax.lax.scan(body, start, batches, unroll=unroll_steps)
+    return Unrolled(params, carry, probes)
