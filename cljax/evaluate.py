@@ -1,0 +1,122 @@
+"""Accuracy on each task's test images, counted in one compiled program for all tasks.
+
+    for each chunk of a task's test rows:
+        scores  = predictor.scores(view, chunk)         # [B, C]
+        correct += sum(argmax(scores within the allowed outputs) == y)
+
+The allowed outputs are the scenario: a task's own (``task``), those of the tasks seen so far
+(``class``), or all of them (``domain``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.errors import check_known
+from cljax.streams.base import Stream, Transform
+from cljax.types import Array, Batch, Clock, Predictor, PyTree
+
+__all__ = ["Evaluation", "TestData", "allowed_outputs", "correct_fn", "test_data", "wanted"]
+
+_CHUNK = 1000  # test images a step: large enough for full speed, small enough for any memory
+
+
+class Evaluation(NamedTuple):
+    """One way to fill an accuracy matrix: which predictor, over which outputs."""
+
+    name: str = "logits"
+    predictor: str = "logits"
+    scenario: Literal["domain", "task", "class"] = "domain"
+
+
+class TestData(NamedTuple):
+    """Test images once, and each task's rows in chunks."""
+
+    x: Array  # [M, ...]
+    y: Array  # [M] int32
+    tables: PyTree  # of the stream's transform
+    rows: Array  # [T, N, B] int32
+    mask: Array  # [T, N, B] bool
+    counts: np.ndarray  # [T] test images of each task, on the host
+
+
+def test_data(stream: Stream, chunk: int = _CHUNK) -> TestData:
+    """Lays out a stream's tests for ``correct_fn``; unequal tasks are padded and masked."""
+    counts = np.array([len(rows) for rows in stream.test_index])
+    chunk = min(chunk, int(counts.max()))
+    num = -(-int(counts.max()) // chunk)
+    rows = np.zeros((len(counts), num * chunk), np.int32)
+    mask = np.zeros(rows.shape, bool)
+    for task, index in enumerate(stream.test_index):
+        rows[task, : len(index)], mask[task, : len(index)] = index, True
+    shape = (len(counts), num, chunk)
+    tables = jax.tree.map(jnp.asarray, stream.transform.tables)
+    x, y = jnp.asarray(stream.test_x), jnp.asarray(stream.test_y, jnp.int32)
+    return TestData(
+        x, y, tables, jnp.asarray(rows.reshape(shape)), jnp.asarray(mask.reshape(shape)), counts
+    )
+
+
+def correct_fn(predictor: Predictor, transform: Transform) -> Callable[..., Array]:
+    """``(view, data, task, allowed) -> []``, the number of test images of ``task`` classified right.
+
+    ``task`` [] int32 and ``allowed`` [C] bool are traced, so one program serves every entry.
+    """
+
+    def correct(view: PyTree, data: TestData, task: Array, allowed: Array) -> Array:
+        def chunk(total: Array, rows_mask: tuple[Array, Array]) -> tuple[Array, None]:
+            rows, mask = rows_mask
+            tasks = jnp.full(rows.shape, task, jnp.int32)
+            x = transform.apply(data.tables, data.x[rows], tasks)
+            unknown = jnp.full(rows.shape, -1, jnp.int32)
+            zero = jnp.zeros((), jnp.int32)
+            clock = Clock(zero, zero, zero, jnp.zeros((), bool), jnp.zeros((), bool))
+            told = tasks if predictor.needs_task_ids else unknown
+            batch = Batch(x, unknown, told, mask, unknown, clock)
+            scores = jnp.where(allowed[None], predictor.scores(view, batch), -jnp.inf)
+            hits = (jnp.argmax(scores, axis=-1) == data.y[rows]) & mask
+            return total + jnp.sum(hits, dtype=jnp.int32), None
+
+        zero = jnp.zeros((), jnp.int32)
+        return jax.lax.scan(chunk, zero, (data.rows[task], data.mask[task]))[0]
+
+    return correct
+
+
+def allowed_outputs(class_mask: np.ndarray, scenario: str, task: int, seen: int) -> np.ndarray:
+    """[C] bool, the outputs among which a test image of ``task`` is classified.
+
+    Args:
+      class_mask: [T, C] bool.
+      seen: tasks learned so far; at 0 the first task counts as seen.
+
+    Raises:
+      UserError: for an unknown scenario.
+    """
+    check_known("scenario", scenario, ("domain", "task", "class"))
+    if scenario == "task":
+        return class_mask[task]
+    if scenario == "class":
+        return class_mask[: max(seen, 1)].any(axis=0)
+    return class_mask.any(axis=0)
+
+
+def wanted(entries: str, row: int, num_tasks: int) -> range:
+    """The tasks tested in ``row`` (0: before training, t + 1: after task t).
+
+    Args:
+      entries: ``diagonal-last`` (enough for RA, LA and BTI), ``lower`` (also forgetting and
+        curves) or ``full`` (also forward transfer).
+
+    Raises:
+      UserError: for an unknown choice of entries.
+    """
+    check_known("entries", entries, ("diagonal-last", "lower", "full"))
+    if row == num_tasks or entries == "full" or (entries == "lower" and row == 0):
+        return range(num_tasks)
+    return range(row) if entries == "lower" else range(max(row - 1, 0), row)
