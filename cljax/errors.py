@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import jax
+from jax.core import Tracer
 
 __all__ = ["UserError", "check_finite", "check_known", "check_positive"]
 
@@ -26,7 +26,7 @@ def check_positive(**counts: int) -> None:
 def check_finite(**values: Any) -> None:
     """Raises UserError for a Python number that is NaN or infinite; tracers pass."""
     for name, value in values.items():
-        if not isinstance(value, jax.core.Tracer) and not math.isfinite(float(value)):
+        if not isinstance(value, Tracer) and not math.isfinite(float(value)):
             raise UserError(f"{name} is {value}, but it must be a finite number.")
 
 

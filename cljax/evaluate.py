@@ -11,7 +11,7 @@ The allowed outputs are the scenario: a task's own (``task``), those of the task
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def test_data(stream: Stream, chunk: int = _CHUNK) -> TestData:
 
 
 def correct_fn(predictor: Predictor, transform: Transform) -> Callable[..., Array]:
-    """``(view, data, task, allowed) -> []``, the number of test images of ``task`` classified right.
+    """``(view, data, task, allowed) -> []``, how many test images of ``task`` come out right.
 
     ``task`` [] int32 and ``allowed`` [C] bool are traced, so one program serves every entry.
     """
@@ -88,7 +88,7 @@ def correct_fn(predictor: Predictor, transform: Transform) -> Callable[..., Arra
     return correct
 
 
-def allowed_outputs(class_mask: np.ndarray, scenario: str, task: int, seen: int) -> np.ndarray:
+def allowed_outputs(class_mask: np.ndarray, scenario: str, task: int, seen: int) -> Any:
     """[C] bool, the outputs among which a test image of ``task`` is classified.
 
     Args:
@@ -102,8 +102,8 @@ def allowed_outputs(class_mask: np.ndarray, scenario: str, task: int, seen: int)
     if scenario == "task":
         return class_mask[task]
     if scenario == "class":
-        return class_mask[: max(seen, 1)].any(axis=0)
-    return class_mask.any(axis=0)
+        return np.any(class_mask[: max(seen, 1)], axis=0)
+    return np.any(class_mask, axis=0)
 
 
 def wanted(entries: str, row: int, num_tasks: int) -> range:

@@ -24,7 +24,13 @@ from cljax import keys
 from cljax.errors import UserError, check_known, check_positive
 from cljax.evaluate import Evaluation, TestData, allowed_outputs, test_data, wanted
 from cljax.segments import (
-    Carry, Programs, TrainData, begin, compile_programs, device_plan, train_data,
+    Carry,
+    Programs,
+    TrainData,
+    begin,
+    compile_programs,
+    device_plan,
+    train_data,
 )  # fmt: skip
 from cljax.streams.base import Stream, plan
 from cljax.types import Array, Learner, Method, Model, PyTree, StepPlan

@@ -18,8 +18,8 @@ LossFn: TypeAlias = Callable[[Params, PyTree, Examples], tuple[Array, PyTree]]
 
 
 def cross_entropy(
-    logits: Float[Array, "B C"], y: Int[Array, "B"], where: Bool[Array, "*#B C"] | None = None
-) -> Float[Array, "B"]:
+    logits: Float[Array, "B C"], y: Int[Array, B], where: Bool[Array, "*#B C"] | None = None
+) -> Float[Array, B]:
     """Softmax cross-entropy of each example over the outputs in ``where`` (default: all).
 
     Outputs outside ``where`` get exactly zero gradient. A label outside ``where`` counts the
@@ -38,7 +38,7 @@ def masked_mean(values: Float[Array, "*B"], mask: Bool[Array, "*B"]) -> Float[Ar
     return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def head_mask(spec: Spec, task: Int[Array, "B"]) -> Bool[Array, "B C"] | None:
+def head_mask(spec: Spec, task: Int[Array, B]) -> Bool[Array, "B C"] | None:
     """The outputs each example competes over: its task's in multi-head streams, else all (None)."""
     return jnp.asarray(spec.class_mask)[task] if spec.multi_head else None
 

@@ -44,8 +44,8 @@ class Carry(NamedTuple):
     """What a segment passes on: the state, and what each update of the plan reported."""
 
     state: PyTree
-    losses: Array  # [S] float32
-    online_correct: Array  # [S] int32, examples classified right before learning from them
+    losses: Any  # [S] float32
+    online_correct: Any  # [S] int32, examples classified right before learning from them
 
 
 class Programs(NamedTuple):
@@ -63,8 +63,8 @@ def train_data(stream: Stream) -> TrainData:
     return TrainData(jnp.asarray(stream.train_x), jnp.asarray(stream.train_y, jnp.int32), tables)
 
 
-def device_plan(plan: StepPlan) -> StepPlan:
-    """Puts a plan on the device."""
+def device_plan(plan: Any) -> Any:
+    """Puts a plan, or a pytree of plans, on the device."""
     return jax.tree.map(jnp.asarray, plan)
 
 
@@ -197,7 +197,9 @@ def compile_programs(
         view = jax.eval_shape(view_fn, state)
         correct = batched(correct_fn(predictor, stream.transform), (0, None, None, None))
         views[evaluation.name] = compiled(view_fn, state)
-        corrects[evaluation.name] = compiled(correct, view, tests._replace(counts=None), bound, allowed)
+        corrects[evaluation.name] = compiled(
+            correct, view, tests._replace(counts=None), bound, allowed
+        )
     init_program = compiled(init, key)
 
     loops = {name: future.result() for name, future in segments.items()}

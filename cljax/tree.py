@@ -7,7 +7,16 @@ import jax.numpy as jnp
 
 from cljax.types import Array, Params, PyTree
 
-__all__ = ["add_scaled", "clip_elements", "clip_norm", "dot", "full_like", "select", "size", "weighted_sq"]
+__all__ = [
+    "add_scaled",
+    "clip_elements",
+    "clip_norm",
+    "dot",
+    "full_like",
+    "select",
+    "size",
+    "weighted_sq",
+]
 
 
 def add_scaled(tree: Params, direction: Params, scale: Array | float) -> Params:
@@ -51,8 +60,7 @@ def select(condition: Array, on_true: PyTree, on_false: PyTree) -> PyTree:
 
 def size(tree: PyTree) -> int:
     """Bytes of all array leaves (arrays or ShapeDtypeStructs)."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)]
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def weighted_sq(weight: Params, a: Params, b: Params) -> Array:

@@ -23,8 +23,9 @@ import jax
 import numpy as np
 
 __all__ = [
-    "Array", "Batch", "Clock", "Examples", "FirstProduct", "Info", "Learner", "Method", "Model", "Needs", "Net", "Output",
-    "Params", "Penalty", "Phase", "Predictor", "Spec", "StepPlan", "Variables",
+    "Array", "Batch", "Clock", "Examples", "FirstProduct", "Info", "Learner", "Method", "Model",
+    "Needs", "Net", "Output", "Params", "Penalty", "Phase", "Predictor", "Spec", "StepPlan",
+    "Variables",
 ]  # fmt: skip
 
 Array: TypeAlias = jax.Array
@@ -57,8 +58,8 @@ class Examples(NamedTuple):
     """What a memory stores of each example, and what a loss takes; leaves ``[B, ...]``."""
 
     x: PyTree
-    y: Array
-    task: Array
+    y: Any
+    task: Any
 
 
 class Output(NamedTuple):
@@ -149,15 +150,15 @@ class Predictor(NamedTuple):
 
 
 class StepPlan(NamedTuple):
-    """Which examples each update sees: host arrays, one row per update."""
+    """Which examples each update sees, one row per update: host arrays, or the device's copy."""
 
-    index: np.ndarray  # [S, B] int32, rows of the stream's training arrays
-    task: np.ndarray  # [S, B] int32, task of each example (chooses its transform)
-    mask: np.ndarray  # [S, B] bool
-    current: np.ndarray  # [S] int32, Clock.task
-    epoch: np.ndarray  # [S] int32
-    first_pass: np.ndarray  # [S] bool
-    last: np.ndarray  # [S] bool
+    index: Any  # [S, B] int32, rows of the stream's training arrays
+    task: Any  # [S, B] int32, task of each example (chooses its transform)
+    mask: Any  # [S, B] bool
+    current: Any  # [S] int32, Clock.task
+    epoch: Any  # [S] int32
+    first_pass: Any  # [S] bool
+    last: Any  # [S] bool
 
 
 class Phase(NamedTuple):

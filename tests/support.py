@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import cljax
+from cljax.streams.base import Stream, Transform
 from cljax.types import Batch, Clock, Learner, Method, Spec
 
 NUM_TASKS, NUM_CLASSES, NUM_INPUTS, BATCH = 3, 4, 6, 4
@@ -16,7 +17,11 @@ def spec(multi_head: bool = False) -> Spec:
     """Domain-incremental, or with disjoint heads of NUM_CLASSES outputs a task."""
     outputs = NUM_CLASSES * (NUM_TASKS if multi_head else 1)
     owner = np.arange(outputs) // NUM_CLASSES
-    mask = owner == np.arange(NUM_TASKS)[:, None] if multi_head else np.ones((NUM_TASKS, outputs), bool)
+    mask = (
+        owner == np.arange(NUM_TASKS)[:, None]
+        if multi_head
+        else np.ones((NUM_TASKS, outputs), bool)
+    )
     example = jax.ShapeDtypeStruct((NUM_INPUTS,), jnp.result_type(float))
     return Spec(example, mask, BATCH, multi_head)
 
@@ -31,7 +36,9 @@ def batches(num: int, seed: int = 0, multi_head: bool = False, tasks: int = NUM_
     rng = np.random.default_rng(seed)
     dtype = jnp.result_type(float)
     task = np.arange(num) * tasks // num
-    y = rng.integers(0, NUM_CLASSES, (num, BATCH)) + (task[:, None] * NUM_CLASSES if multi_head else 0)
+    y = rng.integers(0, NUM_CLASSES, (num, BATCH)) + (
+        task[:, None] * NUM_CLASSES if multi_head else 0
+    )
     clock = Clock(
         jnp.asarray(task, jnp.int32),
         jnp.zeros(num, jnp.int32),
@@ -68,3 +75,40 @@ def run(learner: Learner, batches: Batch, seed: int = 0, state=None):
 def assert_close(a, b, atol=0.0):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), a, b)
+
+
+def stream(num_tasks: int = NUM_TASKS, per_task: int = 12, tests: int = 9, **changes) -> Stream:
+    """Grey images of 2 x 3 pixels whose classes lie apart, each task with its pixels rolled."""
+    rng = np.random.default_rng(0)
+    centres = rng.integers(0, 256, (NUM_CLASSES, 2, 3))
+
+    def images(count: int):
+        y = np.arange(count, dtype=np.int32) % NUM_CLASSES
+        noise = rng.normal(0, 12, (count, 2, 3))
+        return np.clip(centres[y] + noise, 0, 255).astype(np.uint8), y
+
+    train_x, train_y = images(num_tasks * per_task + 20)
+    test_x, test_y = images(tests + num_tasks)
+
+    def apply(tables, x, task):
+        flat = x.reshape(x.shape[0], -1)
+        return jnp.take_along_axis(flat, tables[task], axis=1).astype(jnp.result_type(float)) / 255
+
+    def subsets(seed: int):
+        order = np.random.default_rng(seed).permutation(num_tasks * per_task)
+        return tuple(order.reshape(num_tasks, per_task).astype(np.int32))
+
+    rolls = np.stack([np.roll(np.arange(6), t) for t in range(num_tasks)]).astype(np.int32)
+    fields = {
+        "name": "rolled",
+        "train_x": train_x,
+        "train_y": train_y,
+        "test_x": test_x,
+        "test_y": test_y,
+        "transform": Transform(rolls, apply),
+        "class_mask": np.ones((num_tasks, NUM_CLASSES), bool),
+        "test_index": tuple(np.arange(tests + t, dtype=np.int32) for t in range(num_tasks)),
+        "subsets": subsets,
+        "valid": lambda seed: tuple(np.arange(len(train_y) - 20, len(train_y)) for _ in rolls),
+    }
+    return Stream(**{**fields, **changes})

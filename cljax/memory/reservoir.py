@@ -24,7 +24,18 @@ from cljax import tree
 from cljax.errors import check_positive
 from cljax.types import Array, PyTree
 
-__all__ = ["Reservoir", "Rule", "add", "capacity", "draw_slots", "fill", "init", "nbytes", "sample", "write"]
+__all__ = [
+    "Reservoir",
+    "Rule",
+    "add",
+    "capacity",
+    "draw_slots",
+    "fill",
+    "init",
+    "nbytes",
+    "sample",
+    "write",
+]
 
 Rule: TypeAlias = Literal["textbook", "inclusive"]
 
@@ -37,7 +48,7 @@ class Reservoir(NamedTuple):
 
 
 def init(example: PyTree, capacity: int) -> Reservoir:
-    """An empty reservoir for examples like ``example`` (arrays or ShapeDtypeStructs, no batch axis).
+    """An empty reservoir for examples like ``example``: arrays or ShapeDtypeStructs of one.
 
     Raises:
       UserError: if ``capacity`` is below 1.
@@ -63,8 +74,8 @@ def fill(memory: Reservoir) -> Int[Array, ""]:
 
 
 def draw_slots(
-    memory: Reservoir, mask: Bool[Array, "B"], key: Array, rule: Rule = "textbook"
-) -> Int[Array, "B"]:
+    memory: Reservoir, mask: Bool[Array, B], key: Array, rule: Rule = "textbook"
+) -> Int[Array, B]:
     """The slot that each of B examples, offered in order, will be written to.
 
     M means 'not stored', which also holds for every example outside ``mask``: those are not
@@ -79,7 +90,7 @@ def draw_slots(
 
 
 def write(
-    memory: Reservoir, examples: PyTree, slots: Int[Array, "B"], mask: Bool[Array, "B"]
+    memory: Reservoir, examples: PyTree, slots: Int[Array, B], mask: Bool[Array, B]
 ) -> Reservoir:
     """Writes examples ``[B, ...]`` to their ``slots`` in order; the last one into a slot stays."""
     size = capacity(memory)
@@ -100,7 +111,7 @@ def add(
     examples: PyTree,
     key: Array,
     *,
-    mask: Bool[Array, "B"] | None = None,
+    mask: Bool[Array, B] | None = None,
     rule: Rule = "textbook",
 ) -> Reservoir:
     """Offers B examples in order: ``draw_slots`` and ``write``."""
@@ -111,7 +122,7 @@ def add(
 
 def sample(
     memory: Reservoir, num: int, key: Array, *, replace: bool = False
-) -> tuple[PyTree, Bool[Array, "R"]]:
+) -> tuple[PyTree, Bool[Array, R]]:
     """Draws ``min(num, fill)`` stored examples uniformly; the shape is always ``[num, ...]``.
 
     Args:

@@ -13,8 +13,9 @@
         theta   = theta - lr * dW                         # Sync, C-MAML
       the batch is offered to the reservoir once, in its first pass, after glance 1 drew from it
 
-Symbols: theta ``params``, alpha ``alpha``, eta ``alpha_lr``, beta ``lr``, alpha_0 ``alpha_init``,
-G ``glances``, K ``inner_steps``, R ``replay_size``, M ``capacity``, A(alpha) is relu(alpha) or alpha.
+Symbols: theta ``params``, alpha ``alpha``, alpha_0 ``alpha_init``, eta ``alpha_lr``, beta ``lr``,
+G ``glances``, K ``inner_steps``, R ``replay_size``, M ``capacity``;
+A(alpha) is relu(alpha) or alpha.
 
 Source: Gupta, Yadav, Paull, "La-MAML: Look-ahead Meta Learning for Continual Learning", NeurIPS
 2020 (arXiv:2007.13904), Algorithms 1 and 2, equations 5 to 8.
@@ -40,7 +41,16 @@ from cljax.memory import reservoir
 from cljax.methods.common import logits_predictor, variant
 from cljax.methods.lowrank import low_rank_meta_loss
 from cljax.types import (
-    Array, Batch, Examples, Info, Learner, Method, Model, Params, PyTree, Spec,
+    Array,
+    Batch,
+    Examples,
+    Info,
+    Learner,
+    Method,
+    Model,
+    Params,
+    PyTree,
+    Spec,
 )  # fmt: skip
 from cljax.unroll import sgd_step, split, unroll
 
@@ -301,7 +311,9 @@ def lamaml(
         low_rank = algebra == "low-rank"
 
         def init(key: Array) -> State:
-            example = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), spec.example)
+            example = jax.tree.map(
+                lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), spec.example
+            )
             params, model_state = model.init(key, example)
             label = jax.ShapeDtypeStruct((), jnp.int32)
             memory = reservoir.init(Examples(spec.example, label, label), capacity)
@@ -352,9 +364,7 @@ cmaml = variant(
 )
 
 
-def _remember(
-    memory: reservoir.Reservoir, batch: Batch, slots: Array
-) -> reservoir.Reservoir:
+def _remember(memory: reservoir.Reservoir, batch: Batch, slots: Array) -> reservoir.Reservoir:
     examples = Examples(batch.x, batch.y, batch.task)
     return reservoir.write(memory, examples, slots, _offered(batch))
 

@@ -57,7 +57,7 @@ def test_an_update_changes_no_structure_shape_or_type(name):
     learner = support.bind(make(name))
     state = learner.init(jax.random.key(0))
     after, _ = support.run(learner, support.batches(1), state=state)
-    shapes = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)  # noqa: E731
+    shapes = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)
     assert shapes(state) == shapes(after)
 
 
@@ -85,7 +85,7 @@ def test_vmap_over_seeds_equals_single_seeds(name):
 def test_a_traced_hyper_parameter_equals_its_value(name):
     traced, batches, key = CASES[name][1], support.batches(4), jax.random.key(0)
     values = jnp.array([0.01, 0.2])
-    run = lambda value: scanned(support.bind(make(name, **{traced: value})), batches, key)  # noqa: E731
+    run = lambda value: scanned(support.bind(make(name, **{traced: value})), batches, key)
     many = jax.jit(jax.vmap(run))(values)
     for i, value in enumerate([0.01, 0.2]):
         support.assert_close(support.at(many, i), run(value), 1e-12)

@@ -27,7 +27,9 @@ OPTIONS = {"capacity": 7, "replay_size": 3, "glances": 2}
 def test_with_fixed_rates_it_is_cmaml():
     """La-MAML with eta = 0 and constant alpha_0 steps like C-MAML with beta = alpha_0."""
     batches = support.batches(5)
-    ours, _ = support.run(support.bind(cljax.lamaml(alpha_init=0.2, alpha_lr=0.0, **OPTIONS)), batches)
+    ours, _ = support.run(
+        support.bind(cljax.lamaml(alpha_init=0.2, alpha_lr=0.0, **OPTIONS)), batches
+    )
     cmaml, _ = support.run(support.bind(cljax.cmaml(alpha_init=0.2, lr=0.2, **OPTIONS)), batches)
     support.assert_close(ours, cmaml, 1e-14)
 
@@ -75,7 +77,9 @@ def test_masked_replay_equals_sliced_replay(order, filled):
     inner = Examples(batch.x[:, None], batch.y[:, None], batch.task[:, None])
 
     def value(replay, mask):
-        meta = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), replay, Examples(batch.x, batch.y, batch.task))
+        meta = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b]), replay, Examples(batch.x, batch.y, batch.task)
+        )
         return jax.value_and_grad(meta_loss, argnums=(0, 1), has_aux=True)(
             state.params, state.alpha, state.model_state, inner, jnp.ones((4, 1), bool), meta,
             jnp.concatenate([mask, jnp.ones(4, bool)]),
@@ -135,7 +139,9 @@ def test_a_rate_that_crosses_zero_freezes_its_parameter_in_the_same_update():
     dead = jax.tree.map(lambda a: a <= 0, after.alpha)
     moved = jax.tree.map(lambda a, b: a != b, state.params, after.params)
     assert sum(int(leaf.sum()) for leaf in jax.tree.leaves(dead)) >= 1
-    assert not any(bool((d & m).any()) for d, m in zip(*map(jax.tree.leaves, (dead, moved)), strict=True))
+    assert not any(
+        bool((d & m).any()) for d, m in zip(*map(jax.tree.leaves, (dead, moved)), strict=True)
+    )
 
 
 @pytest.mark.parametrize("inner_relu", [True, False])
@@ -152,7 +158,7 @@ def test_heads_of_other_tasks_get_no_gradient():
     learner = support.bind(cljax.lamaml(**OPTIONS), multi_head=True)
     state = learner.init(jax.random.key(0))
     after, _ = support.run(learner, support.batches(2, multi_head=True, tasks=1), state=state)
-    kernel = lambda s: s.params["Dense_1"]["kernel"]  # noqa: E731
+    kernel = lambda s: s.params["Dense_1"]["kernel"]
     np.testing.assert_array_equal(kernel(state)[:, 4:], kernel(after)[:, 4:])
     assert (kernel(state)[:, :4] != kernel(after)[:, :4]).any()
     np.testing.assert_array_equal(after.alpha["Dense_1"]["kernel"][:, 4:], 0.1)
