@@ -28,7 +28,8 @@ from numpy.typing import ArrayLike
 from cljax.errors import UserError
 
 __all__ = [
-    "Metrics", "average_anytime_accuracy", "average_incremental_accuracy", "backward_transfer", "compute",
+    "Metrics", "average_anytime_accuracy", "average_incremental_accuracy",
+    "backward_transfer", "compute",
     "compute_online", "forgetting", "forgetting_rate", "forward_transfer", "learning_accuracy",
     "prequential_accuracy", "retained_accuracy", "seen_accuracy",
 ]  # fmt: skip

@@ -25,7 +25,10 @@ from numpy.typing import ArrayLike
 
 from cljax.errors import UserError
 
-__all__ = ["MIN_SEEDS", "Cell", "Paired", "Summary", "Verdict", "equivalence", "holm", "paired", "summary"]  # fmt: skip
+__all__ = [
+    "MIN_SEEDS", "Cell", "Paired", "Summary", "Verdict", "equivalence", "holm", "paired",
+    "summary",
+]  # fmt: skip
 
 MIN_SEEDS = 5  # fewer decide nothing
 _Interval = tuple[float, float]

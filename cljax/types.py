@@ -23,9 +23,9 @@ import jax
 import numpy as np
 
 __all__ = [
-    "Array", "Batch", "Clock", "Examples", "FirstProduct", "Info", "Learner", "Method", "Model",
-    "Needs", "Net", "Output", "Params", "Penalty", "Phase", "Predictor", "Spec", "StepPlan",
-    "Variables",
+    "Array", "Batch", "Clock", "ExemplarPolicy", "Examples", "FirstProduct", "Info", "Learner",
+    "Method", "Model", "Needs", "Net", "Output", "Params", "Penalty", "Phase", "Predictor",
+    "Spec", "StepPlan", "Variables",
 ]  # fmt: skip
 
 Array: TypeAlias = jax.Array
@@ -199,6 +199,17 @@ class Method(NamedTuple):
     name: str
     bind: Callable[[Model, Spec], Learner]
     needs: Needs = Needs()
+
+
+class ExemplarPolicy(NamedTuple):
+    """How exemplars are chosen or learned; combines with any method whose state holds them.
+
+    ``init(spec) -> exemplars`` is what the method keeps in its state's field ``exemplars``;
+    ``phases(model, spec)`` fill and refine that field, and read what else they need of the state.
+    """
+
+    init: Callable[[Spec], PyTree]
+    phases: Callable[[Model, Spec], tuple[Phase, ...]]
 
 
 class Penalty(NamedTuple):
