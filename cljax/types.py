@@ -17,6 +17,7 @@ losses are nats, times are seconds, sizes are bytes, everywhere except in printe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -191,14 +192,20 @@ class Learner(NamedTuple):
     update: Callable[[PyTree, Batch, PyTree], tuple[PyTree, Info]]
     predictors: Mapping[str, Predictor]
     phases: tuple[Phase, ...] = ()
+    gradients_per_update: int | None = None  # gradient evaluations, each over some examples
+    examples_per_update: int | None = None  # examples in all of those together
 
 
 class Method(NamedTuple):
-    """A continual-learning method: hyper-parameters in, ``bind(model, spec) -> Learner`` out."""
+    """A continual-learning method: hyper-parameters in, ``bind(model, spec) -> Learner`` out.
+
+    ``options`` are the hyper-parameters it was made with, for a run's identity and its tables.
+    """
 
     name: str
     bind: Callable[[Model, Spec], Learner]
     needs: Needs = Needs()
+    options: Mapping[str, Any] = MappingProxyType({})
 
 
 class ExemplarPolicy(NamedTuple):

@@ -47,7 +47,9 @@ def variant(
 
     def make(**options: Any) -> Method:
         bound = make.__signature__.bind(**options)  # type: ignore[attr-defined]
-        return factory(**{**defaults, **bound.arguments, **fixed})._replace(name=name)
+        method = factory(**{**defaults, **bound.arguments, **fixed})
+        shown = {k: v for k, v in method.options.items() if k not in fixed}
+        return method._replace(name=name, options=shown)
 
     documentation = inspect.getdoc(factory) or ""
     for argument in fixed:

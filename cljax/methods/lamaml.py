@@ -278,6 +278,7 @@ def lamaml(
     Raises:
       UserError: for a count below 1, a rate that is not finite, or an option that does not fit.
     """
+    options = dict(locals())
     check_positive(capacity=capacity, replay_size=replay_size, glances=glances)
     check_finite(alpha_init=alpha_init)
     for name, rate in (("alpha_lr", alpha_lr), ("lr", lr)):
@@ -344,9 +345,12 @@ def lamaml(
                 meta_loss_fn=low_rank_meta_loss(model, spec) if low_rank else meta_loss,
             ),
             {"logits": logits_predictor(model)},
+            gradients_per_update=glances * 2 * num_inner_steps,
+            examples_per_update=glances
+            * (spec.batch_size + num_inner_steps * (replay_size + spec.batch_size)),
         )
 
-    return Method("lamaml", bind)
+    return Method("lamaml", bind, options=options)
 
 
 sync_lamaml = variant(

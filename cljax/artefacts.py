@@ -1,0 +1,128 @@
+"""The folder of a run: who may write in it, and how, so that nothing finished is ever lost.
+
+``results.json`` is written last and makes the run finished. Every file is written beside itself
+and renamed; a lock on the folder belongs to one process, and dies with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cljax.config import config_hash, differences
+from cljax.errors import UserError
+
+__all__ = ["claim", "finished", "read", "write_arrays", "write_bytes", "write_json"]
+
+_LOCK = ".lock"
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a run.
+
+    Raises:
+      UserError: if it is not there, or not JSON.
+    """
+    path = folder / name
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not a finished run: it has no {name}.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); run again in another folder.") from error
+
+
+def finished(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this very run, complete.
+
+    Raises:
+      UserError: if it holds another run, or something else.
+    """
+    if not folder.exists():
+        return False
+    if not folder.is_dir():
+        raise UserError(f"The output folder {folder} is a file; name a folder.")
+    entries = [entry.name for entry in folder.iterdir() if entry.name != _LOCK]
+    if not entries:
+        return False
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"The output folder {folder} holds {entries[0]} but no run; name an empty or new folder."
+        )
+    stored = read(folder, "config.json")
+    if stored.get("config_hash") != config_hash(config):
+        fields = differences(stored, config)[:4]
+        raise UserError(
+            f"The output folder {folder} holds another run: {', '.join(fields)} differ; name "
+            "another folder."
+        )
+    return (folder / "results.json").exists()
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Makes the folder and holds it for this process.
+
+    Raises:
+      UserError: if it cannot be written, or another process holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / _LOCK, "w")  # noqa: SIM115
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UserError(
+            f"The output folder {folder} is in use by another process; wait for it, or name "
+            "another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (folder / _LOCK).unlink()
+        lock.close()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a whole file or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON with sorted keys; NaN is refused."""
+    text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays as ``.npz``; read them with ``allow_pickle=False``."""
+    import io
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())

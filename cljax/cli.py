@@ -1,0 +1,301 @@
+"""The command ``cljax``: run, list, data, protocol.
+
+METHOD, STREAM and the recipe are read first; the rest are flags made from the factories'
+signatures and docstrings, parsed by tyro. Exit codes: 0 done, 2 the user's mistake (one sentence
+on standard error), 130 interrupted, 1 a defect of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+
+from cljax.errors import UserError, check_known
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "run": "run METHOD STREAM [flags]   train, test, and leave a folder of results",
+    "list": "list                        methods, streams, networks and recipes",
+    "data": "data NAME...                where data sets are, their sizes and licences",
+    "protocol": "protocol METHOD STREAM      the paragraph for a paper",
+}
+USAGE = "usage: cljax COMMAND ...\n\n" + "\n".join(f"  cljax {line}" for line in COMMANDS.values())
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a command line and exits."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        sys.exit(_dispatch(arguments))
+    except UserError as error:
+        print(f"cljax: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("cljax: interrupted; the same command starts this run again.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        if os.environ.get("CLJAX_DEBUG"):
+            raise
+        kind = type(error).__name__
+        print(
+            f"cljax: a defect of ours: {kind}: {' '.join(str(error).split())[:300]} (set "
+            "CLJAX_DEBUG=1 for the traceback).",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{USAGE}\n\nAdd --help to a command for its flags.")
+        return 0
+    if arguments[0] == "--version":
+        from cljax import __version__
+
+        print(f"cljax {__version__}")
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    check_known("command", command, COMMANDS)
+    return {"run": _run, "list": _list, "data": _data, "protocol": _protocol}[command](rest)
+
+
+class Job(NamedTuple):
+    """A parsed command line: a recipe, and the run's own flags."""
+
+    recipe: Any
+    flags: dict[str, Any]
+    origins: dict[str, str]
+
+
+# The run's own flags: name -> (type, default, help). ``None`` leaves the recipe's value.
+_FLAGS: dict[str, tuple[Any, Any, str]] = {
+    "seeds": (int, 5, "run seeds 0 to N-1"),
+    "seed": (int | None, None, "run this one seed instead"),
+    "recipe": (str | None, None, "SOURCE[:VARIANT], such as lamaml:reference or lamaml:paper"),
+    "net": (str | None, None, "network, such as mlp:100,100, or package.module:factory"),
+    "batch_size": (int | None, None, "examples an update"),
+    "epochs": (int | None, None, "passes over each task"),
+    "entries": (
+        Literal["diagonal-last", "lower", "full"] | None, None, "entries of the accuracy matrix",
+    ),
+    "eval_every": (int, 0, "also test the tasks seen so far every so many updates; 0: never"),
+    "online": (bool, False, "count right predictions on each batch before learning from it"),
+    "lanes": (Literal["auto", "threads", "sequential", "vmap"], "auto", "how seeds run together"),
+    "loop": (Literal["scan", "steps"], "scan", "compiled loop, or one compiled update at a time"),
+    "precision": (Literal["float32", "float64"], "float32", "of everything"),
+    "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
+}  # fmt: skip
+_OF_RECIPE = ("net", "batch_size", "epochs", "entries")
+
+
+def _run(arguments: list[str]) -> int:
+    from cljax.progress import bar
+    from cljax.run import run
+
+    began = time.perf_counter()
+    job = _job("run", arguments)
+    options = _options(job)
+    count = options["seeds"] if isinstance(options["seeds"], int) else len(options["seeds"])
+    with bar(count) as progress:
+        if progress is None:
+            print("compiling, then training ...", file=sys.stderr)
+        done = run(job.recipe, out=job.flags["out"] or "auto", progress=progress, **options)
+    if done.resumed:
+        print(f"Finished before, stored in {done.path}.\n")
+    print(done.table())
+    spent = done.results["time"]
+    print(
+        f"\n  {done.path}\n  {time.perf_counter() - began:.1f} s; the run compiled for "
+        f"{spent['compile_s']:.1f} s, trained for {spent['train_s']:.1f} s and tested for "
+        f"{spent['eval_s']:.1f} s, summed over threads."
+    )
+    return 0
+
+
+def _protocol(arguments: list[str]) -> int:
+    from cljax.protocol import paragraph
+    from cljax.run import prepare
+
+    job = _job("protocol", arguments)
+    print(textwrap.fill(paragraph(prepare(job.recipe, **_options(job)).config), 88))
+    return 0
+
+
+def _list(arguments: list[str]) -> int:
+    import inspect
+
+    from cljax.methods import METHODS
+    from cljax.nets import NETS
+    from cljax.recipes import recipes
+    from cljax.streams import STREAMS
+
+    if arguments:
+        raise UserError(f"cljax list takes no arguments, but got {arguments[0]}.")
+    for title, factories in (("methods", METHODS), ("streams", STREAMS), ("networks", NETS)):
+        print(title)
+        for name, factory in factories.items():
+            print(f"  {name:<26}{(inspect.getdoc(factory) or '').splitlines()[0]}")
+    print("recipes")
+    for recipe in recipes():
+        print(f"  {recipe.method:<14}{recipe.stream:<26}{recipe.name}")
+    return 0
+
+
+def _data(arguments: list[str]) -> int:
+    from cljax import data
+
+    names = [a for i, a in enumerate(arguments) if not a.startswith("-") and not _valued(arguments, i)]
+    rest = [a for i, a in enumerate(arguments) if a.startswith("-") or _valued(arguments, i)]
+    fields = {
+        "data_dir": (str | None, None, "folder with prepared data sets; else CLJAX_DATA_DIR"),
+        "licences": (bool, False, "print licences and citations"),
+        "prepare": (bool, False, "download and prepare (needs the extra 'prepare' and a network)"),
+        "sample": (bool, False, "the sample that cljax ships"),
+    }
+    flags = _parse(f"cljax data {' '.join(names)}".strip(), fields, rest)
+    if not names and not flags["licences"]:
+        raise UserError("cljax data needs the name of a data set, such as mnist.")
+    for name in names or list(data.SOURCES):
+        if flags["prepare"]:
+            data.prepare(name, flags["data_dir"])
+        if flags["licences"]:
+            source = data.SOURCES[name]
+            print(f"{name}: {source.licence}\n  {source.citation}")
+            continue
+        report = data.describe(name, flags["data_dir"], flags["sample"])
+        print(
+            f"{report.name}: {report.num_train} training and {report.num_test} test images of "
+            f"{'x'.join(map(str, report.shape))}, {report.num_classes} classes, "
+            f"{report.num_bytes / 1e6:.1f} MB\n  {report.source} in {report.path}\n"
+            f"  decoded: {report.cache or 'not kept'}\n  sha256 {report.checksum}\n"
+            f"  licence: {report.licence}"
+        )
+    return 0
+
+
+def _valued(arguments: list[str], i: int) -> bool:
+    """Whether argument i is the value of the flag before it."""
+    return i > 0 and arguments[i - 1] == "--data-dir"
+
+
+def _job(command: str, arguments: list[str]) -> Job:
+    """METHOD STREAM and the recipe first, then every flag of method, stream and run."""
+    from cljax import recipes
+    from cljax.resolve import method_factory, options_of, stream_factory
+
+    names = arguments[:2]
+    if len(names) < 2 or any(name.startswith("-") for name in names):
+        if {"-h", "--help"} & set(arguments):
+            print(f"usage: cljax {command} METHOD STREAM [flags]\n\nGive both for their flags; "
+                  "`cljax list` shows the names.")  # fmt: skip
+            sys.exit(0)
+        raise UserError(f"cljax {command} needs METHOD STREAM, such as lamaml mnist-rotations.")
+    method, stream, rest = names[0], names[1], arguments[2:]
+    method_options = options_of(method_factory(method))
+    stream_options = options_of(stream_factory(stream))
+    source, _, variant = (_flag_value(rest, "--recipe") or "").partition(":")
+    recipe = recipes.recipe(method, stream, source or None, variant or None)
+
+    fields, given = dict(_FLAGS), {}
+    for kind, options, values in (
+        ("method", method_options, recipe.method_options),
+        ("stream", stream_options, recipe.stream_options),
+    ):
+        for option in options:
+            if option.name in fields:
+                raise UserError(
+                    f"The {kind}'s option {option.name} has the name of another flag; rename it."
+                )
+            given[option.name] = kind
+            fields[option.name] = (
+                option.type, values.get(option.name, option.default), option.help,
+            )  # fmt: skip
+    flags = _parse(f"cljax {command} {method} {stream}", fields, rest)
+    typed = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
+    typed |= {name[3:] for name in typed if name.startswith("no_")}
+    origins = {}
+    for name, kind in given.items():
+        base = recipe.method_options if kind == "method" else recipe.stream_options
+        origins[name] = (
+            "command line" if name in typed else recipe.status if name in base else "default"
+        )
+    recipe = dataclasses.replace(
+        recipe,
+        method_options={o.name: flags[o.name] for o in method_options},
+        stream_options={o.name: flags[o.name] for o in stream_options},
+        **{name: flags[name] for name in _OF_RECIPE if flags[name] is not None},
+    )
+    if any(name in typed and given[name] == "method" for name in given):
+        recipe = dataclasses.replace(recipe, status=f"{recipe.status}, changed")
+    return Job(recipe, flags, origins)
+
+
+def _options(job: Job) -> dict[str, Any]:
+    """Arguments of ``cljax.run.prepare``; double precision is switched on before anything is built."""
+    flags = job.flags
+    if flags["precision"] == "float64":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+    names = ("precision", "eval_every", "online", "lanes", "loop")
+    seeds = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
+    return {"seeds": seeds, "origins": job.origins, **{name: flags[name] for name in names}}
+
+
+def _flag_value(arguments: list[str], flag: str) -> str | None:
+    for i, argument in enumerate(arguments):
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+        if argument == flag:
+            return arguments[i + 1] if i + 1 < len(arguments) else None
+    return None
+
+
+def _parse(
+    program: str, fields: dict[str, tuple[Any, Any, str]], arguments: list[str]
+) -> dict[str, Any]:
+    """Parses flags with tyro; its boxes of errors become one sentence."""
+    import tyro
+
+    flags = {f"--{name.replace('_', '-')}" for name in fields} | {"--help"}
+    flags |= {f"--no-{name.replace('_', '-')}" for name, field in fields.items() if field[0] is bool}
+    for argument in arguments:
+        if argument.startswith("--"):
+            check_known("flag", argument.partition("=")[0].replace("_", "-"), flags)
+    made = dataclasses.make_dataclass(
+        "Flags",
+        [
+            (name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default))
+            for name, (kind, default, text) in fields.items()
+        ],
+    )
+    made.__doc__ = " "
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            parsed = tyro.cli(made, prog=program, args=arguments, config=(tyro.conf.AvoidSubcommands,))
+    except SystemExit as done:
+        if not done.code:
+            raise
+        raise UserError(_sentence(errors.getvalue(), program)) from None
+    return {name: getattr(parsed, name) for name in fields}
+
+
+def _sentence(text: str, program: str) -> str:
+    """The first complaint in tyro's box."""
+    lines = [re.sub(r"[│╭╰─╮╯]+", " ", line).strip() for line in text.splitlines()]
+    words = " ".join(line for line in lines if line)
+    words = re.sub(r"^.*?(Parsing error|Required options|Unrecognized options)\s*", "", words)
+    words = re.split(r" (?:For full helptext|Perhaps you meant|Arguments similar|Argument helptext|in )", words)[0]
+    return f"{words.strip().rstrip('.')}; see `{program} --help`."

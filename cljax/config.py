@@ -1,0 +1,106 @@
+"""The configuration of a run, in canonical JSON, and the hash of what decides its results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cljax.errors import UserError
+
+__all__ = ["canonical", "config_hash", "differences", "environment", "plain"]
+
+# What decides a run's results; the rest of a config is about where and when.
+_IDENTITY = (
+    "method", "stream", "net", "batch_size", "epochs", "entries", "evaluations", "eval_every",
+    "online", "seeds", "precision", "lanes", "loop",
+)  # fmt: skip
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys; the same text for the same value on every machine."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON's own types.
+
+    Raises:
+      UserError: for a value that JSON cannot hold, such as a tracer.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (np.generic, np.ndarray)) or (
+        isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer)
+    ):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if callable(value):
+        return f"{value.__module__}:{value.__qualname__}"
+    raise UserError(f"{value!r} cannot be written into a run's config; give a number or a string.")
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 over the parts of a config that decide the results; the run's identity."""
+    identity = {name: config[name] for name in _IDENTITY}
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The fields of the identity in which two configs differ, such as ``method.options.lr``."""
+    return [
+        path
+        for name in _IDENTITY
+        for path in _paths(name, plain(a.get(name)), plain(b.get(name)))
+    ]
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device and commit: recorded beside a run, not part of its identity."""
+    names = ("cljax", "jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {name: _version(name) for name in names} | {"python": platform.python_version()}
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "device": {"backend": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "commit": _commit(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from, if it runs from one."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+def _paths(name: str, a: Any, b: Any) -> list[str]:
+    if a == b:
+        return []
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(set(a) | set(b))
+        return [path for key in keys for path in _paths(f"{name}.{key}", a.get(key), b.get(key))]
+    return [name]

@@ -1,0 +1,139 @@
+"""Decoded arrays on disk: one file beside the data, or in the user's cache folder.
+
+The file is a sequence of ``.npy`` arrays (``np.save`` again and again into one file), which
+loads several times faster than a zip archive; beside it lies the SHA-256 of the arrays. Its name
+holds a fingerprint of the data it was decoded from, so changed data never meets an old cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cljax.data.sources import digest
+
+__all__ = ["Cached", "cached_arrays", "fingerprint", "user_cache"]
+
+_NUM_ARRAYS = 4
+Arrays = tuple[np.ndarray, ...]
+
+
+class Cached(NamedTuple):
+    """Four arrays, their SHA-256, and the file that holds them (None: nowhere writable)."""
+
+    arrays: Arrays
+    checksum: str
+    path: Path | None
+
+
+def user_cache() -> Path:
+    """The user's cache folder: ``$XDG_CACHE_HOME/cljax`` or ``~/.cache/cljax``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cljax"
+
+
+def fingerprint(folder: Path) -> str:
+    """Twelve hexadecimal digits that name what a prepared data folder holds."""
+    total = hashlib.sha256((folder / "dataset_info.json").read_bytes())
+    for path in sorted(folder.glob("*record*")):
+        total.update(f"{path.name}:{path.stat().st_size};".encode())
+    return total.hexdigest()[:12]
+
+
+def cached_arrays(folder: Path, name: str, decode: Callable[[], Arrays]) -> Cached:
+    """The arrays of a prepared data folder, decoded only where no sound cache holds them.
+
+    Args:
+      folder: the prepared data; the cache goes there unless it is read-only.
+      name: the data set's, part of the cache's file name.
+      decode: makes the four arrays.
+
+    Warns:
+      UserWarning: if a cache was damaged and has been rebuilt, or none could be written.
+    """
+    file = f"cljax-{name}-{fingerprint(folder)}.npy"
+    places = (folder / file, user_cache() / file)
+    for path in places:
+        if path.exists():
+            try:
+                return _read(path)
+            except Exception as error:  # damage shows in many ways; none may stop a run
+                warnings.warn(
+                    f"The cached arrays of {name} in {path} are damaged ({error}); they are made "
+                    "again from the data.",
+                    stacklevel=3,
+                )
+    arrays = decode()
+    checksum = digest(*arrays)
+    for path in places:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if _writable(path.parent):
+                _write(path, arrays, checksum)
+                return Cached(arrays, checksum, path)
+        except OSError:
+            continue
+    warnings.warn(
+        f"The decoded arrays of {name} could not be kept in {places[0].parent} nor in "
+        f"{places[1].parent}, so every run decodes the images again.",
+        stacklevel=3,
+    )
+    return Cached(arrays, checksum, None)
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _read(path: Path) -> Cached:
+    """Raises some exception if the file is not what was written."""
+    recorded = _checksum_file(path).read_text().strip()
+    with path.open("rb") as file:
+        arrays = tuple(np.load(file, allow_pickle=False) for _ in range(_NUM_ARRAYS))
+    checksum = digest(*arrays)
+    if checksum != recorded:
+        raise ValueError(f"SHA-256 {checksum[:12]}..., recorded {recorded[:12]}...")
+    return Cached(arrays, checksum, path)
+
+
+def _write(path: Path, arrays: Arrays, checksum: str) -> None:
+    """The checksum first: a file of arrays is never seen without it."""
+
+    def text(file: _Writable) -> None:
+        file.write(f"{checksum}\n".encode())
+
+    def numbers(file: _Writable) -> None:
+        for array in arrays:
+            np.save(file, array, allow_pickle=False)
+
+    _replace(_checksum_file(path), text)
+    _replace(path, numbers)
+
+
+_Writable = tempfile._TemporaryFileWrapper
+
+
+def _replace(path: Path, fill: Callable[[_Writable], None]) -> None:
+    """Writes beside ``path``, then renames: a reader sees the old file or the whole new one."""
+    file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)
+    try:
+        with file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(file.name, 0o644)  # others may share the data folder
+        os.replace(file.name, path)
+    except BaseException:
+        Path(file.name).unlink(missing_ok=True)
+        raise
+
+
+def _writable(folder: Path) -> bool:
+    """False also where only root's privileges would override a read-only mode."""
+    return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)

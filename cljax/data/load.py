@@ -1,0 +1,166 @@
+"""Data sets by name, the shipped sample, and what ``cljax data`` reports."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import os
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cljax.data import cache, prepared
+from cljax.data.sources import SOURCES, ImageData, check_images, digest
+from cljax.errors import UserError, check_known
+
+__all__ = ["Report", "describe", "images", "images_or_sample", "sample", "sample_rows"]
+
+_SAMPLES = ("mnist",)
+_PARTS = ("train_x", "train_y", "test_x", "test_y")
+
+
+class Report(NamedTuple):
+    """A data set as it lies on this machine."""
+
+    name: str
+    source: str
+    path: Path  # the prepared folder, or the sample's file
+    cache: Path | None  # the decoded arrays; None: decoded anew each time
+    num_train: int
+    num_test: int
+    num_classes: int
+    shape: tuple[int, ...]  # of one image
+    num_bytes: int  # of the arrays in memory
+    checksum: str  # SHA-256 of the arrays
+    licence: str
+    citation: str
+
+
+def images(name: str, data_dir: str | os.PathLike[str] | None = None) -> ImageData:
+    """A whole data set that tensorflow-datasets has prepared, as uint8 arrays.
+
+    The first call decodes it and keeps the arrays beside the data, or in the user's cache folder
+    where that is read-only; later calls read those and check them.
+
+    Args:
+      name: of a data set in ``SOURCES``, such as ``mnist``.
+      data_dir: folder that holds ``name/VERSION``; else ``CLJAX_DATA_DIR``, else
+        ``~/tensorflow_datasets``.
+
+    Raises:
+      UserError: for an unknown name, a folder without the data set, or damaged data.
+    """
+    return _load(name, data_dir)[0]
+
+
+def sample(name: str = "mnist") -> ImageData:
+    """The sample that cljax ships: exact images, as many of each class; needs no file or network.
+
+    Raises:
+      UserError: for a data set without a sample.
+    """
+    archive = _sample_archive(name)
+    train_x, train_y, test_x, test_y = (archive[part] for part in _PARTS)
+    arrays = (train_x, train_y.astype(np.int32), test_x, test_y.astype(np.int32))
+    licence = f"{SOURCES[name].licence}; see MNIST_SAMPLE_LICENSE.txt"
+    return _image_data(arrays, f"cljax sample of {name}", licence, digest(*arrays), name, True)
+
+
+def sample_rows(name: str = "mnist") -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the whole data set that the sample holds: ``(train [N], test [M])`` int32."""
+    archive = _sample_archive(name)
+    return archive["train_rows"], archive["test_rows"]
+
+
+def images_or_sample(
+    name: str, data_dir: str | os.PathLike[str] | None = None, use_sample: bool = False
+) -> ImageData:
+    """The whole data set where there is one; the sample if asked for, or where no folder is named.
+
+    Raises:
+      UserError: as ``images`` does; also if both a folder and the sample are asked for.
+    """
+    if use_sample:
+        if data_dir is not None:
+            raise UserError(
+                f"Both the sample and the data folder {data_dir} are asked for; leave out one."
+            )
+        return sample(name)
+    named = data_dir is not None or os.environ.get("CLJAX_DATA_DIR")
+    if not named and name in _SAMPLES:
+        if not any(prepared.data_folder().glob(f"{name}/*/dataset_info.json")):
+            return sample(name)
+    return images(name, data_dir)
+
+
+def describe(
+    name: str, data_dir: str | os.PathLike[str] | None = None, use_sample: bool = False
+) -> Report:
+    """What ``cljax data NAME`` prints; decodes the data set if that has not been done.
+
+    Raises:
+      UserError: as ``images_or_sample`` does.
+    """
+    check_known("data set", name, SOURCES)
+    data = images_or_sample(name, data_dir, use_sample)
+    if data.sample:
+        path, kept = Path(str(_sample_file(name))), None
+    else:
+        path = prepared.find(name, data_dir)
+        kept = _load(name, data_dir)[1]
+    return Report(
+        name,
+        data.source,
+        path,
+        kept,
+        len(data.train_y),
+        len(data.test_y),
+        SOURCES[name].num_classes,
+        data.train_x.shape[1:],
+        sum(array.nbytes for array in data[:4]),
+        data.checksum,
+        data.licence,
+        SOURCES[name].citation,
+    )
+
+
+def _load(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[ImageData, Path | None]:
+    check_known("data set", name, SOURCES)
+    folder, source = prepared.find(name, data_dir), SOURCES[name]
+    kept = cache.cached_arrays(folder, name, lambda: prepared.decode(folder, source))
+    label = f"tfds:{name}/{folder.name}"
+    data = _image_data(kept.arrays, label, source.licence, kept.checksum, name, False)
+    return data, kept.path
+
+
+def _image_data(
+    arrays: tuple[np.ndarray, ...], label: str, licence: str, checksum: str, name: str, small: bool
+) -> ImageData:
+    train_x, train_y, test_x, test_y = arrays
+    data = ImageData(train_x, train_y, test_x, test_y, label, licence, checksum, small)
+    check_images(data, SOURCES[name].num_classes)
+    for array in arrays:
+        array.flags.writeable = False  # one copy serves every stream
+    return data
+
+
+def _sample_file(name: str):
+    check_known("data set", name, SOURCES)
+    if name not in _SAMPLES:
+        raise UserError(
+            f"cljax ships no sample of {name}, only of {' and '.join(_SAMPLES)}; name a folder."
+        )
+    return resources.files("cljax.data") / f"{name}_sample.npz.xz"
+
+
+def _sample_archive(name: str) -> dict[str, np.ndarray]:
+    try:
+        packed = _sample_file(name).read_bytes()
+        with np.load(io.BytesIO(lzma.decompress(packed)), allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, lzma.LZMAError) as error:
+        raise UserError(
+            f"The sample of {name} in this installation is damaged ({error}); install cljax again."
+        ) from error

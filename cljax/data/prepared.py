@@ -1,0 +1,125 @@
+"""Data sets as tensorflow-datasets prepares them: found, decoded, prepared.
+
+Only ``decode`` and ``prepare`` import tensorflow-datasets, and only ``prepare`` needs TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cljax.data.sources import SOURCES, Source
+from cljax.errors import UserError, check_known
+
+__all__ = ["data_folder", "decode", "find", "prepare"]
+
+_BATCH = 5000  # examples decoded at once: as fast as any, little memory
+_log = logging.getLogger(__name__)
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Where data sets lie: ``data_dir``, else ``CLJAX_DATA_DIR``, ``~/tensorflow_datasets``."""
+    chosen = data_dir or os.environ.get("CLJAX_DATA_DIR") or Path.home() / "tensorflow_datasets"
+    return Path(chosen).expanduser()
+
+
+def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of the newest prepared version of a data set, such as ``DIR/mnist/3.0.1``.
+
+    Raises:
+      UserError: for an unknown name, or if the data set is not there.
+    """
+    check_known("data set", name, SOURCES)
+    folder = data_folder(data_dir)
+    versions = [path.parent for path in folder.glob(f"{name}/*/dataset_info.json")]
+    if not versions:
+        sample = ", or use the sample that cljax ships (--sample)" if name == "mnist" else ""
+        raise UserError(
+            f"No data set {name} in {folder} (looked for {folder / name}/VERSION/dataset_info.json)"
+            f": copy a folder that tensorflow-datasets prepared there, or prepare it with "
+            f"`cljax data {name} --prepare`, which needs a network and TensorFlow "
+            f"(pip install 'cljax[prepare]'){sample}."
+        )
+    return max(
+        versions, key=lambda path: [int(n) if n.isdigit() else -1 for n in path.name.split(".")]
+    )
+
+
+def decode(folder: Path, source: Source) -> tuple[np.ndarray, ...]:
+    """Reads every image of a prepared folder, in its own order.
+
+    Returns:
+      ``(train_x, train_y, test_x, test_y)``: images [N, H, W, channels] uint8, labels [N] int32.
+
+    Raises:
+      UserError: if the folder is in another format than ArrayRecord, or damaged.
+    """
+    import tensorflow_datasets as tfds
+
+    _log.info("Decoding %s once.", folder)
+    try:
+        with _quiet():
+            builder: Any = tfds.builder_from_directory(folder)
+            splits = [builder.as_data_source(split) for split in ("train", "test")]
+            return tuple(array for split in splits for array in _arrays(split, source))
+    except NotImplementedError as error:
+        raise UserError(
+            f"{folder} is not in the ArrayRecord format, so its examples have no numbers; prepare "
+            f"{source.name} again with `cljax data {source.name} --prepare`."
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"The data set in {folder} could not be read ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}); copy it again."
+        ) from error
+
+
+def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Downloads a data set and writes it in the ArrayRecord format; needs a network.
+
+    Raises:
+      UserError: for an unknown name, or without TensorFlow.
+    """
+    check_known("data set", name, SOURCES)
+    try:
+        import tensorflow  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(
+            f"Preparing {name} needs TensorFlow to encode its images: pip install "
+            "'cljax[prepare]', or copy a folder that was prepared elsewhere (reading needs none)."
+        ) from error
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=data_folder(data_dir), file_format="array_record")
+    builder.download_and_prepare(file_format="array_record")
+    return find(name, data_dir)
+
+
+def _arrays(split: Any, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    first = split[0][source.image]
+    images = np.empty((len(split), *first.shape), first.dtype)
+    labels = np.empty(len(split), np.int32)
+    for start in range(0, len(split), _BATCH):
+        rows = range(start, min(start + _BATCH, len(split)))
+        examples = split.__getitems__(list(rows))
+        images[rows.start : rows.stop] = [example[source.image] for example in examples]
+        labels[rows.start : rows.stop] = [example[source.label] for example in examples]
+    return images, labels
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the reader's advice to install OpenCV from the user."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,90 @@
+"""Text about a run: its table of metrics, and the paragraph for a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cljax.published import published, sources_of
+from cljax.stats import Cell, Verdict, equivalence
+
+__all__ = ["compare", "paragraph", "table"]
+
+_MARGINS = {"mnist": 0.015}  # of equivalence, by the start of a stream's name
+_MARGIN = 0.02
+
+
+def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    """Metrics in percent with 95 % intervals; beside them the published numbers, where they apply."""
+    seeds = results["seeds"]
+    head = f"{results['method']} on {results['stream']}, {len(seeds)} seed{'s'[: len(seeds) > 1]}"
+    lines = [f"{head}, recipe {config['recipe']['name']}", ""]
+    for name, cell in results["metrics"].items():
+        if cell["mean"] is None:
+            continue
+        interval = ""
+        if cell["ci95"] is not None:
+            interval = f"  [{100 * cell['ci95'][0]:.2f}, {100 * cell['ci95'][1]:.2f}]"
+        lines.append(f"  {name:<22}{100 * cell['mean']:8.2f}{interval}")
+    for seed, step in zip(seeds, results["diverged"], strict=True):
+        if step is not None:
+            lines.append(f"  seed {seed} diverged: its loss was not finite at update {step}")
+    if not config["stream_facts"]["published"]:
+        lines += ["", "  Not the published protocol's data: no comparison with published numbers."]
+        return "\n".join(lines)
+    for source, name, target, verdict in compare(results):
+        spread = "" if target.std is None else f" ± {100 * target.std:.2f}"
+        lines.append(
+            f"  {source} {name}: {100 * target.mean:.2f}{spread}; difference "
+            f"{100 * verdict.diff:+.2f}: {verdict.verdict}"
+        )
+    return "\n".join(lines)
+
+
+def compare(results: Mapping[str, Any]) -> list[tuple[str, str, Cell, Verdict]]:
+    """(source, metric, target, verdict) for each published accuracy of this method and stream."""
+    stream = results["stream"]
+    margin = next((m for start, m in _MARGINS.items() if stream.startswith(start)), _MARGIN)
+    rows = []
+    for source in sources_of(results["method"], stream):
+        cells = published(source, method=results["method"], stream=stream)
+        for name, target in cells.items():
+            values = results["metrics"].get(name, {}).get("values", [None])
+            if None not in values:
+                verdict = equivalence(np.array(values, float), target, margin)
+                rows.append((source, name, target, verdict))
+    return rows
+
+
+def paragraph(config: Mapping[str, Any]) -> str:
+    """How the numbers were made, in sentences: scenario, head, passes, memory, seeds, tuning."""
+    facts, options = config["stream_facts"], config["method"]["options"]
+    head = "multi-head (own task's outputs)" if facts["multi_head"] else "single-head"
+    asks = [name.replace("_", " ") for name, value in config["needs"].items() if value]
+    told = ", ".join(asks) if asks else "neither task identities nor boundaries"
+    passes = "a single pass" if config["epochs"] == 1 else f"{config['epochs']} passes"
+    memory = options.get("capacity")
+    held = "no replay memory" if memory is None else f"a replay memory of {memory} examples"
+    seeds = config["seeds"]
+    test = ", ".join(f"{e['predictor']} ({e['scenario']} scenario)" for e in config["evaluations"])
+    settings = ", ".join(f"{name}={value}" for name, value in sorted(options.items()))
+    sentences = [
+        f"We train {config['method']['name']} on {config['stream']['name']}: "
+        f"{facts['num_tasks']} tasks, {facts['num_classes']} classes, {facts['scenario']}-"
+        f"incremental, {head}, images from {facts['source']}.",
+        f"The learner makes {passes} over each task in batches of {config['batch_size']}, with "
+        f"{held}; training uses {told}.",
+        f"The network is {config['net']}; hyper-parameters are {settings}.",
+        f"They come from {config['recipe']['name']} ({config['recipe']['status']}); nothing was "
+        "tuned on test data.",
+        f"Each of {len(seeds)} seeds ({', '.join(map(str, seeds))}) has its own images, order and "
+        "initial weights, the same for every method.",
+        f"After each task we test with {test}; RA is the mean accuracy over all tasks at the end, "
+        "LA the mean accuracy on each task when it was learned, BTI their difference; intervals "
+        "are 95 % t-intervals over seeds, standard deviations have ddof 1.",
+    ]
+    if config["recipe"]["notes"]:
+        sentences.append(f"Notes: {config['recipe']['notes']}")
+    return " ".join(sentences)

@@ -1,0 +1,121 @@
+"""Names of the command line to factories: built-in ones, or ``package.module:factory``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import sys
+import types as pytypes
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from cljax.errors import UserError, check_known
+from cljax.methods import METHODS
+from cljax.nets import NETS
+from cljax.streams import STREAMS
+from cljax.types import Net
+
+__all__ = ["Option", "method_factory", "net", "options_of", "stream_factory"]
+
+
+class Option(NamedTuple):
+    """A keyword argument of a factory, as a flag: ``help`` is its line of the docstring."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+def method_factory(name: str) -> Callable[..., Any]:
+    """The factory of a method, for instance of ``lamaml`` or ``my.module:factory``."""
+    return _factory("method", name, METHODS)
+
+
+def stream_factory(name: str) -> Callable[..., Any]:
+    """The factory of a stream, for instance of ``mnist-rotations`` or ``my.module:factory``."""
+    return _factory("stream", name, STREAMS)
+
+
+def net(name: str) -> Net:
+    """A network by name and widths, such as ``mlp:100,100``, or ``my.module:factory``.
+
+    Raises:
+      UserError: for an unknown network, or widths that are not whole numbers.
+    """
+    kind, _, rest = name.partition(":")
+    if kind not in NETS and "." in kind:
+        return _factory("network", name, NETS)()
+    check_known("network", kind, NETS)
+    widths, _, init = rest.partition(":")
+    if widths and not re.fullmatch(r"\d+(,\d+)*", widths):
+        raise UserError(
+            f"The network {name} has widths '{widths}', but they must be whole numbers, as in "
+            f"{kind}:100,100."
+        )
+    sizes = [int(width) for width in widths.split(",")] if widths else []
+    return NETS[kind](*sizes, **({"init": init} if init else {}))
+
+
+def options_of(factory: Callable[..., Any]) -> list[Option]:
+    """The keyword arguments of a factory that can be flags, with their help texts."""
+    scope = vars(sys.modules[factory.__module__])
+    helps = _helps(inspect.getdoc(factory) or "")
+    options = []
+    for parameter in inspect.signature(factory).parameters.values():
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
+            continue
+        annotation = parameter.annotation
+        if isinstance(annotation, str):
+            annotation = eval(annotation, scope)  # noqa: S307, the factory's own annotations
+        kind = _flag_type(annotation)
+        if kind is not None:
+            help_text = helps.get(parameter.name, "")
+            options.append(Option(parameter.name, kind, parameter.default, help_text))
+    return options
+
+
+def _flag_type(annotation: Any) -> Any:
+    """An annotation without the types that no flag can give; None if nothing is left."""
+    simple = (int, float, bool, str, type(None))
+    if annotation in simple or typing.get_origin(annotation) is typing.Literal:
+        return annotation
+    if typing.get_origin(annotation) in (typing.Union, pytypes.UnionType):
+        kept = [_flag_type(part) for part in typing.get_args(annotation) if part is not jax.Array]
+        kept = [part for part in kept if part is not None]
+        return typing.Union[tuple(kept)] if any(part is not type(None) for part in kept) else None
+    return None
+
+
+def _factory(kind: str, name: str, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    if ":" not in name:
+        check_known(kind, name, known)
+        return known[name]
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"The {kind} {name} names the module {error.name}, which cannot be imported; run "
+            "where it can be, or install it."
+        ) from error
+    except AttributeError as error:
+        raise UserError(
+            f"The {kind} {name} names '{attribute}', which the module {module} does not have."
+        ) from error
+
+
+def _helps(documentation: str) -> dict[str, str]:
+    """Argument -> its text in a Google-style docstring."""
+    section = re.search(r"\nArgs:\n(.*?)(\n\S|\Z)", documentation, re.DOTALL)
+    if section is None:
+        return {}
+    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section[1], re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for name, text in entries}

@@ -1,0 +1,202 @@
+"""A stream: one copy of the examples, and plans of which of them arrive when.
+
+    plan(stream, seed, B, epochs):
+        for task t:  for epoch e:
+            order = subsets(seed)[t]           # later epochs: reshuffled
+            cut into batches of B, the remainder padded and masked
+
+Beside the plan lie the tests of each task, validation rows and the classes of each task. Streams
+without boundaries are the same type with a ``planner`` of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from cljax.errors import check_positive
+from cljax.streams.orders import permutation
+from cljax.types import Array, PyTree, Spec, StepPlan
+
+__all__ = ["Rows", "Stream", "Transform", "batches", "checksum", "plan", "rows_used"]
+
+Rows = Callable[[int], tuple[np.ndarray, ...]]  # seed -> T arrays of rows
+
+
+class Transform(NamedTuple):
+    """What the network sees of stored examples, task by task.
+
+    ``apply(tables, x [B, ...], task [B]) -> [B, ...]`` is traced inside jit; ``tables`` are
+    arrays indexed by task, ``()`` if there are none.
+    """
+
+    tables: PyTree
+    apply: Callable[[PyTree, Array, Array], Array]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Stream:
+    """A sequence of T tasks over one copy of the examples.
+
+    Attributes:
+      name: such as ``mnist-rotations`` or ``mnist-rotations[sample]``.
+      train_x: [N, ...], uint8 for images. train_y: [N] int32, global labels in [0, C).
+      test_x: [M, ...]. test_y: [M] int32.
+      transform: stored example -> what the network sees, by task.
+      class_mask: [T, C] bool, the outputs that belong to each task.
+      test_index: T arrays, the rows of ``test_x`` that test task t, seen as task t.
+      subsets: seed -> T arrays, the rows of ``train_x`` that task t learns from, in order of
+        arrival in the first epoch.
+      valid: seed -> T arrays, validation rows of ``train_x``, disjoint from task t's subset
+        (empty where the subsets leave nothing).
+      multi_head: losses and predictions use only the outputs of the example's own task.
+      boundaries: False for task-free streams, whose tasks only group tests.
+      scenario: ``domain``, ``class`` or ``task``.
+      planner: (seed, batch_size, epochs) -> plan; None for the default, task after task.
+      manifest: angles, permutations and recorded indices, as used.
+      source, licence: of the examples.
+      checksum: SHA-256 over examples, labels and manifest.
+      published: False where published numbers do not apply (samples, users' own streams).
+    """
+
+    name: str
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    transform: Transform
+    class_mask: np.ndarray
+    test_index: tuple[np.ndarray, ...]
+    subsets: Rows
+    valid: Rows
+    multi_head: bool = False
+    boundaries: bool = True
+    scenario: str = "domain"
+    planner: Callable[[int, int, int], StepPlan] | None = None
+    manifest: Mapping[str, np.ndarray] = field(default_factory=dict)
+    source: str = ""
+    licence: str = ""
+    checksum: str = ""
+    published: bool = True
+
+    @property
+    def num_tasks(self) -> int:
+        return self.class_mask.shape[0]
+
+    @property
+    def num_classes(self) -> int:
+        return self.class_mask.shape[1]
+
+    @property
+    def example(self) -> PyTree:
+        """``jax.ShapeDtypeStruct`` of one example as the network sees it."""
+        x = jax.ShapeDtypeStruct((1, *self.train_x.shape[1:]), self.train_x.dtype)
+        task = jax.ShapeDtypeStruct((1,), np.int32)
+        seen = jax.eval_shape(self.transform.apply, self.transform.tables, x, task)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), seen)
+
+    def spec(self, batch_size: int) -> Spec:
+        """What a method may know of the stream before it sees it."""
+        return Spec(self.example, self.class_mask, batch_size, self.multi_head)
+
+
+def plan(stream: Stream, seed: int, batch_size: int, epochs: int = 1) -> StepPlan:
+    """Which examples each update sees, task after task.
+
+    Args:
+      seed: chooses subsets and orders, the same for every method.
+      batch_size: B; where it does not divide a task's examples, the task's last batch is padded
+        with its first example and masked.
+      epochs: passes over each task's examples; the first in the subset's order, later ones
+        reshuffled.
+
+    Raises:
+      UserError: if ``batch_size`` or ``epochs`` is below 1.
+    """
+    check_positive(batch_size=batch_size, epochs=epochs)
+    if stream.planner is not None:
+        return stream.planner(seed, batch_size, epochs)
+    parts: list[StepPlan] = []
+    for task, rows in enumerate(stream.subsets(seed)):
+        for epoch in range(epochs):
+            if epoch:
+                order = rows[permutation(len(rows), "order", seed, task, epoch)]
+            else:
+                order = rows
+            tasks = np.full(len(order), task, np.int32)
+            last = epoch == epochs - 1
+            parts.append(batches(order, tasks, batch_size, current=task, epoch=epoch, last=last))
+    return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def batches(
+    rows: np.ndarray,
+    tasks: np.ndarray,
+    batch_size: int,
+    *,
+    current: int = 0,
+    epoch: int = 0,
+    last: bool = False,
+) -> StepPlan:
+    """Cuts examples, in order of arrival, into the updates of one epoch.
+
+    Args:
+      rows: [n] rows of the training arrays, n >= 1. tasks: [n] the task of each.
+      current: the task being learned, 0 where there is none.
+      last: whether the final batch ends the task.
+    """
+    num = -(-len(rows) // batch_size)
+    padding = (0, num * batch_size - len(rows))
+    shape = (num, batch_size)
+
+    def padded(values: np.ndarray) -> np.ndarray:
+        fill = values[0] if len(values) else 0  # a real example: its label fits its task
+        return np.pad(values, padding, constant_values=fill).astype(np.int32).reshape(shape)
+
+    mask = np.pad(np.ones(len(rows), bool), padding).reshape(shape)
+    end = np.zeros(num, bool)
+    end[-1:] = last
+    return StepPlan(
+        padded(rows),
+        padded(tasks),
+        mask,
+        np.full(num, current, np.int32),
+        np.full(num, epoch, np.int32),
+        np.full(num, epoch == 0),
+        end,
+    )
+
+
+def rows_used(stream: Stream, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+    """The stream's manifest, and the training and validation rows of each seed.
+
+    Returns:
+      arrays by name; ``seed0_train_rows`` [n] int32 holds all tasks' rows in order of arrival and
+      ``seed0_train_tasks`` [n] int32 the task of each, likewise ``seed0_valid_rows``.
+    """
+    named = dict(stream.manifest)
+    for seed in seeds:
+        for kind, parts in (("train", stream.subsets(seed)), ("valid", stream.valid(seed))):
+            sizes = [len(part) for part in parts]
+            named[f"seed{seed}_{kind}_rows"] = np.concatenate(parts).astype(np.int32)
+            named[f"seed{seed}_{kind}_tasks"] = np.repeat(
+                np.arange(len(sizes), dtype=np.int32), sizes
+            )
+    return named
+
+
+def checksum(data: str, manifest: Mapping[str, np.ndarray], *more: object) -> str:
+    """SHA-256 over a checksum of the examples, a manifest, and what else sets the stream apart."""
+    total = hashlib.sha256(data.encode())
+    entries: Iterable[tuple[str, np.ndarray]] = sorted(manifest.items())
+    for name, array in entries:
+        total.update(f"{name}{array.dtype.str}{array.shape}".encode())
+        total.update(np.ascontiguousarray(array).tobytes())
+    for value in more:
+        total.update(repr(value).encode())
+    return total.hexdigest()

@@ -1,0 +1,89 @@
+"""What stands between stored examples and the network: a pure function for each task.
+
+Rotations and permutations are one mechanism. A table [T, D] names, for each task and each pixel
+of the new image, the pixel of the stored one; D stands for black. Training and test images go
+through the same table, inside jit, so one copy of the images serves all tasks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.streams.base import Transform
+from cljax.types import Array, PyTree
+
+__all__ = ["as_is", "cast", "gather_pixels", "pixels", "rotation_table"]
+
+
+def _scale(x: Array) -> Array:
+    # By table: XLA makes x * (1 / 255) of a division, which rounds some values differently.
+    dtype = jnp.result_type(float)
+    table = jnp.asarray(np.arange(256, dtype=dtype) / np.asarray(255, dtype))
+    return table.at[x].get(mode="promise_in_bounds")
+
+
+def _apply_gather(tables: PyTree, x: Array, task: Array) -> Array:
+    flat = x.reshape(x.shape[0], -1)
+    # Measured on CPU: out-of-range indices as zeros are 5 to 10 times faster than a padded column.
+    return _scale(jnp.take_along_axis(flat, tables[task], axis=1, mode="fill", fill_value=0))
+
+
+def _apply_pixels(tables: PyTree, x: Array, task: Array) -> Array:
+    return _scale(x)
+
+
+def _apply_cast(tables: PyTree, x: Array, task: Array) -> Array:
+    return x.astype(jnp.result_type(float))
+
+
+def _apply_as_is(tables: PyTree, x: Array, task: Array) -> Array:
+    return x
+
+
+pixels = Transform((), _apply_pixels)
+"""uint8 [B, ...] to floats in [0, 1], the same for every task."""
+
+cast = Transform((), _apply_cast)
+"""Floats in the default precision, values unchanged."""
+
+as_is = Transform((), _apply_as_is)
+"""Stored examples as they are (integers for an embedding, say)."""
+
+
+def gather_pixels(tables: np.ndarray) -> Transform:
+    """uint8 [B, ...] of D pixels to floats [B, D] in [0, 1], by the table of each one's task.
+
+    Args:
+      tables: [T, D] integers; pixel q of task t's image is stored pixel ``tables[t, q]``, or
+        black where that is D.
+    """
+    return Transform(np.asarray(tables, np.int32), _apply_gather)
+
+
+def rotation_table(degrees: float, size: int = 28) -> np.ndarray:
+    """Source pixels of a square image turned about its centre, nearest neighbour.
+
+    Counter-clockwise, zero fill, no resizing; the integer arithmetic of Pillow's
+    ``Image.rotate``, bit for bit.
+
+    Returns:
+      [size * size] int32, row by row; ``size * size`` where the source is outside.
+    """
+    angle = -math.radians(degrees % 360.0)
+    cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
+    centre = size / 2
+    left = cos * -centre + sin * -centre + centre
+    top = -sin * -centre + cos * -centre + centre
+    w, u = np.divmod(np.arange(size * size, dtype=np.int64), size)
+    x = (_fixed(left + cos * 0.5 + sin * 0.5) + u * _fixed(cos) + w * _fixed(sin)) >> 16
+    y = (_fixed(top - sin * 0.5 + cos * 0.5) + u * _fixed(-sin) + w * _fixed(cos)) >> 16
+    inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
+    return np.where(inside, y * size + x, size * size).astype(np.int32)
+
+
+def _fixed(value: float) -> int:
+    """16 fractional bits."""
+    return math.floor(value * 65536.0 + 0.5)
