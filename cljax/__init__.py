@@ -1,7 +1,7 @@
 """Continual learning as pure functions over one state pytree."""
 
 from cljax import (
-    data, losses, memory, methods, metrics, nets, stats, streams, tree, types,
+    data, errors, losses, memory, methods, metrics, nets, stats, streams, tree, types,
 )  # fmt: skip
 from cljax.methods.lamaml import cmaml, lamaml, sync_lamaml
 from cljax.evaluate import Evaluation
@@ -14,7 +14,7 @@ from cljax.unroll import InnerStep, Unrolled, optax_step, sgd_step, split, unrol
 __version__ = "0.1.0"
 
 __all__ = [
-    "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Unrolled", "cmaml", "data",
+    "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Unrolled", "cmaml", "data", "errors",
     "lamaml", "load", "losses", "memory",
     "methods", "metrics", "nets", "optax_step", "published", "recipe", "run", "sgd_step", "split", "stats",
     "streams", "sync_lamaml", "tree", "types", "unroll",

@@ -108,8 +108,6 @@ def _run(arguments: list[str]) -> int:
     options = _options(job)
     count = options["seeds"] if isinstance(options["seeds"], int) else len(options["seeds"])
     with bar(count) as progress:
-        if progress is None:
-            print("compiling, then training ...", file=sys.stderr)
         done = run(job.recipe, out=job.flags["out"] or "auto", progress=progress, **options)
     if done.resumed:
         print(f"Finished before, stored in {done.path}.\n")
@@ -155,7 +153,9 @@ def _list(arguments: list[str]) -> int:
 def _data(arguments: list[str]) -> int:
     from cljax import data
 
-    names = [a for i, a in enumerate(arguments) if not a.startswith("-") and not _valued(arguments, i)]
+    names = [
+        a for i, a in enumerate(arguments) if not a.startswith("-") and not _valued(arguments, i)
+    ]
     rest = [a for i, a in enumerate(arguments) if a.startswith("-") or _valued(arguments, i)]
     fields = {
         "data_dir": (str | None, None, "folder with prepared data sets; else CLJAX_DATA_DIR"),
@@ -269,7 +269,9 @@ def _parse(
     import tyro
 
     flags = {f"--{name.replace('_', '-')}" for name in fields} | {"--help"}
-    flags |= {f"--no-{name.replace('_', '-')}" for name, field in fields.items() if field[0] is bool}
+    flags |= {
+        f"--no-{name.replace('_', '-')}" for name, field in fields.items() if field[0] is bool
+    }
     for argument in arguments:
         if argument.startswith("--"):
             check_known("flag", argument.partition("=")[0].replace("_", "-"), flags)
@@ -284,7 +286,9 @@ def _parse(
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            parsed = tyro.cli(made, prog=program, args=arguments, config=(tyro.conf.AvoidSubcommands,))
+            parsed = tyro.cli(
+                made, prog=program, args=arguments, config=(tyro.conf.AvoidSubcommands,)
+            )
     except SystemExit as done:
         if not done.code:
             raise
@@ -296,6 +300,8 @@ def _sentence(text: str, program: str) -> str:
     """The first complaint in tyro's box."""
     lines = [re.sub(r"[│╭╰─╮╯]+", " ", line).strip() for line in text.splitlines()]
     words = " ".join(line for line in lines if line)
-    words = re.sub(r"^.*?(Parsing error|Required options|Unrecognized options)\s*", "", words)
-    words = re.split(r" (?:For full helptext|Perhaps you meant|Arguments similar|Argument helptext|in )", words)[0]
+    words = re.sub(r"^.*?(Parsing error|Value error|Invalid choice|Missing value)\s*", "", words)
+    words = re.split(
+        r" (?:For full helptext|Perhaps you meant|Arguments similar|Argument helptext|in )", words
+    )[0]
     return f"{words.strip().rstrip('.')}; see `{program} --help`."

@@ -62,9 +62,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """The fields of the identity in which two configs differ, such as ``method.options.lr``."""
     return [
-        path
-        for name in _IDENTITY
-        for path in _paths(name, plain(a.get(name)), plain(b.get(name)))
+        path for name in _IDENTITY for path in _paths(name, plain(a.get(name)), plain(b.get(name)))
     ]
 
 
@@ -75,7 +73,11 @@ def environment() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "versions": versions,
-        "device": {"backend": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "device": {
+            "backend": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+        },
         "commit": _commit(),
     }
 

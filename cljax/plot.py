@@ -68,7 +68,7 @@ def accuracy_matrix(matrix: ArrayLike, ax: Axes | None = None, title: str | None
     ax.spines[:].set_visible(False)
     ax.axhline(0.5, color=_PAPER, linewidth=2.5)  # sets the row before training apart
     if title:
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title, fontsize=9)
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02)
     bar.set_label("Test accuracy (%)", fontsize=9)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]

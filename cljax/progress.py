@@ -12,10 +12,16 @@ __all__ = ["bar"]
 
 
 @contextlib.contextmanager
-def bar(num_seeds: int) -> Iterator[Callable[[Event], None] | None]:
-    """A callback for ``learn`` that draws on standard error; None where that is no terminal."""
+def bar(num_seeds: int) -> Iterator[Callable[[Event], None]]:
+    """A callback for ``learn`` that draws on standard error: one line where it is no terminal."""
     if not sys.stderr.isatty():
-        yield None
+        yield (
+            lambda event: (
+                print("compiling, then training ...", file=sys.stderr)
+                if event.kind == "compile"
+                else None
+            )
+        )
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

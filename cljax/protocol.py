@@ -14,6 +14,7 @@ __all__ = ["compare", "paragraph", "table"]
 
 _MARGINS = {"mnist": 0.015}  # of equivalence, by the start of a stream's name
 _MARGIN = 0.02
+_FIRST = ("RA", "LA", "BTI")  # the headline, in this order
 
 
 def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
@@ -21,8 +22,10 @@ def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     seeds = results["seeds"]
     head = f"{results['method']} on {results['stream']}, {len(seeds)} seed{'s'[: len(seeds) > 1]}"
     lines = [f"{head}, recipe {config['recipe']['name']}", ""]
-    for name, cell in results["metrics"].items():
-        if cell["mean"] is None:
+    names = [*_FIRST, *sorted(set(results["metrics"]) - set(_FIRST))]
+    for name in names:
+        cell = results["metrics"].get(name)
+        if cell is None or cell["mean"] is None:
             continue
         interval = ""
         if cell["ci95"] is not None:

@@ -1,6 +1,6 @@
 """``run``: the one runner. The command, scripts and notebooks all make the same artefacts with it.
 
-    resolve names -> stream, method, network;  config and its hash;  learn;  metrics;  files
+resolve names -> stream, method, network;  config and its hash;  learn;  metrics;  files
 """
 
 from __future__ import annotations
@@ -175,7 +175,11 @@ def prepare(
     asked = tuple(evaluations or (Evaluation(scenario=source.scenario),))  # type: ignore[arg-type]
     config = {
         "method": {"name": method.name, "options": plain(method.options)},
-        "stream": {"name": source.name, "checksum": source.checksum},
+        "stream": {
+            "name": source.name,
+            "num_tasks": source.num_tasks,
+            "checksum": source.checksum,
+        },
         "stream_options": plain(recipe.stream_options),
         "net": getattr(network, "__name__", "custom"),
         "seeds": list(_seeds(seeds)),
@@ -198,7 +202,9 @@ def prepare(
     if eval_every:
         check_positive(eval_every=eval_every)
     config["config_hash"] = config_hash(config)
-    method.bind(network(source.num_classes), source.spec(config["batch_size"]))  # or it says why not
+    method.bind(
+        network(source.num_classes), source.spec(config["batch_size"])
+    )  # or it says why not
     return Prepared(config, method, source, network, time.perf_counter() - began)
 
 
@@ -412,6 +418,6 @@ def _plots(folder: Path, results: Mapping[str, Any]) -> None:
     matrices = np.array(first["accuracy_matrix"], float)
     folder.mkdir(exist_ok=True)
     with np.errstate(all="ignore"):
-        title = f"{results['method']} on {results['stream']}, mean of {len(matrices)} seeds"
+        title = f"{results['method']}, {results['stream']}\nmean of {len(matrices)} seeds"
         plot.save(plot.accuracy_matrix(matrices, title=title), folder / "accuracy_matrix.png")
         plot.save(plot.over_time(plot.task_curves(matrices)), folder / "over_time.png")

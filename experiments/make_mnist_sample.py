@@ -43,7 +43,7 @@ def pack(arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data-dir", help="folder that holds mnist/VERSION")
     parser.add_argument("--out", type=Path, default=TARGET)
     parser.add_argument("--train-per-class", type=int, default=1000)

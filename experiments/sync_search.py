@@ -62,7 +62,9 @@ def compile_lane(stream, capacity: int):
         per_task = int(rows.current.shape[0]) // stream.num_tasks
 
         def task(state, t):
-            part = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, t * per_task, per_task), rows)
+            part = jax.tree.map(
+                lambda a: jax.lax.dynamic_slice_in_dim(a, t * per_task, per_task), rows
+            )
             state, _ = run(state, part, data, jax.random.fold_in(key_update, t))
             return state, correct(view(state), tests, t, allowed)
 
@@ -130,7 +132,9 @@ def main() -> None:
                   "| --- | --- | --- | --- | --- |"]  # fmt: skip
         for i in ranking[:8]:
             ra, bti = 100 * validation[i].mean(axis=0)
-            lines.append("| " + " | ".join(f"{v:g}" for v in settings[i]) + f" | {ra:.1f} | {bti:.1f} |")
+            lines.append(
+                "| " + " | ".join(f"{v:g}" for v in settings[i]) + f" | {ra:.1f} | {bti:.1f} |"
+            )
         best = settings[ranking[0]]
         test = measure(lane, stream, lambda seed, s=stream: s, [best], REPORTED_SEEDS)[0]
         ra, bti = (cljax.stats.summary(test[:, k]) for k in (0, 1))

@@ -51,7 +51,9 @@ def mlp(
 
         return from_linen(MLP())._replace(first_product=_first_product(len(widths)))
 
-    net.__name__ = f"mlp:{','.join(map(str, widths))}" + (f":{init}" if init != "kaiming-normal" else "")
+    net.__name__ = f"mlp:{','.join(map(str, widths))}" + (
+        f":{init}" if init != "kaiming-normal" else ""
+    )
     return net
 
 

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cljax import streams
+from cljax.errors import UserError
+from cljax.streams import plan
+
+SIZES = (20, 10, 5)
+
+
+def arrays(classes_apart: bool = False, shape=(4, 3), dtype=np.uint8, sizes=SIZES):
+    rng = np.random.default_rng(sum(sizes))
+    task = rng.permutation(np.repeat(np.arange(3), sizes))
+    y = rng.integers(0, 2, len(task))
+    for t in range(3):  # both labels in every task
+        y[np.flatnonzero(task == t)[:2]] = [0, 1]
+    x = rng.integers(0, 256, (len(task), *shape)).astype(dtype)
+    return x, y + 2 * task if classes_apart else y, task
+
+
+def make(train=None, test=None, **options):
+    return streams.from_arrays(train or arrays(), test=test or arrays(sizes=(6, 6, 6)), **options)
+
+
+def test_a_few_lines_make_a_stream():
+    x, y, site = arrays()
+    stream = make((x, y, site), name="clinic", licence="private")
+    assert (stream.name, stream.licence, stream.published) == ("clinic", "private", False)
+    assert stream.scenario == "domain" and stream.class_mask.all()
+    assert stream.num_tasks == 3 and stream.num_classes == 2 and stream.example.shape == (4, 3)
+    for seed in (0, 1):
+        for task in range(3):
+            rows, held = stream.subsets(seed)[task], stream.valid(seed)[task]
+            assert len(held) == round(0.1 * SIZES[task])
+            both = np.sort(np.concatenate([rows, held]))
+            assert np.array_equal(both, np.flatnonzero(site == task))
+    assert len(plan(stream, 0, 5).current) == 4 + 2 + 1
+    seen = stream.transform.apply((), jnp.asarray(x[:2]), jnp.zeros(2, jnp.int32))
+    assert np.array_equal(seen, x[:2].astype(np.float32) / np.float32(255))
+
+
+def test_order_within_a_task():
+    shuffled, kept = make(val=0.0), make(val=0.0, shuffle="none")
+    assert not np.array_equal(shuffled.subsets(0)[0], shuffled.subsets(1)[0])
+    assert (np.diff(kept.subsets(0)[0]) > 0).all()
+    assert np.array_equal(kept.subsets(0)[0], kept.subsets(1)[0])
+    assert (np.diff(make(shuffle="none", val=0.3).subsets(2)[0]) > 0).all()
+
+
+@pytest.mark.parametrize("scenario", [None, "class", "task"])
+def test_classes_of_their_own(scenario):
+    test = arrays(classes_apart=True, sizes=(6, 6, 6))
+    stream = make(arrays(classes_apart=True), test, scenario=scenario)
+    assert stream.scenario == (scenario or "class")
+    assert stream.multi_head == (scenario == "task")
+    assert np.array_equal(stream.class_mask, np.arange(6) // 2 == np.arange(3)[:, None])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+def test_values_of_other_types(dtype):
+    stream = make(arrays(dtype=dtype), arrays(dtype=dtype, sizes=(6, 6, 6)), dtype=dtype)
+    assert stream.train_x.dtype == dtype
+    seen = stream.transform.apply((), jnp.asarray(stream.train_x[:2]), jnp.zeros(2, jnp.int32))
+    assert seen.dtype == stream.example.dtype == ("int32" if dtype == "int32" else "float32")
+    assert np.array_equal(seen, stream.train_x[:2].astype(seen.dtype))
+
+
+def test_the_checksum_follows_arrays_and_split():
+    x, y, task = arrays()
+    sums = {
+        make().checksum,
+        make(val=0.2).checksum,
+        make((255 - x, y, task)).checksum,
+        make((x, y, (task + 1) % 3)).checksum,
+    }
+    assert len(sums) == 4 and make().checksum in sums
+
+
+def test_even_a_task_of_one_example_is_learned():
+    x, y, task = np.zeros((2, 3), np.uint8), np.zeros(2, int), np.array([0, 1])
+    stream = streams.from_arrays((x, y, task), test=(x, y, task), val=0.9)
+    assert [len(rows) for rows in stream.subsets(0)] == [1, 1]
+
+
+X, Y, TASK = arrays()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": (X / 255, Y, TASK)}, "float64 values, but images are uint8.*dtype='float32'"),
+        ({"train": (X, Y[1:], TASK)}, r"shapes \[35, 4, 3\], \[34\] and \[35\]"),
+        ({"train": (X[:0], Y[:0], TASK[:0])}, "at least one example"),
+        ({"train": (X, Y * 1.0, TASK)}, "train labels hold float64"),
+        ({"train": (X, Y - 1, TASK)}, "train labels hold -1"),
+        ({"train": (X, Y, TASK * 2)}, "tasks 0, 2, 4, but they must be 0 to 4"),
+        ({"train": (X[:, :3], Y, TASK)}, r"have shape \[3, 3\], test examples \[4, 3\]"),
+        ({"test": (X[:9], Y[:9], TASK[:9] * 0)}, "test examples have the tasks 0, but"),
+        ({"num_classes": 1}, "training labels hold 1, but the 1 classes are 0 to 0"),
+        ({"test": (X, Y + 1, TASK)}, "test labels hold 2, but the 2 classes"),
+        ({"val": 1.0}, "val is 1.0"),
+        ({"shuffle": "no"}, "shuffle 'no' is not known"),
+        ({"dtype": "picture"}, "dtype is picture"),
+        ({"scenario": "domains"}, "did you mean domain"),
+        ({"dtype": "float32", "train": (X * np.nan, Y, TASK)}, "not finite"),
+        ({"dtype": "int32", "train": (X * 0.5, Y, TASK)}, "which dtype int32 cannot hold"),
+    ],
+)
+def test_arrays_that_do_not_fit_get_a_sentence(options, message):
+    with pytest.raises(UserError, match=message):
+        make(**options)
+
+
+def test_a_test_label_outside_its_task_is_named():
+    test = arrays(classes_apart=True, sizes=(6, 6, 6))
+    wrong = (test[0], (test[1] + 2) % 6, test[2])
+    with pytest.raises(UserError, match="Test example 0 has the label"):
+        make(arrays(classes_apart=True), wrong)
