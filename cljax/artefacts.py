@@ -55,7 +55,7 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
         return False
     if not (folder / "config.json").exists():
         raise UserError(
-            f"The output folder {folder} holds {entries[0]} but no run; name an empty or new folder."
+            f"The output folder {folder} holds {entries[0]} but no run; name an empty or new one."
         )
     stored = read(folder, "config.json")
     if stored.get("config_hash") != config_hash(config):

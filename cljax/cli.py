@@ -242,7 +242,7 @@ def _job(command: str, arguments: list[str]) -> Job:
 
 
 def _options(job: Job) -> dict[str, Any]:
-    """Arguments of ``cljax.run.prepare``; double precision is switched on before anything is built."""
+    """Arguments of ``cljax.run.prepare``; switches double precision on before anything is built."""
     flags = job.flags
     if flags["precision"] == "float64":
         import jax

@@ -18,7 +18,7 @@ _FIRST = ("RA", "LA", "BTI")  # the headline, in this order
 
 
 def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """Metrics in percent with 95 % intervals; beside them the published numbers, where they apply."""
+    """Metrics in percent with 95 % intervals, and the published numbers where they apply."""
     seeds = results["seeds"]
     head = f"{results['method']} on {results['stream']}, {len(seeds)} seed{'s'[: len(seeds) > 1]}"
     lines = [f"{head}, recipe {config['recipe']['name']}", ""]

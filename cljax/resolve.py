@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import operator
 import os
 import re
 import sys
@@ -49,7 +51,7 @@ def net(name: str) -> Net:
       UserError: for an unknown network, or widths that are not whole numbers.
     """
     kind, _, rest = name.partition(":")
-    if kind not in NETS and "." in kind:
+    if kind not in NETS and rest and not rest[0].isdigit():
         return _factory("network", name, NETS)()
     check_known("network", kind, NETS)
     widths, _, init = rest.partition(":")
@@ -59,7 +61,8 @@ def net(name: str) -> Net:
             f"{kind}:100,100."
         )
     sizes = [int(width) for width in widths.split(",")] if widths else []
-    return NETS[kind](*sizes, **({"init": init} if init else {}))
+    options: dict[str, Any] = {"init": init} if init else {}
+    return NETS[kind](*sizes, **options)
 
 
 def options_of(factory: Callable[..., Any]) -> list[Option]:
@@ -88,7 +91,7 @@ def _flag_type(annotation: Any) -> Any:
     if typing.get_origin(annotation) in (typing.Union, pytypes.UnionType):
         kept = [_flag_type(part) for part in typing.get_args(annotation) if part is not jax.Array]
         kept = [part for part in kept if part is not None]
-        return typing.Union[tuple(kept)] if any(part is not type(None) for part in kept) else None
+        return functools.reduce(operator.or_, kept) if set(kept) - {type(None)} else None
     return None
 
 

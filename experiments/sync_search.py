@@ -1,4 +1,4 @@
-"""Looks for a setting of Sync La-MAML that reaches its published row, which the released one misses.
+"""Looks for a setting of Sync La-MAML that reaches its published row; the released one does not.
 
     python experiments/sync_search.py --data-dir DIR --manifest reference_streams.npz [--out FILE]
 
@@ -132,9 +132,8 @@ def main() -> None:
                   "| --- | --- | --- | --- | --- |"]  # fmt: skip
         for i in ranking[:8]:
             ra, bti = 100 * validation[i].mean(axis=0)
-            lines.append(
-                "| " + " | ".join(f"{v:g}" for v in settings[i]) + f" | {ra:.1f} | {bti:.1f} |"
-            )
+            values = " | ".join(f"{v:g}" for v in settings[i])
+            lines.append(f"| {values} | {ra:.1f} | {bti:.1f} |")
         best = settings[ranking[0]]
         test = measure(lane, stream, lambda seed, s=stream: s, [best], REPORTED_SEEDS)[0]
         ra, bti = (cljax.stats.summary(test[:, k]) for k in (0, 1))

@@ -39,8 +39,14 @@ from cljax.stats import Cell, equivalence
     ],
 )
 def test_spot_checks(
-    source: str, method: str, stream: str, metric: str, mean: float, std: float | None, n: int | None
-) -> None:  # fmt: skip
+    source: str,
+    method: str,
+    stream: str,
+    metric: str,
+    mean: float,
+    std: float | None,
+    n: int | None,
+) -> None:
     cell = published(source, method=method, stream=stream)[metric]
     assert cell[:3] == (mean, std, n)
     assert cell.source == sources()[source].reference
@@ -92,7 +98,11 @@ def test_ra_minus_bti_is_a_possible_learning_accuracy() -> None:
 
 
 def test_sources_of_a_pair_put_the_paper_first() -> None:
-    assert sources_of("lamaml", "mnist-rotations") == ("lamaml-table1", "lamaml-table2", "reference-runs")  # fmt: skip
+    assert sources_of("lamaml", "mnist-rotations") == (
+        "lamaml-table1",
+        "lamaml-table2",
+        "reference-runs",
+    )
     assert sources_of("lamaml", "mnist-rotations[sample]") == ()
 
 

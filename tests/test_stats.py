@@ -62,7 +62,9 @@ def test_welch_interval_equals_scipy() -> None:
     assert stats.equivalence(a, target, 0.01).ci90 == pytest.approx(tuple(reference), rel=1e-9)
 
 
-@pytest.mark.parametrize("target", [Cell(0.774), Cell(0.774, None, 1), Cell(0.774, 0.01, 1), Cell(0.774, 0.01)])  # fmt: skip
+@pytest.mark.parametrize(
+    "target", [Cell(0.774), Cell(0.774, None, 1), Cell(0.774, 0.01, 1), Cell(0.774, 0.01)]
+)
 def test_target_without_spread_or_number_is_exact(target: Cell) -> None:
     verdict = stats.equivalence(FIVE, target, 0.015)
     reference = scipy.stats.ttest_1samp(FIVE, 0.774).confidence_interval(0.90)
@@ -89,7 +91,9 @@ def test_a_summary_can_be_the_target() -> None:
         (0.824, 0.015, "different", False, False),
     ],
 )
-def test_rule_of_acceptance(mean: float, margin: float, verdict: str, inside: bool, accepted: bool) -> None:  # fmt: skip
+def test_rule_of_acceptance(
+    mean: float, margin: float, verdict: str, inside: bool, accepted: bool
+) -> None:
     v = stats.equivalence(FIVE, Cell(mean, 0.0065, 5), margin)
     assert (v.verdict, v.inside, v.accepted) == (verdict, inside, accepted)
     low, high = v.ci90 or (0, 0)
@@ -121,8 +125,11 @@ def test_margin_must_be_positive(margin: float) -> None:
         stats.equivalence(FIVE, Cell(0.7), margin)
 
 
-@given(st.lists(fractions, min_size=5, max_size=8), st.lists(fractions, min_size=2, max_size=8),
-       st.floats(0.005, 0.2))  # fmt: skip
+@given(
+    st.lists(fractions, min_size=5, max_size=8),
+    st.lists(fractions, min_size=2, max_size=8),
+    st.floats(0.005, 0.2),
+)
 def test_verdict_is_symmetric(a: list[float], b: list[float], margin: float) -> None:
     """Reflecting everything, or exchanging the sides, changes the sign and nothing else."""
     sa, sb = stats.summary(a), stats.summary(b)

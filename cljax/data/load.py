@@ -89,10 +89,7 @@ def images_or_sample(
             )
         return sample(name)
     named = data_dir is not None or os.environ.get("CLJAX_DATA_DIR")
-    if not named and name in _SAMPLES:
-        if not any(prepared.data_folder().glob(f"{name}/*/dataset_info.json")):
-            return sample(name)
-    return images(name, data_dir)
+    return images(name, data_dir) if named or name not in _SAMPLES else sample(name)
 
 
 def describe(

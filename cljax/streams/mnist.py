@@ -42,7 +42,7 @@ def mnist_rotations(
       data: images to use instead of those found by name.
       num_tasks: T, at most 20; fewer are the first of the 20.
       samples_per_task: training images of each task.
-      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, ~/tensorflow_datasets, or the
+      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, else the
         sample that cljax ships.
       sample: use the sample that cljax ships.
       stream_manifest: .npz file with recorded angles and training images of each task; every
@@ -79,7 +79,7 @@ def mnist_permutations(
       data: images to use instead of those found by name.
       num_tasks: T, at most 100; fewer are the first of the 100.
       samples_per_task: training images of each task.
-      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, ~/tensorflow_datasets, or the
+      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, else the
         sample that cljax ships.
       sample: use the sample that cljax ships.
       stream_manifest: .npz file with recorded permutations and training images of each task;
@@ -109,7 +109,7 @@ def mnist_many_permutations(
       data: images to use instead of those found by name.
       num_tasks: T, at most 100; fewer are the first of the 100.
       samples_per_task: training images of each task.
-      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, ~/tensorflow_datasets, or the
+      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, else the
         sample that cljax ships.
       sample: use the sample that cljax ships.
       stream_manifest: .npz file with recorded permutations and training images of each task;

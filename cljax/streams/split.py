@@ -36,7 +36,7 @@ def split_mnist(
         one in ten of each digit.
       multi_head: tell losses and predictions the task, so that each competes over its own digits
         (task-incremental) instead of all ten (class-incremental).
-      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, ~/tensorflow_datasets, or the
+      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, else the
         sample that cljax ships.
       sample: use the sample that cljax ships.
 

@@ -1,0 +1,195 @@
+"""The command, as a user types it, in a temporary folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from cljax.cli import main
+
+SMALL = ["--sample", "--num-tasks", "2", "--samples-per-task", "40", "--seeds", "2"]
+
+
+def command(*arguments, folder, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "cljax", *arguments], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as done:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    return done.value.code, captured.out, captured.err
+
+
+def test_run_twice(tmp_path):
+    code, out, err = command("run", "lamaml", "mnist-rotations", *SMALL, folder=tmp_path)
+    assert code == 0 and "RA" in out and "mnist-rotations[sample]" in out, err
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("lamaml-mnist-rotations-sample-")
+    config = json.loads((folder / "config.json").read_text())
+    assert folder.name.endswith(config["config_hash"][:8])
+    assert config["origins"]["num_tasks"] == "command line"
+    assert config["origins"]["alpha_init"].startswith("published")
+    stored = (folder / "results.json").read_bytes()
+    code, out, _ = command("run", "lamaml", "mnist-rotations", *SMALL, folder=tmp_path)
+    assert code == 0 and "Finished before" in out and "RA" in out
+    assert (folder / "results.json").read_bytes() == stored
+    other = ["--out", str(folder), "--seeds", "1"]
+    code, out, err = command(
+        "run", "lamaml", "mnist-rotations", *SMALL[:-2], *other, folder=tmp_path
+    )
+    assert code == 2 and err.count("\n") == 1 and "another run" in err
+    assert (folder / "results.json").read_bytes() == stored
+
+
+def test_double_precision_and_a_single_seed(tmp_path):
+    flags = [*SMALL[:-2], "--seed", "3", "--precision", "float64", "--out", "run", "--online"]
+    code, out, err = command("run", "cmaml", "mnist-permutations", *flags, folder=tmp_path)
+    assert code == 0 and "1 seed" in out, err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["precision"] == "float64" and config["seeds"] == [3]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["metrics"]["RA"]["ci95"] is None and results["metrics"]["RA"]["std"] is None
+
+
+def test_a_users_method_stream_and_network(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        textwrap.dedent('''
+        import numpy as np
+        import cljax
+
+        def method(*, rate: float = 0.1) -> cljax.Method:
+            """Mine.
+
+            Args:
+              rate: how fast it learns.
+            """
+            inner = cljax.cmaml(alpha_init=rate, lr=rate, capacity=9, glances=1)
+            return inner._replace(name="mine", options={"rate": rate})
+
+        def stream(*, size: int = 20):
+            """Two sites.
+
+            Args:
+              size: examples a site.
+            """
+            rng = np.random.default_rng(0)
+            y = np.arange(2 * size) % 3
+            x = (60 * y[:, None] + rng.integers(0, 30, (2 * size, 8))).astype(np.uint8)
+            task = np.repeat([0, 1], size)
+            return cljax.streams.from_arrays(
+                (x, y, task), test=(x, y, task), val=0.1, name="clinic", licence="private"
+            )
+
+        def net():
+            return cljax.nets.mlp(6)
+        ''')
+    )
+    arguments = ["run", "mine:method", "mine:stream", "--rate", "0.2", "--size", "30", "--net",
+                 "mine:net", "--seeds", "2", "--batch-size", "5", "--out", "run"]  # fmt: skip
+    code, out, err = command(*arguments, folder=tmp_path)
+    assert code == 0, err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["method"] == {"name": "mine", "options": {"rate": 0.2}}
+    assert config["stream"]["name"] == "clinic" and config["recipe"]["name"] == "default, untuned"
+    code, out, _ = command("run", "mine:method", "mine:stream", "--help", folder=tmp_path)
+    assert code == 0 and "--rate" in out and "how fast it learns" in out and "--size" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rum"], "did you mean run"),
+        (["run", "lamaml"], "needs METHOD STREAM"),
+        (["run", "lamamel", "mnist-rotations"], "did you mean lamaml"),
+        (["run", "lamaml", "mnist-rotation"], "did you mean mnist-rotations"),
+        (["run", "lamaml", "mnist-rotations", "--alpha-lrr", "1"], "did you mean --alpha-lr"),
+        (["run", "lamaml", "mnist-rotations", "--capacity", "many"], "--capacity"),
+        (["run", "lamaml", "mnist-rotations", "--capacity", "0"], "capacity is 0"),
+        (["run", "lamaml", "mnist-rotations", "--replay-size", "0"], "replay_size is 0"),
+        (["run", "lamaml", "mnist-rotations", "--batch-size", "0"], "batch_size is 0"),
+        (["run", "lamaml", "mnist-rotations", "--inner-steps", "0"], "inner_steps is 0"),
+        (["run", "lamaml", "mnist-rotations", "--seeds", "0"], "seeds is 0"),
+        (["run", "lamaml", "mnist-rotations", "--alpha-init", "nan"], "alpha_init is nan"),
+        (["run", "lamaml", "mnist-rotations", "--alpha-lr", "inf"], "alpha_lr is inf"),
+        (
+            ["run", "lamaml", "mnist-rotations", "--algebra", "general", "--inner-steps", "3"],
+            "divide",
+        ),
+        (["run", "lamaml", "mnist-rotations", "--entries", "some"], "--entries"),
+        (["run", "lamaml", "mnist-rotations", "--recipe", "lamaml:papre"], "lamaml-table1:paper"),
+        (["run", "lamaml", "mnist-rotations", "--net", "mlp:x"], "whole numbers"),
+        (["run", "nowhere.at.all:f", "mnist-rotations"], "cannot be imported"),
+        (["run", "json:nothing", "mnist-rotations"], "does not have"),
+        (["data"], "needs the name"),
+        (["data", "mnits"], "did you mean mnist"),
+        (["list", "all"], "no arguments"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_mistakes_get_one_sentence_and_exit_code_2(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLJAX_DATA_DIR", raising=False)
+    code, out, err = call(capsys, *arguments)
+    assert code == 2 and said in err and out == ""
+    assert err.count("\n") == 1 and err.startswith("cljax: ") and "Traceback" not in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_without_the_data_says_what_was_looked_for(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, "run", "lamaml", "mnist-rotations", "--data-dir", str(tmp_path))
+    assert code == 2 and str(tmp_path) in err and "prepare" in err and "--sample" in err
+
+
+def test_a_read_only_place_is_one_sentence(capsys):
+    code, _, err = call(
+        capsys, "run", "lamaml", "mnist-rotations", *SMALL, "--out", "/proc/cljax-run"
+    )
+    assert code == 2 and "cannot be written" in err
+
+
+def test_help_shows_every_hyper_parameter(capsys):
+    code, out, _ = call(capsys, "run", "lamaml", "mnist-rotations", "--help")
+    assert code == 0
+    for flag in ("--alpha-init", "--alpha-lr", "--capacity", "--reservoir-rule", "--algebra",
+                 "--samples-per-task", "--data-dir", "--seeds", "--out", "--eval-every"):  # fmt: skip
+        assert flag in out
+    assert "initial value of every per-parameter learning rate" in " ".join(out.split()).replace(
+        "│ ", ""
+    )
+
+
+def test_list_protocol_data_and_version(capsys, monkeypatch):
+    monkeypatch.delenv("CLJAX_DATA_DIR", raising=False)
+    code, out, _ = call(capsys, "list")
+    assert code == 0 and "lamaml" in out and "mnist-many-permutations" in out
+    code, out, _ = call(capsys, "protocol", "lamaml", "mnist-rotations")
+    assert code == 0 and "single-head" in out and "200 examples" in " ".join(out.split())
+    code, out, _ = call(capsys, "data", "mnist", "--sample")
+    assert code == 0 and "10000 training" in out and "CC BY-SA" in out
+    code, out, _ = call(capsys, "data", "--licences")
+    assert code == 0 and "LeCun" in out
+    code, out, _ = call(capsys, "--version")
+    assert code == 0 and out.startswith("cljax ")
+
+
+def test_a_defect_of_ours_is_exit_code_1_without_a_traceback(capsys, monkeypatch):
+    import cljax.recipes
+
+    def broken(*_):
+        raise RuntimeError("a loose\nscrew")
+
+    monkeypatch.setattr(cljax.recipes, "recipe", broken)
+    monkeypatch.delenv("CLJAX_DEBUG", raising=False)
+    code, _, err = call(capsys, "run", "lamaml", "mnist-rotations")
+    assert code == 1 and "a loose screw" in err and "CLJAX_DEBUG" in err and err.count("\n") == 1

@@ -1,0 +1,186 @@
+"""``cljax.run`` and its artefacts: the contract, identity, and what is never lost."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import support
+
+import cljax
+from cljax import artefacts
+from cljax.config import canonical, config_hash
+from cljax.errors import UserError
+
+METHOD = cljax.lamaml(capacity=6, replay_size=3, glances=2, algebra="low-rank")
+
+
+def run(**options):
+    options = {"seeds": 2, "batch_size": 4, "net": "mlp:5", **options}
+    return cljax.run(
+        options.pop("method", METHOD), options.pop("stream", support.stream()), **options
+    )
+
+
+def test_the_folder_holds_the_contract(tmp_path):
+    done = run(out=tmp_path / "run", eval_every=2, online=True)
+    names = {path.name for path in done.path.iterdir()}
+    assert names == {"config.json", "results.json", "metrics.jsonl", "manifest", "plots"}
+    results = json.loads((done.path / "results.json").read_text())
+    cell = results["metrics"]["RA"]
+    assert set(cell) == {"mean", "std", "ci95", "values"} and len(cell["values"]) == 2
+    assert cell["mean"] == pytest.approx(np.mean(cell["values"]))
+    assert cell["std"] == pytest.approx(np.std(cell["values"], ddof=1))
+    entry = results["evaluations"]["logits"]
+    assert np.shape(entry["accuracy_matrix"]) == (2, 4, 3) and entry["test_counts"] == [9, 10, 11]
+    assert (
+        entry["accuracy_matrix"][0][1][2] is None and entry["accuracy_matrix"][0][0][2] is not None
+    )
+    assert np.shape(results["accuracy_matrix"]) == (2, 3, 3)
+    assert set(results["time"]) == {"data_s", "compile_s", "train_s", "eval_s", "total_s"}
+    assert results["cost"]["gradient_evaluations"] == 9 * 2 * 2 * 4
+    assert results["cost"]["examples"] == 36 and results["cost"]["state_bytes"]["memory"] > 0
+    assert {"prequential_accuracy", "average_anytime_accuracy", "LA", "BTI"} <= set(
+        results["metrics"]
+    )
+    assert "FWT" in results["absent"]
+    lines = [json.loads(line) for line in (done.path / "metrics.jsonl").read_text().splitlines()]
+    assert {line["kind"] for line in lines} == {"segment", "eval"}
+    with np.load(done.path / "manifest" / "stream.npz", allow_pickle=False) as manifest:
+        expected = np.concatenate(support.stream().subsets(1))
+        np.testing.assert_array_equal(manifest["seed1_train_rows"], expected)
+    assert (done.path / "plots" / "accuracy_matrix.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_metrics_agree_with_the_matrix(tmp_path):
+    done = run()
+    matrix = done.accuracy_matrix()
+    np.testing.assert_allclose(done.metric("RA"), matrix[:, -1].mean(axis=1))
+    diagonal = matrix[:, [1, 2, 3], [0, 1, 2]].mean(axis=1)
+    np.testing.assert_allclose(done.metric("BTI"), done.metric("RA") - diagonal)
+    with pytest.raises(UserError, match="FWT is absent"):
+        done.metric("FWT")
+    with pytest.raises(UserError, match="metric 'AR'"):
+        done.metric("AR")
+
+
+def test_two_runs_of_one_configuration_give_the_same_bytes(tmp_path):
+    texts = []
+    for name in ("a", "b"):
+        path = run(out=tmp_path / name).path
+        results = json.loads((path / "results.json").read_text())
+        results.pop("time")
+        texts.append(canonical(results))
+    assert texts[0] == texts[1]
+
+
+def test_a_finished_run_is_read_back_and_never_overwritten(tmp_path):
+    first = run(out=tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in first.path.rglob("*")}
+    again = run(out=tmp_path / "run")
+    assert again.resumed and not first.resumed
+    assert again.results == json.loads(json.dumps(first.results))
+    with pytest.raises(UserError, match=r"holds another run: .*seeds differ"):
+        run(out=tmp_path / "run", seeds=3)
+    assert before == {p: p.stat().st_mtime_ns for p in first.path.rglob("*")}
+    loaded = cljax.load(tmp_path / "run")
+    np.testing.assert_array_equal(loaded.accuracy_matrix(), first.accuracy_matrix())
+
+
+def test_an_unfinished_run_begins_anew(tmp_path):
+    first = run(out=tmp_path / "run")
+    (first.path / "results.json").unlink()
+    lines = (first.path / "metrics.jsonl").read_text()
+    (first.path / "metrics.jsonl").write_text(lines + '{"half": ')
+    again = run(out=tmp_path / "run")
+    assert not again.resumed and again.results["metrics"] == first.results["metrics"]
+    for line in (first.path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+
+
+def test_foreign_folders_files_and_busy_folders_are_refused(tmp_path):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match=r"holds thesis.tex but no run"):
+        run(out=tmp_path / "foreign")
+    with pytest.raises(UserError, match="is a file"):
+        run(out=tmp_path / "foreign" / "thesis.tex")
+    with artefacts.claim(tmp_path / "busy"):
+        with pytest.raises(UserError, match="in use by another process"):
+            run(out=tmp_path / "busy")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        run(out=tmp_path / "run")
+    with pytest.raises(UserError, match="not a finished run"):
+        cljax.load(tmp_path / "nowhere")
+
+
+def test_the_hash_names_what_decides_the_results_and_nothing_else():
+    base = run(seeds=1).config
+    assert run(seeds=1, origins={"capacity": "me"}).config["config_hash"] == base["config_hash"]
+    for change in ({"seeds": [1]}, {"batch_size": 6}, {"net": "mlp:4"}, {"entries": "full"},
+                   {"lanes": "sequential"}, {"stream": support.stream(2)},
+                   {"method": cljax.lamaml(capacity=7, replay_size=3, glances=2)}):  # fmt: skip
+        assert run(**{"seeds": 1, **change}).config["config_hash"] != base["config_hash"], change
+    assert config_hash({**base, "commit": "other", "versions": {}}) == base["config_hash"]
+
+
+def test_a_seed_that_diverges_is_null_and_said_so():
+    bad = cljax.lamaml(alpha_init=1e30, capacity=6, replay_size=3, glances=2, clip_norm=None)
+    done = run(method=bad)
+    assert None not in done.results["diverged"] and "diverged" in done.table()
+    assert "RA" in done.results["absent"]
+    json.dumps(done.results, allow_nan=False)
+
+
+def test_names_recipes_and_objects_resolve_to_the_same_run():
+    options = {"num_tasks": 2, "samples_per_task": 20, "sample": True}
+    recipe = cljax.recipe("cmaml", "mnist-rotations", "lamaml", "reference").replace(**options)
+    by_recipe = cljax.run(recipe, seeds=1)
+    stream = cljax.streams.mnist_rotations(**options)
+    method = cljax.cmaml(**recipe.method_options)
+    by_object = cljax.run(method, stream, seeds=1, net=cljax.nets.mlp(100, 100), entries="lower")
+    assert by_recipe.config["config_hash"] == by_object.config["config_hash"]
+    assert by_recipe.results["metrics"] == by_object.results["metrics"]
+    assert "mnist-rotations[sample]" in by_recipe.table()
+    assert "published" not in by_recipe.table().lower().replace("not the published", "").replace(
+        "with published numbers", ""
+    )
+
+
+def test_a_task_free_stream_runs_without_boundaries():
+    stream = cljax.streams.mnist_rotations(num_tasks=2, samples_per_task=30, sample=True)
+    for free in (cljax.streams.task_free(stream), cljax.streams.blurry(stream, 0.3)):
+        done = cljax.run(METHOD, free, seeds=1, net="mlp:5", online=True)
+        assert not done.config["stream_facts"]["boundaries"]
+        assert done.accuracy_matrix().shape == (1, 3, 2)
+        assert 0 <= done.metric("prequential_accuracy")[0] <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": [1, 1]}, "distinct"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"eval_every": -1}, "eval_every is -1"),
+        ({"net": "mlp:big"}, "whole numbers"),
+        ({"net": "mpl"}, "network 'mpl' is not known"),
+        ({"precision": "float64"}, "must agree"),
+        ({"precision": "half"}, "precision 'half'"),
+    ],
+)
+def test_bad_options_are_one_sentence(options, message):
+    with pytest.raises(UserError, match=message) as error:
+        run(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_float64_runs_where_it_is_switched_on():
+    with jax.enable_x64(True):
+        done = run(seeds=1, precision="float64")
+    assert jax.tree.leaves(done.states[0].params)[0].dtype == np.float64
+    assert done.config["precision"] == "float64"
