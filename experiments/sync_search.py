@@ -138,8 +138,8 @@ def main() -> None:
         test = measure(lane, stream, lambda seed, s=stream: s, [best], REPORTED_SEEDS)[0]
         ra, bti = (cljax.stats.summary(test[:, k]) for k in (0, 1))
         target = PUBLISHED[name]
-        lines += ["", f"Best on validation, on the test images, seeds 0 to 4: RA {100 * ra.mean:.2f} "
-                  f"[{100 * ra.ci95[0]:.2f}, {100 * ra.ci95[1]:.2f}], BTI {100 * bti.mean:.2f}; "
+        lines += ["", "Best on validation, on the test images, seeds 0 to 4: "
+                  f"RA {100 * ra.mean:.2f} [{100 * ra.ci95[0]:.2f}, {100 * ra.ci95[1]:.2f}], BTI {100 * bti.mean:.2f}; "
                   f"published {100 * target[0]:.2f} / {100 * target[1]:.2f}.", ""]  # fmt: skip
         print("\n".join(lines), flush=True)
     if args.out:

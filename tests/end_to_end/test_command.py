@@ -161,12 +161,14 @@ def test_a_read_only_place_is_one_sentence(capsys):
 def test_help_shows_every_hyper_parameter(capsys):
     code, out, _ = call(capsys, "run", "lamaml", "mnist-rotations", "--help")
     assert code == 0
-    for flag in ("--alpha-init", "--alpha-lr", "--capacity", "--reservoir-rule", "--algebra",
-                 "--samples-per-task", "--data-dir", "--seeds", "--out", "--eval-every"):  # fmt: skip
-        assert flag in out
-    assert "initial value of every per-parameter learning rate" in " ".join(out.split()).replace(
-        "│ ", ""
+    flags = (
+        "--alpha-init --alpha-lr --capacity --reservoir-rule --algebra --samples-per-task "
+        "--data-dir --seeds --out --eval-every"
     )
+    for flag in flags.split():
+        assert flag in out
+    words = " ".join(out.replace("│", " ").split())
+    assert "initial value of every per-parameter learning rate" in words
 
 
 def test_list_protocol_data_and_version(capsys, monkeypatch):
