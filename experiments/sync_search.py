@@ -138,9 +138,14 @@ def main() -> None:
         test = measure(lane, stream, lambda seed, s=stream: s, [best], REPORTED_SEEDS)[0]
         ra, bti = (cljax.stats.summary(test[:, k]) for k in (0, 1))
         target = PUBLISHED[name]
-        lines += ["", "Best on validation, on the test images, seeds 0 to 4: "
-                  f"RA {100 * ra.mean:.2f} [{100 * ra.ci95[0]:.2f}, {100 * ra.ci95[1]:.2f}], BTI {100 * bti.mean:.2f}; "
-                  f"published {100 * target[0]:.2f} / {100 * target[1]:.2f}.", ""]  # fmt: skip
+        interval = ", ".join(f"{100 * bound:.2f}" for bound in ra.ci95)
+        lines += [
+            "",
+            f"Best on validation, on the test images, seeds 0 to 4: RA {100 * ra.mean:.2f} "
+            f"[{interval}], BTI {100 * bti.mean:.2f}; published {100 * target[0]:.2f} / "
+            f"{100 * target[1]:.2f}.",
+            "",
+        ]
         print("\n".join(lines), flush=True)
     if args.out:
         title = "# Settings of Sync La-MAML\n\nMade by `python experiments/sync_search.py`.\n\n"
