@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -68,14 +67,16 @@ def run(options: list[str], cache: str | None = None) -> Timing:
         command = [sys.executable, "-m", "cljax", "run", "lamaml", "mnist-rotations", *options]
         command += ["--out", f"{folder}/run"]
         start = time.perf_counter()
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-        _, errors = process.communicate()
-        wall = time.perf_counter() - start
-        if process.returncode:
-            sys.exit(errors.decode())
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        with open(f"{folder}/errors", "w+") as errors:
+            process = subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=errors
+            )
+            _, status, used = os.wait4(process.pid, 0)
+            wall = time.perf_counter() - start
+            errors.seek(0)
+            if status:
+                sys.exit(errors.read())
+        peak = used.ru_maxrss / 1024
         spent = json.loads(Path(folder, "run", "results.json").read_text())["time"]
     return Timing(wall, spent["compile_s"], spent["train_s"], spent["eval_s"], peak)
 
