@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,8 +74,7 @@ def run(learner: Learner, batches: Batch, seed: int = 0, state=None):
 
 
 def assert_close(a, b, atol=0.0):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=atol), a, b)
+    chex.assert_trees_all_close(a, b, rtol=0, atol=atol)
 
 
 def stream(num_tasks: int = NUM_TASKS, per_task: int = 12, tests: int = 9, **changes) -> Stream:
