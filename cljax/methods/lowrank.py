@@ -64,20 +64,23 @@ def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
         products = (x_inner[:, None] * x[None]).reshape(num_steps * num_rows, -1) @ kernel_rates
         products = products.reshape(num_steps, num_rows, -1)
 
-        losses = []
-        for i in range(num_steps):
-            own = num_rows - num_steps + i
 
-            def inner_loss(rest: Params, z_own: Array, i: int = i) -> Array:
-                chunk = jax.tree.map(lambda a: a[i], inner)
-                return masked_mean(losses_of(rest, z_own, chunk), inner_mask[i])
+        def step(carry: Any, inputs: Any) -> tuple[Any, Array]:
+            rest, z = carry
+            i, chunk, chunk_mask, product = inputs
 
-            d_rest, d_z = jax.grad(inner_loss, argnums=(0, 1))(rest, z[own : own + 1])
-            d_rest, d_z = jax.lax.stop_gradient((d_rest, d_z))
+            def inner_loss(rest: Params, z_own: Array) -> Array:
+                return masked_mean(losses_of(rest, z_own, chunk), chunk_mask)
+
+            z_own = jax.lax.stop_gradient(z)[num_rows - num_steps + i][None]
+            d_rest, d_z = jax.lax.stop_gradient(jax.grad(inner_loss, argnums=(0, 1))(rest, z_own))
             rest = jax.tree.map(lambda p, a, g: p - a * g, rest, rest_rates, d_rest)
-            z = z - d_z * products[i]
-            losses.append(masked_mean(losses_of(rest, z, meta), meta_mask))
+            z = z - d_z * product
+            return (rest, z), masked_mean(losses_of(rest, z, meta), meta_mask)
+
+        inputs = (jnp.arange(num_steps), inner, inner_mask, products)
+        losses = jax.lax.scan(step, (rest, z), inputs, unroll=True)[1]
         reduce = {"mean": jnp.mean, "sum": jnp.sum, "last": lambda values: values[-1]}[meta_reduce]
-        return reduce(jnp.stack(losses)), model_state
+        return reduce(losses), model_state
 
     return meta_loss
