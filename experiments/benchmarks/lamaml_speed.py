@@ -124,6 +124,10 @@ def main() -> None:
     row("one seed, low-rank", ["--seed", "0", *low_rank], 1)
     row("five seeds, general", ["--seeds", "5", *general], 5)
     row("five seeds, low-rank", ["--seeds", "5", *low_rank], 5)
+    enough = ["--entries", "diagonal-last"]  # all that RA, LA and BTI need
+    row("one seed, low-rank, diagonal and last row", ["--seed", "0", *low_rank, *enough], 1)
+    row("five seeds, general, diagonal and last row", ["--seeds", "5", *general, *enough], 5)
+    row("five seeds, low-rank, diagonal and last row", ["--seeds", "5", *low_rank, *enough], 5)
     with tempfile.TemporaryDirectory() as cache:
         run([*data, *size, "--seed", "0", *general], cache)
         run([*data, *size, "--seed", "0", *low_rank], cache)
