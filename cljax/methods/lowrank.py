@@ -64,7 +64,6 @@ def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
         products = (x_inner[:, None] * x[None]).reshape(num_steps * num_rows, -1) @ kernel_rates
         products = products.reshape(num_steps, num_rows, -1)
 
-
         def step(carry: Any, inputs: Any) -> tuple[Any, Array]:
             rest, z = carry
             i, chunk, chunk_mask, product = inputs
