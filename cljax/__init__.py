@@ -8,13 +8,22 @@ from cljax import (
     methods,
     metrics,
     nets,
+    penalties,
     stats,
     streams,
     tree,
     types,
 )  # fmt: skip
 from cljax.evaluate import Evaluation
+from cljax.methods.er import er
+from cljax.methods.finetune import finetune
+from cljax.methods.gem import agem, gem
+from cljax.methods.icarl_ti import icarl_ti
+from cljax.methods.laer import la_er
 from cljax.methods.lamaml import cmaml, lamaml, sync_lamaml
+from cljax.methods.mer import mer
+from cljax.methods.metabgd import meta_bgd
+from cljax.penalties import ewc, lwf, mas, online_ewc, rwalk, si
 from cljax.published import published
 from cljax.recipes import Recipe, recipe
 from cljax.run import Run, load, run
@@ -24,8 +33,9 @@ from cljax.unroll import InnerStep, Unrolled, optax_step, sgd_step, split, unrol
 __version__ = "0.1.0"
 
 __all__ = [
-    "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Unrolled", "cmaml",
-    "data", "errors", "lamaml", "load", "losses", "memory", "methods", "metrics", "nets",
-    "optax_step", "published", "recipe", "run", "sgd_step", "split", "stats", "streams",
-    "sync_lamaml", "tree", "types", "unroll",
+    "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Unrolled", "agem",
+    "cmaml", "data", "er", "errors", "ewc", "finetune", "gem", "icarl_ti", "la_er", "lamaml",
+    "load", "losses", "lwf", "mas", "memory", "mer", "meta_bgd", "methods", "metrics", "nets",
+    "online_ewc", "optax_step", "penalties", "published", "recipe", "run", "rwalk", "sgd_step",
+    "si", "split", "stats", "streams", "sync_lamaml", "tree", "types", "unroll",
 ]  # fmt: skip

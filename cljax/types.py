@@ -25,8 +25,8 @@ import numpy as np
 
 __all__ = [
     "Array", "Batch", "Clock", "ExemplarPolicy", "Examples", "FirstProduct", "Info", "Learner",
-    "Method", "Model", "Needs", "Net", "Output", "Params", "Penalty", "Phase", "Predictor",
-    "Spec", "StepPlan", "Variables",
+    "Method", "Model", "Needs", "Net", "Network", "Output", "Params", "Penalty", "Phase",
+    "Predictor", "Spec", "StepPlan", "Variables",
 ]  # fmt: skip
 
 Array: TypeAlias = jax.Array
@@ -80,10 +80,12 @@ class Variables(NamedTuple):
 class FirstProduct(NamedTuple):
     """A network seen as ``apply(rest, x @ kernel)``; lets a method work on the product.
 
-    ``split(params) -> (kernel, rest)``; ``apply(rest, z) -> logits``, with x flattened.
+    ``split(params) -> (kernel, rest)`` and ``join(kernel, rest) -> params``;
+    ``apply(rest, z) -> logits``, with x flattened.
     """
 
     split: Callable[[Params], tuple[Array, Params]]
+    join: Callable[[Array, Params], Params]
     apply: Callable[[Params, Array], Array]
 
 
@@ -200,12 +202,15 @@ class Method(NamedTuple):
     """A continual-learning method: hyper-parameters in, ``bind(model, spec) -> Learner`` out.
 
     ``options`` are the hyper-parameters it was made with, for a run's identity and its tables.
+    ``arrange(stream) -> stream`` is for bounds that see the examples in another order (joint
+    training); the runner applies it before anything else.
     """
 
     name: str
     bind: Callable[[Model, Spec], Learner]
     needs: Needs = Needs()
     options: Mapping[str, Any] = MappingProxyType({})
+    arrange: Callable[[Any], Any] | None = None
 
 
 class ExemplarPolicy(NamedTuple):
@@ -219,15 +224,34 @@ class ExemplarPolicy(NamedTuple):
     phases: Callable[[Model, Spec], tuple[Phase, ...]]
 
 
+class Network(NamedTuple):
+    """The network during an update, for penalties that look at more than parameters."""
+
+    logits: Callable[[Variables, PyTree], Array]  # (variables, x [B, ...]) -> [B, C], evaluating
+    losses: Callable[[Variables, Examples], Array]  # (variables, examples) -> [B] nats
+    model_state: PyTree  # at the update
+    spec: Spec
+
+
 class Penalty(NamedTuple):
     """A regulariser that combines with any gradient method.
 
     ``init(params) -> P``; ``value(P, params) -> []`` is added to the loss; ``observe(P, params,
-    grads, updates) -> P`` follows each step; ``consolidate(P, params, grads_fn, batch, key) ->
-    P`` is a step of the phase at the end of a task (``batch.clock.last`` marks its last one).
+    grads, updates) -> P`` follows each step, with the gradient of the loss alone, at the
+    ``params`` before the step; ``consolidate(P, params, batch, network, key) -> P`` is a step of
+    the phase at the end of a task.
+
+    ``plan(task, rows)`` chooses that phase's steps, as a ``Phase``'s does; None is one step, on
+    the task's last batch. ``batch.clock.last`` marks the last one. ``distil(P, params, batch,
+    network) -> []`` is added to the loss as well, for penalties on outputs. ``name`` and
+    ``options`` are for a run's identity.
     """
 
     init: Callable[[Params], PyTree]
     value: Callable[[PyTree, Params], Array]
     observe: Callable[[PyTree, Params, Params, Params], PyTree]
-    consolidate: Callable[..., PyTree]
+    consolidate: Callable[[PyTree, Params, Batch, Network, Array], PyTree]
+    plan: Callable[[int, StepPlan], StepPlan | None] | None = None
+    distil: Callable[[PyTree, Params, Batch, Network], Array] | None = None
+    name: str = "custom"
+    options: Mapping[str, Any] = MappingProxyType({})

@@ -16,12 +16,10 @@ from cljax.methods.lamaml import Draws
 
 def _lamaml_draws(arrays: Any, call: int, config: dict[str, Any], capacity: int) -> Any:
     """Recorded meta-batches as Draws: the replay first, then the batch in the glance's order."""
-    size, x = config["batch_size"], arrays[f"call{call}/x"]
-    orders, replays, masks = [], [], []
+    size = config["batch_size"]
+    replays, masks = [], []
     for glance in range(config["glances"]):
         prefix = f"call{call}/draw{glance}"
-        shuffled = arrays[f"{prefix}/meta_x"][-size:]
-        orders.append([int(np.flatnonzero((x == row).all(axis=1))[0]) for row in shuffled])
         replay, mask = golden_support.replay(
             arrays, prefix, config["replay_batch_size"], slice(None, -size)
         )
@@ -29,7 +27,8 @@ def _lamaml_draws(arrays: Any, call: int, config: dict[str, Any], capacity: int)
         masks.append(mask)
     stacked = jax.tree.map(lambda *rows: jnp.asarray(np.stack(rows)), *replays)
     slots = jnp.full((size,), capacity)
-    return Draws(jnp.asarray(orders), stacked, jnp.asarray(np.stack(masks)), slots)
+    orders = golden_support.orders(arrays, call, config)
+    return Draws(orders, stacked, jnp.asarray(np.stack(masks)), slots)
 
 
 def replay(arrays: Any, config: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -48,3 +48,13 @@ def replay(arrays: Any, prefix: str, num: int, skip: slice) -> tuple[Examples, n
     pad = lambda a: np.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1))
     examples = Examples(pad(x), pad(y).astype(np.int32), pad(task).astype(np.int32))
     return examples, np.arange(num) < len(y)
+
+
+def orders(arrays: Any, call: int, config: dict[str, Any]) -> jax.Array:
+    """[G, B], the permutation of the incoming batch at the end of each recorded meta-batch."""
+    size, x = config["batch_size"], arrays[f"call{call}/x"]
+    found = []
+    for glance in range(config["glances"]):
+        shuffled = arrays[f"call{call}/draw{glance}/meta_x"][-size:]
+        found.append([int(np.flatnonzero((x == row).all(axis=1))[0]) for row in shuffled])
+    return jnp.asarray(found)

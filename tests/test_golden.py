@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 
 import golden_lamaml
+import golden_projection
+import golden_replay
 import golden_support
 import jax
 import jax.numpy as jnp
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.golden
 _DEFAULT = Path(__file__).parents[2] / "shared" / "golden"
 _FOLDER = Path(os.environ.get("CLJAX_GOLDEN_DIR", _DEFAULT))
 _FILES = sorted(_FOLDER.glob("*.npz"))
-ADAPTERS = {**golden_lamaml.ADAPTERS}
+ADAPTERS = {**golden_lamaml.ADAPTERS, **golden_replay.ADAPTERS, **golden_projection.ADAPTERS}
 
 
 @pytest.mark.skipif(not _FILES, reason=f"no golden traces in {_FOLDER.name}; set CLJAX_GOLDEN_DIR")

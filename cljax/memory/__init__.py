@@ -1,5 +1,5 @@
 """Memories: ``init / add / sample -> (examples, mask)`` over any pytree."""
 
-from cljax.memory import exemplars, reservoir
+from cljax.memory import exemplars, reservoir, ring
 
-__all__ = ["exemplars", "reservoir"]
+__all__ = ["exemplars", "reservoir", "ring"]

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Int
 
 from cljax import tree
 from cljax.errors import check_positive
-from cljax.types import Array, PyTree
+from cljax.types import Array, Examples, PyTree, Spec
 
 __all__ = [
     "Reservoir",
@@ -33,6 +33,7 @@ __all__ = [
     "fill",
     "init",
     "nbytes",
+    "of_stream",
     "sample",
     "write",
 ]
@@ -56,6 +57,12 @@ def init(example: PyTree, capacity: int) -> Reservoir:
     check_positive(capacity=capacity)
     empty = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), example)
     return Reservoir(empty, jnp.zeros((), jnp.int32))
+
+
+def of_stream(spec: Spec) -> Examples:
+    """One example of a stream, as shapes, with its label and task: what most methods store."""
+    label = jax.ShapeDtypeStruct((), jnp.int32)
+    return Examples(spec.example, label, label)
 
 
 def capacity(memory: Reservoir) -> int:

@@ -1,15 +1,45 @@
-"""What several methods share: predictors, and factories that are variants of another."""
+"""What several methods share: predictors, and a gradient step with an optional penalty."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
 
-from cljax.types import Array, Batch, Method, Model, Predictor, PyTree, Variables
+import jax
+import jax.numpy as jnp
+import optax
 
-__all__ = ["logits_predictor", "variant"]
+from cljax import tree
+from cljax.errors import check_known
+from cljax.losses import LossFn, classification_loss
+from cljax.types import (
+    Array,
+    Batch,
+    Examples,
+    Info,
+    Model,
+    Network,
+    Params,
+    Penalty,
+    Phase,
+    Predictor,
+    PyTree,
+    Spec,
+    StepPlan,
+    Variables,
+)
+
+__all__ = [
+    "Descent", "Optimizer", "descend", "initial", "logits_predictor", "make_optimizer",
+    "mean_weights", "network_of", "penalty_gradient", "penalty_phases", "penalty_state",
+]  # fmt: skip
+
+Optimizer: TypeAlias = Literal["sgd", "momentum", "adam"] | optax.GradientTransformation
+_OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
+    "adam": optax.adam,
+}
 
 
 def logits_predictor(model: Model) -> Predictor:
@@ -24,39 +54,130 @@ def logits_predictor(model: Model) -> Predictor:
     return Predictor(prepare, scores)
 
 
-def variant(
-    factory: Callable[..., Method],
-    name: str,
-    summary: str,
-    *,
-    fixed: Mapping[str, Any] | None = None,
-    **defaults: Any,
-) -> Callable[..., Method]:
-    """A named method that is ``factory`` with other defaults and, in ``fixed``, values it keeps.
+def initial(model: Model, spec: Spec, key: Array) -> Variables:
+    """The network's first variables, for examples as the stream shows them."""
+    example = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), spec.example)
+    return model.init(key, example)
 
-    The variant shows the signature and the arguments' documentation of ``factory``, less what
-    is fixed, so that help texts and command-line flags are right without being written twice.
+
+def make_optimizer(optimizer: Optimizer, lr: Array | float) -> optax.GradientTransformation:
+    """An optax optimiser by name, with momentum 0.9 where it has one, or a user's own as it is.
+
+    Raises:
+      UserError: for an unknown name.
     """
-    fixed = dict(fixed or {})
-    signature = inspect.signature(factory)
-    parameters = [
-        p.replace(default=defaults.get(p.name, p.default))
-        for p in signature.parameters.values()
-        if p.name not in fixed
-    ]
+    if isinstance(optimizer, optax.GradientTransformation):
+        return optimizer
+    check_known("optimizer", optimizer, _OPTIMIZERS)
+    return _OPTIMIZERS[optimizer](lr)
 
-    def make(**options: Any) -> Method:
-        bound = make.__signature__.bind(**options)  # type: ignore[attr-defined]
-        method = factory(**{**defaults, **bound.arguments, **fixed})
-        shown = {k: v for k, v in method.options.items() if k not in fixed}
-        return method._replace(name=name, options=shown)
 
-    documentation = inspect.getdoc(factory) or ""
-    for argument in fixed:
-        documentation = re.sub(rf"\n  {argument}:.*(\n    .*)*", "", documentation)
-    make.__name__ = make.__qualname__ = name.replace("-", "_")
-    make.__module__ = factory.__module__
-    make.__doc__ = summary + documentation[documentation.index("\n") :]
-    make.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": Method}
-    make.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return make
+class Descent(NamedTuple):
+    """What a gradient step changes; ``penalty`` is ``()`` where there is none."""
+
+    params: Params
+    model_state: PyTree
+    opt_state: PyTree
+    penalty: PyTree
+
+
+def descend(
+    at: Descent,
+    examples: Examples,
+    weights: Array,
+    batch: Batch,
+    *,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    clip_norm: Array | float | None = None,
+    penalty: Penalty | None = None,
+    network: Callable[[PyTree], Network] | None = None,
+) -> tuple[Descent, Array]:
+    """One step on ``sum_i weights_i * loss_i``, plus the penalty.
+
+    Args:
+      examples: leaves ``[B, ...]``. weights: ``[B]``, 0 for padding.
+      batch: the incoming batch, for penalties on outputs.
+      clip_norm: bound of the global norm of the whole gradient; None disables.
+      network: ``model_state -> Network``, needed with a penalty.
+
+    Returns:
+      What comes after the step, and the loss ``[]`` without the penalty.
+    """
+
+    def weighted(params: Params) -> tuple[Array, PyTree]:
+        losses, model_state = loss_fn(params, at.model_state, examples)
+        return jnp.sum(jnp.where(weights > 0, losses, 0.0) * weights), model_state
+
+    (loss, model_state), grads = jax.value_and_grad(weighted, has_aux=True)(at.params)
+    total = grads
+    if penalty is not None:
+        assert network is not None
+        pull = penalty_gradient(penalty, at.penalty, at.params, batch, network(at.model_state))
+        total = jax.tree.map(jnp.add, grads, pull)
+    total = tree.clip_norm(total, clip_norm)
+    updates, opt_state = optimizer.update(total, at.opt_state, at.params)
+    kept = at.penalty
+    if penalty is not None:
+        kept = penalty.observe(at.penalty, at.params, grads, updates)
+    return Descent(optax.apply_updates(at.params, updates), model_state, opt_state, kept), loss
+
+
+def mean_weights(mask: Array) -> Array:
+    """Weights ``[B]`` that make a sum the mean over the valid examples."""
+    return mask / jnp.maximum(jnp.sum(mask), 1)
+
+
+def network_of(model: Model, spec: Spec) -> Callable[[PyTree], Network]:
+    """``model_state -> Network``: what a penalty may ask of the network."""
+    loss_fn = classification_loss(model, spec)
+
+    def logits(variables: Variables, x: PyTree) -> Array:
+        return model.apply(variables, x, False)[0].logits
+
+    def losses(variables: Variables, examples: Examples) -> Array:
+        return loss_fn(variables.params, variables.model_state, examples)[0]
+
+    return lambda model_state: Network(logits, losses, model_state, spec)
+
+
+def penalty_state(penalty: Penalty | None, params: Params) -> PyTree:
+    """What a method keeps for its penalty in its state's field ``penalty``."""
+    return () if penalty is None else penalty.init(params)
+
+
+def penalty_gradient(
+    penalty: Penalty, kept: PyTree, params: Params, batch: Batch, network: Network
+) -> Params:
+    """Gradient of what the penalty adds to the loss."""
+
+    def added(params: Params) -> Array:
+        value = penalty.value(kept, params)
+        if penalty.distil is not None:
+            value = value + penalty.distil(kept, params, batch, network)
+        return value
+
+    return jax.grad(added)(params)
+
+
+def penalty_phases(penalty: Penalty | None, model: Model, spec: Spec) -> tuple[Phase, ...]:
+    """The phase that consolidates a penalty at the end of a task; reads ``params``, ``penalty``."""
+    if penalty is None:
+        return ()
+    network = network_of(model, spec)
+
+    def plan(task: int, rows: StepPlan) -> StepPlan | None:
+        if penalty.plan is not None:
+            return penalty.plan(task, rows)
+        return StepPlan(*(column[-1:] for column in rows))
+
+    def draw(state: PyTree, batch: Batch, key: Array) -> Array:
+        return key
+
+    def update(state: PyTree, batch: Batch, key: Array) -> tuple[PyTree, Info]:
+        kept = penalty.consolidate(
+            state.penalty, state.params, batch, network(state.model_state), key
+        )
+        return state._replace(penalty=kept), Info(jnp.zeros(()))
+
+    return (Phase("consolidate", plan, draw, update),)

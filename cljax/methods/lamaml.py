@@ -36,9 +36,10 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.factories import variant
 from cljax.losses import LossFn, classification_loss, masked_mean
 from cljax.memory import reservoir
-from cljax.methods.common import logits_predictor, variant
+from cljax.methods.common import initial, logits_predictor
 from cljax.methods.lowrank import low_rank_meta_loss
 from cljax.types import (
     Array,
@@ -312,12 +313,8 @@ def lamaml(
         low_rank = algebra == "low-rank"
 
         def init(key: Array) -> State:
-            example = jax.tree.map(
-                lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), spec.example
-            )
-            params, model_state = model.init(key, example)
-            label = jax.ShapeDtypeStruct((), jnp.int32)
-            memory = reservoir.init(Examples(spec.example, label, label), capacity)
+            params, model_state = initial(model, spec, key)
+            memory = reservoir.init(reservoir.of_stream(spec), capacity)
             old_memory = memory if replay_source == "old-tasks" else None
             alpha = tree.full_like(params, alpha_init)
             return State(params, model_state, alpha, memory, old_memory, jnp.zeros((), jnp.int32))

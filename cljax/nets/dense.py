@@ -64,6 +64,9 @@ def _first_product(num_hidden: int) -> FirstProduct:
         first = params["Dense_0"]
         return first["kernel"], {**params, "Dense_0": {"bias": first["bias"]}}
 
+    def join(kernel: Array, rest: Params) -> Params:
+        return {**rest, "Dense_0": {"kernel": kernel, **rest["Dense_0"]}}
+
     def apply(rest: Params, z: Array) -> Array:
         z = z + rest["Dense_0"]["bias"][None]
         for layer in range(1, num_hidden + 1):
@@ -71,4 +74,4 @@ def _first_product(num_hidden: int) -> FirstProduct:
             z = jax.nn.relu(z) @ dense["kernel"] + dense["bias"][None]
         return z
 
-    return FirstProduct(split, apply)
+    return FirstProduct(split, join, apply)

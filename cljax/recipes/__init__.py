@@ -61,9 +61,9 @@ class Recipe:
 
 def recipes() -> tuple[Recipe, ...]:
     """All recipes, the first of a (method, stream) pair being its default."""
-    from cljax.recipes import lamaml
+    from cljax.recipes import lamaml, mer
 
-    return lamaml.RECIPES
+    return lamaml.RECIPES + mer.RECIPES
 
 
 def default(method: str, stream: str) -> Recipe:

@@ -1,0 +1,102 @@
+"""Factories made of other factories, with signatures and documentation as if written by hand.
+
+Help texts and command-line flags are read off a factory's signature and docstring, so what is
+made here is a first-class method: nothing of it is written twice.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cljax.types import Method
+
+__all__ = ["variant", "with_penalty"]
+
+
+def variant(
+    factory: Callable[..., Any],
+    name: str,
+    summary: str,
+    *,
+    fixed: Mapping[str, Any] | None = None,
+    **defaults: Any,
+) -> Callable[..., Any]:
+    """A named method or penalty: ``factory`` with other defaults and, in ``fixed``, kept values.
+
+    The variant shows the signature and the arguments' documentation of ``factory``, less what
+    is fixed, so that help texts and command-line flags are right without being written twice.
+    """
+    fixed = dict(fixed or {})
+    signature = inspect.signature(factory)
+    parameters = [
+        p.replace(default=defaults.get(p.name, p.default))
+        for p in signature.parameters.values()
+        if p.name not in fixed
+    ]
+
+    def make(*args: Any, **options: Any) -> Any:
+        bound = make.__signature__.bind(*args, **options)  # type: ignore[attr-defined]
+        made = factory(**{**defaults, **bound.arguments, **fixed})
+        shown = {k: v for k, v in made.options.items() if k not in fixed}
+        return made._replace(name=name, options=shown)
+
+    documentation = inspect.getdoc(factory) or ""
+    for argument in fixed:
+        documentation = re.sub(rf"\n  {argument}:.*(\n    .*)*", "", documentation)
+    documentation = summary + documentation[documentation.index("\n") :]
+    _dress(make, name, factory, signature.replace(parameters=parameters), documentation)
+    return make
+
+
+def with_penalty(
+    carrier: Callable[..., Method], name: str, penalty: Callable[..., Any], **defaults: Any
+) -> Callable[..., Method]:
+    """A named method that is ``carrier(penalty=penalty(...))``, with the options of both.
+
+    Args:
+      carrier: a factory with a keyword ``penalty``.
+      penalty: a penalty's factory; its documentation's summary and arguments come first.
+      **defaults: other defaults of the carrier's options.
+    """
+    of_penalty = inspect.signature(penalty, eval_str=True).parameters
+    of_carrier = inspect.signature(carrier, eval_str=True)
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in of_penalty.values()]
+    parameters += [
+        p.replace(default=defaults.get(p.name, p.default))
+        for p in of_carrier.parameters.values()
+        if p.name != "penalty"
+    ]
+    signature = of_carrier.replace(parameters=parameters)
+
+    def make(**options: Any) -> Method:
+        bound = signature.bind(**options)
+        bound.apply_defaults()
+        own = {k: v for k, v in bound.arguments.items() if k in of_penalty}
+        rest = {k: v for k, v in bound.arguments.items() if k not in of_penalty}
+        method = carrier(penalty=penalty(**own), **rest)
+        return method._replace(name=name, options=dict(bound.arguments))
+
+    own, rest = (inspect.getdoc(factory) or "" for factory in (penalty, carrier))
+    arguments = re.search(r"Args:\n((?:  .*\n?)*)", rest)
+    kept = re.sub(r"^  penalty:.*(\n    .*)*\n?", "", arguments[1] if arguments else "", flags=re.M)
+    documentation = re.sub(r"(Args:\n(?:  .*\n?)*)", lambda m: m[1] + kept, own, count=1)
+    _dress(make, name, carrier, signature, documentation)
+    return make
+
+
+def _dress(
+    make: Callable[..., Any],
+    name: str,
+    factory: Callable[..., Any],
+    signature: inspect.Signature,
+    documentation: str,
+) -> None:
+    """Gives a made factory the looks of one written by hand."""
+    make.__name__ = make.__qualname__ = name.replace("-", "_")
+    make.__module__ = factory.__module__
+    make.__doc__ = documentation
+    make.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    make.__signature__ = signature  # type: ignore[attr-defined]

@@ -1,0 +1,69 @@
+"""Plans and gradients that several penalties share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.streams.base import batches
+from cljax.types import Array, Params, PyTree, StepPlan
+
+__all__ = ["first_examples", "nothing_observed", "sum_over_examples", "zeros"]
+
+
+def first_examples(
+    num: int | None, batch_size: int | None
+) -> Callable[[int, StepPlan], StepPlan | None]:
+    """A plan: the first ``num`` examples of the task (None: all), in steps of ``batch_size``.
+
+    ``batch_size`` None is all ``num`` examples in one step.
+    """
+
+    def plan(task: int, rows: StepPlan) -> StepPlan | None:
+        seen = rows.mask & (rows.epoch == 0)[:, None]
+        index, tasks = rows.index[seen][:num], rows.task[seen][:num]
+        if not len(index):
+            return None
+        width = batch_size or num or len(index)
+        return batches(index, tasks, width, current=task, last=True)._replace(
+            first_pass=np.zeros(-(-len(index) // width), bool)
+        )
+
+    return plan
+
+
+def sum_over_examples(
+    fn: Callable[[Params, Any], Array],
+    of_gradient: Callable[[Array], Array],
+    params: Params,
+    examples: PyTree,
+    mask: Array,
+) -> Params:
+    """``sum_i of_gradient(grad fn(params, example_i))`` over the valid examples, one at a time.
+
+    Args:
+      fn: ``(params, example) -> []`` of one example, leaves without the leading axis.
+      examples: leaves ``[B, ...]``. mask: [B] bool.
+    """
+
+    def one(total: Params, example_valid: Any) -> tuple[Params, None]:
+        example, valid = example_valid
+        grads = jax.grad(fn)(params, example)
+        return jax.tree.map(
+            lambda a, g: a + jnp.where(valid, of_gradient(g), 0.0), total, grads
+        ), None
+
+    return jax.lax.scan(one, zeros(params), (examples, mask))[0]
+
+
+def nothing_observed(state: PyTree, params: Params, grads: Params, updates: Params) -> PyTree:
+    """For penalties that learn nothing from the steps."""
+    return state
+
+
+def zeros(params: Params) -> Params:
+    return jax.tree.map(jnp.zeros_like, params)

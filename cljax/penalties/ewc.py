@@ -1,0 +1,140 @@
+"""Elastic weight consolidation: parameters are held by the Fisher information of past tasks.
+
+    penalty    = strength / 2 * sum_tasks sum_k F_k (theta_k - theta*_k)^2
+    end of t:    F = E_x E_{y ~ p(y|x)} (d log p(y|x) / d theta)^2,   theta* = theta
+    every anchor:  S = S + F,          Q = Q + F theta*
+    last anchor:   S = decay * S + F,  Q = S theta*                   (online EWC)
+
+The sum over tasks needs two accumulators however many tasks there are, since its gradient is
+strength * (S theta - Q).
+
+Symbols: lambda ``strength``, S ``importance``, Q ``pull``, gamma ``decay``.
+
+Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017,
+equation 3; online: Schwarz et al., "Progress & Compress", ICML 2018. The code released with MER
+squares the mean gradient of a task's first examples at their labels
+(``fisher="mean-gradient"``), and has no 1/2, so its strength is twice as large here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.errors import check_finite, check_known, check_positive
+from cljax.factories import variant
+from cljax.losses import head_mask, masked_mean
+from cljax.penalties.common import first_examples, nothing_observed, sum_over_examples, zeros
+from cljax.types import Array, Batch, Examples, Network, Params, Penalty, Variables
+
+__all__ = ["State", "ewc", "online_ewc"]
+
+Fisher = Literal["sampled", "empirical", "mean-gradient"]
+
+
+class State(NamedTuple):
+    """``importance`` (S), ``pull`` (Q), ``offset`` [] (sum F theta*^2); the rest is under way."""
+
+    importance: Params
+    pull: Params
+    offset: Array
+    fisher: Params  # sum over the examples of the task being consolidated
+    count: Array  # [] how many those are
+
+
+def ewc(
+    strength: Array | float = 100.0,
+    *,
+    fisher: Fisher = "sampled",
+    num_examples: int | None = 500,
+    anchors: Literal["every", "last"] = "every",
+    decay: Array | float = 1.0,
+) -> Penalty:
+    """EWC: a quadratic penalty by the diagonal Fisher information of past tasks (equation 3).
+
+    Args:
+      strength: weight of the penalty (lambda). May be traced.
+      fisher: squared gradients at labels sampled from the network, at the true labels
+        (empirical), or the square of the mean gradient at the true labels (mean-gradient).
+      num_examples: how many of a task's first examples estimate its Fisher; None is all.
+      anchors: hold the parameters at every past task's end, or at the last one only (online).
+      decay: of the older Fisher where only the last anchor holds. May be traced.
+
+    Raises:
+      UserError: for a strength that is not finite, a count below 1 or an unknown choice.
+    """
+    options = dict(locals())
+    check_finite(strength=strength, decay=decay)
+    check_known("fisher", fisher, ("sampled", "empirical", "mean-gradient"))
+    check_known("anchors", anchors, ("every", "last"))
+    if num_examples is not None:
+        check_positive(num_examples=num_examples)
+
+    def init(params: Params) -> State:
+        zero = jnp.zeros(())
+        return State(zeros(params), zeros(params), zero, zeros(params), zero)
+
+    def value(state: State, params: Params) -> Array:
+        # sum F (theta - theta*)^2, from what is kept of it.
+        quadratic = jax.tree.map(
+            lambda s, q, p: jnp.sum(p * (s * p - 2 * q)), state.importance, state.pull, params
+        )
+        total = jax.tree.reduce(jnp.add, quadratic, state.offset)
+        return 0.5 * strength * total
+
+    def consolidate(
+        state: State, params: Params, batch: Batch, network: Network, key: Array
+    ) -> State:
+        own = _fisher(fisher, params, batch, network, key)
+        total = jax.tree.map(jnp.add, state.fisher, own)
+        # The square of a mean gradient is not a sum over examples: its steps count as one each.
+        count = state.count + (1 if fisher == "mean-gradient" else jnp.sum(batch.mask))
+        estimate = jax.tree.map(lambda f: f / jnp.maximum(count, 1), total)
+        kept = 1.0 if anchors == "every" else decay
+        importance = jax.tree.map(lambda s, f: kept * s + f, state.importance, estimate)
+        if anchors == "every":
+            pull = jax.tree.map(lambda q, f, p: q + f * p, state.pull, estimate, params)
+            offset = state.offset + tree.weighted_sq(estimate, params, zeros(params))
+        else:
+            pull = jax.tree.map(jnp.multiply, importance, params)
+            offset = tree.weighted_sq(importance, params, zeros(params))
+        done = State(importance, pull, offset, zeros(params), jnp.zeros(()))
+        under_way = state._replace(fisher=total, count=count)
+        return tree.select(batch.clock.last, done, under_way)
+
+    plan = first_examples(num_examples, None if fisher == "mean-gradient" else 50)
+    return Penalty(init, value, nothing_observed, consolidate, plan, None, "ewc", options)
+
+
+online_ewc = variant(
+    ewc,
+    "online-ewc",
+    "Online EWC: one running Fisher and the latest anchor only (Schwarz et al. 2018).",
+    fixed={"anchors": "last"},
+)
+
+
+def _fisher(kind: str, params: Params, batch: Batch, network: Network, key: Array) -> Params:
+    """Squared gradients, summed over the batch's valid examples."""
+    examples = Examples(batch.x, batch.y, batch.task)
+
+    def losses(params: Params, examples: Examples) -> Array:
+        return network.losses(Variables(params, network.model_state), examples)
+
+    if kind == "mean-gradient":
+        grads = jax.grad(lambda p: masked_mean(losses(p, examples), batch.mask))(params)
+        return jax.tree.map(jnp.square, grads)
+    if kind == "sampled":
+        logits = network.logits(Variables(params, network.model_state), batch.x)
+        head = head_mask(network.spec, batch.task)
+        allowed = logits if head is None else jnp.where(head, logits, -jnp.inf)
+        labels = jax.random.categorical(key, allowed, axis=-1).astype(batch.y.dtype)
+        examples = examples._replace(y=labels)
+
+    def loss(params: Params, example: Any) -> Array:
+        return losses(params, jax.tree.map(lambda a: a[None], example))[0]
+
+    return sum_over_examples(loss, jnp.square, params, examples, batch.mask)

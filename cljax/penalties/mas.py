@@ -1,0 +1,72 @@
+"""Memory aware synapses: parameters are held by how much the outputs depend on them.
+
+    end of t:  Omega = Omega + E_x |d ||z(x)||^2 / d theta|,  theta* = theta       # no labels
+    penalty  = strength * sum Omega (theta - theta*)^2
+
+Symbols: lambda ``strength``, Omega ``importance``, theta* ``anchor``, z the logits.
+
+Source: Aljundi et al., "Memory Aware Synapses: Learning what (not) to forget", ECCV 2018
+(arXiv:1711.09601), equations 2 and 3 with the squared norm of the outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.errors import check_finite, check_positive
+from cljax.penalties.common import first_examples, nothing_observed, sum_over_examples, zeros
+from cljax.types import Array, Batch, Network, Params, Penalty, Variables
+
+__all__ = ["State", "mas"]
+
+
+class State(NamedTuple):
+    """``total`` and ``count`` [] belong to the task being consolidated."""
+
+    importance: Params
+    anchor: Params
+    total: Params
+    count: Array
+
+
+def mas(strength: Array | float = 1.0, *, num_examples: int | None = 500) -> Penalty:
+    """MAS: a quadratic penalty by the sensitivity of the outputs, without labels.
+
+    Args:
+      strength: weight of the penalty (lambda). May be traced.
+      num_examples: how many of a task's first examples estimate the importance; None is all.
+
+    Raises:
+      UserError: for a strength that is not finite or a count below 1.
+    """
+    options = dict(locals())
+    check_finite(strength=strength)
+    if num_examples is not None:
+        check_positive(num_examples=num_examples)
+
+    def init(params: Params) -> State:
+        return State(zeros(params), params, zeros(params), jnp.zeros(()))
+
+    def value(state: State, params: Params) -> Array:
+        return strength * tree.weighted_sq(state.importance, params, state.anchor)
+
+    def consolidate(
+        state: State, params: Params, batch: Batch, network: Network, key: Array
+    ) -> State:
+        def sensitivity(params: Params, x: Any) -> Array:
+            x = jax.tree.map(lambda a: a[None], x)
+            return jnp.sum(network.logits(Variables(params, network.model_state), x) ** 2)
+
+        own = sum_over_examples(sensitivity, jnp.abs, params, batch.x, batch.mask)
+        total = jax.tree.map(jnp.add, state.total, own)
+        count = state.count + jnp.sum(batch.mask)
+        importance = tree.add_scaled(state.importance, total, 1.0 / jnp.maximum(count, 1))
+        done = State(importance, params, zeros(params), jnp.zeros(()))
+        return tree.select(batch.clock.last, done, state._replace(total=total, count=count))
+
+    plan = first_examples(num_examples, 50)
+    return Penalty(init, value, nothing_observed, consolidate, plan, None, "mas", options)

@@ -1,0 +1,123 @@
+"""Riemannian walk: a running Fisher and a path score hold the parameters together.
+
+    each step:     F = rate * g^2 + (1 - rate) * F
+                   L = L - g * (theta_new - theta)
+    each window:   s = s + max(0, L) / (F / 2 * (theta - theta_window)^2 + damping);  L = 0
+    end of task:   S = s after the first task, then (S + s) / 2;  s = 0;  F, theta* are kept
+    penalty      = strength * sum (F / max F + S / max S) (theta - theta*)^2
+
+Symbols: lambda ``strength``, alpha ``rate``, Delta ``window``, epsilon ``damping``, F ``fisher``
+(kept: ``importance``), S ``score``, theta* ``anchor``.
+
+Source: Chaudhry et al., "Riemannian Walk for Incremental Learning: Understanding Forgetting and
+Intransigence", ECCV 2018 (arXiv:1801.10112), equations 8 to 10. Maxima are over all parameters
+together. The Fisher is of the mean loss of a batch, at its labels. Combine it with ``er`` for
+the paper's variant with stored examples.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.errors import check_finite, check_positive
+from cljax.penalties.common import zeros
+from cljax.types import Array, Batch, Network, Params, Penalty
+
+__all__ = ["State", "rwalk"]
+
+
+class State(NamedTuple):
+    """Trees like the parameters, but for ``step`` and ``tasks``, counters []."""
+
+    weight: Params  # (F / max F + S / max S) of the past
+    anchor: Params
+    score: Params  # S, averaged over tasks
+    fisher: Params  # F, running
+    path: Params  # L, within the window
+    path_score: Params  # s, within the task
+    window_start: Params  # theta where the window began
+    step: Array  # steps in the window
+    tasks: Array
+
+
+def rwalk(
+    strength: Array | float = 1.0,
+    *,
+    rate: Array | float = 0.9,
+    window: int = 10,
+    damping: Array | float = 0.1,
+) -> Penalty:
+    """RWalk: EWC's Fisher, kept running, beside a path score in the Riemannian metric.
+
+    Args:
+      strength: weight of the penalty (lambda). May be traced.
+      rate: of the newest squared gradient in the running Fisher (alpha). May be traced.
+      window: steps between two readings of the path (Delta).
+      damping: keeps the score of parameters that did not move finite (epsilon). May be traced.
+
+    Raises:
+      UserError: for a value that is not finite or a window below 1.
+    """
+    options = dict(locals())
+    check_finite(strength=strength, rate=rate, damping=damping)
+    check_positive(window=window)
+
+    def init(params: Params) -> State:
+        zero, count = zeros(params), jnp.zeros((), jnp.int32)
+        return State(zero, params, zero, zero, zero, zero, params, count, count)
+
+    def value(state: State, params: Params) -> Array:
+        return strength * tree.weighted_sq(state.weight, params, state.anchor)
+
+    def read(state: State, params: Params) -> State:
+        """Ends a window at ``params``."""
+        path_score = jax.tree.map(
+            lambda s, path, f, p, start: s
+            + jnp.maximum(path, 0.0) / (0.5 * f * (p - start) ** 2 + damping),
+            state.path_score, state.path, state.fisher, params, state.window_start,
+        )  # fmt: skip
+        return state._replace(
+            path_score=path_score,
+            path=zeros(params),
+            window_start=params,
+            step=jnp.zeros((), jnp.int32),
+        )
+
+    def observe(state: State, params: Params, grads: Params, updates: Params) -> State:
+        state = state._replace(
+            fisher=jax.tree.map(lambda f, g: rate * g**2 + (1 - rate) * f, state.fisher, grads),
+            path=jax.tree.map(lambda a, g, u: a - g * u, state.path, grads, updates),
+            step=state.step + 1,
+        )
+        after = jax.tree.map(jnp.add, params, updates)
+        return tree.select(state.step == window, read(state, after), state)
+
+    def consolidate(
+        state: State, params: Params, batch: Batch, network: Network, key: Array
+    ) -> State:
+        state = read(state, params)
+        first = state.tasks == 0
+        score = jax.tree.map(
+            lambda old, new: jnp.where(first, new, 0.5 * (old + new)),
+            state.score, state.path_score,
+        )  # fmt: skip
+        weight = jax.tree.map(jnp.add, _normalised(state.fisher), _normalised(score))
+        return state._replace(
+            weight=weight,
+            anchor=params,
+            score=score,
+            path_score=zeros(params),
+            tasks=state.tasks + 1,
+        )
+
+    return Penalty(init, value, observe, consolidate, name="rwalk", options=options)
+
+
+def _normalised(values: Params) -> Params:
+    """Divided by the largest of all, so that it is 1; zeros stay."""
+    largest = jax.tree.reduce(jnp.maximum, jax.tree.map(jnp.max, values))
+    return jax.tree.map(lambda v: v / jnp.where(largest > 0, largest, 1.0), values)

@@ -1,0 +1,70 @@
+"""Synaptic intelligence: parameters are held by how much their paths lowered the loss.
+
+    each step:  w = w - g * (theta_new - theta)               # g of the loss without the penalty
+    end of t:   Omega = Omega + max(0, w) / ((theta - theta*)^2 + damping)
+                theta* = theta,  w = 0
+    penalty   = strength * sum Omega (theta - theta*)^2
+
+Symbols: c ``strength``, Omega ``importance``, theta* ``anchor``, w ``path``, xi ``damping``.
+
+Source: Zenke, Poole, Ganguli, "Continual Learning Through Synaptic Intelligence", ICML 2017
+(arXiv:1703.04200), equations 3 to 5. Negative contributions are cut at zero, as the authors'
+experiments do.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.errors import check_finite
+from cljax.penalties.common import zeros
+from cljax.types import Array, Batch, Network, Params, Penalty
+
+__all__ = ["State", "si"]
+
+
+class State(NamedTuple):
+    """All with the structure and shapes of the parameters."""
+
+    importance: Params
+    anchor: Params
+    path: Params
+
+
+def si(strength: Array | float = 0.1, *, damping: Array | float = 0.1) -> Penalty:
+    """SI: a quadratic penalty by each parameter's share in the fall of past losses.
+
+    Args:
+      strength: weight of the penalty (c). May be traced.
+      damping: keeps the importance of parameters that did not move finite (xi). May be traced.
+
+    Raises:
+      UserError: for a value that is not finite.
+    """
+    options = dict(locals())
+    check_finite(strength=strength, damping=damping)
+
+    def init(params: Params) -> State:
+        return State(zeros(params), params, zeros(params))
+
+    def value(state: State, params: Params) -> Array:
+        return strength * tree.weighted_sq(state.importance, params, state.anchor)
+
+    def observe(state: State, params: Params, grads: Params, updates: Params) -> State:
+        path = jax.tree.map(lambda w, g, u: w - g * u, state.path, grads, updates)
+        return state._replace(path=path)
+
+    def consolidate(
+        state: State, params: Params, batch: Batch, network: Network, key: Array
+    ) -> State:
+        importance = jax.tree.map(
+            lambda o, w, p, a: o + jnp.maximum(w, 0.0) / ((p - a) ** 2 + damping),
+            state.importance, state.path, params, state.anchor,
+        )  # fmt: skip
+        return State(importance, params, zeros(params))
+
+    return Penalty(init, value, observe, consolidate, name="si", options=options)
