@@ -19,6 +19,8 @@ from cljax.methods.er import er
 from cljax.methods.finetune import finetune
 from cljax.methods.gem import agem, gem
 from cljax.methods.icarl_ti import icarl_ti
+from cljax.methods.independent import independent
+from cljax.methods.joint import iid, joint
 from cljax.methods.laer import la_er
 from cljax.methods.lamaml import cmaml, lamaml, sync_lamaml
 from cljax.methods.mer import mer
@@ -34,8 +36,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Unrolled", "agem",
-    "cmaml", "data", "er", "errors", "ewc", "finetune", "gem", "icarl_ti", "la_er", "lamaml",
-    "load", "losses", "lwf", "mas", "memory", "mer", "meta_bgd", "methods", "metrics", "nets",
-    "online_ewc", "optax_step", "penalties", "published", "recipe", "run", "rwalk", "sgd_step",
-    "si", "split", "stats", "streams", "sync_lamaml", "tree", "types", "unroll",
+    "cmaml", "data", "er", "errors", "ewc", "finetune", "gem", "icarl_ti", "iid", "independent",
+    "joint", "la_er", "lamaml", "load", "losses", "lwf", "mas", "memory", "mer", "meta_bgd",
+    "methods", "metrics", "nets", "online_ewc", "optax_step", "penalties", "published",
+    "recipe", "run", "rwalk", "sgd_step", "si", "split", "stats", "streams", "sync_lamaml",
+    "tree", "types", "unroll",
 ]  # fmt: skip

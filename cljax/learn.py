@@ -159,11 +159,14 @@ def learn(
     if segment is not None:
         check_positive(segment=segment)
     check_known("loop", loop, ("scan", "steps"))
-    if method.needs.boundaries and not stream.boundaries:
+    asks = method.needs.boundaries or method.needs.task_ids_train or method.needs.task_ids_test
+    if asks and not stream.boundaries:
         raise UserError(
             f"{method.name} needs task boundaries, but the stream {stream.name} has none; "
-            "choose a stream of tasks."
+            "choose a stream of tasks, such as mnist-rotations or split-mnist."
         )
+    if method.arrange is not None:
+        stream = method.arrange(stream)
     began = time.perf_counter()
     policy = resolve_lanes(lanes)
     learner = method.bind(model, stream.spec(batch_size))

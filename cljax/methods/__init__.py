@@ -1,6 +1,17 @@
 """The methods, one module a family, and their factories by their names on the command line."""
 
-from cljax.methods import er, finetune, gem, icarl_ti, laer, lamaml, mer, metabgd
+from cljax.methods import (
+    er,
+    finetune,
+    gem,
+    icarl_ti,
+    independent,
+    joint,
+    laer,
+    lamaml,
+    mer,
+    metabgd,
+)
 
 METHODS = {
     "lamaml": lamaml.lamaml,
@@ -13,10 +24,39 @@ METHODS = {
     "agem": gem.agem,
     "meta-bgd": metabgd.meta_bgd,
     "icarl-ti": icarl_ti.icarl_ti,
+    "independent": independent.independent,
+    "iid": joint.iid,
+    "joint": joint.joint,
     "finetune": finetune.finetune,
     "online": finetune.online,
     "sgd": finetune.sgd,
     **finetune.PENALISED,
 }
 
-__all__ = ["METHODS", "er", "finetune", "gem", "icarl_ti", "laer", "lamaml", "mer", "metabgd"]
+# How each method's update is checked: golden (a step-by-step trace of the authors' code),
+# hand-checked (computed steps in the tests), or restated (known at second hand, steps computed).
+CHECKED = {
+    **dict.fromkeys(
+        ("lamaml", "cmaml", "sync-lamaml", "la-er", "er", "mer", "gem", "agem"), "golden"
+    ),
+    **dict.fromkeys(
+        ("meta-bgd", "icarl-ti", "independent", "iid", "joint", "finetune", "online", "sgd", "ewc"),
+        "hand-checked",
+    ),
+    **dict.fromkeys(("online-ewc", "si", "mas", "rwalk", "lwf"), "restated"),
+}
+
+__all__ = [
+    "CHECKED",
+    "METHODS",
+    "er",
+    "finetune",
+    "gem",
+    "icarl_ti",
+    "independent",
+    "joint",
+    "laer",
+    "lamaml",
+    "mer",
+    "metabgd",
+]

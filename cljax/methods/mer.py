@@ -112,9 +112,9 @@ def draw(
 
     def one(memory: reservoir.Reservoir, entry: Any) -> tuple[reservoir.Reservoir, Any]:
         z, valid, offer, slot, key = entry
-        drawn = jax.vmap(functools.partial(sweep, memory, z, valid))(jax.random.split(key, sweeps))
-        z, slot, offer = jax.tree.map(lambda a: a[None], (z, slot, offer))
-        return reservoir.write(memory, z, slot, offer), drawn
+        drawn = jax.vmap(lambda k: sweep(memory, z, valid, k))(jax.random.split(key, sweeps))
+        single = jax.tree.map(lambda a: a[None], z)
+        return reservoir.write(memory, single, slot[None], offer[None]), drawn
 
     entries = (current, batch.mask, offered, slots, jax.random.split(key_examples, len(slots)))
     if len(slots) == 1:  # the usual case, without a copy of the memory
@@ -122,7 +122,8 @@ def draw(
         drawn = jax.tree.map(lambda a: a[None], drawn)
     else:
         drawn = jax.lax.scan(one, state.memory, entries)[1]
-    return Draws(*drawn, slots)
+    sequence, mask, scale = drawn
+    return Draws(sequence, mask, scale, slots)
 
 
 def update(

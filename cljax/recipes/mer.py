@@ -57,6 +57,7 @@ _TABLE: dict[str, tuple[str, dict[str, Any], tuple[dict[str, Any], ...], str]] =
         ({"replay_size": 10}, {"replay_size": 10}, {"replay_size": 25}),
         "Algorithm 4 of MER's code.",
     ),
+    "independent": ("mer-code", {"lr": 0.01}, ({}, {}, {}), "Hidden layers of 100 / T units."),
 }
 _CAPACITY = ("er", "mer")
 

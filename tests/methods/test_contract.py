@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import support
 
-from cljax.methods import METHODS
+from cljax.methods import CHECKED, METHODS
 from cljax.types import Learner, Method
 
 # Name -> (options that fit the small problem, a real hyper-parameter that may be traced)
@@ -23,6 +23,9 @@ CASES = {
     "meta-bgd": ({"capacity": 6, "replay_size": 3, "glances": 2, "inner_steps": 2}, "lr"),
     "icarl-ti": ({"capacity": 24, "stage_size": 16, "lr": 0.1}, "lr"),
     "er": ({"capacity": 6, "replay_size": 3, "glances": 2}, "lr"),
+    "independent": ({"lr": 0.1}, "lr"),
+    "joint": ({"lr": 0.1}, "lr"),
+    "iid": ({"lr": 0.1}, "lr"),
     "finetune": ({"lr": 0.1}, "lr"),
     "online": ({"lr": 0.1}, "lr"),
     "sgd": ({"lr": 0.1}, "lr"),
@@ -65,7 +68,7 @@ def scanned(learner: Learner, batches, key):
 
 
 def test_every_method_has_a_row():
-    assert set(CASES) == set(METHODS)
+    assert set(CASES) == set(METHODS) == set(CHECKED)
 
 
 @EVERY
