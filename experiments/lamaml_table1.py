@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=[*TABLE, *NAMED])
     parser.add_argument("--streams", nargs="*", default=STREAMS)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="2 tasks of the sample, 2 seeds, a stream")
+    parser.add_argument(
+        "--smoke", action="store_true", help="2 tasks of the sample, 2 seeds, a stream"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("experiments/results/lamaml_table1.md"),
         help="written only with all methods and streams, and not by --smoke",

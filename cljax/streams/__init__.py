@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from cljax.streams.arrays import from_arrays
-from cljax.streams.base import Stream, Transform, batches, plan, rows_used
+from cljax.streams.base import Stream, Transform, batches, on_validation, plan, rows_used
 from cljax.streams.mnist import mnist_many_permutations, mnist_permutations, mnist_rotations
 from cljax.streams.split import split_by_class, split_mnist
 from cljax.streams.taskfree import blurry, task_free
 
 __all__ = [
     "STREAMS", "Stream", "Transform", "batches", "blurry", "from_arrays",
-    "mnist_many_permutations", "mnist_permutations", "mnist_rotations", "plan", "rows_used",
-    "split_by_class", "split_mnist", "task_free",
+    "mnist_many_permutations", "mnist_permutations", "mnist_rotations", "on_validation", "plan",
+    "rows_used", "split_by_class", "split_mnist", "task_free",
 ]  # fmt: skip
 
 STREAMS: Mapping[str, Callable[..., Stream]] = MappingProxyType(

@@ -11,6 +11,7 @@ without boundaries are the same type with a ``planner`` of their own.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,20 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from cljax.errors import check_positive
+from cljax.errors import UserError, check_positive
 from cljax.streams.orders import permutation
 from cljax.types import Array, PyTree, Spec, StepPlan
 
-__all__ = ["Rows", "Stream", "Transform", "batches", "checksum", "plan", "rows_used"]
+__all__ = [
+    "Rows",
+    "Stream",
+    "Transform",
+    "batches",
+    "checksum",
+    "on_validation",
+    "plan",
+    "rows_used",
+]
 
 Rows = Callable[[int], tuple[np.ndarray, ...]]  # seed -> T arrays of rows
 
@@ -169,6 +179,30 @@ def batches(
         np.full(num, epoch, np.int32),
         np.full(num, epoch == 0),
         end,
+    )
+
+
+def on_validation(stream: Stream, seed: int) -> Stream:
+    """The stream with the validation rows of ``seed`` in place of its tests: for tuning.
+
+    Raises:
+      UserError: if the stream leaves no validation rows to a task.
+    """
+    rows = stream.valid(seed)
+    for task, own in enumerate(rows):
+        if not len(own):
+            raise UserError(
+                f"The stream {stream.name} has no validation images for task {task}; give its "
+                "tasks fewer training images."
+            )
+    return dataclasses.replace(
+        stream,
+        name=f"{stream.name}[validation]",
+        test_x=stream.train_x,
+        test_y=stream.train_y,
+        test_index=rows,
+        checksum=checksum(stream.checksum, {}, "validation", seed),
+        published=False,
     )
 
 
