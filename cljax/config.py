@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import json
 import platform
 import subprocess
@@ -16,6 +18,7 @@ import numpy as np
 from jax.core import Tracer
 
 from cljax.errors import UserError
+from cljax.types import Penalty
 
 __all__ = ["canonical", "config_hash", "differences", "environment", "plain"]
 
@@ -39,6 +42,10 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, Penalty) and value.options:
+        return {"name": value.name, "options": plain(value.options)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return plain(value._asdict())  # type: ignore[attr-defined]
     if isinstance(value, (list, tuple)):
         return [plain(entry) for entry in value]
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -50,8 +57,29 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if callable(value):
-        return f"{value.__module__}:{value.__qualname__}"
+        return _function(value)
     raise UserError(f"{value!r} cannot be written into a run's config; give a number or a string.")
+
+
+def _function(value: Any) -> Any:
+    """A function's name and what it closes over, such as the rate of an optax optimiser."""
+    if isinstance(value, functools.partial):
+        bound = {"arguments": value.args, "keywords": value.keywords}
+        return {"function": _function(value.func), **plain(bound)}
+    name = f"{value.__module__}:{getattr(value, '__qualname__', type(value).__qualname__)}"
+    closure = inspect.getclosurevars(value).nonlocals if inspect.isfunction(value) else {}
+    return (
+        {"function": name, "closure": {k: _tolerant(v) for k, v in closure.items()}}
+        if closure
+        else name
+    )
+
+
+def _tolerant(value: Any) -> Any:
+    try:
+        return plain(value)
+    except UserError:  # an object of the user's that a function happens to hold
+        return f"{type(value).__module__}:{type(value).__qualname__}"
 
 
 def config_hash(config: Mapping[str, Any]) -> str:

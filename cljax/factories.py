@@ -30,7 +30,7 @@ def variant(
     is fixed, so that help texts and command-line flags are right without being written twice.
     """
     fixed = dict(fixed or {})
-    signature = inspect.signature(factory)
+    signature = inspect.signature(factory, eval_str=True)
     parameters = [
         p.replace(default=defaults.get(p.name, p.default))
         for p in signature.parameters.values()

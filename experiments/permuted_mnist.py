@@ -88,7 +88,7 @@ def main() -> None:
         "# Permuted MNIST, offline", "",
         f"Made by `python experiments/permuted_mnist.py --data-dir DIR --net {args.net}`: 10 tasks "
         f"of 55 000 images, one head, {epochs} epochs, batch 256, Adam 1e-3, {seeds} seeds; "
-        "percent with 95 % t-intervals; strengths chosen on validation images with another seed.", "",
+        "percent with 95 % t-intervals; strengths chosen on validation images.", "",
         "| method | strength | RA | LA | BTI | paper | collection of reproductions | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |", *rows, "",
         "## Strengths tried", "", "| method | strength | RA on validation images |",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from cljax import tree
 from cljax.errors import check_known
@@ -30,16 +29,19 @@ from cljax.types import (
 )
 
 __all__ = [
-    "Descent", "Optimizer", "descend", "initial", "logits_predictor", "make_optimizer",
+    "Descent", "Optimizer", "Transformation", "descend", "initial", "logits_predictor", "make_optimizer",
     "mean_weights", "network_of", "penalty_gradient", "penalty_phases", "penalty_state",
 ]  # fmt: skip
 
-Optimizer: TypeAlias = Literal["sgd", "momentum", "adam"] | optax.GradientTransformation
-_OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
-    "sgd": optax.sgd,
-    "momentum": lambda lr: optax.sgd(lr, momentum=0.9),
-    "adam": optax.adam,
-}
+
+class Transformation(Protocol):
+    """What is asked of an optimiser; an ``optax.GradientTransformation`` has it."""
+
+    init: Callable[[Params], PyTree]
+    update: Callable[..., tuple[Params, PyTree]]
+
+
+Optimizer: TypeAlias = Literal["sgd", "momentum", "adam"] | Transformation
 
 
 def logits_predictor(model: Model) -> Predictor:
@@ -60,16 +62,29 @@ def initial(model: Model, spec: Spec, key: Array) -> Variables:
     return model.init(key, example)
 
 
-def make_optimizer(optimizer: Optimizer, lr: Array | float) -> optax.GradientTransformation:
+def make_optimizer(optimizer: Optimizer, lr: Array | float) -> Transformation:
     """An optax optimiser by name, with momentum 0.9 where it has one, or a user's own as it is.
 
     Raises:
       UserError: for an unknown name.
     """
-    if isinstance(optimizer, optax.GradientTransformation):
+    if not isinstance(optimizer, str):
         return optimizer
-    check_known("optimizer", optimizer, _OPTIMIZERS)
-    return _OPTIMIZERS[optimizer](lr)
+    check_known("optimizer", optimizer, ("sgd", "momentum", "adam"))
+    if optimizer == "sgd":
+        return _Sgd(lambda params: (), lambda grads, state, params: (_scaled(grads, -lr), state))
+    import optax  # here, so that methods work without it
+
+    return optax.adam(lr) if optimizer == "adam" else optax.sgd(lr, momentum=0.9)  # type: ignore
+
+
+class _Sgd(NamedTuple):
+    init: Callable[[Params], PyTree]
+    update: Callable[..., tuple[Params, PyTree]]
+
+
+def _scaled(grads: Params, scale: Array | float) -> Params:
+    return jax.tree.map(lambda g: scale * g, grads)
 
 
 class Descent(NamedTuple):
@@ -88,7 +103,7 @@ def descend(
     batch: Batch,
     *,
     loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
+    optimizer: Transformation,
     clip_norm: Array | float | None = None,
     penalty: Penalty | None = None,
     network: Callable[[PyTree], Network] | None = None,
@@ -120,7 +135,8 @@ def descend(
     kept = at.penalty
     if penalty is not None:
         kept = penalty.observe(at.penalty, at.params, grads, updates)
-    return Descent(optax.apply_updates(at.params, updates), model_state, opt_state, kept), loss
+    params = jax.tree.map(jnp.add, at.params, updates)
+    return Descent(params, model_state, opt_state, kept), loss
 
 
 def mean_weights(mask: Array) -> Array:

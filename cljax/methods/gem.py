@@ -27,7 +27,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from cljax.errors import UserError, check_finite, check_known, check_positive
 from cljax.losses import classification_loss
@@ -262,7 +261,7 @@ def _binder(
                 chosen = direction(made.gram * scale[:, None] * scale[None], active)
                 turned = made.combine(chosen * scale)
                 updates, opt_state = step.update(turned, opt_state, params)
-                return (optax.apply_updates(params, updates), opt_state), made.loss[-1]
+                return (jax.tree.map(jnp.add, params, updates), opt_state), made.loss[-1]
 
             carry = (state.params, state.opt_state)
             (params, opt_state), losses = jax.lax.scan(glance, carry, draws, length=glances)

@@ -29,6 +29,7 @@ code: the reservoir rule is the textbook one and replay is without replacement u
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -39,7 +40,14 @@ from cljax.errors import UserError, check_finite, check_known, check_positive
 from cljax.factories import variant
 from cljax.losses import LossFn, classification_loss, masked_mean
 from cljax.memory import reservoir
-from cljax.methods.common import initial, logits_predictor
+from cljax.methods.common import (
+    initial,
+    logits_predictor,
+    network_of,
+    penalty_gradient,
+    penalty_phases,
+    penalty_state,
+)
 from cljax.methods.lowrank import low_rank_meta_loss
 from cljax.types import (
     Array,
@@ -49,7 +57,10 @@ from cljax.types import (
     Learner,
     Method,
     Model,
+    Needs,
+    Network,
     Params,
+    Penalty,
     PyTree,
     Spec,
 )  # fmt: skip
@@ -70,6 +81,7 @@ class State(NamedTuple):
     memory: reservoir.Reservoir
     old_memory: reservoir.Reservoir | None  # memory when the current task began, if replayed
     task: Array  # [] int32, the task of the last update
+    penalty: PyTree = ()  # the penalty's own state, if there is one
 
 
 class Draws(NamedTuple):
@@ -179,6 +191,8 @@ def update(
     inner_relu: bool = True,
     meta_reduce: Reduce = "mean",
     meta_loss_fn: Any = meta_loss,
+    penalty: Penalty | None = None,
+    network: Callable[[PyTree], Network] | None = None,
 ) -> tuple[State, Info]:
     """One call of Algorithm 2: G meta-updates on a batch, then the batch enters the memory.
 
@@ -190,6 +204,7 @@ def update(
       order: 1 or 2.
       clip_norm: bound of the global L2 norms of both meta-gradients, apart; None disables.
       inner_clip: bound of each inner gradient element; None disables.
+      penalty: added to the meta-loss of ``params``; needs ``network``, model_state -> Network.
 
     Returns:
       The new state; ``info.loss`` is the mean meta-loss of the glances, in nats.
@@ -197,7 +212,7 @@ def update(
     current = Examples(batch.x, batch.y, batch.task)
 
     def glance(carry: Any, drawn: Any) -> tuple[Any, Array]:
-        params, alpha, model_state = carry
+        params, alpha, model_state, kept = carry
         permutation, replay, replay_mask = drawn
         shuffled = jax.tree.map(lambda a: a[permutation], (current, batch.mask))
         inner, inner_mask = split(shuffled, inner_steps)
@@ -214,25 +229,34 @@ def update(
             loss_fn=loss_fn, order=order, inner_clip=inner_clip, inner_relu=inner_relu,
             meta_reduce=meta_reduce,
         )  # fmt: skip
-        d_params, d_alpha = tree.clip_norm(d_params, clip_norm), tree.clip_norm(d_alpha, clip_norm)
+        total = d_params
+        if penalty is not None:
+            assert network is not None
+            pull = penalty_gradient(penalty, kept, params, batch, network(model_state))
+            total = jax.tree.map(jnp.add, d_params, pull)
+        total, d_alpha = tree.clip_norm(total, clip_norm), tree.clip_norm(d_alpha, clip_norm)
         if alpha_lr is not None:
             alpha = tree.add_scaled(alpha, d_alpha, -alpha_lr)
         if lr is None:
-            params = jax.tree.map(lambda p, a, d: p - jax.nn.relu(a) * d, params, alpha, d_params)
+            after = jax.tree.map(lambda p, a, d: p - jax.nn.relu(a) * d, params, alpha, total)
         else:
-            params = tree.add_scaled(params, d_params, -lr)
-        return (params, alpha, model_state), loss
+            after = tree.add_scaled(params, total, -lr)
+        if penalty is not None:
+            kept = penalty.observe(
+                kept, params, d_params, jax.tree.map(jnp.subtract, after, params)
+            )
+        return (after, alpha, model_state, kept), loss
 
-    (params, alpha, model_state), losses = jax.lax.scan(
+    (params, alpha, model_state, kept), losses = jax.lax.scan(
         glance,
-        (state.params, state.alpha, state.model_state),
+        (state.params, state.alpha, state.model_state, state.penalty),
         (draws.order, draws.replay, draws.replay_mask),
     )
     old_memory = state.old_memory
     if old_memory is not None:
         old_memory = tree.select(batch.clock.task == state.task, old_memory, state.memory)
     memory = _remember(state.memory, batch, draws.slots)
-    state = State(params, model_state, alpha, memory, old_memory, batch.clock.task)
+    state = State(params, model_state, alpha, memory, old_memory, batch.clock.task, kept)
     return state, Info(jnp.mean(losses))
 
 
@@ -254,6 +278,7 @@ def lamaml(
     reservoir_rule: reservoir.Rule = "textbook",
     with_replacement: bool = False,
     algebra: Literal["general", "low-rank"] = "general",
+    penalty: Penalty | None = None,
 ) -> Method:
     """La-MAML: learnable per-parameter rates, applied asynchronously (Algorithm 2).
 
@@ -275,6 +300,7 @@ def lamaml(
       with_replacement: draw each replayed example independently.
       algebra: low-rank uses that the first layer's one-example gradients are of rank one; the
         same update to rounding, faster; needs first order, one-example steps, no inner clip.
+      penalty: a regulariser of the meta-update, such as ``cljax.ewc(100.0)``.
 
     Raises:
       UserError: for a count below 1, a rate that is not finite, or an option that does not fit.
@@ -317,7 +343,8 @@ def lamaml(
             memory = reservoir.init(reservoir.of_stream(spec), capacity)
             old_memory = memory if replay_source == "old-tasks" else None
             alpha = tree.full_like(params, alpha_init)
-            return State(params, model_state, alpha, memory, old_memory, jnp.zeros((), jnp.int32))
+            kept, task = penalty_state(penalty, params), jnp.zeros((), jnp.int32)
+            return State(params, model_state, alpha, memory, old_memory, task, kept)
 
         return Learner(
             init,
@@ -340,14 +367,17 @@ def lamaml(
                 inner_relu=inner_relu,
                 meta_reduce=meta_reduce,
                 meta_loss_fn=low_rank_meta_loss(model, spec) if low_rank else meta_loss,
+                penalty=penalty,
+                network=network_of(model, spec),
             ),
             {"logits": logits_predictor(model)},
+            penalty_phases(penalty, model, spec),
             gradients_per_update=glances * 2 * num_inner_steps,
             examples_per_update=glances
             * (spec.batch_size + num_inner_steps * (replay_size + spec.batch_size)),
         )
 
-    return Method("lamaml", bind, options=options)
+    return Method("lamaml", bind, Needs(boundaries=penalty is not None), options)
 
 
 sync_lamaml = variant(

@@ -198,3 +198,31 @@ def test_variants_refuse_what_they_fix():
         cljax.cmaml(alpha_lr=0.1)
     assert cljax.cmaml().name == "cmaml" and cljax.sync_lamaml().name == "sync-lamaml"
     assert "alpha_lr" not in (cljax.cmaml.__doc__ or "") and "glances" in cljax.cmaml.__doc__
+
+
+def test_a_penalty_joins_the_meta_update():
+    """The step with a penalty is the step on the meta-gradient plus the penalty's gradient."""
+    strength = 0.7
+    penalty = cljax.Penalty(
+        lambda params: params,
+        lambda anchor, params: strength * cljax.tree.weighted_sq(
+            cljax.tree.full_like(params, 1.0), params, anchor
+        ),
+        lambda anchor, params, grads, updates: anchor,
+        lambda anchor, params, batch, network, key: params,
+    )  # fmt: skip
+    options = {"glances": 1, "capacity": 6, "replay_size": 3, "clip_norm": None, "lr": 0.1}
+    plain = support.bind(cljax.lamaml(**options))
+    learner = support.bind(cljax.lamaml(**options, penalty=penalty))
+    batch = support.at(support.batches(1), 0)
+    state = learner.init(jax.random.key(0))
+    anchor = jax.tree.map(lambda p: p + 0.5, state.params)
+    draws = learner.draw(state, batch, jax.random.key(1))
+    with_penalty, _ = jax.jit(learner.update)(state._replace(penalty=anchor), batch, draws)
+    without, _ = jax.jit(plain.update)(state, batch, draws)
+    expected = jax.tree.map(
+        lambda after, p, a: after - 0.1 * 2 * strength * (p - a),
+        without.params, state.params, anchor,
+    )  # fmt: skip
+    support.assert_close(with_penalty.params, expected, 1e-12)
+    assert learner.phases[0].name == "consolidate"
