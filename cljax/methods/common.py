@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -29,19 +29,21 @@ from cljax.types import (
 )
 
 __all__ = [
-    "Descent", "Optimizer", "Transformation", "descend", "initial", "logits_predictor", "make_optimizer",
-    "mean_weights", "network_of", "penalty_gradient", "penalty_phases", "penalty_state",
+    "Descent", "Optimizer", "Transformation", "descend", "initial", "logits_predictor",
+    "make_optimizer", "mean_weights", "network_of", "penalty_gradient", "penalty_phases",
+    "penalty_state",
 ]  # fmt: skip
 
 
-class Transformation(Protocol):
-    """What is asked of an optimiser; an ``optax.GradientTransformation`` has it."""
+# By name, or any ``optax.GradientTransformation``.
+Optimizer: TypeAlias = Literal["sgd", "momentum", "adam"] | Any
+
+
+class Transformation(NamedTuple):
+    """What is asked of an optimiser; optax's have it."""
 
     init: Callable[[Params], PyTree]
     update: Callable[..., tuple[Params, PyTree]]
-
-
-Optimizer: TypeAlias = Literal["sgd", "momentum", "adam"] | Transformation
 
 
 def logits_predictor(model: Model) -> Predictor:
@@ -72,19 +74,15 @@ def make_optimizer(optimizer: Optimizer, lr: Array | float) -> Transformation:
         return optimizer
     check_known("optimizer", optimizer, ("sgd", "momentum", "adam"))
     if optimizer == "sgd":
-        return _Sgd(lambda params: (), lambda grads, state, params: (_scaled(grads, -lr), state))
+
+        def descend_by(grads: Params, state: PyTree, params: Params) -> tuple[Params, PyTree]:
+            return jax.tree.map(lambda g: -lr * g, grads), state
+
+        return Transformation(lambda params: (), descend_by)
     import optax  # here, so that methods work without it
 
-    return optax.adam(lr) if optimizer == "adam" else optax.sgd(lr, momentum=0.9)  # type: ignore
-
-
-class _Sgd(NamedTuple):
-    init: Callable[[Params], PyTree]
-    update: Callable[..., tuple[Params, PyTree]]
-
-
-def _scaled(grads: Params, scale: Array | float) -> Params:
-    return jax.tree.map(lambda g: scale * g, grads)
+    made: Any = optax.adam(lr) if optimizer == "adam" else optax.sgd(lr, momentum=0.9)
+    return made
 
 
 class Descent(NamedTuple):

@@ -11,26 +11,15 @@ for growth. Beside them: the arithmetic the run needs, and the machine's measure
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import NamedTuple
+
+from timing import gemm_peak, run
 
 REFERENCE_S = 170  # the authors' PyTorch code, one thread, one seed, evaluation included
-
-
-class Timing(NamedTuple):
-    wall_s: float
-    compile_s: float
-    train_s: float  # summed over threads, as eval_s
-    eval_s: float
-    peak_mb: float
 
 
 def flops(num_tasks: int = 20, batches: int = 100, glances: int = 5, inner: int = 10) -> float:
@@ -40,45 +29,6 @@ def flops(num_tasks: int = 20, batches: int = 100, glances: int = 5, inner: int 
     backward_inputs = 2 * rows * sum(layers[1:])  # the first layer's input needs no gradient
     step = forward + backward_weights + backward_inputs
     return float(step * inner * glances * batches * num_tasks)
-
-
-def gemm_peak(cores: int, size: int = 2048, seconds: float = 2.0) -> float:
-    """Float32 FLOP/s of the best of many products, numpy's BLAS on all cores."""
-    import numpy as np
-
-    a = np.random.default_rng(0).random((size, size), dtype=np.float32)
-    best, until = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < until:
-        start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
-
-
-def run(options: list[str], cache: str | None = None) -> Timing:
-    """One whole process of the installed command in an empty folder."""
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    if cache is not None:
-        environment |= {
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "cljax", "run", "lamaml", "mnist-rotations", *options]
-        command += ["--out", f"{folder}/run"]
-        start = time.perf_counter()
-        with open(f"{folder}/errors", "w+") as errors:
-            process = subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=errors
-            )
-            _, status, used = os.wait4(process.pid, 0)
-            wall = time.perf_counter() - start
-            errors.seek(0)
-            if status:
-                sys.exit(errors.read())
-        peak = used.ru_maxrss / 1024
-        spent = json.loads(Path(folder, "run", "results.json").read_text())["time"]
-    return Timing(wall, spent["compile_s"], spent["train_s"], spent["eval_s"], peak)
 
 
 def main() -> None:
@@ -107,9 +57,12 @@ def main() -> None:
     ]
 
     def row(name: str, options: list[str], seeds: int, share: float = 1.0, **kwargs) -> None:
-        timings = [run([*data, *size, *options], **kwargs) for _ in range(repeats)]
+        timings = [
+            run("lamaml", "mnist-rotations", [*data, *size, *options], **kwargs)
+            for _ in range(repeats)
+        ]
         walls = [timing.wall_s for timing in timings]
-        middle = sorted(timings)[len(timings) // 2]
+        middle = sorted(timings, key=lambda t: t.wall_s)[len(timings) // 2]
         rate = work * share * seeds / middle.train_s / 1e9
         lines.append(
             f"| {name} | {statistics.median(walls):.1f} ({min(walls):.1f} to {max(walls):.1f}) | "
@@ -129,8 +82,8 @@ def main() -> None:
     row("five seeds, general, diagonal and last row", ["--seeds", "5", *general, *enough], 5)
     row("five seeds, low-rank, diagonal and last row", ["--seeds", "5", *low_rank, *enough], 5)
     with tempfile.TemporaryDirectory() as cache:
-        run([*data, *size, "--seed", "0", *general], cache)
-        run([*data, *size, "--seed", "0", *low_rank], cache)
+        run("lamaml", "mnist-rotations", [*data, *size, "--seed", "0", *general], cache)
+        run("lamaml", "mnist-rotations", [*data, *size, "--seed", "0", *low_rank], cache)
         row("one seed, general, warm cache", ["--seed", "0", *general], 1, cache=cache)
         row("one seed, low-rank, warm cache", ["--seed", "0", *low_rank], 1, cache=cache)
     if not args.smoke:
