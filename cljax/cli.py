@@ -133,7 +133,7 @@ def _protocol(arguments: list[str]) -> int:
 def _list(arguments: list[str]) -> int:
     import inspect
 
-    from cljax.methods import METHODS
+    from cljax.methods import CHECKED, METHODS
     from cljax.nets import NETS
     from cljax.recipes import recipes
     from cljax.streams import STREAMS
@@ -143,7 +143,8 @@ def _list(arguments: list[str]) -> int:
     for title, factories in (("methods", METHODS), ("streams", STREAMS), ("networks", NETS)):
         print(title)
         for name, factory in factories.items():
-            print(f"  {name:<26}{(inspect.getdoc(factory) or '').splitlines()[0]}")
+            checked = f" [{CHECKED[name]}]" if title == "methods" else ""
+            print(f"  {name:<26}{(inspect.getdoc(factory) or '').splitlines()[0]}{checked}")
     print("recipes")
     for recipe in recipes():
         print(f"  {recipe.method:<14}{recipe.stream:<26}{recipe.name}")

@@ -153,7 +153,8 @@ def prepare(
       net, batch_size, epochs, entries: instead of the recipe's.
       eval_every: also test the tasks seen so far every so many updates.
       online: count right predictions on each batch before learning from it.
-      evaluations: ways to fill an accuracy matrix; the first is the headline.
+      evaluations: ways to fill an accuracy matrix; the first is the headline. None: one for each
+        of the method's predictors, in its order.
       lanes, loop: how seeds and updates are run; see ``cljax.learn.learn``.
       precision: "float32" or "float64" (which needs ``jax_enable_x64``).
       origins: where values came from, by option, for the record.
@@ -172,7 +173,13 @@ def prepare(
     recipe, method, source = _resolve(what, stream)
     network = recipe.net if net is None else net
     network = resolve.net(network) if isinstance(network, str) else network
-    asked = tuple(evaluations or (Evaluation(scenario=source.scenario),))  # type: ignore[arg-type]
+    size = recipe.batch_size if batch_size is None else batch_size
+    check_positive(batch_size=size)
+    learner = method.bind(network(source.num_classes), source.spec(size))  # or it says why not
+    asked = tuple(evaluations or ()) or tuple(
+        Evaluation(name, name, source.scenario)  # type: ignore[arg-type]
+        for name in learner.predictors
+    )
     config = {
         "method": {"name": method.name, "options": plain(method.options)},
         "stream": {
@@ -183,7 +190,7 @@ def prepare(
         "stream_options": plain(recipe.stream_options),
         "net": getattr(network, "__name__", "custom"),
         "seeds": list(_seeds(seeds)),
-        "batch_size": recipe.batch_size if batch_size is None else batch_size,
+        "batch_size": size,
         "epochs": recipe.epochs if epochs is None else epochs,
         "entries": recipe.entries if entries is None else entries,
         "eval_every": eval_every,
@@ -198,13 +205,10 @@ def prepare(
         "needs": method.needs._asdict(),
         **environment(),
     }
-    check_positive(batch_size=config["batch_size"], epochs=config["epochs"])
+    check_positive(epochs=config["epochs"])
     if eval_every:
         check_positive(eval_every=eval_every)
     config["config_hash"] = config_hash(config)
-    method.bind(
-        network(source.num_classes), source.spec(config["batch_size"])
-    )  # or it says why not
     return Prepared(config, method, source, network, time.perf_counter() - began)
 
 

@@ -247,8 +247,8 @@ def icarl_ti(
                 class_mask=spec.class_mask, lr=lr, strength=strength, clip_norm=clip_norm,
             ),
             {
-                "logits": logits_predictor(model),
                 "nearest-mean": _nearest_mean(model, spec.class_mask),
+                "logits": logits_predictor(model),
             },
             (_task_end(model, spec.class_mask, shares),),
             gradients_per_update=glances,
