@@ -34,8 +34,7 @@ from cljax.types import Examples, Info, Learner
 STREAMS = ("mnist-rotations", "mnist-permutations")
 EVERY, BATCH = 10, 10
 OUT = Path("experiments/results/lamaml_alignment.md")
-# ER has no row in Table 1. It gets La-MAML's batch, replay, memory, clipping and network, and a
-# rate of 0.03 that is stated here, not tuned; with one step a batch, and with La-MAML's five.
+# Not in Table 1: La-MAML's replay and clipping, a rate that is stated here and not tuned.
 ER = {"lr": 0.03, "capacity": 200, "replay_size": 10, "clip_norm": 2.0,
       "reservoir_rule": "inclusive", "with_replacement": True}  # fmt: skip
 ROWS = {"er-1-step": ("er", {**ER, "glances": 1}), "er-5-steps": ("er", {**ER, "glances": 5}),
@@ -52,13 +51,12 @@ the replay draw alone, at the parameters before the update, x 100; mean ± stand
 seeds. Retained accuracy (RA) of the same runs beside it.
 
 """
-NOTES = f"""The La-MAML family has the values of its recipes. ER has {ER["lr"]} as its rate,
-untuned, and La-MAML's batch of {BATCH}, replay of {ER["replay_size"]}, memory, clipping and
-network.
+NOTES = f"""The La-MAML family has the values of its recipes. ER has a rate of {ER["lr"]}, untuned,
+and La-MAML's batch, replay, memory, clipping and network, with 1 or 5 steps a batch.
 
-The paper's Table 4, x 100, for orientation: other data (CIFAR-100, TinyImageNet), other networks,
-no released code for it; a difference says nothing about equivalence. The two row
-labels are run together in the text that we have; this is their likely order.
+The paper's Table 4, x 100, for orientation: other data, other networks, no released code for it, so
+a difference says nothing about equivalence. Its two row labels are run together in the text that we
+have; this is their likely order.
 
 {PAPER}
 """
@@ -91,17 +89,14 @@ def measured(learner: Learner, model, spec) -> Learner:
         older = valid & (replay.task < batch.clock.task)
 
         def both():
-            return tuple(
-                cosine(state.params, state.model_state, current, batch.mask, replay, mask)
-                for mask in (valid, older)
-            )
+            at = (state.params, state.model_state, current, batch.mask, replay)
+            return cosine(*at, valid), cosine(*at, older)
 
         taken = (batch.clock.task >= 1) & (batch.clock.step % EVERY == 0)
         nothing = (jnp.float32(jnp.nan),) * 2
-        any_task, old_tasks = jax.lax.cond(taken, both, lambda: nothing)
+        any_task, older_only = jax.lax.cond(taken, both, lambda: nothing)
         state, info = learner.update(state, batch, draws)
-        metrics = {**info.metrics, "any": any_task, "older": old_tasks}
-        return state, Info(info.loss, metrics)
+        return state, Info(info.loss, {**info.metrics, "any": any_task, "older": older_only})
 
     return learner._replace(update=update)
 
@@ -111,9 +106,8 @@ def compile_run(method, stream):
     model, spec = cljax.nets.mlp(100, 100)(stream.num_classes), stream.spec(BATCH)
     learner = measured(method.bind(model, spec), model, spec)
     step = make_step(learner, stream.transform, None)
-    predictor = learner.predictors["logits"]
+    predictor, allowed = learner.predictors["logits"], jnp.ones(stream.num_classes, bool)
     correct = correct_fn(predictor, stream.transform)
-    allowed = jnp.ones(stream.num_classes, bool)
 
     def run(rows, data, tests, key_init, key_update):
         def body(state, i_row):
@@ -176,7 +170,6 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/lamaml_alignment"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--smoke", action="store_true", help="2 tasks of the sample, 2 seeds")
-    parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     small = {"sample": True, "num_tasks": 2, "samples_per_task": 200}
     data = small if args.smoke else {"data_dir": args.data_dir}
@@ -195,7 +188,10 @@ def main() -> None:
             lines.append(row_of(name, stream_name, values))
             print(lines[-1], flush=True)
     if not args.smoke:
-        args.out.write_text(TITLE.format(seeds=len(seeds)) + "\n".join(lines) + "\n\n" + NOTES)
+        old = OUT.read_text() if OUT.exists() else ""
+        _, mark, reading = old.partition("\n## Reading")  # kept
+        text = TITLE.format(seeds=len(seeds)) + "\n".join(lines) + "\n\n" + NOTES
+        OUT.write_text(text + mark + reading)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@
 One rate at a time, 7 values from 0.001 to 0.3, the others as in the recipe, for C-MAML, Sync and
 La-MAML; and a 5 x 5 grid of alpha_init and alpha_lr for La-MAML. By default 10 tasks of 200 images
 of the sample that cljax ships, RA on its test images: a description, no value is chosen from it.
-The grid is one program: rates are traced, so that a method compiles once, and its lanes (a setting
-and a seed) run in threads on CPUs and under one vmap on accelerators. Each method's RA is saved
-under --runs, so the script goes on where it stopped.
+Rates are traced: a method compiles once, and its lanes (a setting and a seed) run in threads on
+CPUs, under one vmap on accelerators. Each method is saved under --runs, where the script goes on.
 """
 
 from __future__ import annotations
@@ -19,12 +18,14 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 import cljax
 from cljax import keys, plot
@@ -33,167 +34,134 @@ from cljax.learn import resolve_lanes
 from cljax.segments import device_plan, train_data, whole
 from cljax.streams.base import plan
 
-RATES = {
-    "cmaml": ("alpha_init", "lr"),
-    "sync-lamaml": ("alpha_init", "lr", "alpha_lr"),
-    "lamaml": ("alpha_init", "alpha_lr"),
-}
+RATES = {"cmaml": ("alpha_init", "lr"), "sync-lamaml": ("alpha_init", "lr", "alpha_lr"),
+         "lamaml": ("alpha_init", "alpha_lr")}  # fmt: skip
 NAMES = {"alpha_init": "initial inner rate α₀", "lr": "outer rate β", "alpha_lr": "rate of rates η"}
 # Nearly even in the logarithm; with every value of the recipes, and the paper's bounds of eta.
-CURVE, GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.15, 0.3), np.geomspace(1e-3, 0.3, 5)
+CURVE, GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.15, 0.3), np.geomspace(1e-3, 0.3, 5).tolist()
+options_of = lambda method: dict(cljax.recipe(method, "mnist-rotations").method_options)
 BATCH, WIDE, OUT = 10, 0.003, Path("experiments/results")
 TITLE = """# Sensitivity to the learning rates
 
 Made by `python experiments/lamaml_sensitivity.py`: {name}, {tasks} tasks of {samples} images,
 {seeds} seeds; retained accuracy on the test images, percent, mean ± standard deviation over seeds.
 One rate varies, the others are the recipe's. Spread: largest minus smallest mean. No value is
-chosen from these numbers. Figures: `lamaml_sensitivity.png`, `lamaml_sensitivity_grid.png`.
+chosen from these numbers. The paper (Appendix E, CIFAR-100) has "only 6%" between the RA of La-MAML
+for eta from 0.003 to 0.3; these are other data, and fewer of them than in Table 1. The figures are
+`lamaml_sensitivity.png`, with 95 % intervals, and `lamaml_sensitivity_grid.png`.
 
 """
-NOTES = """
-The paper (Appendix E, CIFAR-100, one rate at a time): the RA of La-MAML differs by "only 6%" for
-eta from 0.003 to 0.3. Other data, and this is a shorter stream than Table 1's.
-"""
 
 
-class Traced:
-    """One method as one compiled program, and how often it was traced."""
+def lane_fn(method: str, stream, traces: list):
+    """``(rates, plan, key_init, key_update, data, tests) -> correct [T]``; counts its traces."""
+    model, spec = cljax.nets.mlp(100, 100)(stream.num_classes), stream.spec(BATCH)
+    factory = getattr(cljax, method.replace("-", "_"))
+    allowed, tasks = jnp.ones(stream.num_classes, bool), jnp.arange(stream.num_tasks)
 
-    def __init__(self, method: str, stream, lanes: str):
-        self.count, self.lanes = 0, lanes
-        self.options = cljax.recipe(method, "mnist-rotations").method_options
-        self.data, tests = train_data(stream), test_data(stream)
-        self.counts, self.tests = tests.counts, tests._replace(counts=None)
-        model, spec = cljax.nets.mlp(100, 100)(stream.num_classes), stream.spec(BATCH)
-        factory = getattr(cljax, method.replace("-", "_"))
-        allowed, tasks = jnp.ones(stream.num_classes, bool), jnp.arange(stream.num_tasks)
+    def lane(rates, rows, key_init, key_update, data, tests):
+        traces.append(method)
+        learner = factory(**{**options_of(method), **rates}).bind(model, spec)
+        run, predictor = whole(learner, stream.transform), learner.predictors["logits"]
+        state, _ = run(learner.init(key_init), rows, data, key_update)
+        view, correct = predictor.prepare(state), correct_fn(predictor, stream.transform)
+        return jax.lax.map(lambda t: correct(view, tests, t, allowed), tasks)
 
-        def lane(rates, rows, key_init, key_update, data, tests):
-            self.count += 1
-            learner = factory(**{**self.options, **rates}).bind(model, spec)
-            state = learner.init(key_init)
-            state, _ = whole(learner, stream.transform)(state, rows, data, key_update)
-            predictor = learner.predictors["logits"]
-            view, correct = predictor.prepare(state), correct_fn(predictor, stream.transform)
-            return jax.lax.map(lambda t: correct(view, tests, t, allowed), tasks)
+    return lane
 
-        fn = jax.vmap(lane, (0, 0, 0, 0, None, None)) if lanes == "vmap" else lane
-        # Lanes run in threads, one core each: XLA's own threads would only get in their way.
-        alone = jax.default_backend() == "cpu" and lanes != "vmap"
-        options = {"xla_cpu_multi_thread_eigen": False} if alone else None
-        self.fn = jax.jit(fn, compiler_options=options)
 
-    def measure(self, stream, settings: list[dict], seeds) -> np.ndarray:
-        """RA [settings, seeds]."""
-        plans = {seed: device_plan(plan(stream, seed, BATCH)) for seed in seeds}
-        lanes = [
-            ({name: jnp.float32(value) for name, value in setting.items()}, plans[seed],
-             keys.purpose(seed, "init"), keys.purpose(seed, "update"))
-            for setting, seed in itertools.product(settings, seeds)
-        ]  # fmt: skip
-        if self.lanes == "vmap":
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
-            correct = np.asarray(self.fn(*stacked, self.data, self.tests))
-        else:
-            one = lambda lane: np.asarray(self.fn(*lane, self.data, self.tests))
-            first = one(lanes[0])  # compiles
-            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-                correct = np.stack([first, *pool.map(one, lanes[1:])])
-        assert self.count == 1, f"traced {self.count} times; every setting must share one program"
-        return (correct / self.counts).mean(axis=-1).reshape(len(settings), len(seeds))
+def measure(method: str, stream, settings: Sequence[dict], seeds, policy: str) -> np.ndarray:
+    """RA [settings, seeds], by one program compiled once."""
+    data, tests = train_data(stream), test_data(stream)
+    plans = {seed: device_plan(plan(stream, seed, BATCH)) for seed in seeds}
+    lanes = [
+        ({name: jnp.float32(value) for name, value in setting.items()}, plans[seed],
+         keys.purpose(seed, "init"), keys.purpose(seed, "update"))
+        for setting, seed in itertools.product(settings, seeds)
+    ]  # fmt: skip
+    shared, lane = (data, tests._replace(counts=None)), lane_fn(method, stream, traces := [])
+    if policy == "vmap":
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
+        correct = jax.jit(jax.vmap(lane, (0, 0, 0, 0, None, None)))(*stacked, *shared)
+    else:
+        # A core each: XLA's own threads would only get in the way.
+        alone = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
+        program = jax.jit(lane, compiler_options=alone)
+        one = lambda lane: np.asarray(program(*lane, *shared))
+        first = one(lanes[0])  # compiles
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            correct = np.stack([first, *pool.map(one, lanes[1:])])
+    assert len(traces) == 1, f"{method} was traced {len(traces)} times instead of once"
+    return (np.asarray(correct) / tests.counts).mean(axis=-1).reshape(len(settings), len(seeds))
 
 
 def settings_of(method: str, smoke: bool) -> list[tuple[str, dict]]:
     """(figure, setting): ``figure`` is the rate that varies, or ``grid``."""
-    options = cljax.recipe(method, "mnist-rotations").method_options
-    fixed = {name: options[name] for name in RATES[method]}
-    values = CURVE[::3] if smoke else CURVE
-    listed = [(name, {**fixed, name: float(v)}) for name in RATES[method] for v in values]
+    fixed = {name: options_of(method)[name] for name in RATES[method]}
+    curve, grid = (CURVE[::3], GRID[::4]) if smoke else (CURVE, GRID)
+    listed = [(name, {**fixed, name: value}) for name in RATES[method] for value in curve]
     if method == "lamaml":
-        pairs = itertools.product(GRID[::4] if smoke else GRID, repeat=2)
-        listed += [("grid", {"alpha_init": float(a), "alpha_lr": float(b)}) for a, b in pairs]
+        listed += [("grid", {"alpha_init": a, "alpha_lr": b}) for a in grid for b in grid]
     return listed
 
 
-def measured(method: str, stream, seeds, lanes: str, smoke: bool, folder: Path):
+def measured(method: str, stream, seeds, policy: str, smoke: bool, folder: Path) -> dict:
     """``figure -> (settings, RA [settings, seeds])``, read back where it is saved."""
     listed = settings_of(method, smoke)
-    identity = json.dumps([stream.checksum, list(seeds), listed], sort_keys=True)
+    figures, settings = zip(*listed, strict=True)
+    identity = json.dumps([stream.checksum, list(seeds), listed, options_of(method)])
     path = folder / f"{method}.npz"
-    if path.exists() and (saved := dict(np.load(path)))["identity"] == identity:
-        accuracy = saved["RA"]
-    else:
-        traced = Traced(method, stream, lanes)
-        accuracy = traced.measure(stream, [setting for _, setting in listed], seeds)
+    if not path.exists() or np.load(path)["identity"] != identity:
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, identity=identity, RA=accuracy)
-    figures = {}
-    for (figure, setting), row in zip(listed, accuracy, strict=True):
-        figures.setdefault(figure, ([], []))[0].append(setting)
-        figures[figure][1].append(row)
-    return {figure: (s, np.stack(rows)) for figure, (s, rows) in figures.items()}
-
-
-def new_figure(width: float, height: float):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+        np.savez(path, identity=identity, RA=measure(method, stream, settings, seeds, policy))
+    accuracy = np.load(path)["RA"]
+    own = {figure: [i for i, f in enumerate(figures) if f == figure] for figure in figures}
+    return {figure: ([settings[i] for i in rows], accuracy[rows]) for figure, rows in own.items()}
 
 
 def draw_curves(results, path: Path) -> None:
-    figure = new_figure(9.6, 3.6)
-    for ax, (method, figures) in zip(figure.subplots(1, 3, sharey=True), results.items(),
-                                     strict=True):  # fmt: skip
-        curves = {NAMES[rate]: figures[rate][1].T for rate in NAMES if rate in figures}
-        values = [[s[rate] for s in figures[rate][0]] for rate in RATES[method]]
-        # One colour a rate in all panels: rates that a method has not are drawn as gaps.
-        named = {name: curves.get(name, np.full(len(values[0]), np.nan)) for name in NAMES.values()}
-        plot.over_time(named, np.log10(values[0]), ax, xlabel="log₁₀ of the rate",
+    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    for (method, figures), ax in zip(results.items(), axes, strict=True):
+        values = [setting["alpha_init"] for setting in figures["alpha_init"][0]]
+        # One colour a rate in all panels: a rate that a method has not is drawn as gaps.
+        gaps = (None, np.full((len(values), 1), np.nan))
+        named = {name: figures.get(rate, gaps)[1].T for rate, name in NAMES.items()}
+        plot.over_time(named, np.log10(values), ax, xlabel="log₁₀ of the rate",
                        ylabel="RA (%)" if method == "cmaml" else "", title=method)  # fmt: skip
         ax.set_ylim(0, 100)
         ax.get_legend().remove()
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     plot.save(figure, path)
 
 
 def draw_grid(settings, accuracy: np.ndarray, path: Path) -> None:
     side = int(len(settings) ** 0.5)
     values = 100 * accuracy.mean(axis=1).reshape(side, side)
-    figure = new_figure(4.6, 3.8)
-    ax = figure.add_subplot()
+    ax = Figure(figsize=(4.6, 3.8), layout="constrained").add_subplot()
+    ax.set_title("lamaml", fontsize=10)
     image = ax.imshow(values, cmap="viridis", origin="lower")
     for (row, column), value in np.ndenumerate(values):
-        light = image.norm(value) > 0.6  # viridis ends in yellow
-        ax.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8,
-                color="black" if light else "white")  # fmt: skip
-    ticks = [f"{np.log10(s['alpha_lr']):.2f}" for s in settings[:side]]
-    ax.set_xticks(range(side), ticks)
-    ax.set_yticks(range(side), ticks)
-    ax.set_xlabel(f"log₁₀ of the {NAMES['alpha_lr']}")
-    ax.set_ylabel(f"log₁₀ of the {NAMES['alpha_init']}")
-    ax.set_title("La-MAML", fontsize=10)
-    figure.colorbar(image, ax=ax, label="RA (%)").outline.set_visible(False)
-    plot.save(figure, path)
+        ink = "black" if image.norm(value) > 0.6 else "white"  # viridis ends in yellow
+        ax.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8, color=ink)
+    for axis, name in ((ax.xaxis, "alpha_lr"), (ax.yaxis, "alpha_init")):
+        axis.set_ticks(range(side), [f"{np.log10(s['alpha_lr']):.2f}" for s in settings[:side]])
+        axis.set_label_text(f"log₁₀ of the {NAMES[name]}")
+    ax.figure.colorbar(image, ax=ax, label="RA (%)").outline.set_visible(False)
+    plot.save(ax, path)
 
 
 def table(results) -> list[str]:
     """RA of every setting, mean ± standard deviation over seeds, and the spread of the means."""
-    rates = [setting["alpha_init"] for setting in results["cmaml"]["alpha_init"][0]]
-    lines = [
-        "| method | rate | " + " | ".join(f"{rate:g}" for rate in rates)
-        + f" | spread | spread from {WIDE:g} |", "| --- " * (len(rates) + 4) + "|",
-    ]  # fmt: skip
-    for method, figures in results.items():
+    rates = np.array([setting["alpha_init"] for setting in results["cmaml"]["alpha_init"][0]])
+    head = ["method", "rate", *(f"{rate:g}" for rate in rates), "spread", f"from {WIDE:g} on"]
+    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    for method in results:
         for name in RATES[method]:
-            accuracy = 100 * figures[name][1]
-            mean, std = accuracy.mean(axis=1), accuracy.std(axis=1, ddof=1)
-            cells = [f"{m:.1f} ± {s:.1f}" for m, s in zip(mean, std, strict=True)]
-            wide = mean[np.array(rates) >= WIDE]
-            cells += [f"{np.ptp(mean):.1f}", f"{np.ptp(wide):.1f}"]
+            accuracy = 100 * results[method][name][1]
+            mean = accuracy.mean(axis=1)
+            cells = [f"{row.mean():.1f} ± {row.std(ddof=1):.1f}" for row in accuracy]
+            cells += [f"{np.ptp(values):.1f}" for values in (mean, mean[rates >= WIDE])]
             lines.append(f"| {method} | {NAMES[name]} | " + " | ".join(cells) + " |")
     return lines
 
@@ -207,26 +175,24 @@ def main() -> None:
     parser.add_argument("--lanes", choices=("auto", "threads", "vmap"), default="auto")
     parser.add_argument("--runs", type=Path, default=Path("runs/lamaml_sensitivity"))
     parser.add_argument("--smoke", action="store_true", help="2 tasks, 2 seeds, 3 values a rate")
-    args = parser.parse_args()
-    if args.smoke:
+    if (args := parser.parse_args()).smoke:
         args.data_dir, args.tasks, args.samples, args.seeds = None, 2, 50, 2
-    source = {"data_dir": args.data_dir} if args.data_dir else {"sample": True}
-    stream = cljax.streams.mnist_rotations(
-        num_tasks=args.tasks, samples_per_task=args.samples, **source
-    )
-    lanes, results = resolve_lanes(args.lanes), {}
+    size = {"num_tasks": args.tasks, "samples_per_task": args.samples}
+    stream = cljax.streams.mnist_rotations(data_dir=args.data_dir, sample=not args.data_dir, **size)
+    policy, results = resolve_lanes(args.lanes), {}
     for method in RATES:
-        began = time.perf_counter()
-        results[method] = measured(method, stream, range(args.seeds), lanes, args.smoke, args.runs)
-        print(f"{method}: {time.perf_counter() - began:.0f} s, lanes: {lanes}", flush=True)
-    lines, out = table(results), args.runs if args.smoke else OUT
-    print("\n".join(lines))
+        began, seeds = time.perf_counter(), range(args.seeds)
+        results[method] = measured(method, stream, seeds, policy, args.smoke, args.runs)
+        print(f"{method}: {time.perf_counter() - began:.0f} s, lanes: {policy}", flush=True)
+    print(lines := "\n".join(table(results)))
+    out = args.runs if args.smoke else OUT
     draw_curves(results, out / "lamaml_sensitivity.png")
     draw_grid(*results["lamaml"]["grid"], out / "lamaml_sensitivity_grid.png")
     if not args.smoke:
-        title = TITLE.format(name=stream.name, **vars(args))
-        path = out / "lamaml_sensitivity.md"
-        path.write_text(title + "\n".join(lines) + "\n" + NOTES)
+        title, path = TITLE.format(name=stream.name, **vars(args)), out / "lamaml_sensitivity.md"
+        old = path.read_text() if path.exists() else ""
+        _, mark, reading = old.partition("\n## Reading")  # kept
+        path.write_text(title + lines + "\n" + mark + reading)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
 import cljax
 from cljax import keys, plot
@@ -136,19 +137,14 @@ def curves(options, stream, seeds, folder: Path) -> tuple[np.ndarray, np.ndarray
 
 
 def draw(accuracy: np.ndarray, task: np.ndarray, path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8.6, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
     x = EVERY * np.arange(1, len(task) + 1)
-    starts = x[np.flatnonzero(np.diff(task))]  # the last record before each new task
     titles = ("seed 0", f"mean of {len(accuracy)} seeds, band: 95 % interval")
     panels = figure.subplots(2, 1, sharex=True)
     for ax, values, title in zip(panels, (accuracy[:1], accuracy), titles, strict=True):
         named = {META: values[:, 1], INNER: values[:, 0]}
         plot.over_time(named, x, ax, xlabel="", ylabel="Accuracy, tasks seen (%)", title=title)
-        for start in starts:
+        for start in x[np.flatnonzero(np.diff(task))]:  # each task's last record
             ax.axvline(start, color="#999999", linewidth=0.8, zorder=0)
         ax.set_ylim(10 * np.floor(10 * accuracy.min()), 100)
     panels[0].get_legend().remove()  # the same as the other panel's
@@ -188,14 +184,15 @@ def main() -> None:
     stream = dataclasses.replace(stream, test_index=short)
     options = cljax.recipe("lamaml", "mnist-rotations").method_options
     accuracy, task = curves(options, stream, range(2 if args.smoke else args.seeds), args.runs)
-    lines = table(accuracy, task)
-    print("\n".join(lines))
+    lines = "\n".join(table(accuracy, task))
+    print(lines)
     out = args.runs if args.smoke else RESULTS
     draw(accuracy, task, out / "lamaml_trace.png")
     if not args.smoke:
-        path, text = out / "lamaml_trace.md", TITLE.format(seeds=len(accuracy)) + "\n".join(lines)
+        path, text = out / "lamaml_trace.md", TITLE.format(seeds=len(accuracy)) + lines
         old = path.read_text() if path.exists() else ""
-        path.write_text(text + "\n" + old[old.find("\n## Reading") :] * ("## Reading" in old))
+        _, mark, reading = old.partition("\n## Reading")  # kept
+        path.write_text(text + "\n" + mark + reading)
 
 
 if __name__ == "__main__":
