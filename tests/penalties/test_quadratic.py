@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
+from jax.flatten_util import ravel_pytree
 
 import cljax
 from cljax import tree
@@ -129,8 +130,8 @@ def test_sampled_labels_follow_the_network():
             one = Examples(own.x[j : j + 1], jnp.array([label]), own.task[j : j + 1])
             grads = jax.grad(lambda q, one=one: losses(q, one)[0])(params)
             expected = jax.tree.map(lambda e, g, w=p[j, label]: e + w * g**2 / 4, expected, grads)
-    found = jax.flatten_util.ravel_pytree(state.importance)[0]
-    wanted = jax.flatten_util.ravel_pytree(expected)[0]
+    found = ravel_pytree(state.importance)[0]
+    wanted = ravel_pytree(expected)[0]
     np.testing.assert_allclose(found, wanted, rtol=0.3, atol=0.02 * float(wanted.max()))
 
 
