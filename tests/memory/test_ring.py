@@ -65,3 +65,57 @@ def test_the_rules_agree_where_batches_divide_the_buffer(rule):
 def test_counts_below_one_are_refused(counts):
     with pytest.raises(UserError):
         ring.init(jax.ShapeDtypeStruct((), jnp.int32), *counts)
+
+
+def by_hand(batches, rule, per_task):
+    """Slots of each task, and how many examples were taken, in plain Python."""
+    slots, ages = np.zeros((2, per_task), int), [0, 0]
+    for task, values, mask in batches:
+        valid = [v for v, ok in zip(values, mask, strict=True) if ok]
+        if rule == "truncate":
+            valid = valid[: per_task - ages[task] % per_task]
+        for value in valid:
+            slots[task, ages[task] % per_task] = value
+            ages[task] += 1
+    return slots, ages
+
+
+@pytest.mark.parametrize("rule", ["textbook", "truncate"])
+@settings(deadline=None, max_examples=30)
+@given(
+    per_task=st.sampled_from([1, 3, 7]),
+    draws=st.lists(
+        st.tuples(st.integers(0, 1), st.lists(st.booleans(), min_size=5, max_size=5)), max_size=8
+    ),
+)
+def test_every_slot_is_that_of_one_example_at_a_time(rule, per_task, draws):
+    """Also where the batch is longer than the buffer."""
+    batches = [(task, [10 * i + j for j in range(1, 6)], m) for i, (task, m) in enumerate(draws)]
+    memory = offer(batches, rule, per_task)
+    slots, ages = by_hand(batches, rule, per_task)
+    np.testing.assert_array_equal(memory.data, slots)
+    np.testing.assert_array_equal(memory.age, ages)
+    filled = np.arange(per_task)[None] < np.array(ages)[:, None]
+    np.testing.assert_array_equal(ring.valid(memory), filled)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 4), st.lists(st.integers(0, 1), max_size=9))
+def test_the_rules_agree_slot_by_slot_where_batches_divide_the_buffer(parts, tasks):
+    batches = [(t, [3 * i + 1, 3 * i + 2, 3 * i + 3], [True] * 3) for i, t in enumerate(tasks)]
+    textbook, truncate = (offer(batches, rule, 3 * parts) for rule in ("textbook", "truncate"))
+    jax.tree.map(np.testing.assert_array_equal, textbook, truncate)
+
+
+def test_all_leaves_of_an_example_go_to_the_same_slot():
+    memory = ring.init({"x": jnp.zeros(2, jnp.uint8), "y": jnp.zeros((), jnp.int32)}, 2, 3)
+    assert ring.nbytes(memory) == 2 * 3 * (2 + 4)
+    for start in (0, 4):
+        y = jnp.arange(start, start + 4, dtype=jnp.int32)
+        x = jnp.stack([10 * y, 10 * y + 1], axis=1)  # int32: the ring keeps its own type
+        mask = jnp.array([True, False, True, True])
+        memory = ADD(memory, {"x": x, "y": y}, jnp.int32(1), mask, rule="textbook")
+    assert memory.data["x"].dtype == jnp.uint8
+    np.testing.assert_array_equal(memory.data["y"][1], [4, 6, 7])
+    np.testing.assert_array_equal(memory.data["x"][1, :, 1], [41, 61, 71])
+    assert not np.asarray(memory.data["x"][0]).any() and memory.age.tolist() == [0, 6]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import nnls
 
 import cljax
 from cljax.losses import classification_loss, masked_mean
@@ -90,6 +93,58 @@ def test_it_is_the_same_under_vmap():
     np.testing.assert_allclose(many, single, atol=1e-12)
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.integers(1, 20), st.sampled_from([0.0, 0.5]))
+def test_it_equals_non_negative_least_squares(seed, size, margin):
+    """With P = L L' and v = margin + u it is ``min |L' u + L^-1 (b + P margin)|, u >= 0``."""
+    with jax.enable_x64(True):
+        p, b = problem(seed, 20)
+        active = np.random.default_rng(seed).permutation(20) < size
+        v = np.asarray(SOLVE(p, b, jnp.full(20, margin), jnp.asarray(active)))
+        inner = np.asarray(p)[np.ix_(active, active)]
+        q = np.asarray(b)[active] + margin * inner.sum(axis=1)
+        lower = np.linalg.cholesky(inner)
+        u, _ = nnls(lower.T, -np.linalg.solve(lower, q))
+        np.testing.assert_allclose(v[active], margin + u, rtol=1e-6, atol=1e-8)
+        assert not v[~active].any()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.sampled_from([1, 4, 20]), st.sampled_from([0.0, 0.5]))
+def test_single_precision_with_a_margin_and_inactive_tasks(seed, size, margin):
+    with jax.enable_x64(True):
+        p, b = problem(seed, size, dtype=np.float32)
+        active = jnp.asarray(np.random.default_rng(seed).random(size) < 0.6)
+        lower = jnp.full(size, margin, jnp.float32)
+        v = SOLVE(p, b, lower, active)
+        # Terms of P lower, that b does not show, are part of the scale of what is rounded.
+        scale = 1 + margin * float(jnp.abs(p).sum(axis=1).max() / jnp.abs(b).max())
+        assert kkt_residual(p, b, lower, active, v) < 1e-3 * scale
+        assert not np.asarray(v)[~np.asarray(active)].any()
+
+
+def test_the_residual_tells_a_solution_from_its_neighbours():
+    p, b = problem(0, 6)
+    lower, active = jnp.full(6, 0.5), jnp.ones(6, bool)
+    v = SOLVE(p, b, lower, active)
+    for i in range(6):
+        assert kkt_residual(p, b, lower, active, v.at[i].add(1e-3)) > 1e-5
+        assert kkt_residual(p, b, lower, active, v.at[i].set(0.4)) > 1e-3
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from(["float32", "float64"]))
+def test_dependent_gradients_with_a_ridge_have_a_finite_solution(seed, rank, dtype):
+    """Twenty gradients of few directions, sizes over six orders of magnitude."""
+    with jax.enable_x64(True):
+        p, b = problem(seed, 20, rank, 3.0, np.dtype(dtype).type)
+        lower, active = jnp.zeros(20, dtype), jnp.ones(20, bool)
+        v = SOLVE(p, b, lower, active)
+        assert np.isfinite(v).all() and (v >= 0).all()
+        tolerance = 1e-3 if dtype == "float32" else 1e-8
+        assert kkt_residual(p, b, lower, active, v) < tolerance
+
+
 def stack(seed, n, r):
     rng = np.random.default_rng(seed)
     mask = rng.random((n, r)) < 0.7
@@ -128,6 +183,50 @@ def test_gradients_of_groups_are_those_of_each_group_alone(algebra):
     weights = jnp.asarray([0.5, -1.0, 2.0, 1.0])
     combined = jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g, strict=True)), *alone)
     support.assert_close(found.combine(weights), combined, 1e-12)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6))
+def test_low_rank_groups_are_general_ones_with_padding_and_empty_groups(seed):
+    with jax.enable_x64(True):
+        found = [GROUPS[name](seed) for name in ("general", "low-rank")]
+        support.assert_close(*found, 1e-12)
+        loss, gram, _ = found[0]
+        assert loss[1] == 0 and not np.asarray(gram[1]).any() and (np.diag(gram)[[0, 2, 3]] > 0).all()
+
+
+@functools.lru_cache
+def _model():
+    return cljax.nets.mlp(5)(4)
+
+
+def _groups(algebra):
+    """Loss, Gram matrix and a combination for a seed, the second group empty, padding wild."""
+    spec = support.spec()
+    made = (
+        groups.low_rank(_model(), spec)
+        if algebra == "low-rank"
+        else groups.general(classification_loss(_model(), spec))
+    )
+
+    @jax.jit
+    def evaluate(params, stacks, weights):
+        found = made(params, {}, stacks)
+        return found.loss, found.gram, found.combine(weights)
+
+    def of_seed(seed):
+        first, second = stack(seed, 3, 4), stack(seed + 1, 1, 2)
+        first = first._replace(mask=first.mask.at[1].set(False))
+        x = jnp.where(first.mask[..., None], first.examples.x, 1e3)
+        first = first._replace(examples=first.examples._replace(x=x))
+        params = _model().init(jax.random.key(seed), jnp.zeros((1, 6))).params
+        weights = jnp.asarray(np.random.default_rng(seed).normal(size=4))
+        return evaluate(params, (first, second), weights)
+
+    return of_seed
+
+
+GROUPS = {name: _groups(name) for name in ("general", "low-rank")}
 
 
 def test_low_rank_needs_a_first_product():
