@@ -104,7 +104,8 @@ def gem_coefficients(
       ridge: added to the diagonal, where it is at least what rounding needs.
     """
     p, b = gram[:-1, :-1], gram[:-1, -1]
-    floor = 10 * jnp.finfo(gram.dtype).eps * jnp.max(jnp.where(active, jnp.diag(p), 0.0))
+    # Gradients that are nearly one direction: rounding is relative to their sum of squares.
+    floor = 10 * jnp.finfo(gram.dtype).eps * jnp.sum(jnp.where(active, jnp.diag(p), 0.0))
     # All-zero gradients leave nothing to project, but the solver needs a positive diagonal.
     tiny = jnp.finfo(gram.dtype).tiny
     p = p + jnp.maximum(jnp.maximum(ridge, floor), tiny) * jnp.eye(len(b), dtype=gram.dtype)
@@ -256,7 +257,7 @@ def _binder(
                 made = gradients_of(params, state.model_state, (reference, own))
                 scale = jnp.ones_like(made.loss)
                 if clip_norm is not None:
-                    norm = jnp.sqrt(jnp.diag(made.gram))
+                    norm = jnp.sqrt(jnp.maximum(jnp.diag(made.gram), 0.0))  # below 0: rounding
                     scale = jnp.minimum(1.0, clip_norm / (norm + 1e-6))
                 chosen = direction(made.gram * scale[:, None] * scale[None], active)
                 turned = made.combine(chosen * scale)

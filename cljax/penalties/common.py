@@ -15,20 +15,15 @@ from cljax.types import Array, Params, PyTree, StepPlan
 __all__ = ["first_examples", "nothing_observed", "sum_over_examples", "zeros"]
 
 
-def first_examples(
-    num: int | None, batch_size: int | None
-) -> Callable[[int, StepPlan], StepPlan | None]:
-    """A plan: the first ``num`` examples of the task (None: all), in steps of ``batch_size``.
-
-    ``batch_size`` None is all ``num`` examples in one step.
-    """
+def first_examples(num: int | None, batch_size: int) -> Callable[[int, StepPlan], StepPlan | None]:
+    """A plan: the first ``num`` examples of the task (None: all), in steps of ``batch_size``."""
 
     def plan(task: int, rows: StepPlan) -> StepPlan | None:
         seen = rows.mask & (rows.epoch == 0)[:, None]
         index, tasks = rows.index[seen][:num], rows.task[seen][:num]
         if not len(index):
             return None
-        width = batch_size or num or len(index)
+        width = min(batch_size, num or batch_size)
         return batches(index, tasks, width, current=task, last=True)._replace(
             first_pass=np.zeros(-(-len(index) // width), bool)
         )

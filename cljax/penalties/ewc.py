@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax.errors import check_finite, check_known, check_positive
 from cljax.factories import variant
-from cljax.losses import head_mask, masked_mean
+from cljax.losses import head_mask
 from cljax.penalties.common import first_examples, nothing_observed, sum_over_examples, zeros
 from cljax.types import Array, Batch, Examples, Network, Params, Penalty, Variables
 
@@ -41,7 +41,7 @@ class State(NamedTuple):
     importance: Params
     pull: Params
     offset: Array
-    fisher: Params  # sum over the examples of the task being consolidated
+    fisher: Params  # sum over examples of the task being consolidated, of squares or gradients
     count: Array  # [] how many those are
 
 
@@ -90,9 +90,10 @@ def ewc(
     ) -> State:
         own = _fisher(fisher, params, batch, network, key)
         total = jax.tree.map(jnp.add, state.fisher, own)
-        # The square of a mean gradient is not a sum over examples: its steps count as one each.
-        count = state.count + (1 if fisher == "mean-gradient" else jnp.sum(batch.mask))
+        count = state.count + jnp.sum(batch.mask)
         estimate = jax.tree.map(lambda f: f / jnp.maximum(count, 1), total)
+        if fisher == "mean-gradient":
+            estimate = jax.tree.map(jnp.square, estimate)
         kept = 1.0 if anchors == "every" else decay
         importance = jax.tree.map(lambda s, f: kept * s + f, state.importance, estimate)
         if anchors == "every":
@@ -105,7 +106,7 @@ def ewc(
         under_way = state._replace(fisher=total, count=count)
         return tree.select(batch.clock.last, done, under_way)
 
-    plan = first_examples(num_examples, None if fisher == "mean-gradient" else 50)
+    plan = first_examples(num_examples, 50)
     return Penalty(init, value, nothing_observed, consolidate, plan, None, "ewc", options)
 
 
@@ -118,15 +119,14 @@ online_ewc = variant(
 
 
 def _fisher(kind: str, params: Params, batch: Batch, network: Network, key: Array) -> Params:
-    """Squared gradients, summed over the batch's valid examples."""
+    """Squared gradients (mean-gradient: gradients), summed over the batch's valid examples."""
     examples = Examples(batch.x, batch.y, batch.task)
 
     def losses(params: Params, examples: Examples) -> Array:
         return network.losses(Variables(params, network.model_state), examples)
 
     if kind == "mean-gradient":
-        grads = jax.grad(lambda p: masked_mean(losses(p, examples), batch.mask))(params)
-        return jax.tree.map(jnp.square, grads)
+        return jax.grad(lambda p: jnp.sum(losses(p, examples) * batch.mask))(params)
     if kind == "sampled":
         logits = network.logits(Variables(params, network.model_state), batch.x)
         head = head_mask(network.spec, batch.task)

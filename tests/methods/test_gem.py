@@ -91,6 +91,29 @@ def test_low_rank_is_the_general_step(name):
     support.assert_close(general.params, low_rank.params, 1e-10)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_memories_of_one_direction_are_no_trouble_in_single_precision(seed, margin):
+    """Twenty tasks whose gradients nearly agree, without a ridge."""
+    rng = np.random.default_rng(seed)
+    m = np.repeat(rng.normal(size=(1, 2000)), 21, 0) + 1e-5 * rng.normal(size=(21, 2000))
+    m[-1] *= -1
+    gram = jnp.asarray(m @ m.T, jnp.float32)
+    c = gem_coefficients(gram, jnp.ones(20, bool), margin=margin, ridge=0.0)
+    assert np.isfinite(c).all()
+    assert (m[:-1] @ (np.asarray(c, float) @ m) > -0.05 * (m**2).sum(1)[:-1]).all()
+
+
+def test_a_gradient_of_norm_zero_can_be_clipped():
+    """Rounding may leave its square below 0."""
+    batch = support.at(support.batches(1), 0)
+    learner = support.bind(cljax.gem(clip_norm=0.5, algebra="low-rank"))
+    state = learner.init(jax.random.key(0))
+    batch = batch._replace(mask=jnp.zeros(4, bool))
+    state, _ = learner.update(state, batch, learner.draw(state, batch, jax.random.key(1)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
 def test_a_step_against_the_formula():
     """The first step of task 1: one constraint, so the projection is along its gradient."""
     learner, batches = support.bind(METHODS["gem"](margin=0.0, ridge=0.0)), support.batches(6)

@@ -192,7 +192,9 @@ def test_low_rank_groups_are_general_ones_with_padding_and_empty_groups(seed):
         found = [GROUPS[name](seed) for name in ("general", "low-rank")]
         support.assert_close(*found, 1e-12)
         loss, gram, _ = found[0]
-        assert loss[1] == 0 and not np.asarray(gram[1]).any() and (np.diag(gram)[[0, 2, 3]] > 0).all()
+        assert (
+            loss[1] == 0 and not np.asarray(gram[1]).any() and (np.diag(gram)[[0, 2, 3]] > 0).all()
+        )
 
 
 @functools.lru_cache

@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 import cljax
 from cljax import tree
 from cljax.errors import UserError
+from cljax.learn import learn
 from cljax.losses import classification_loss
 from cljax.methods.common import network_of
 from cljax.types import Examples
@@ -114,6 +115,26 @@ def test_the_mean_gradient_is_squared_over_the_first_examples():
     state = consolidated(penalty, penalty.init(params), params, batches)
     grads = jax.grad(lambda p: losses(p, examples_of(support.at(batches, 0))).mean())(params)
     support.assert_close(state.importance, jax.tree.map(jnp.square, grads), 1e-12)
+
+
+def test_the_mean_gradient_is_that_of_all_steps():
+    """The mean is over the valid examples of every step, then it is squared."""
+    penalty, params = cljax.ewc(2.0, fisher="mean-gradient", num_examples=None), params_of(0)
+    batches = support.batches(3)
+    batches = batches._replace(mask=batches.mask.at[1, 2:].set(False))
+    state = consolidated(penalty, penalty.init(params), params, batches)
+    mean = squares(params, batches, power=lambda g: g)
+    support.assert_close(state.importance, jax.tree.map(jnp.square, mean), 1e-12)
+
+
+@pytest.mark.parametrize("fisher", ["sampled", "mean-gradient"])
+def test_a_fisher_over_all_examples_of_tasks_of_unequal_size(fisher):
+    parts = np.split(np.arange(130, dtype=np.int32), [70, 75])
+    stream = support.stream(per_task=50, subsets=lambda seed: tuple(parts))
+    penalty = cljax.ewc(2.0, fisher=fisher, num_examples=None)
+    history = learn(cljax.finetune(penalty=penalty), MODEL, stream, [0], batch_size=10)
+    held = tree.dot(*[history.states[0].penalty.importance] * 2)
+    assert 0 < float(held) < np.inf
 
 
 def test_sampled_labels_follow_the_network():
