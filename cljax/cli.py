@@ -1,8 +1,8 @@
-"""The command ``cljax``: run, list, data, protocol.
+"""The command ``cljax``: run, resume, list, data, protocol.
 
 METHOD, STREAM and the recipe are read first; the rest are flags made from the factories'
 signatures and docstrings, parsed by tyro. Exit codes: 0 done, 2 the user's mistake (one sentence
-on standard error), 130 interrupted, 1 a defect of ours.
+on standard error), 75 interrupted and resumable, 130 interrupted at once, 1 a defect of ours.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
-from cljax.errors import UserError, check_known
+from cljax.errors import Interrupted, UserError, check_known
 
 __all__ = ["main"]
 
 COMMANDS = {
     "run": "run METHOD STREAM [flags]   train, test, and leave a folder of results",
+    "resume": "resume DIR                  go on with an interrupted run or sweep",
     "list": "list                        methods, streams, networks and recipes",
     "data": "data NAME...                where data sets are, their sizes and licences",
     "protocol": "protocol METHOD STREAM      the paragraph for a paper",
@@ -39,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except UserError as error:
         print(f"cljax: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as stopped:
+        print(f"cljax: {stopped}", file=sys.stderr)
+        sys.exit(75)
     except KeyboardInterrupt:
         print("cljax: interrupted; the same command starts this run again.", file=sys.stderr)
         sys.exit(130)
@@ -67,7 +72,9 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     command, rest = arguments[0], arguments[1:]
     check_known("command", command, COMMANDS)
-    return {"run": _run, "list": _list, "data": _data, "protocol": _protocol}[command](rest)
+    return {"run": _run, "resume": _resume, "list": _list, "data": _data, "protocol": _protocol}[
+        command
+    ](rest)
 
 
 class Job(NamedTuple):
@@ -95,20 +102,55 @@ _FLAGS: dict[str, tuple[Any, Any, str]] = {
     "loop": (Literal["scan", "steps"], "scan", "compiled loop, or one compiled update at a time"),
     "precision": (Literal["float32", "float64"], "float32", "of everything"),
     "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
+    "tensorboard": (bool, False, "also write TensorBoard files (extra 'tensorboard')"),
 }  # fmt: skip
+# How a run is kept and cut up; these change no result.
+_RUNNING: dict[str, tuple[Any, Any, str]] = {
+    "checkpoint_every": (
+        str,
+        "30s",
+        "seconds (30s) or updates (500) from one to the next; never",
+    ),
+    "keep": (int, 3, "checkpoints kept while it runs"),
+    "segment_seconds": (float, 1.0, "how long a compiled segment aims to take"),
+    "devices": (int | None, None, "split lanes=vmap or lanes=map over so many; default all GPUs"),
+}
 _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 
 
 def _run(arguments: list[str]) -> int:
-    from cljax.progress import bar
     from cljax.run import run
 
-    began = time.perf_counter()
-    job = _job("run", arguments)
+    job = _job("run", arguments, _FLAGS | _RUNNING)
     options = _options(job)
     count = options["seeds"] if isinstance(options["seeds"], int) else len(options["seeds"])
-    with bar(count) as progress:
-        done = run(job.recipe, out=job.flags["out"] or "auto", progress=progress, **options)
+    out = job.flags["out"] or "auto"
+    with _shown(count, job.flags) as progress:
+        began = time.perf_counter()
+        done = run(job.recipe, out=out, progress=progress, running=_running(job.flags), **options)
+    return _told(done, began)
+
+
+def _resume(arguments: list[str]) -> int:
+    from cljax import artefacts
+    from cljax.run import resume
+
+    if {"-h", "--help"} & set(arguments):
+        arguments = ["DIR", *arguments]
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError("cljax resume needs the folder of an interrupted run.")
+    folder, began = Path(arguments[0]), time.perf_counter()
+    fields = {**_RUNNING, "tensorboard": _FLAGS["tensorboard"]}
+    flags = _parse(f"cljax resume {folder}", fields, arguments[1:])
+    config = artefacts.read(folder, "config.json")
+    _double(config.get("precision", "float32"))
+    with _shown(len(config.get("seeds", [])), {**flags, "out": str(folder)}) as progress:
+        done = resume(folder, progress=progress, running=_running(flags))
+    return _told(done, began)
+
+
+def _told(done: Any, began: float) -> int:
+    """Prints what a run found and where it is."""
     if done.resumed:
         print(f"Finished before, stored in {done.path}.\n")
     print(done.table())
@@ -121,11 +163,31 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _shown(count: int, flags: dict[str, Any]):
+    """Progress as the flags ask for it."""
+    from cljax import progress
+
+    with contextlib.ExitStack() as stack:
+        show = stack.enter_context(progress.bar(count))
+        if flags["tensorboard"]:
+            folder = Path(flags["out"] or "runs") / "tensorboard"
+            show = stack.enter_context(progress.tensorboard(folder, show))
+        yield show
+
+
+def _running(flags: dict[str, Any]) -> Any:
+    from cljax.run import Running
+
+    made = Running(**{name: flags[name] for name in _RUNNING})
+    return made._replace(checkpoint_every=None) if made.checkpoint_every == "never" else made
+
+
 def _protocol(arguments: list[str]) -> int:
     from cljax.protocol import paragraph
     from cljax.run import prepare
 
-    job = _job("protocol", arguments)
+    job = _job("protocol", arguments, _FLAGS)
     print(textwrap.fill(paragraph(prepare(job.recipe, **_options(job)).config), 88))
     return 0
 
@@ -190,7 +252,7 @@ def _valued(arguments: list[str], i: int) -> bool:
     return i > 0 and arguments[i - 1] == "--data-dir"
 
 
-def _job(command: str, arguments: list[str]) -> Job:
+def _job(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, str]]) -> Job:
     """METHOD STREAM and the recipe first, then every flag of method, stream and run."""
     from cljax import recipes
     from cljax.resolve import method_factory, options_of, stream_factory
@@ -208,7 +270,7 @@ def _job(command: str, arguments: list[str]) -> Job:
     source, _, variant = (_flag_value(rest, "--recipe") or "").partition(":")
     recipe = recipes.recipe(method, stream, source or None, variant or None)
 
-    fields, given = dict(_FLAGS), {}
+    fields, given = dict(own), {}
     for kind, options, values in (
         ("method", method_options, recipe.method_options),
         ("stream", stream_options, recipe.stream_options),
@@ -245,13 +307,17 @@ def _job(command: str, arguments: list[str]) -> Job:
 def _options(job: Job) -> dict[str, Any]:
     """Arguments of ``cljax.run.prepare``; switches double precision on before anything is built."""
     flags = job.flags
-    if flags["precision"] == "float64":
-        import jax
-
-        jax.config.update("jax_enable_x64", True)
+    _double(flags["precision"])
     names = ("precision", "eval_every", "online", "lanes", "loop")
     seeds = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
     return {"seeds": seeds, "origins": job.origins, **{name: flags[name] for name in names}}
+
+
+def _double(precision: str) -> None:
+    if precision == "float64":
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
 
 
 def _flag_value(arguments: list[str], flag: str) -> str | None:

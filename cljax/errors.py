@@ -1,4 +1,4 @@
-"""The one exception a user can cause, and checks that raise it in one sentence."""
+"""What ends a run early, and checks that raise a user's mistake in one sentence."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ from typing import Any
 
 from jax.core import Tracer
 
-__all__ = ["UserError", "check_finite", "check_known", "check_positive"]
+__all__ = ["Diverged", "Interrupted", "UserError", "check_finite", "check_known", "check_positive"]
 
 
 class UserError(ValueError):
     """A mistake of the user's: one sentence, the value, what would be right (exit code 2)."""
+
+
+class Diverged(UserError):
+    """A run whose loss or parameters are no longer finite."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was asked to stop and did, at a segment's end (exit code 75)."""
 
 
 def check_positive(**counts: int) -> None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import inspect
 import re
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 from cljax.types import Method
 
-__all__ = ["variant", "with_penalty"]
+__all__ = ["real_options", "variant", "with_penalty"]
 
 
 def variant(
@@ -41,7 +45,8 @@ def variant(
         bound = make.__signature__.bind(*args, **options)  # type: ignore[attr-defined]
         made = factory(**{**defaults, **bound.arguments, **fixed})
         shown = {k: v for k, v in made.options.items() if k not in fixed}
-        return made._replace(name=name, options=shown)
+        made = made._replace(name=name, options=shown)
+        return made._replace(make=make) if isinstance(made, Method) else made
 
     documentation = inspect.getdoc(factory) or ""
     for argument in fixed:
@@ -77,7 +82,7 @@ def with_penalty(
         own = {k: v for k, v in bound.arguments.items() if k in of_penalty}
         rest = {k: v for k, v in bound.arguments.items() if k not in of_penalty}
         method = carrier(penalty=penalty(**own), **rest)
-        return method._replace(name=name, options=dict(bound.arguments))
+        return method._replace(name=name, options=dict(bound.arguments), make=make)
 
     own, rest = (inspect.getdoc(factory) or "" for factory in (penalty, carrier))
     arguments = re.search(r"Args:\n((?:  .*\n?)*)", rest)
@@ -100,3 +105,28 @@ def _dress(
     make.__doc__ = documentation
     make.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     make.__signature__ = signature  # type: ignore[attr-defined]
+
+
+def real_options(method: Method) -> tuple[str, ...]:
+    """The method's options that may be traced: annotated as arrays, and now a single number.
+
+    None of a method that was changed after it was made, since making it again would undo that.
+    """
+    if method.make is None or not _unchanged(method, method.make):
+        return ()
+    names = []
+    for parameter in inspect.signature(method.make, eval_str=True).parameters.values():
+        value = method.options.get(parameter.name)
+        number = value is not None and not isinstance(value, (bool, str)) and np.ndim(value) == 0
+        if number and jax.Array in typing.get_args(parameter.annotation):
+            names.append(parameter.name)
+    return tuple(names)
+
+
+def _unchanged(method: Method, make: Callable[..., Method]) -> bool:
+    if set(method.options) != set(inspect.signature(make).parameters):
+        return False
+    again = make(**method.options)
+    code = lambda function: getattr(function, "__code__", function)
+    same = code(again.bind) is code(method.bind) and code(again.arrange) is code(method.arrange)
+    return same and again.name == method.name

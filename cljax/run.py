@@ -5,9 +5,10 @@ resolve names -> stream, method, network;  config and its hash;  learn;  metrics
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,19 +16,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from cljax import artefacts, metrics, resolve, stats, tree
+from cljax import artefacts, resolve
+from cljax.checkpoint import FORMAT, newest_place
 from cljax.config import config_hash, environment, plain
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import Diverged, Interrupted, UserError, check_known, check_positive
 from cljax.evaluate import Evaluation
-from cljax.learn import Event, History, learn, resolve_lanes
+from cljax.interrupts import signals
+from cljax.learn import Checkpoints, Event, History, learn, resolve_lanes
+from cljax.progress import journal
 from cljax.recipes import Recipe, default
+from cljax.results import results_of
 from cljax.streams.base import Stream, rows_used
-from cljax.types import Method, Model, Net, PyTree, Spec
+from cljax.types import Method, Net, PyTree
 
-__all__ = ["Prepared", "Run", "load", "make", "prepare", "run"]
+__all__ = ["Prepared", "Run", "Running", "checkpoints_of", "learn_options", "load", "make",
+           "prepare", "resume", "run"]  # fmt: skip
+
+_DECISIVE = ("cljax", "jax", "jaxlib", "flax", "optax")  # versions that a resumed run must keep
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,15 @@ class Run:
         return paragraph(self.config)
 
 
+class Running(NamedTuple):
+    """How a run is kept and cut up: nothing of it changes a result."""
+
+    checkpoint_every: str | None = "30s"  # seconds, or updates such as "500"; None: never
+    keep: int = 3  # checkpoints
+    segment_seconds: float = 1.0  # how long an interruption waits, about
+    devices: int | None = None  # for lanes=vmap and lanes=map
+
+
 class Prepared(NamedTuple):
     """A run that has not begun: its config, and the objects it is made of."""
 
@@ -87,9 +103,13 @@ def run(
     *,
     out: str | Path | None = None,
     progress: Callable[[Event], None] | None = None,
+    running: Running = Running(),  # noqa: B008, it is frozen
     **options: Any,
 ) -> Run:
     """Runs a recipe, or a method on a stream, for several seeds.
+
+    With ``out``, what is done is kept: after an interruption, or a kill, the same call goes on
+    from the last checkpoint and gives the bits of an unbroken run.
 
     Args:
       what: a ``Recipe``, a ``Method``, or a method's name.
@@ -97,15 +117,18 @@ def run(
       out: folder for the artefacts; "auto": runs/METHOD-STREAM-HASH8; None: in memory only. The
         same run already finished there is read back.
       progress: called with each ``Event``.
+      running: how it is kept and cut up; changes no result.
       **options: those of ``prepare``: seeds, net, batch_size, epochs, entries, eval_every, ...
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.
+      Diverged: if the only seed's loss or parameters are no longer finite.
+      Interrupted: by SIGINT or SIGTERM with ``out``, once all is kept.
     """
     prepared = prepare(what, stream, **options)
     config = prepared.config
     if out is None:
-        history, results = _learn(prepared, progress)
+        history, results = _learn(prepared, progress, running, None)
         return Run(config, results, None, history.states)
     if out == "auto":
         out = Path("runs") / _folder_name(config)
@@ -115,14 +138,27 @@ def run(
     with artefacts.claim(folder):
         if artefacts.finished(folder, config):  # by the process that held it until now
             return load(folder)
+        checkpoints = checkpoints_of(config, folder, running)
         try:
-            artefacts.write_json(folder / "config.json", config)
+            if not (folder / "config.json").exists():
+                artefacts.write_json(folder / "config.json", config)
             rows = rows_used(prepared.stream, config["seeds"])
             artefacts.write_arrays(folder / "manifest" / "stream.npz", rows)
-            with _journal(folder / "metrics.jsonl", progress) as record:
-                history, results = _learn(prepared, record)
+            goes_on = (folder / "checkpoint").exists()
+            with (
+                journal(folder / "metrics.jsonl", progress, goes_on=goes_on) as record,
+                signals() as interrupted,
+            ):
+                history, results = _learn(prepared, record, running, checkpoints, interrupted)
             _plots(folder / "plots", results)
             artefacts.write_json(folder / "results.json", results)
+            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+        except Interrupted as stopped:
+            raise Interrupted(_kept(folder, checkpoints)) from stopped
+        except Diverged as error:
+            place = newest_place(folder / "checkpoint")
+            last = f"the last good checkpoint is {place}" if place else "no checkpoint was due yet"
+            raise Diverged(f"{str(error).rstrip('.')}; {last}.") from error
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
@@ -208,8 +244,43 @@ def prepare(
     check_positive(epochs=config["epochs"])
     if eval_every:
         check_positive(eval_every=eval_every)
+    if isinstance(what, (Recipe, str)) and not isinstance(stream, Stream):
+        named = net if isinstance(net, str) else recipe.net if net is None else None
+        config["begun_as"] = None if named is None else _begun_as(recipe, named)
     config["config_hash"] = config_hash(config)
     return Prepared(config, method, source, network, time.perf_counter() - began)
+
+
+def _kept(folder: Path, checkpoints: Checkpoints | None) -> str:
+    if checkpoints is None:
+        return f"interrupted; {folder} keeps no checkpoint, so the same command starts anew."
+    return f"interrupted and kept; `cljax resume {folder}` goes on."
+
+
+def resume(
+    folder: str | Path,
+    *,
+    progress: Callable[[Event], None] | None = None,
+    running: Running = Running(),  # noqa: B008, it is frozen
+) -> Run:
+    """Goes on with an interrupted run, from its folder alone.
+
+    Raises:
+      UserError: if the folder holds no run, or one whose config, data or versions differ now.
+    """
+    folder = Path(folder).expanduser()
+    config = artefacts.read(folder, "config.json")
+    begun = config.get("begun_as")
+    if begun is None:
+        raise UserError(
+            f"The run in {folder} was begun with Python objects, so only Python can resume it: "
+            "call cljax.run as before, with the same out."
+        )
+    names = ("seeds", "batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop",
+             "precision", "origins")  # fmt: skip
+    options = {name: config[name] for name in names}
+    options["evaluations"] = [Evaluation(**entry) for entry in config["evaluations"]]
+    return run(Recipe(**begun), out=folder, progress=progress, running=running, **options)
 
 
 def load(folder: str | Path) -> Run:
@@ -221,6 +292,16 @@ def load(folder: str | Path) -> Run:
     folder = Path(folder).expanduser()
     results = artefacts.read(folder, "results.json")
     return Run(artefacts.read(folder, "config.json"), results, folder, resumed=True)
+
+
+def _begun_as(recipe: Recipe, net: str) -> dict[str, Any] | None:
+    """The recipe's fields, if JSON can hold them without loss."""
+    fields = {**dataclasses.asdict(recipe), "net": net}
+    try:
+        simple = json.loads(json.dumps(fields))
+    except TypeError:
+        return None
+    return simple
 
 
 def _resolve(what: Recipe | Method | str, stream: Stream | str | None) -> tuple[Any, Any, Any]:
@@ -284,135 +365,75 @@ def _folder_name(config: Mapping[str, Any]) -> str:
 
 
 def _learn(
-    prepared: Prepared, progress: Callable[[Event], None] | None
+    prepared: Prepared,
+    progress: Callable[[Event], None] | None,
+    running: Running,
+    checkpoints: Checkpoints | None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[History, dict[str, Any]]:
     began, config = time.perf_counter(), prepared.config
     model = prepared.net(prepared.stream.num_classes)
-    settings = ("batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop")
     history = learn(
         prepared.method,
         model,
         prepared.stream,
         config["seeds"],
-        evaluations=[Evaluation(**entry) for entry in config["evaluations"]],
+        on_nonfinite="stop" if len(config["seeds"]) == 1 else "mask",
+        segment_seconds=running.segment_seconds,
+        devices=running.devices,
         progress=progress,
-        **{name: config[name] for name in settings},
+        checkpoints=checkpoints,
+        interrupted=interrupted,
+        **learn_options(config),
     )
+    assert history is not None
     total_s = prepared.seconds + time.perf_counter() - began
-    results = _results(config, prepared.method, model, prepared.stream, history)
+    results = results_of(config, prepared.method, model, prepared.stream, history)
     results["time"] = {"data_s": prepared.seconds, **history.time, "total_s": total_s}
     return history, results
 
 
-def _results(
-    config: Mapping[str, Any], method: Method, model: Model, stream: Stream, history: History
-) -> dict[str, Any]:
-    """The contract's ``results.json``, less its times."""
-    spec = stream.spec(config["batch_size"])
-    evaluations, headline, absent = {}, {}, {}
-    alive = np.array([step is None for step in history.diverged])
-    for i, entry in enumerate(config["evaluations"]):
-        name, matrix = entry["name"], history.evaluations[entry["name"]]
-        computed = metrics.compute(matrix[alive] if alive.any() else matrix, history.test_counts)
-        values = {metric: _spread(v, alive) for metric, v in computed.values.items()}
-        predictor = method.bind(model, spec).predictors[entry["predictor"]]
-        evaluations[name] = {
-            "predictor": entry["predictor"],
-            "scenario": entry["scenario"],
-            "task_ids": predictor.needs_task_ids or entry["scenario"] == "task",
-            "continuum": predictor.continuum,
-            "accuracy_matrix": _nullable(matrix),
-            "test_counts": history.test_counts.tolist(),
-            "metrics": values,
-        }
-        if i == 0:
-            headline, absent = dict(values), dict(computed.absent)
-    online = metrics.compute_online(
-        None if history.online_correct is None else history.online_correct[alive],
-        history.batch_sizes,
-        [_accuracies(p) for p, ok in zip(history.anytime, alive, strict=True) if ok],
-    )
-    headline |= {name: _spread(value, alive) for name, value in online.values.items()}
-    absent |= dict(online.absent)
-    first = next(iter(history.evaluations.values()))
-    return {
-        "method": method.name,
-        "stream": stream.name,
-        "seeds": list(history.seeds),
+def learn_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config ``cljax.learn.learn`` takes."""
+    names = ("batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop")
+    evaluations = [Evaluation(**entry) for entry in config["evaluations"]]
+    return {"evaluations": evaluations, **{name: config[name] for name in names}}
+
+
+def checkpoints_of(config: Mapping[str, Any], folder: Path, running: Running) -> Checkpoints | None:
+    """Where and when a run is kept, and what must be the same to continue it."""
+    if running.checkpoint_every is None:
+        return None
+    versions = {f"version of {name}": config["versions"][name] for name in _DECISIVE}
+    identity = {
         "config_hash": config["config_hash"],
-        "data": {"source": stream.source, "checksum": stream.checksum, "licence": stream.licence},
-        "device": config["device"],
-        "versions": config["versions"],
-        "metrics": headline,
-        "absent": absent,
-        "evaluations": evaluations,
-        "accuracy_matrix": _nullable(first[:, 1:]),
-        "anytime": [
-            [{"step": step, "accuracy": _nullable(row)} for step, row in points]
-            for points in history.anytime
-        ],
-        "diverged": list(history.diverged),
-        "cost": _cost(method, model, spec, history),
+        "data": config["stream"]["checksum"],
+        "backend": config["device"]["backend"],
+        "format": FORMAT,
+        **versions,
     }
+    seconds, updates = interval(running.checkpoint_every)
+    return Checkpoints(folder / "checkpoint", identity, seconds, updates, running.keep)
 
 
-def _spread(values: np.ndarray, alive: np.ndarray) -> dict[str, Any]:
-    """A metric over seeds; seeds that diverged are null and count in no mean."""
-    summary, finite = stats.summary(values), iter(np.atleast_1d(values).tolist())
-    return {
-        "mean": summary.mean,
-        "std": summary.std,
-        "ci95": None if summary.ci95 is None else list(summary.ci95),
-        "values": [next(finite) if ok else None for ok in alive],
-    }
+def interval(text: str) -> tuple[float | None, int | None]:
+    """``30s`` as (30.0, None) seconds, ``500`` as (None, 500) updates.
 
-
-def _cost(method: Method, model: Model, spec: Spec, history: History) -> dict[str, Any]:
-    """Work and state of one seed's run; null where the method does not say."""
-    learner, state = method.bind(model, spec), history.states[0]
-    updates = len(history.batch_sizes)
-    gradients, examples = learner.gradients_per_update, learner.examples_per_update
-    flops = None
-    if examples is not None and model.first_product is not None:
-        # Dense layers: 2 forward and 4 backward a weight and example, but no gradient of inputs.
-        kernel = model.first_product.split(state.params)[0].size
-        total = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        flops = float(updates * examples * (6 * total - 2 * kernel))
-    return {
-        "gradient_evaluations": None if gradients is None else gradients * updates,
-        "examples": int(history.batch_sizes.sum()),
-        "flops_analytic": flops,
-        "state_bytes": {
-            name: tree.size(jax.tree.map(jnp.asarray, part))
-            for name, part in state._asdict().items()
-        },
-    }
-
-
-def _accuracies(points: Sequence[tuple[int, np.ndarray]]) -> list[np.ndarray]:
-    return [row for _, row in points]
-
-
-def _nullable(array: np.ndarray) -> Any:
-    """Nested lists with null for NaN."""
-    if np.ndim(array):
-        return [_nullable(row) for row in array]
-    return None if np.isnan(array) else float(array)
-
-
-@contextlib.contextmanager
-def _journal(path: Path, progress: Callable[[Event], None] | None):
-    """A progress callback that also appends each event to ``metrics.jsonl``."""
-    path.unlink(missing_ok=True)  # of an attempt that did not finish
-    with open(path, "a", encoding="utf-8", buffering=1) as file:
-
-        def record(event: Event) -> None:
-            if event.kind in ("segment", "eval"):
-                file.write(json.dumps(plain(event._asdict()), sort_keys=True) + "\n")
-            if progress is not None:
-                progress(event)
-
-        yield record
+    Raises:
+      UserError: for anything else.
+    """
+    number = text.removesuffix("s")
+    try:
+        if text != number and float(number) >= 0:
+            return float(number), None
+        if text == number and int(number) > 0:
+            return None, int(number)
+    except ValueError:
+        pass
+    raise UserError(
+        f"checkpoint_every is {text}, but it must be seconds, such as 30s, or a number of "
+        "updates, such as 500."
+    )
 
 
 def _plots(folder: Path, results: Mapping[str, Any]) -> None:

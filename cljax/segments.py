@@ -1,7 +1,7 @@
 """Segments: the compiled programs of a run, over one state pytree.
 
-    carry = (state, losses, online_correct)
-    segment(carry, start, stop):  for i in start..stop:  carry = step(carry, plan[i], key_i)
+    carry = (state, losses, online_correct, health)
+    segment(hyper, carry, start, stop):  for i in start..stop:  carry = step(carry, plan[i], key_i)
 
 A segment is one compiled program with traced bounds, run again and again: any length gives the
 same bits, so its length is free to follow the clock. ``whole`` is the same step in one
@@ -11,21 +11,25 @@ programs with their own plans.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax import keys
 from cljax.evaluate import Evaluation, TestData, correct_fn
 from cljax.streams.base import Stream, Transform
 from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, StepPlan
 
-__all__ = ["Carry", "Programs", "TrainData", "batch_of", "begin", "compile_programs", "device_plan",
-           "train_data", "whole"]  # fmt: skip
+__all__ = [
+    "Batching", "Carry", "Hyper", "Programs", "TrainData", "batch_of", "begin", "compile_programs",
+    "device_plan", "leaf_names", "make_step", "put", "train_data", "whole",
+]  # fmt: skip
 
+Hyper = Mapping[str, Any]  # real hyper-parameters by name, [] or [L]
 Step = Callable[[PyTree, "Row", "TrainData", Array, Array], tuple[PyTree, Info, Array]]
 
 
@@ -41,20 +45,31 @@ Row = StepPlan  # a row of a plan: the same fields without the leading axis
 
 
 class Carry(NamedTuple):
-    """What a segment passes on: the state, and what each update of the plan reported."""
+    """What a segment passes on: the state, what each update of the plan reported, and health."""
 
     state: PyTree
     losses: Any  # [S] float32
     online_correct: Any  # [S] int32, examples classified right before learning from them
+    bad: Any  # [] int32, the first update whose loss was not finite; -1: none
+    sound: Any  # [N] bool, whether each leaf of ``leaf_names`` is finite at the segment's end
 
 
 class Programs(NamedTuple):
-    """The compiled programs of a run; ``segments`` and ``draws`` of phases by their names."""
+    """The compiled programs of a run; ``segments`` of phases by their names."""
 
-    init: Callable[[Array], PyTree]
-    segments: dict[str, Callable[..., Carry]]  # (carry, plan, data, key, start, stop)
-    views: dict[str, Callable[[PyTree], PyTree]]  # state -> what the evaluation reads, copied
-    corrects: dict[str, Callable[..., Array]]  # (view, tests, task, allowed) -> [] int32
+    init: Callable[[Hyper, Array], PyTree]
+    segments: dict[str, Callable[..., Carry]]  # (hyper, carry, plan, data, key, start, stop)
+    views: dict[str, Callable[..., PyTree]]  # (hyper, state) -> what the evaluation reads, copied
+    corrects: dict[str, Callable[..., Array]]  # (hyper, view, tests, task, allowed) -> [] int32
+    state: PyTree  # shapes and types of the state, with a leading axis where lanes are stacked
+
+
+class Batching(NamedTuple):
+    """How L lanes are one program: ``vmap``, or ``map`` (one after another, the bits of one)."""
+
+    lanes: int
+    how: Literal["vmap", "map"] = "vmap"
+    mesh: Mesh | None = None  # its axis "lane" splits them over devices
 
 
 def train_data(stream: Stream) -> TrainData:
@@ -68,6 +83,21 @@ def device_plan(plan: Any) -> Any:
     return jax.tree.map(jnp.asarray, plan)
 
 
+def leaf_names(state: PyTree) -> list[str]:
+    """Names of the leaves that ``Carry.sound`` speaks of: those of floating type."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in leaves
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+
+
+def _sound(state: PyTree) -> Array:
+    floating = [a for a in jax.tree.leaves(state) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in floating], bool)
+
+
 def batch_of(row: Row, data: TrainData, transform: Transform, step: Array) -> Batch:
     """The batch that a row of a plan describes."""
     x = transform.apply(data.tables, data.x[row.index], row.task)
@@ -75,9 +105,10 @@ def batch_of(row: Row, data: TrainData, transform: Transform, step: Array) -> Ba
     return Batch(x, data.y[row.index], row.task, row.mask, row.index, clock)
 
 
-def begin(state: PyTree, shape: tuple[int, ...]) -> Carry:
-    """A carry for a plan of ``shape`` updates, ``(S,)`` or with a leading axis of seeds."""
-    return Carry(state, jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32))
+def begin(state: PyTree, num_steps: int) -> Carry:
+    """The carry at the beginning of a plan of ``num_steps`` updates, for one lane."""
+    losses, correct = jnp.zeros(num_steps, jnp.float32), jnp.zeros(num_steps, jnp.int32)
+    return Carry(state, losses, correct, jnp.asarray(-1, jnp.int32), _sound(state))
 
 
 def make_step(
@@ -132,7 +163,8 @@ def whole(
 
 
 def compile_programs(
-    learner: Learner,
+    bind: Callable[[Hyper], Learner],
+    hyper: Hyper,
     stream: Stream,
     plans: dict[str, StepPlan],
     data: TrainData,
@@ -141,88 +173,177 @@ def compile_programs(
     *,
     online: bool,
     loop: Literal["scan", "steps"],
-    lanes: int | None,
+    batching: Batching | None,
     pool: Any,
 ) -> Programs:
     """Compiles everything a run calls, the programs side by side in ``pool``.
 
     Args:
+      bind: makes the learner of hyper-parameters, which are arguments of every program: one
+        program serves all their values.
+      hyper: real hyper-parameters of a lane, by name; with ``batching`` each is [L].
       plans: device plans by program name, "task" and the phases'; only shapes are read, and with
-        ``lanes`` they have a leading axis of that size.
+        ``batching`` they have a leading axis of lanes.
       loop: ``scan`` compiles the loop; ``steps`` compiles one update and loops outside, for
         networks whose gradients are slow inside a compiled loop (convolutions on CPUs).
-      lanes: size of a bundle of lanes advanced by one vmapped program, or None for one lane.
+      batching: how lanes are advanced together by one program; None: one lane.
     """
     cpu = jax.default_backend() == "cpu"
     # Lanes run in threads, one core each: XLA's own threads would only get in their way.
     options = {"xla_cpu_multi_thread_eigen": False} if cpu else {}
 
-    def batched(fn: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
-        return fn if lanes is None else jax.vmap(fn, in_axes=axes)
-
-    def compiled(fn: Callable[..., Any], *args: Any, donate: tuple[int, ...] = ()) -> Any:
-        lowered = jax.jit(fn, donate_argnums=donate).lower(*args)
+    def compiled(
+        fn: Callable[..., Any], axes: tuple[int | None, ...], *args: Any, donate: int | None = None
+    ) -> Any:
+        # ``axes``: which arguments have a leading axis of lanes (0) and which are shared (None).
+        program = fn if batching is None else _batched(fn, axes, batching)
+        args = tuple(_placed(arg, axis, batching) for arg, axis in zip(args, axes, strict=True))
+        donated = () if donate is None else (donate,)
+        lowered = jax.jit(program, donate_argnums=donated).lower(*args)
         return pool.submit(lowered.compile, compiler_options=options)
 
-    key = keys.purpose(0, "shape")
-    if lanes is not None:
-        key = jnp.stack([key] * lanes)
-    init = batched(learner.init, (0,))
-    state = jax.eval_shape(init, key)
+    def shape_of(fn: Callable[..., Any], axes: tuple[int | None, ...], *args: Any) -> Any:
+        return jax.eval_shape(fn if batching is None else jax.vmap(fn, in_axes=axes), *args)
+
+    key = jax.eval_shape(lambda: keys.purpose(0, "shape"))
+    if batching is not None:
+        key = jax.ShapeDtypeStruct((batching.lanes,), key.dtype)
+
+    def init(hyper: Hyper, key: Array) -> PyTree:
+        return bind(hyper).init(key)
+
+    state = shape_of(init, (0, 0), hyper, key)
     bound = jax.ShapeDtypeStruct((), jnp.int32)
-    sources: dict[str, Learner | Phase] = {"task": learner}
-    sources |= {phase.name: phase for phase in learner.phases}
-    count = online_correct(learner, stream.class_mask) if online else None
+    waiting_init = compiled(init, (0, 0), hyper, key)
 
     segments = {}
     for name, plan in plans.items():
-        step = make_step(sources[name], stream.transform, count if name == "task" else None)
+
+        def segment(
+            hyper: Hyper, carry: Carry, plan: StepPlan, data: TrainData, key: Array, *bounds: Array,
+            name: str = name,
+        ) -> Carry:  # fmt: skip
+            learner = bind(hyper)
+            count = None
+            source: Learner | Phase = learner
+            if name == "task":
+                count = online_correct(learner, stream.class_mask) if online else None
+            else:
+                source = next(phase for phase in learner.phases if phase.name == name)
+            step = make_step(source, stream.transform, count)
+            body = _segment(step) if loop == "scan" else _single(step)
+            after = body(carry, plan, data, key, *bounds)
+            return after._replace(sound=_sound(after.state))
+
         num_steps = plan.current.shape[-1]
-        carry = Carry(
-            state,
-            jax.ShapeDtypeStruct((*_lead(lanes), num_steps), jnp.float32),
-            jax.ShapeDtypeStruct((*_lead(lanes), num_steps), jnp.int32),
-        )
-        body = _segment(step) if loop == "scan" else _single(step)
-        program = batched(body, (0, 0, None, 0, None, None)[: 6 if loop == "scan" else 5])
+        carry = shape_of(lambda state, n=num_steps: begin(state, n), (0,), state)
         bounds = (bound, bound) if loop == "scan" else (bound,)
-        segments[name] = compiled(program, carry, plan, data, key, *bounds, donate=(0,))
+        axes = (0, 0, 0, None, 0, *(None for _ in bounds))
+        segments[name] = compiled(segment, axes, hyper, carry, plan, data, key, *bounds, donate=1)
 
     views, corrects = {}, {}
     allowed = jax.ShapeDtypeStruct(stream.class_mask.shape[1:], bool)
     for evaluation in evaluations:
-        predictor = learner.predictors[evaluation.predictor]
-        # A copy, because the next segment donates the state.
-        view_fn = batched(lambda s, p=predictor: jax.tree.map(jnp.copy, p.prepare(s)), (0,))
-        view = jax.eval_shape(view_fn, state)
-        correct = batched(correct_fn(predictor, stream.transform), (0, None, None, None))
-        views[evaluation.name] = compiled(view_fn, state)
+
+        def view_fn(hyper: Hyper, state: PyTree, name: str = evaluation.predictor) -> PyTree:
+            # A copy, because the next segment donates the state.
+            return jax.tree.map(jnp.copy, bind(hyper).predictors[name].prepare(state))
+
+        def correct(
+            hyper: Hyper, view: PyTree, tests: TestData, task: Array, allowed: Array,
+            name: str = evaluation.predictor,
+        ) -> Array:  # fmt: skip
+            predictor = bind(hyper).predictors[name]
+            return correct_fn(predictor, stream.transform)(view, tests, task, allowed)
+
+        view = shape_of(view_fn, (0, 0), hyper, state)
+        views[evaluation.name] = compiled(view_fn, (0, 0), hyper, state)
         corrects[evaluation.name] = compiled(
-            correct, view, tests._replace(counts=None), bound, allowed
-        )
-    init_program = compiled(init, key)
+            correct, (0, 0, None, None, None), hyper, view, tests._replace(counts=None), bound,
+            allowed,
+        )  # fmt: skip
 
     loops = {name: future.result() for name, future in segments.items()}
     if loop == "steps":
         loops = {name: _stepped(program) for name, program in loops.items()}
     return Programs(
-        init_program.result(),
+        waiting_init.result(),
         loops,
         {name: future.result() for name, future in views.items()},
         {name: future.result() for name, future in corrects.items()},
+        state,
     )
 
 
-def _lead(lanes: int | None) -> tuple[int, ...]:
-    return () if lanes is None else (lanes,)
+def _sharding(batching: Batching | None, axis: int | None) -> NamedSharding | None:
+    """Where an argument of a batched program lies: split by lanes (0), or on every device."""
+    if batching is None or batching.mesh is None:
+        return None
+    return NamedSharding(batching.mesh, PartitionSpec("lane") if axis == 0 else PartitionSpec())
+
+
+def put(value: Any, batching: Batching | None, axis: int | None = 0) -> Any:
+    """An array on the device of its lane; over a mesh, as ``sharding`` says."""
+    where = _sharding(batching, axis)
+    if where is None:
+        return jnp.asarray(value)
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        data = put(np.asarray(jax.random.key_data(value)), batching, axis)
+        return jax.random.wrap_key_data(data, impl=str(jax.random.key_impl(value)))
+    host = np.asarray(value)
+    return jax.make_array_from_callback(host.shape, where, lambda index: host[index])
+
+
+def _placed(arg: Any, axis: int | None, batching: Batching | None) -> Any:
+    """Shapes of an argument, with the placing that the program is compiled for."""
+    where = _sharding(batching, axis)
+    if where is None:
+        return arg
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), arg)
+
+
+def _batched(
+    fn: Callable[..., Any], axes: tuple[int | None, ...], batching: Batching
+) -> Callable[..., Any]:
+    if batching.how == "vmap":
+        mapped = jax.vmap(fn, in_axes=axes)
+    else:
+
+        def mapped(*args: Any) -> Any:
+            own = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
+
+            def one(own: list[Any]) -> Any:
+                rest = iter(own)
+                return fn(
+                    *(
+                        next(rest) if axis == 0 else arg
+                        for arg, axis in zip(args, axes, strict=True)
+                    )
+                )
+
+            return jax.lax.map(one, own)
+
+    if batching.mesh is None:
+        return mapped
+    specs = tuple(PartitionSpec("lane") if axis == 0 else PartitionSpec() for axis in axes)
+    return jax.shard_map(
+        mapped, mesh=batching.mesh, in_specs=specs, out_specs=PartitionSpec("lane"), check_vma=False
+    )
 
 
 def _single(step: Step) -> Callable[..., Carry]:
     def single(carry: Carry, plan: StepPlan, data: TrainData, key: Array, i: Array) -> Carry:
         row = jax.tree.map(lambda a: a[i], plan)
         state, info, correct = step(carry.state, row, data, key, i)
-        losses = carry.losses.at[i].set(info.loss.astype(jnp.float32))
-        return Carry(state, losses, carry.online_correct.at[i].set(correct))
+        loss = info.loss.astype(jnp.float32)
+        bad = jnp.where((carry.bad < 0) & ~jnp.isfinite(loss), i, carry.bad)
+        return Carry(
+            state,
+            carry.losses.at[i].set(loss),
+            carry.online_correct.at[i].set(correct),
+            bad,
+            carry.sound,
+        )
 
     return single
 
@@ -240,10 +361,11 @@ def _segment(step: Step) -> Callable[..., Carry]:
 
 def _stepped(program: Callable[..., Carry]) -> Callable[..., Carry]:
     def segment(
-        carry: Carry, plan: StepPlan, data: TrainData, key: Array, start: Array, stop: Array
-    ) -> Carry:
+        hyper: Hyper, carry: Carry, plan: StepPlan, data: TrainData, key: Array, start: Any,
+        stop: Any,
+    ) -> Carry:  # fmt: skip
         for i in range(int(start), int(stop)):
-            carry = program(carry, plan, data, key, np.int32(i))
+            carry = program(hyper, carry, plan, data, key, np.int32(i))
         return carry
 
     return segment

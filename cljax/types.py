@@ -203,7 +203,9 @@ class Method(NamedTuple):
 
     ``options`` are the hyper-parameters it was made with, for a run's identity and its tables.
     ``arrange(stream) -> stream`` is for bounds that see the examples in another order (joint
-    training); the runner applies it before anything else.
+    training); the runner applies it before anything else. ``make(**options)`` makes the method
+    again, with other values of its real options, traced ones too: that is how many settings
+    share one compiled program.
     """
 
     name: str
@@ -211,6 +213,7 @@ class Method(NamedTuple):
     needs: Needs = Needs()
     options: Mapping[str, Any] = MappingProxyType({})
     arrange: Callable[[Any], Any] | None = None
+    make: Callable[..., Method] | None = None
 
 
 class ExemplarPolicy(NamedTuple):

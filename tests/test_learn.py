@@ -175,7 +175,8 @@ def test_progress_reports_every_part_in_the_calling_thread():
 def test_a_diverged_seed_stops_and_says_where():
     method = cljax.lamaml(alpha_init=1e30, capacity=6, replay_size=3, glances=2, clip_norm=None)
     history = run(seeds=(0,), method=method)
-    assert history.diverged[0] is not None and 0 <= history.diverged[0] < 9
+    assert history.diverged[0].task == 0 and 0 <= history.diverged[0].step < 9
+    assert history.diverged[0].leaf.startswith("params/")
     assert np.isnan(history.evaluations["logits"][0, -1]).all()
 
 

@@ -196,4 +196,4 @@ def er(
             examples_per_update=glances * (replay_size + spec.batch_size),
         )
 
-    return Method("er", bind, Needs(boundaries=penalty is not None), options)
+    return Method("er", bind, Needs(boundaries=penalty is not None), options, make=er)

@@ -114,7 +114,7 @@ def finetune(
             examples_per_update=spec.batch_size,
         )
 
-    return Method("finetune", bind, Needs(boundaries=penalty is not None), options)
+    return Method("finetune", bind, Needs(boundaries=penalty is not None), options, make=finetune)
 
 
 online = variant(

@@ -166,7 +166,8 @@ def gem(
         lr, per_task, glances, optimizer, clip_norm, ring_rule, algebra, direction,
         reference_size=None, skip_first_task=False,
     )  # fmt: skip
-    return Method("gem", bind, Needs(boundaries=True, task_ids_train=True), options)
+    needs = Needs(boundaries=True, task_ids_train=True)
+    return Method("gem", bind, needs, options, make=gem)
 
 
 def agem(
@@ -207,7 +208,8 @@ def agem(
         lr, per_task, glances, optimizer, clip_norm, ring_rule, algebra, agem_coefficients,
         reference_size=reference_size, skip_first_task=skip_first_task,
     )  # fmt: skip
-    return Method("agem", bind, Needs(boundaries=True, task_ids_train=True), options)
+    needs = Needs(boundaries=True, task_ids_train=True)
+    return Method("agem", bind, needs, options, make=agem)
 
 
 def _binder(

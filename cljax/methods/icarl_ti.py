@@ -256,7 +256,7 @@ def icarl_ti(
         )  # fmt: skip
 
     needs = Needs(boundaries=True, task_ids_train=True, task_ids_test=True)
-    return Method("icarl-ti", bind, needs, options)
+    return Method("icarl-ti", bind, needs, options, make=icarl_ti)
 
 
 def _task_end(model: Model, class_mask: np.ndarray, shares: np.ndarray) -> Phase:

@@ -129,7 +129,7 @@ def independent(
         )
 
     needs = Needs(boundaries=True, task_ids_train=True, task_ids_test=True)
-    return Method("independent", bind, needs, options)
+    return Method("independent", bind, needs, options, make=independent)
 
 
 def _predictor(model: Model) -> Predictor:

@@ -47,7 +47,9 @@ def joint(
     method = _finetune.finetune(lr=lr, optimizer=optimizer, clip_norm=clip_norm)
     options = {name: value for name, value in method.options.items() if name != "penalty"}
     needs = method.needs._replace(boundaries=True)
-    return method._replace(name="joint", needs=needs, options=options, arrange=_cumulative)
+    return method._replace(
+        name="joint", needs=needs, options=options, arrange=_cumulative, make=joint
+    )
 
 
 def iid(
@@ -79,7 +81,7 @@ def iid(
     def arrange(stream: Stream) -> Stream:
         return _mixed(stream, tasks_per_batch, updates)
 
-    return method._replace(name="iid", options={**options, **counts}, arrange=arrange)
+    return method._replace(name="iid", options={**options, **counts}, arrange=arrange, make=iid)
 
 
 def _cumulative(stream: Stream) -> Stream:

@@ -197,4 +197,4 @@ def la_er(
             examples_per_update=glances * (2 * replay_size + 3 * spec.batch_size),
         )
 
-    return Method("la-er", bind, options=options)
+    return Method("la-er", bind, options=options, make=la_er)

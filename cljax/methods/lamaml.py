@@ -377,7 +377,7 @@ def lamaml(
             * (spec.batch_size + num_inner_steps * (replay_size + spec.batch_size)),
         )
 
-    return Method("lamaml", bind, Needs(boundaries=penalty is not None), options)
+    return Method("lamaml", bind, Needs(boundaries=penalty is not None), options, make=lamaml)
 
 
 sync_lamaml = variant(

@@ -253,4 +253,4 @@ def mer(
             examples_per_update=steps,
         )
 
-    return Method("mer", bind, options=options)
+    return Method("mer", bind, options=options, make=mer)

@@ -277,7 +277,7 @@ def meta_bgd(
             * (spec.batch_size + num_steps * (replay_size + spec.batch_size)),
         )  # fmt: skip
 
-    return Method("meta-bgd", bind, options=options)
+    return Method("meta-bgd", bind, options=options, make=meta_bgd)
 
 
 def _new_std(std: Array, curvature: Array) -> Array:

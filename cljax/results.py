@@ -1,0 +1,114 @@
+"""The contract's ``results.json``, from what runs leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import metrics, stats, tree
+from cljax.learn import History
+from cljax.streams.base import Stream
+from cljax.types import Method, Model, Spec
+
+__all__ = ["results_of"]
+
+
+def results_of(
+    config: Mapping[str, Any], method: Method, model: Model, stream: Stream, history: History
+) -> dict[str, Any]:
+    """The contract's ``results.json``, less its times."""
+    spec = stream.spec(config["batch_size"])
+    evaluations, headline, absent = {}, {}, {}
+    alive = np.array([step is None for step in history.diverged])
+    for i, entry in enumerate(config["evaluations"]):
+        name, matrix = entry["name"], history.evaluations[entry["name"]]
+        computed = metrics.compute(matrix[alive] if alive.any() else matrix, history.test_counts)
+        values = {metric: _spread(v, alive) for metric, v in computed.values.items()}
+        predictor = method.bind(model, spec).predictors[entry["predictor"]]
+        evaluations[name] = {
+            "predictor": entry["predictor"],
+            "scenario": entry["scenario"],
+            "task_ids": predictor.needs_task_ids or entry["scenario"] == "task",
+            "continuum": predictor.continuum,
+            "accuracy_matrix": _nullable(matrix),
+            "test_counts": history.test_counts.tolist(),
+            "metrics": values,
+        }
+        if i == 0:
+            headline, absent = dict(values), dict(computed.absent)
+    online = metrics.compute_online(
+        None if history.online_correct is None else history.online_correct[alive],
+        history.batch_sizes,
+        [_accuracies(p) for p, ok in zip(history.anytime, alive, strict=True) if ok],
+    )
+    headline |= {name: _spread(value, alive) for name, value in online.values.items()}
+    absent |= dict(online.absent)
+    first = next(iter(history.evaluations.values()))
+    return {
+        "method": method.name,
+        "stream": stream.name,
+        "seeds": list(history.seeds),
+        "config_hash": config["config_hash"],
+        "data": {"source": stream.source, "checksum": stream.checksum, "licence": stream.licence},
+        "device": config["device"],
+        "versions": config["versions"],
+        "metrics": headline,
+        "absent": absent,
+        "evaluations": evaluations,
+        "accuracy_matrix": _nullable(first[:, 1:]),
+        "anytime": [
+            [{"step": step, "accuracy": _nullable(row)} for step, row in points]
+            for points in history.anytime
+        ],
+        "diverged": [found and found.step for found in history.diverged],
+        "divergence": [found and found._asdict() for found in history.diverged],
+        "cost": _cost(method, model, spec, history),
+    }
+
+
+def _spread(values: np.ndarray, alive: np.ndarray) -> dict[str, Any]:
+    """A metric over seeds; seeds that diverged are null and count in no mean."""
+    summary, finite = stats.summary(values), iter(np.atleast_1d(values).tolist())
+    return {
+        "mean": summary.mean,
+        "std": summary.std,
+        "ci95": None if summary.ci95 is None else list(summary.ci95),
+        "values": [next(finite) if ok else None for ok in alive],
+    }
+
+
+def _cost(method: Method, model: Model, spec: Spec, history: History) -> dict[str, Any]:
+    """Work and state of one seed's run; null where the method does not say."""
+    learner, state = method.bind(model, spec), history.states[0]
+    updates = len(history.batch_sizes)
+    gradients, examples = learner.gradients_per_update, learner.examples_per_update
+    flops = None
+    if examples is not None and model.first_product is not None:
+        # Dense layers: 2 forward and 4 backward a weight and example, but no gradient of inputs.
+        kernel = model.first_product.split(state.params)[0].size
+        total = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        flops = float(updates * examples * (6 * total - 2 * kernel))
+    return {
+        "gradient_evaluations": None if gradients is None else gradients * updates,
+        "examples": int(history.batch_sizes.sum()),
+        "flops_analytic": flops,
+        "state_bytes": {
+            name: tree.size(jax.tree.map(jnp.asarray, part))
+            for name, part in state._asdict().items()
+        },
+    }
+
+
+def _accuracies(points: Sequence[tuple[int, np.ndarray]]) -> list[np.ndarray]:
+    return [row for _, row in points]
+
+
+def _nullable(array: np.ndarray) -> Any:
+    """Nested lists with null for NaN."""
+    if np.ndim(array):
+        return [_nullable(row) for row in array]
+    return None if np.isnan(array) else float(array)

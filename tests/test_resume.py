@@ -1,0 +1,139 @@
+"""A run that is cut anywhere and continued gives the bits of the unbroken one."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+import support
+
+import cljax
+from cljax import checkpoint
+from cljax.errors import Interrupted, UserError
+from cljax.learn import Checkpoints, learn
+from cljax.nets import mlp
+
+IDENTITY = {"config_hash": "one", "versions": "these"}
+LAMAML = cljax.lamaml(capacity=6, replay_size=3, glances=2, algebra="low-rank")
+EWC = cljax.finetune(lr=0.05, optimizer="adam", penalty=cljax.ewc(3.0, num_examples=7))
+METHODS = {
+    "lamaml": LAMAML,
+    "ewc with adam": EWC,  # an optimiser's state, phases
+    "gem": cljax.gem(lr=0.05, per_task=3),
+}
+
+
+def run(folder=None, *, method=LAMAML, seeds=(0, 1), stop_after=None, every=1, **options):
+    """Runs, keeping a checkpoint every update, and is interrupted after some units of work."""
+    asked = iter(range(10**6))
+    return learn(
+        method, mlp(5)(support.NUM_CLASSES), support.stream(), list(seeds), batch_size=4,
+        checkpoints=folder and Checkpoints(folder, IDENTITY, every_s=None, every_updates=every),
+        interrupted=lambda: stop_after is not None and next(asked) >= stop_after,
+        **{"segment": 2, "eval_every": 2, "online": True, **options},
+    )  # fmt: skip
+
+
+def assert_same(a, b):
+    """Everything but times."""
+    jax.tree.map(np.testing.assert_array_equal, a._replace(time={}), b._replace(time={}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_cut_anywhere_and_continued_it_is_the_unbroken_run(name, tmp_path):
+    method = METHODS[name]
+    unbroken, attempts = run(method=method), 0
+    while True:
+        attempts += 1
+        try:
+            found = run(tmp_path, method=method, stop_after=7)
+            break
+        except Interrupted:
+            assert len(list(tmp_path.iterdir())) <= 3
+    assert attempts >= 3
+    assert_same(found, unbroken)
+
+
+@pytest.mark.parametrize("lanes", ["vmap", "map", "sequential"])
+def test_batched_lanes_are_kept_too(lanes, tmp_path):
+    unbroken = run(lanes=lanes)
+    for stop_after in (2, 3):
+        with pytest.raises(Interrupted):
+            run(tmp_path, lanes=lanes, stop_after=stop_after)
+    assert_same(run(tmp_path, lanes=lanes), unbroken)
+
+
+def test_a_finished_lane_is_not_run_again(tmp_path):
+    unbroken = run(seeds=(0, 1, 2), lanes="sequential", lanes_at_a_time=1)
+    with pytest.raises(Interrupted):
+        run(tmp_path, seeds=(0, 1, 2), lanes="sequential", lanes_at_a_time=1, stop_after=25)
+    events = []
+    again = run(
+        tmp_path, seeds=(0, 1, 2), lanes="sequential", lanes_at_a_time=1, progress=events.append
+    )
+    assert_same(again, unbroken)
+    assert 0 not in {event.run for event in events} and 2 in {event.run for event in events}
+
+
+def test_a_checkpoint_that_cannot_be_used_is_skipped_with_a_sentence(tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop_after=12)
+    newest = sorted(tmp_path.iterdir())[-1]
+    (newest / "position.json").write_text("{}")
+    notes = []
+    found = run(tmp_path, progress=lambda e: notes.append(e.note) if e.kind == "note" else None)
+    assert len(notes) == 1 and str(newest) in notes[0] and "damaged" in notes[0]
+    assert_same(found, run())
+
+
+def test_other_versions_are_refused_and_foreign_checkpoints_skipped(tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop_after=6)
+    with pytest.raises(UserError, match="versions was these and is others"):
+        checkpoint.newest(tmp_path, {**IDENTITY, "versions": "others"})
+    kept, skipped = checkpoint.newest(tmp_path, {**IDENTITY, "config_hash": "two"})
+    assert kept is None and all("another run" in sentence for sentence in skipped)
+
+
+def test_the_same_identity_with_other_shapes_is_refused(tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop_after=6)
+    with pytest.raises(UserError, match="does not fit this run"):
+        run(tmp_path, method=cljax.lamaml(capacity=7, replay_size=3, glances=2))
+
+
+def test_settings_share_one_program_and_equal_their_single_runs():
+    settings = [{"alpha_init": 0.1, "alpha_lr": 0.2}, {"alpha_init": 0.3}]
+    both = run(settings=settings)
+    for i, setting in enumerate(settings):
+        method = cljax.lamaml(
+            **{**dict(LAMAML.options), **setting}  # the same values from the start
+        )
+        single = run(method=method, seeds=(i,))
+        jax.tree.map(np.testing.assert_array_equal, both.states[i], single.states[0])
+    with pytest.raises(UserError, match="real option of lamaml 'capacity' is not known"):
+        run(settings=[{"capacity": 3.0}, {}])
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_mapped_lanes_have_the_bits_of_single_runs(x64):
+    with jax.enable_x64(x64):
+        assert_same(run(lanes="map"), run(lanes="threads"))
+        assert_same(run(lanes="map", lanes_at_a_time=1), run(lanes="threads"))
+
+
+def test_batchnorm_and_keys_in_the_state_survive(tmp_path):
+    """Types that numpy does not know: random keys and bfloat16."""
+    key = jax.random.split(jax.random.key(3), 2)
+    half = jax.numpy.arange(3, dtype=jax.numpy.bfloat16) / 7
+    arrays = {name: checkpoint.host_copy(a) for name, a in {"key": key, "half": half}.items()}
+    arrays["empty"] = np.zeros((0, 3), np.float32)
+    kept = checkpoint.Snapshot(arrays, {"lanes": {}})
+    checkpoint.save(tmp_path, kept, IDENTITY, number=1)
+    found, skipped = checkpoint.newest(tmp_path, IDENTITY)
+    assert not skipped and found.arrays["empty"].shape == (0, 3)
+    for name, original in {"key": key, "half": half}.items():
+        like = jax.eval_shape(lambda a: a, original)
+        again = checkpoint.revived(found.arrays[name], like)
+        assert again.dtype == original.dtype
+        np.testing.assert_array_equal(checkpoint.host_copy(again), checkpoint.host_copy(original))
