@@ -11,6 +11,7 @@ from cljax import (
     penalties,
     stats,
     streams,
+    sweep,
     tree,
     types,
 )  # fmt: skip
@@ -28,17 +29,17 @@ from cljax.methods.metabgd import meta_bgd
 from cljax.penalties import ewc, lwf, mas, online_ewc, rwalk, si
 from cljax.published import published
 from cljax.recipes import Recipe, recipe
-from cljax.run import Run, load, run
+from cljax.run import Run, Running, load, resume, run
 from cljax.types import Method, Penalty
 from cljax.unroll import InnerStep, Unrolled, optax_step, sgd_step, split, unroll
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Unrolled", "agem",
+    "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Running", "Unrolled", "agem",
     "cmaml", "data", "er", "errors", "ewc", "finetune", "gem", "icarl_ti", "iid", "independent",
     "joint", "la_er", "lamaml", "load", "losses", "lwf", "mas", "memory", "mer", "meta_bgd",
     "methods", "metrics", "nets", "online_ewc", "optax_step", "penalties", "published",
-    "recipe", "run", "rwalk", "sgd_step", "si", "split", "stats", "streams", "sync_lamaml",
-    "tree", "types", "unroll",
+    "recipe", "resume", "run", "rwalk", "sgd_step", "si", "split", "stats", "streams", "sweep",
+    "sync_lamaml", "tree", "types", "unroll",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +21,9 @@ import numpy as np
 from cljax.config import config_hash, differences
 from cljax.errors import UserError
 
-__all__ = ["claim", "finished", "read", "write_arrays", "write_bytes", "write_json"]
+__all__ = [
+    "busy", "claim", "finished", "read", "remove", "write_arrays", "write_bytes", "write_json",
+]  # fmt: skip
 
 _LOCK = ".lock"
 
@@ -68,15 +71,15 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def claim(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds it for this process.
+def claim(folder: Path, lock_name: str = _LOCK) -> Iterator[None]:
+    """Makes the folder and holds it for this process; other locks' holders may share it.
 
     Raises:
       UserError: if it cannot be written, or another process holds it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / _LOCK, "w")  # noqa: SIM115
+        lock = open(folder / lock_name, "w")  # noqa: SIM115
     except OSError as error:
         reason = error.strerror
         raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
@@ -92,8 +95,25 @@ def claim(folder: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            (folder / _LOCK).unlink()
+            (folder / lock_name).unlink()
         lock.close()
+
+
+def busy(lock: Path) -> bool:
+    """Whether a process holds this lock."""
+    try:
+        with open(lock, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+    except OSError:
+        return True
+
+
+def remove(folder: Path) -> None:
+    """Removes a folder, and the one around it once that is empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

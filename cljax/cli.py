@@ -1,4 +1,4 @@
-"""The command ``cljax``: run, resume, list, data, protocol.
+"""The command ``cljax``: run, resume, sweep, list, data, protocol.
 
 METHOD, STREAM and the recipe are read first; the rest are flags made from the factories'
 signatures and docstrings, parsed by tyro. Exit codes: 0 done, 2 the user's mistake (one sentence
@@ -21,11 +21,12 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 from cljax.errors import Interrupted, UserError, check_known
 
-__all__ = ["main"]
+__all__ = ["main"]  # the rest is for ``cljax.cli_sweep``
 
 COMMANDS = {
     "run": "run METHOD STREAM [flags]   train, test, and leave a folder of results",
     "resume": "resume DIR                  go on with an interrupted run or sweep",
+    "sweep": "sweep METHOD STREAM --over NAME=V1,V2 [flags] | sweep status DIR | sweep merge DIR",
     "list": "list                        methods, streams, networks and recipes",
     "data": "data NAME...                where data sets are, their sizes and licences",
     "protocol": "protocol METHOD STREAM      the paragraph for a paper",
@@ -72,9 +73,14 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     command, rest = arguments[0], arguments[1:]
     check_known("command", command, COMMANDS)
-    return {"run": _run, "resume": _resume, "list": _list, "data": _data, "protocol": _protocol}[
-        command
-    ](rest)
+    return {
+        "run": _run,
+        "resume": _resume,
+        "sweep": _sweep,
+        "list": _list,
+        "data": _data,
+        "protocol": _protocol,
+    }[command](rest)
 
 
 class Job(NamedTuple):
@@ -86,7 +92,7 @@ class Job(NamedTuple):
 
 
 # The run's own flags: name -> (type, default, help). ``None`` leaves the recipe's value.
-_FLAGS: dict[str, tuple[Any, Any, str]] = {
+RUN_FLAGS: dict[str, tuple[Any, Any, str]] = {
     "seeds": (int, 5, "run seeds 0 to N-1"),
     "seed": (int | None, None, "run this one seed instead"),
     "recipe": (str | None, None, "SOURCE[:VARIANT], such as lamaml:reference or lamaml:paper"),
@@ -105,7 +111,7 @@ _FLAGS: dict[str, tuple[Any, Any, str]] = {
     "tensorboard": (bool, False, "also write TensorBoard files (extra 'tensorboard')"),
 }  # fmt: skip
 # How a run is kept and cut up; these change no result.
-_RUNNING: dict[str, tuple[Any, Any, str]] = {
+RUNNING_FLAGS: dict[str, tuple[Any, Any, str]] = {
     "checkpoint_every": (
         str,
         "30s",
@@ -121,14 +127,20 @@ _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 def _run(arguments: list[str]) -> int:
     from cljax.run import run
 
-    job = _job("run", arguments, _FLAGS | _RUNNING)
-    options = _options(job)
+    job = job_of("run", arguments, RUN_FLAGS | RUNNING_FLAGS)
+    options = options_of_run(job)
     count = options["seeds"] if isinstance(options["seeds"], int) else len(options["seeds"])
     out = job.flags["out"] or "auto"
-    with _shown(count, job.flags) as progress:
+    with shown(count, job.flags) as progress:
         began = time.perf_counter()
-        done = run(job.recipe, out=out, progress=progress, running=_running(job.flags), **options)
+        done = run(job.recipe, out=out, progress=progress, running=running_of(job.flags), **options)
     return _told(done, began)
+
+
+def _sweep(arguments: list[str]) -> int:
+    from cljax import cli_sweep
+
+    return cli_sweep.main(arguments)
 
 
 def _resume(arguments: list[str]) -> int:
@@ -138,14 +150,18 @@ def _resume(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         arguments = ["DIR", *arguments]
     if not arguments or arguments[0].startswith("-"):
-        raise UserError("cljax resume needs the folder of an interrupted run.")
+        raise UserError("cljax resume needs the folder of an interrupted run or sweep.")
     folder, began = Path(arguments[0]), time.perf_counter()
-    fields = {**_RUNNING, "tensorboard": _FLAGS["tensorboard"]}
-    flags = _parse(f"cljax resume {folder}", fields, arguments[1:])
+    if (folder / "sweep.json").exists():
+        from cljax import cli_sweep
+
+        return cli_sweep.resume(folder, arguments[1:])
+    fields = {**RUNNING_FLAGS, "tensorboard": RUN_FLAGS["tensorboard"]}
+    flags = parse(f"cljax resume {folder}", fields, arguments[1:])
     config = artefacts.read(folder, "config.json")
     _double(config.get("precision", "float32"))
-    with _shown(len(config.get("seeds", [])), {**flags, "out": str(folder)}) as progress:
-        done = resume(folder, progress=progress, running=_running(flags))
+    with shown(len(config.get("seeds", [])), {**flags, "out": str(folder)}) as progress:
+        done = resume(folder, progress=progress, running=running_of(flags))
     return _told(done, began)
 
 
@@ -164,7 +180,7 @@ def _told(done: Any, began: float) -> int:
 
 
 @contextlib.contextmanager
-def _shown(count: int, flags: dict[str, Any]):
+def shown(count: int, flags: dict[str, Any]):
     """Progress as the flags ask for it."""
     from cljax import progress
 
@@ -176,10 +192,10 @@ def _shown(count: int, flags: dict[str, Any]):
         yield show
 
 
-def _running(flags: dict[str, Any]) -> Any:
+def running_of(flags: dict[str, Any]) -> Any:
     from cljax.run import Running
 
-    made = Running(**{name: flags[name] for name in _RUNNING})
+    made = Running(**{name: flags[name] for name in RUNNING_FLAGS})
     return made._replace(checkpoint_every=None) if made.checkpoint_every == "never" else made
 
 
@@ -187,8 +203,8 @@ def _protocol(arguments: list[str]) -> int:
     from cljax.protocol import paragraph
     from cljax.run import prepare
 
-    job = _job("protocol", arguments, _FLAGS)
-    print(textwrap.fill(paragraph(prepare(job.recipe, **_options(job)).config), 88))
+    job = job_of("protocol", arguments, RUN_FLAGS)
+    print(textwrap.fill(paragraph(prepare(job.recipe, **options_of_run(job)).config), 88))
     return 0
 
 
@@ -226,7 +242,7 @@ def _data(arguments: list[str]) -> int:
         "prepare": (bool, False, "download and prepare (needs the extra 'prepare' and a network)"),
         "sample": (bool, False, "the sample that cljax ships"),
     }
-    flags = _parse(f"cljax data {' '.join(names)}".strip(), fields, rest)
+    flags = parse(f"cljax data {' '.join(names)}".strip(), fields, rest)
     if not names and not flags["licences"]:
         raise UserError("cljax data needs the name of a data set, such as mnist.")
     for name in names or list(data.SOURCES):
@@ -252,7 +268,7 @@ def _valued(arguments: list[str], i: int) -> bool:
     return i > 0 and arguments[i - 1] == "--data-dir"
 
 
-def _job(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, str]]) -> Job:
+def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, str]]) -> Job:
     """METHOD STREAM and the recipe first, then every flag of method, stream and run."""
     from cljax import recipes
     from cljax.resolve import method_factory, options_of, stream_factory
@@ -284,7 +300,7 @@ def _job(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, str]
             fields[option.name] = (
                 option.type, values.get(option.name, option.default), option.help,
             )  # fmt: skip
-    flags = _parse(f"cljax {command} {method} {stream}", fields, rest)
+    flags = parse(f"cljax {command} {method} {stream}", fields, rest)
     typed = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
     typed |= {name[3:] for name in typed if name.startswith("no_")}
     origins = {}
@@ -304,7 +320,7 @@ def _job(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, str]
     return Job(recipe, flags, origins)
 
 
-def _options(job: Job) -> dict[str, Any]:
+def options_of_run(job: Job) -> dict[str, Any]:
     """Arguments of ``cljax.run.prepare``; switches double precision on before anything is built."""
     flags = job.flags
     _double(flags["precision"])
@@ -329,7 +345,7 @@ def _flag_value(arguments: list[str], flag: str) -> str | None:
     return None
 
 
-def _parse(
+def parse(
     program: str, fields: dict[str, tuple[Any, Any, str]], arguments: list[str]
 ) -> dict[str, Any]:
     """Parses flags with tyro; its boxes of errors become one sentence."""

@@ -10,7 +10,7 @@ The allowed outputs are the scenario: a task's own (``task``), those of the task
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,7 +21,10 @@ from cljax.errors import check_known
 from cljax.streams.base import Stream, Transform
 from cljax.types import Array, Batch, Clock, Predictor, PyTree
 
-__all__ = ["Evaluation", "TestData", "allowed_outputs", "correct_fn", "test_data", "wanted"]
+__all__ = [
+    "Evaluation", "TestData", "TestImages", "TestRows", "allowed_outputs", "correct_fn",
+    "test_data", "test_images", "test_rows", "wanted",
+]  # fmt: skip
 
 _CHUNK = 1000  # test images a step: large enough for full speed, small enough for any memory
 
@@ -34,32 +37,61 @@ class Evaluation(NamedTuple):
     scenario: Literal["domain", "task", "class"] = "domain"
 
 
-class TestData(NamedTuple):
-    """Test images once, and each task's rows in chunks."""
+class TestImages(NamedTuple):
+    """Test images once, and the tables of the stream's transform."""
 
     x: Array  # [M, ...]
     y: Array  # [M] int32
-    tables: PyTree  # of the stream's transform
+    tables: PyTree
+
+
+class TestRows(NamedTuple):
+    """Each task's test images, as rows of ``TestImages`` in chunks."""
+
     rows: Array  # [T, N, B] int32
     mask: Array  # [T, N, B] bool
     counts: np.ndarray  # [T] test images of each task, on the host
 
 
-def test_data(stream: Stream, chunk: int = _CHUNK) -> TestData:
-    """Lays out a stream's tests for ``correct_fn``; unequal tasks are padded and masked."""
-    counts = np.array([len(rows) for rows in stream.test_index])
-    chunk = min(chunk, int(counts.max()))
-    num = -(-int(counts.max()) // chunk)
+class TestData(NamedTuple):
+    """The fields of both."""
+
+    x: Array
+    y: Array
+    tables: PyTree
+    rows: Array
+    mask: Array
+    counts: np.ndarray
+
+
+def test_data(stream: Stream) -> TestData:
+    """A stream's tests on the device, as ``correct_fn`` takes them."""
+    rows, mask, counts = test_rows(stream.test_index)
+    return TestData(*test_images(stream), jnp.asarray(rows), jnp.asarray(mask), counts)
+
+
+def test_images(stream: Stream) -> TestImages:
+    """Puts a stream's test images on the device."""
+    tables = jax.tree.map(jnp.asarray, stream.transform.tables)
+    return TestImages(jnp.asarray(stream.test_x), jnp.asarray(stream.test_y, jnp.int32), tables)
+
+
+def test_rows(index: Sequence[np.ndarray], longest: int | None = None) -> TestRows:
+    """Lays out each task's rows for ``correct_fn``; unequal tasks are padded and masked.
+
+    Args:
+      index: T arrays of rows. longest: rows of the longest task anywhere; None: of these.
+    """
+    counts = np.array([len(rows) for rows in index])
+    longest = int(counts.max()) if longest is None else longest
+    chunk = min(_CHUNK, longest)
+    num = -(-longest // chunk)
     rows = np.zeros((len(counts), num * chunk), np.int32)
     mask = np.zeros(rows.shape, bool)
-    for task, index in enumerate(stream.test_index):
-        rows[task, : len(index)], mask[task, : len(index)] = index, True
+    for task, own in enumerate(index):
+        rows[task, : len(own)], mask[task, : len(own)] = own, True
     shape = (len(counts), num, chunk)
-    tables = jax.tree.map(jnp.asarray, stream.transform.tables)
-    x, y = jnp.asarray(stream.test_x), jnp.asarray(stream.test_y, jnp.int32)
-    return TestData(
-        x, y, tables, jnp.asarray(rows.reshape(shape)), jnp.asarray(mask.reshape(shape)), counts
-    )
+    return TestRows(rows.reshape(shape), mask.reshape(shape), counts)  # type: ignore[arg-type]
 
 
 def correct_fn(predictor: Predictor, transform: Transform) -> Callable[..., Array]:

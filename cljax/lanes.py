@@ -21,7 +21,7 @@ import numpy as np
 
 from cljax import checkpoint, keys
 from cljax.checkpoint import Snapshot, host_copy
-from cljax.evaluate import Evaluation, TestData, allowed_outputs, wanted
+from cljax.evaluate import Evaluation, TestImages, allowed_outputs, wanted
 from cljax.schedule import Item
 from cljax.segments import Batching, Carry, Hyper, Programs, TrainData, leaf_names, put
 from cljax.streams.base import Stream
@@ -67,6 +67,8 @@ class Lane(NamedTuple):
     seeds: tuple[int, ...]
     hyper: Hyper
     plans: Mapping[tuple[str, int], StepPlan]  # (program, task) -> device plan; ("task", -1)
+    tests: tuple[Array, Array]  # rows and their mask
+    counts: np.ndarray  # [T] or [L, T], test images of each task
     batching: Batching | None
 
 
@@ -85,7 +87,7 @@ class Setup(NamedTuple):
 
     programs: Programs
     data: TrainData
-    tests: TestData
+    images: TestImages
     stream: Stream
     evaluations: tuple[Evaluation, ...]
     entries: str
@@ -242,7 +244,6 @@ def _evaluation(
     views = {e.name: setup.programs.views[e.name](lane.hyper, state) for e in setup.evaluations}
     seen = task + 1 if row != 0 else 0
     alive = [member for member in lane.members if setup.records[member].divergence is None]
-    tests = setup.tests._replace(counts=None)
 
     def work() -> list[Event]:
         accuracies = {}
@@ -251,8 +252,10 @@ def _evaluation(
             for t in asked:
                 allowed = allowed_outputs(setup.stream.class_mask, e.scenario, t, seen)
                 program = setup.programs.corrects[e.name]
-                correct = program(lane.hyper, views[e.name], tests, np.int32(t), allowed)
-                table[:, t] = host_copy(correct) / setup.tests.counts[t]
+                correct = program(
+                    lane.hyper, views[e.name], lane.tests, setup.images, np.int32(t), allowed
+                )
+                table[:, t] = host_copy(correct) / lane.counts[..., t]
             accuracies[e.name] = table
         events = []
         for i, (member, seed) in enumerate(zip(lane.members, lane.seeds, strict=True)):

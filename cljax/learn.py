@@ -23,7 +23,7 @@ import numpy as np
 from cljax import checkpoint
 from cljax.driver import Checkpoints, drive
 from cljax.errors import Diverged, UserError, check_known, check_positive
-from cljax.evaluate import Evaluation, test_data
+from cljax.evaluate import Evaluation, TestImages, TestRows, test_images, test_rows
 from cljax.factories import real_options
 from cljax.lanes import START, Divergence, Event, Lane, Place, Record, Setup, restored
 from cljax.schedule import schedule
@@ -75,6 +75,7 @@ def learn(
     online: bool = False,
     settings: Sequence[Mapping[str, float]] | None = None,
     labels: Sequence[str] | None = None,
+    validate: bool = False,
     lanes: Lanes = "auto",
     lanes_at_a_time: int | None = None,
     devices: int | None = None,
@@ -100,6 +101,7 @@ def learn(
       eval_every: also test the tasks seen so far every so many updates; 0: never.
       online: count each batch's right predictions before learning from it.
       settings: for each run, other values of the method's real options.
+      validate: test on each seed's validation rows instead of the tests, for tuning.
       labels: a name for each run, by which a checkpoint knows it again; None: its number.
       lanes: how runs go beside each other, part of their identity: threads, one after another
         (sequential), or as one program by vmap or by map, which gives the bits of single runs.
@@ -143,17 +145,26 @@ def learn(
     hypers = _hypers(method, settings or [{}] * len(seeds))
     batching = _batching(policy, len(seeds), lanes_at_a_time, devices)
     share = lambda tree: jax.tree.map(lambda a: put(a, batching, None), tree)
-    data, tests = share(train_data(stream)), test_data(stream)
-    tests = share(tests._replace(counts=None))._replace(counts=tests.counts)
-    plans = {seed: plan(stream, seed, batch_size, epochs) for seed in seeds}
+    data = share(train_data(stream))
+    images = TestImages(*data) if validate else share(test_images(stream))
+    tested = {seed: stream.valid(seed) if validate else stream.test_index for seed in set(seeds)}
+    longest = max(len(rows) for index in tested.values() for rows in index)
+    tests = {seed: test_rows(index, longest) for seed, index in tested.items()}
+    plans = {seed: plan(stream, seed, batch_size, epochs) for seed in set(seeds)}
     items, phase_plans = schedule(learner, stream, plans[seeds[0]], eval_every)
+    made_of = {
+        seed: _Seed({("task", -1): rows, **phase_plans(rows)}, tests[seed])
+        for seed, rows in plans.items()
+    }
     size = 1 if batching is None else batching.lanes
     bundles = [range(i, min(i + size, len(seeds))) for i in range(0, len(seeds), size)]
     names = [str(i) for i in range(len(seeds))] if labels is None else labels
-    made = [
-        _lane(list(bundle), names, seeds, hypers, plans, phase_plans, batching)
-        for bundle in bundles
-    ]
+    if batching is None:
+        made_of = {
+            seed: _Seed(device_plan(plans), device_plan(own)._replace(counts=own.counts))
+            for seed, (plans, own) in made_of.items()
+        }
+    made = [_lane(bundle, names, seeds, hypers, made_of, batching, validate) for bundle in bundles]
     emit = progress or (lambda event: None)
     emit(Event("compile"))
     workers = len(os.sched_getaffinity(0)) if policy == "threads" else 1
@@ -161,13 +172,14 @@ def learn(
         shapes = {name: rows for (name, _), rows in made[0].plans.items()}
         programs = compile_programs(
             lambda hyper: _remade(method, hyper).bind(model, stream.spec(batch_size)),
-            made[0].hyper, stream, shapes, data, tests, tuple(evaluations),
-            online=online, loop=loop, batching=batching, pool=pool,
+            made[0].hyper, stream, shapes, data, images, made[0].tests,
+            tuple(evaluations), own_tests=validate, online=online, loop=loop, batching=batching,
+            pool=pool,
         )  # fmt: skip
         compile_s = time.perf_counter() - began
         blank = np.full((stream.num_tasks + 1, stream.num_tasks), np.nan)
         setup = Setup(
-            programs, data, tests, stream, tuple(evaluations), entries, items, segment,
+            programs, data, images, stream, tuple(evaluations), entries, items, segment,
             segment_seconds, None if checkpoints is None else checkpoints.every_updates,
             [Record({e.name: blank.copy() for e in evaluations}) for _ in seeds],
         )  # fmt: skip
@@ -179,7 +191,7 @@ def learn(
             return _history(
                 setup, learner, [seeds[i] for i in numbers], [finals[i] for i in numbers],
                 [setup.records[i] for i in numbers], plans[seeds[0]], online,
-                {"compile_s": compile_s, **spent},
+                tests[seeds[numbers[0]]].counts, {"compile_s": compile_s, **spent},
             )  # fmt: skip
 
         def finish(number: int, place: Place) -> bool:
@@ -248,29 +260,44 @@ def _batching(policy: str, num: int, at_a_time: int | None, devices: int | None)
     return Batching(size, policy, mesh)  # type: ignore[arg-type]
 
 
+class _Seed(NamedTuple):
+    """What a seed decides of a lane."""
+
+    plans: Mapping[tuple[str, int], StepPlan]
+    tests: TestRows
+
+
 def _lane(
     bundle: Sequence[int],
     labels: Sequence[str],
     seeds: Sequence[int],
     hypers: Sequence[Mapping[str, np.ndarray]],
-    plans: Mapping[int, StepPlan],
-    phase_plans: Callable[[StepPlan], Mapping[tuple[str, int], StepPlan]],
+    made_of: Mapping[int, _Seed],
     batching: Batching | None,
+    own_tests: bool,
 ) -> Lane:
     """A lane of one or more runs; a batched one is filled up with copies of its last run."""
-    of = lambda i: {("task", -1): plans[seeds[i]], **phase_plans(plans[seeds[i]])}
     if batching is None:
         (i,) = bundle
+        (plans, (rows, mask, counts)) = made_of[seeds[i]]
         hyper = jax.tree.map(jnp.asarray, hypers[i])
-        return Lane((i,), labels[i], (seeds[i],), hyper, device_plan(of(i)), None)
+        return Lane((i,), labels[i], (seeds[i],), hyper, plans, (rows, mask), counts, None)
     filled = tuple(bundle) + (bundle[-1],) * (batching.lanes - len(bundle))
     stack = lambda *leaves: put(np.stack(leaves), batching)
-    rows = jax.tree.map(stack, *[of(i) for i in filled])
+    plans = jax.tree.map(stack, *[made_of[seeds[i]].plans for i in filled])
     hyper = jax.tree.map(stack, *[dict(hypers[i]) for i in filled])
+    tests = [made_of[seeds[i]].tests for i in filled]
+    rows_mask = [(own.rows, own.mask) for own in tests]
+    if own_tests:
+        shown = jax.tree.map(stack, *rows_mask)
+    else:
+        shown = jax.tree.map(lambda a: put(a, batching, None), rows_mask[0])
     label = "+".join(labels[i] for i in bundle)
     if len(bundle) > 1:
         label = f"{len(bundle)}-{hashlib.sha256(label.encode()).hexdigest()[:12]}"
-    return Lane(filled, label, tuple(seeds[i] for i in filled), hyper, rows, batching)
+    counts = np.stack([own.counts for own in tests])
+    own_seeds = tuple(seeds[i] for i in filled)
+    return Lane(filled, label, own_seeds, hyper, plans, shown, counts, batching)
 
 
 def _resumed(
@@ -313,6 +340,7 @@ def _history(
     records: Sequence[Record],
     rows: StepPlan,
     online: bool,
+    counts: np.ndarray,
     spent: Mapping[str, float],
 ) -> History:
     phases = {phase.name: range(setup.stream.num_tasks) for phase in learner.phases}
@@ -320,7 +348,7 @@ def _history(
         tuple(seeds),
         tuple(carry.state for carry in finals),
         {e.name: np.stack([r.matrices[e.name] for r in records]) for e in setup.evaluations},
-        setup.tests.counts,
+        counts,
         np.stack([np.asarray(carry.losses) for carry in finals]),
         np.stack([np.asarray(carry.online_correct) for carry in finals]) if online else None,
         rows.mask.sum(axis=1),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["accuracy_matrix", "mean_curve", "over_time", "save", "task_curves"]
+__all__ = ["accuracy_matrix", "heat_map", "mean_curve", "over_time", "save", "task_curves"]
 
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C6D1F")
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 2)), (0, (1, 1)), (0, (7, 2, 2, 2)))
@@ -73,6 +73,57 @@ def accuracy_matrix(matrix: ArrayLike, ax: Axes | None = None, title: str | None
     bar.set_label("Test accuracy (%)", fontsize=9)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(labelsize=8)
+    return ax
+
+
+def heat_map(
+    values: ArrayLike,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    ax: Axes | None = None,
+    *,
+    x: str = "",
+    y: str = "",
+    mark: ArrayLike | None = None,
+    title: str | None = None,
+) -> Axes:
+    """A measure over two options of a sweep; the best cell is framed.
+
+    Args:
+      values: [R, C] fractions, NaN = nothing there, which is grey and hatched.
+      columns, rows: the options' values; x, y: the options.
+      mark: [R, C] True where a lane diverged, shown by a cross.
+
+    Raises:
+      UserError: if the shapes disagree.
+    """
+    from matplotlib.patches import Rectangle
+
+    cells = np.asarray(values, np.float64) * 100
+    if cells.shape != (len(rows), len(columns)):
+        raise UserError(
+            f"a heat map has values of shape {list(cells.shape)}, but {len(rows)} rows and "
+            f"{len(columns)} columns."
+        )
+    lost = np.zeros(cells.shape, bool) if mark is None else np.asarray(mark, bool)
+    ax = _axes(ax, (0.62 * len(columns) + 1.6, 0.45 * len(rows) + 1.3))
+    image = ax.imshow(np.ma.masked_invalid(cells), cmap="viridis", aspect="auto")
+    _hatch(ax, np.isnan(cells))
+    _write(ax, cells, image)
+    for row, column in np.argwhere(lost):
+        ax.text(column + 0.36, row - 0.28, "\u00d7", color="#D55E00", ha="center", va="center")
+    fair = np.where(lost | np.isnan(cells), -np.inf, cells)
+    if np.isfinite(fair).any():
+        row, column = np.unravel_index(np.argmax(fair), cells.shape)
+        frame = {"fill": False, "edgecolor": "#D55E00", "linewidth": 2}
+        ax.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, **frame))
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    if title:
+        ax.set_title(title, fontsize=9)
+    ax.figure.colorbar(image, ax=ax)
     return ax
 
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import metrics, stats, tree
+from cljax import keys, metrics, stats, tree
 from cljax.learn import History
 from cljax.streams.base import Stream
-from cljax.types import Method, Model, Spec
+from cljax.types import Learner, Method, Model, Spec
 
-__all__ = ["results_of"]
+__all__ = ["flops", "results_of"]
 
 
 def results_of(
@@ -84,23 +84,28 @@ def _spread(values: np.ndarray, alive: np.ndarray) -> dict[str, Any]:
 def _cost(method: Method, model: Model, spec: Spec, history: History) -> dict[str, Any]:
     """Work and state of one seed's run; null where the method does not say."""
     learner, state = method.bind(model, spec), history.states[0]
-    updates = len(history.batch_sizes)
-    gradients, examples = learner.gradients_per_update, learner.examples_per_update
-    flops = None
-    if examples is not None and model.first_product is not None:
-        # Dense layers: 2 forward and 4 backward a weight and example, but no gradient of inputs.
-        kernel = model.first_product.split(state.params)[0].size
-        total = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        flops = float(updates * examples * (6 * total - 2 * kernel))
+    updates, gradients = len(history.batch_sizes), learner.gradients_per_update
     return {
         "gradient_evaluations": None if gradients is None else gradients * updates,
         "examples": int(history.batch_sizes.sum()),
-        "flops_analytic": flops,
+        "flops_analytic": flops(learner, model, updates),
         "state_bytes": {
             name: tree.size(jax.tree.map(jnp.asarray, part))
             for name, part in state._asdict().items()
         },
     }
+
+
+def flops(learner: Learner, model: Model, updates: int) -> float | None:
+    """Floating-point operations of a run's updates; None where they are not stated."""
+    examples = learner.examples_per_update
+    if examples is None or model.first_product is None:
+        return None
+    params = jax.eval_shape(learner.init, jax.eval_shape(lambda: keys.purpose(0, "init"))).params
+    # Dense layers: 2 forward and 4 backward a weight and example, but no gradient of inputs.
+    kernel = jax.eval_shape(lambda p: model.first_product.split(p)[0], params).size  # type: ignore
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return float(updates * examples * (6 * total - 2 * kernel))
 
 
 def _accuracies(points: Sequence[tuple[int, np.ndarray]]) -> list[np.ndarray]:

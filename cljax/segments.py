@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax import keys
-from cljax.evaluate import Evaluation, TestData, correct_fn
+from cljax.evaluate import Evaluation, TestData, TestImages, correct_fn
 from cljax.streams.base import Stream, Transform
 from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, StepPlan
 
@@ -60,7 +60,7 @@ class Programs(NamedTuple):
     init: Callable[[Hyper, Array], PyTree]
     segments: dict[str, Callable[..., Carry]]  # (hyper, carry, plan, data, key, start, stop)
     views: dict[str, Callable[..., PyTree]]  # (hyper, state) -> what the evaluation reads, copied
-    corrects: dict[str, Callable[..., Array]]  # (hyper, view, tests, task, allowed) -> [] int32
+    corrects: dict[str, Callable[..., Array]]  # (hyper, view, tests, images, task, allowed) -> []
     state: PyTree  # shapes and types of the state, with a leading axis where lanes are stacked
 
 
@@ -168,9 +168,11 @@ def compile_programs(
     stream: Stream,
     plans: dict[str, StepPlan],
     data: TrainData,
-    tests: TestData,
+    images: TestImages,
+    tests: tuple[Array, Array],
     evaluations: tuple[Evaluation, ...],
     *,
+    own_tests: bool,
     online: bool,
     loop: Literal["scan", "steps"],
     batching: Batching | None,
@@ -184,6 +186,7 @@ def compile_programs(
       hyper: real hyper-parameters of a lane, by name; with ``batching`` each is [L].
       plans: device plans by program name, "task" and the phases'; only shapes are read, and with
         ``batching`` they have a leading axis of lanes.
+      own_tests: whether each lane has test rows of its own.
       loop: ``scan`` compiles the loop; ``steps`` compiles one update and loops outside, for
         networks whose gradients are slow inside a compiled loop (convolutions on CPUs).
       batching: how lanes are advanced together by one program; None: one lane.
@@ -250,17 +253,18 @@ def compile_programs(
             return jax.tree.map(jnp.copy, bind(hyper).predictors[name].prepare(state))
 
         def correct(
-            hyper: Hyper, view: PyTree, tests: TestData, task: Array, allowed: Array,
-            name: str = evaluation.predictor,
+            hyper: Hyper, view: PyTree, tests: tuple[Array, Array], images: TestImages,
+            task: Array, allowed: Array, name: str = evaluation.predictor,
         ) -> Array:  # fmt: skip
             predictor = bind(hyper).predictors[name]
-            return correct_fn(predictor, stream.transform)(view, tests, task, allowed)
+            count = correct_fn(predictor, stream.transform)
+            return count(view, TestData(*images, *tests, None), task, allowed)  # type: ignore
 
         view = shape_of(view_fn, (0, 0), hyper, state)
         views[evaluation.name] = compiled(view_fn, (0, 0), hyper, state)
         corrects[evaluation.name] = compiled(
-            correct, (0, 0, None, None, None), hyper, view, tests._replace(counts=None), bound,
-            allowed,
+            correct, (0, 0, 0 if own_tests else None, None, None, None), hyper, view, tests, images,
+            bound, allowed,
         )  # fmt: skip
 
     loops = {name: future.result() for name, future in segments.items()}

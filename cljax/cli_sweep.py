@@ -1,0 +1,151 @@
+"""The command ``cljax sweep``: a grid of settings and seeds, its status, and its merged table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from cljax import cli
+from cljax.errors import UserError, check_known
+
+__all__ = ["main", "resume"]
+
+_FLAGS: dict[str, tuple[Any, Any, str]] = {
+    "on": (Literal["validation", "test"], "validation", "images that settings are measured on"),
+    "metric": (str, "RA", "what settings are ranked by"),
+    "lanes_at_a_time": (int | None, None, "lanes in one program, or under way; default what fits"),
+    "shard": (str, "0/1", "i/n: only every n-th lane from the i-th on, for array jobs"),
+    "plan": (bool, False, "print the plan and stop"),
+}
+_SEEDS = "seeds of each setting: 1000 on, apart from those that runs report (0 on with --on test)"
+
+
+def main(arguments: list[str]) -> int:
+    """Runs ``cljax sweep`` and returns its exit code."""
+    from cljax import sweep
+
+    if arguments[:1] in (["status"], ["merge"]):
+        if len(arguments) != 2:
+            raise UserError(f"cljax sweep {arguments[0]} needs the folder of a sweep.")
+        if arguments[0] == "status":
+            print(sweep.status(arguments[1]))
+        else:
+            _told(sweep.merge(arguments[1]))
+        return 0
+    return _run(arguments)
+
+
+def resume(folder: Path, arguments: list[str]) -> int:
+    """Goes on with a sweep, from its folder alone; arguments may change how it runs."""
+    from cljax import artefacts
+
+    begun = artefacts.read(folder, "sweep.json").get("begun_as")
+    if begun is None:
+        raise UserError(
+            f"The sweep in {folder} was begun with Python objects, so only Python can resume it: "
+            "call cljax.sweep.run as before, with the same out."
+        )
+    return _run([*begun["arguments"], "--out", str(folder), *arguments])
+
+
+def _run(arguments: list[str]) -> int:
+    from cljax import sweep
+
+    over, rest = _over(arguments)
+    flags = {**cli.RUN_FLAGS, **cli.RUNNING_FLAGS, **_FLAGS}
+    flags["seeds"] = (int, 5, _SEEDS)
+    job = cli.job_of("sweep", rest, flags)
+    options = cli.options_of_run(job)
+    index, count = _shard(job.flags["shard"])
+    settings = sweep.grid(**_typed(job, over)) if over else [{}]
+    plan = sweep.plan(
+        job.recipe, None, settings, on=job.flags["on"], metric=job.flags["metric"],
+        lanes_at_a_time=job.flags["lanes_at_a_time"], entries=job.flags["entries"], **options,
+    )  # fmt: skip
+    print(plan, file=sys.stderr)
+    if job.flags["plan"]:
+        return 0
+    keep = _without(rest, "--out", "--shard")
+    again = {"arguments": [*keep, *(part for pair in over for part in ("--over", pair))]}
+    out = job.flags["out"] or "auto"
+    with cli.shown(len(plan.lanes), job.flags) as progress:
+        done = sweep.run(
+            plan, out, shard=(index, count), progress=progress,
+            running=cli.running_of(job.flags), begun_as=again,
+        )  # fmt: skip
+    if done.exit_code:
+        print(f"cljax: interrupted and kept; `cljax resume {done.path}` goes on.", file=sys.stderr)
+        return done.exit_code
+    if done.results is None:
+        print(f"{sweep.status(done.path)}\n  {done.path}")
+        return 0
+    _told(done)
+    if done.config["on"] == "validation":
+        best = done.best().setting
+        chosen = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.items())
+        base = " ".join(_without(keep, "--on", "--metric", "--seeds", "--lanes-at-a-time"))
+        print(f"\n  the best on tests, with other seeds: cljax run {base} {chosen} --seeds 5")
+    return 0
+
+
+def _told(done: Any) -> None:
+    print(done.table())
+    print(f"\n  {done.path}")
+
+
+def _over(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The values of every --over, and the other arguments."""
+    over, rest, waiting = [], [], False
+    for argument in arguments:
+        if waiting or argument.startswith("--over="):
+            over.append(argument.removeprefix("--over="))
+            waiting = False
+        elif argument == "--over":
+            waiting = True
+        else:
+            rest.append(argument)
+    if waiting or any("=" not in pair for pair in over):
+        raise UserError("--over needs NAME=V1,V2, such as --over alpha_init=0.05,0.1.")
+    return over, rest
+
+
+def _typed(job: cli.Job, over: list[str]) -> dict[str, list[Any]]:
+    """The values of each --over, of the type of the option."""
+    from cljax.resolve import method_factory, options_of
+
+    types = {o.name: o.type for o in options_of(method_factory(job.recipe.method))}
+    types |= {"net": str, "batch_size": int, "epochs": int}
+    values = {}
+    for pair in over:
+        name, _, listed = pair.partition("=")
+        name = name.replace("-", "_")
+        check_known("option to sweep over", name, types)
+        separator = ";" if name == "net" else ","
+        texts = listed.split(separator)
+        parsed = [cli.parse("cljax sweep", {name: (types[name], None, "")},
+                            [f"--{name.replace('_', '-')}", text])[name]
+                  for text in texts]  # fmt: skip
+        values[name] = parsed
+    return values
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    try:
+        return int(index), int(count)
+    except ValueError:
+        raise UserError(f"--shard is {text}, but it must be i/n, such as 0/4.") from None
+
+
+def _without(arguments: list[str], *flags: str) -> list[str]:
+    """Arguments less some flags and their values."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in flags:
+            skip = True
+        elif argument.partition("=")[0] not in flags:
+            kept.append(argument)
+    return kept
