@@ -180,12 +180,12 @@ def _told(done: Any, began: float) -> int:
 
 
 @contextlib.contextmanager
-def shown(count: int, flags: dict[str, Any]):
+def shown(count: int, flags: dict[str, Any], names: Sequence[str] = ()):
     """Progress as the flags ask for it."""
     from cljax import progress
 
     with contextlib.ExitStack() as stack:
-        show = stack.enter_context(progress.bar(count))
+        show = stack.enter_context(progress.bar(count, names))
         if flags["tensorboard"]:
             folder = Path(flags["out"] or "runs") / "tensorboard"
             show = stack.enter_context(progress.tensorboard(folder, show))

@@ -69,7 +69,8 @@ def _run(arguments: list[str]) -> int:
     keep = _without(rest, "--out", "--shard")
     again = {"arguments": [*keep, *(part for pair in over for part in ("--over", pair))]}
     out = job.flags["out"] or "auto"
-    with cli.shown(len(plan.lanes), job.flags) as progress:
+    names = [lane.name for lane in plan.lanes]
+    with cli.shown(len(plan.lanes), job.flags, names) as progress:
         done = sweep.run(
             plan, out, shard=(index, count), progress=progress,
             running=cli.running_of(job.flags), begun_as=again,

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cljax.errors import UserError
@@ -18,11 +18,12 @@ Progress = Callable[[Event], None]
 
 
 @contextlib.contextmanager
-def bar(num_runs: int) -> Iterator[Progress]:
+def bar(num_runs: int, names: Sequence[str] = ()) -> Iterator[Progress]:
     """A callback for ``learn`` that draws on standard error; where it is no terminal, one line.
 
     It shows the task, the update, updates a second of all runs, the time left and the last
-    accuracy. Sentences, such as that of a skipped checkpoint, are always printed.
+    accuracy. Sentences, such as that of a skipped checkpoint, are always printed; ``names`` says
+    what they call a run, else its seed.
     """
     if not sys.stderr.isatty():
 
@@ -30,7 +31,7 @@ def bar(num_runs: int) -> Iterator[Progress]:
             if event.kind == "compile":
                 print("compiling, then training ...", file=sys.stderr)
             elif event.kind in ("note", "diverged"):
-                print(_sentence(event), file=sys.stderr)
+                print(_sentence(event, names), file=sys.stderr)
 
         yield say
         return
@@ -59,7 +60,7 @@ def bar(num_runs: int) -> Iterator[Progress]:
             elif event.kind == "eval":
                 notes["accuracy"] = f"accuracy {100 * (event.value or 0):.1f} %"
             elif event.kind in ("note", "diverged"):
-                progress.print(_sentence(event))
+                progress.print(_sentence(event, names))
                 return
             else:
                 return
@@ -75,12 +76,12 @@ def bar(num_runs: int) -> Iterator[Progress]:
         yield show
 
 
-def _sentence(event: Event) -> str:
+def _sentence(event: Event, names: Sequence[str]) -> str:
     if event.kind == "note":
         return event.note
+    who = names[event.run] if names else f"Seed {event.seed}"
     return (
-        f"Seed {event.seed} diverged in task {event.task} at update {event.step}: {event.note} is "
-        "not finite."
+        f"{who} diverged in task {event.task} at update {event.step}: {event.note} is not finite."
     )
 
 

@@ -438,7 +438,10 @@ def _run_group(
         lanes_at_a_time=plan.lanes_at_a_time,
         segment_seconds=running.segment_seconds,
         devices=running.devices,
-        progress=progress,
+        # Numbered as in the plan, not as in the group.
+        progress=lambda event: progress(
+            event._replace(run=numbers[event.run]) if event.run >= 0 else event
+        ),
         checkpoints=checkpoints_of(identity, folder / "checkpoint" / kept, running),
         interrupted=interrupted,
         on_finish=write,
