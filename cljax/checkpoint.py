@@ -113,8 +113,9 @@ def newest(folder: Path, identity: Mapping[str, Any]) -> tuple[Snapshot | None, 
     Raises:
       UserError: if the newest whole one was made with other data or versions.
     """
-    for leftover in folder.glob(".writing-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    if jax.process_index() == 0:
+        for leftover in folder.glob(".writing-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
     skipped = []
     for place in reversed(_numbered(folder)):
         try:
@@ -165,6 +166,8 @@ def next_number(folder: Path) -> int:
 
 
 def _write(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> None:
+    import orbax.checkpoint as ocp
+
     names = sorted(snapshot.arrays)
     # Orbax gets short names and non-empty arrays of plain types; the header knows the rest.
     described = [
@@ -174,7 +177,7 @@ def _write(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> Non
     plain = {f"a{i:05d}": _plain(snapshot.arrays[name]) for i, name in enumerate(names)}
     plain = {name: array for name, array in plain.items() if array.size}
     with _orbax() as checkpointer:
-        checkpointer.save(folder / "arrays", plain)
+        checkpointer.save(folder / "arrays", args=ocp.args.PyTreeSave(plain))
     header = {"identity": dict(identity), "position": snapshot.position, "arrays": described}
     (folder / "position.json").write_text(json.dumps(header, sort_keys=True), "utf-8")
     hashes = {str(path.relative_to(folder)): _hash(path) for path in _files(folder)}
@@ -189,7 +192,8 @@ def _read(place: Path, described: list[dict[str, Any]]) -> dict[str, np.ndarray]
     held = [f"a{i:05d}" for i, entry in enumerate(described) if 0 not in entry["shape"]]
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in held}
     with _orbax() as checkpointer:
-        found = checkpointer.restore(place / "arrays", restore_args=as_numpy)
+        args = ocp.args.PyTreeRestore(restore_args=as_numpy)
+        found = checkpointer.restore(place / "arrays", args=args)
     arrays = {}
     for i, entry in enumerate(described):
         dtype, shape = jnp.dtype(entry["dtype"]), tuple(entry["shape"])
@@ -207,8 +211,14 @@ def _plain(array: np.ndarray) -> np.ndarray:
 def _orbax():
     import orbax.checkpoint as ocp
 
+    # Each process for itself: none waits for another at orbax's barriers.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"cljax-{me}"
+    )
     # One file an array: twice as fast here as orbax's single key-value store, of which it warns.
-    checkpointer = ocp.PyTreeCheckpointer(use_ocdbt=False)
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, multiprocessing_options=alone)
+    checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

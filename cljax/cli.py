@@ -104,7 +104,9 @@ RUN_FLAGS: dict[str, tuple[Any, Any, str]] = {
     ),
     "eval_every": (int, 0, "also test the tasks seen so far every so many updates; 0: never"),
     "online": (bool, False, "count right predictions on each batch before learning from it"),
-    "lanes": (Literal["auto", "threads", "sequential", "vmap"], "auto", "how seeds run together"),
+    "lanes": (
+        Literal["auto", "threads", "sequential", "vmap", "map"], "auto", "how seeds run together",
+    ),
     "loop": (Literal["scan", "steps"], "scan", "compiled loop, or one compiled update at a time"),
     "precision": (Literal["float32", "float64"], "float32", "of everything"),
     "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
@@ -119,6 +121,11 @@ RUNNING_FLAGS: dict[str, tuple[Any, Any, str]] = {
     ),
     "keep": (int, 3, "checkpoints kept while it runs"),
     "segment_seconds": (float, 1.0, "how long a compiled segment aims to take"),
+    "distributed": (
+        str | None,
+        None,
+        "HOST:PORT,I/N: this is process I of N; auto asks Slurm and its like",
+    ),
     "devices": (int | None, None, "split lanes=vmap or lanes=map over so many; default all GPUs"),
 }
 _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
@@ -159,6 +166,7 @@ def _resume(arguments: list[str]) -> int:
     fields = {**RUNNING_FLAGS, "tensorboard": RUN_FLAGS["tensorboard"]}
     flags = parse(f"cljax resume {folder}", fields, arguments[1:])
     config = artefacts.read(folder, "config.json")
+    _join(flags["distributed"])
     _double(config.get("precision", "float32"))
     with shown(len(config.get("seeds", [])), {**flags, "out": str(folder)}) as progress:
         done = resume(folder, progress=progress, running=running_of(flags))
@@ -167,6 +175,10 @@ def _resume(arguments: list[str]) -> int:
 
 def _told(done: Any, began: float) -> int:
     """Prints what a run found and where it is."""
+    import jax
+
+    if jax.process_index() > 0:  # of several processes: the first one speaks
+        return 0
     if done.resumed:
         print(f"Finished before, stored in {done.path}.\n")
     print(done.table())
@@ -195,7 +207,7 @@ def shown(count: int, flags: dict[str, Any], names: Sequence[str] = ()):
 def running_of(flags: dict[str, Any]) -> Any:
     from cljax.run import Running
 
-    made = Running(**{name: flags[name] for name in RUNNING_FLAGS})
+    made = Running(**{name: flags[name] for name in Running._fields})
     return made._replace(checkpoint_every=None) if made.checkpoint_every == "never" else made
 
 
@@ -323,10 +335,28 @@ def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, st
 def options_of_run(job: Job) -> dict[str, Any]:
     """Arguments of ``cljax.run.prepare``; switches double precision on before anything is built."""
     flags = job.flags
+    _join(flags.get("distributed"))
     _double(flags["precision"])
     names = ("precision", "eval_every", "online", "lanes", "loop")
     seeds = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
     return {"seeds": seeds, "origins": job.origins, **{name: flags[name] for name in names}}
+
+
+def _join(text: str | None) -> None:
+    """Joins the processes of a run that spans several, before anything touches a device."""
+    if text is None:
+        return
+    import jax
+
+    if text == "auto":
+        jax.distributed.initialize()
+        return
+    found = re.fullmatch(r"([^,]+:\d+),(\d+)/(\d+)", text)
+    if found is None or int(found[2]) >= int(found[3]):
+        raise UserError(
+            f"--distributed is {text}, but it must be HOST:PORT,I/N with I from 0 to N-1, or auto."
+        )
+    jax.distributed.initialize(found[1], int(found[3]), int(found[2]))
 
 
 def _double(precision: str) -> None:

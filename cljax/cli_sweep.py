@@ -50,6 +50,8 @@ def resume(folder: Path, arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    import jax
+
     from cljax import sweep
 
     over, rest = _over(arguments)
@@ -78,6 +80,8 @@ def _run(arguments: list[str]) -> int:
     if done.exit_code:
         print(f"cljax: interrupted and kept; `cljax resume {done.path}` goes on.", file=sys.stderr)
         return done.exit_code
+    if jax.process_index() > 0:  # of several processes: the first one speaks
+        return 0
     if done.results is None:
         print(f"{sweep.status(done.path)}\n  {done.path}")
         return 0

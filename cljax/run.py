@@ -135,6 +135,10 @@ def run(
     folder = Path(out).expanduser()
     if artefacts.finished(folder, config):
         return load(folder)
+    if jax.process_index() > 0:  # of several: the first one writes
+        checkpoints = checkpoints_of(config, folder, running)
+        history, results = _learn(prepared, progress, running, checkpoints)
+        return Run(config, results, folder, history.states)
     with artefacts.claim(folder):
         if artefacts.finished(folder, config):  # by the process that held it until now
             return load(folder)

@@ -11,6 +11,7 @@ on tests, and their seeds start at 1000, apart from those that runs report.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -264,26 +265,31 @@ def run(
     if not 0 <= index < count:
         raise UserError(f"shard is {index}/{count}, but it must be one of 0/n to n-1/n.")
     folder = Path("runs") / _folder_name(plan) if out == "auto" else Path(out).expanduser()
-    _claim_folder(folder, plan, begun_as)
+    first = jax.process_index() == 0  # of several processes: it writes
+    if first:
+        _claim_folder(folder, plan, begun_as)
     part = f"{index}-of-{count}"
-    with artefacts.claim(folder, f".lock-{part}"):
+    log = folder / f"metrics-{part}.jsonl"
+    with contextlib.ExitStack() as stack:
+        if first:
+            stack.enter_context(artefacts.claim(folder, f".lock-{part}"))
         try:
-            with (
-                journal(folder / f"metrics-{part}.jsonl", progress, goes_on=True) as record,
-                signals() as interrupted,
-            ):
-                for number, group in enumerate(plan.groups):
-                    mine = [i for i in group if i % count == index]
-                    todo = [i for i in mine if not _finished(folder, plan, i)]
-                    if todo:
-                        kept = f"group-{number}-{part}"
-                        _run_group(plan, todo, folder, kept, record, running, interrupted)
+            show = progress or (lambda event: None)
+            if first:
+                show = stack.enter_context(journal(log, progress, goes_on=True))
+            interrupted = stack.enter_context(signals())
+            for number, group in enumerate(plan.groups):
+                mine = [i for i in group if i % count == index]
+                todo = [i for i in mine if not _finished(folder, plan, i)]
+                if todo:
+                    kept = f"group-{number}-{part}"
+                    _run_group(plan, todo, folder, kept, show, running, interrupted)
         except Interrupted:
             return Sweep(folder, plan.config, None, exit_code=75)
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
-        if all(_finished(folder, plan, i) for i in range(len(plan.lanes))):
+        if first and all(_finished(folder, plan, i) for i in range(len(plan.lanes))):
             return merge(folder)
     return Sweep(folder, plan.config, None)
 
@@ -417,6 +423,8 @@ def _run_group(
     options = [plan.prepared[i].method.options for i in numbers]
 
     def write(number: int, history: History) -> None:
+        if jax.process_index() > 0:  # of several: the first one writes
+            return
         made = plan.prepared[numbers[number]]
         place = folder / "lanes" / plan.lanes[numbers[number]].name
         results = results_of(made.config, made.method, model, made.stream, history)
@@ -447,7 +455,8 @@ def _run_group(
         on_finish=write,
         **learn_options(first.config),
     )
-    artefacts.remove(folder / "checkpoint" / kept)
+    if jax.process_index() == 0:
+        artefacts.remove(folder / "checkpoint" / kept)
 
 
 def _claim_folder(folder: Path, plan: Plan, begun_as: Mapping[str, Any] | None) -> None:
