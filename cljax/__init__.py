@@ -15,6 +15,7 @@ from cljax import (
     tree,
     types,
 )  # fmt: skip
+from cljax.comparison import Study, Tune, compare
 from cljax.evaluate import Evaluation
 from cljax.methods.er import er
 from cljax.methods.finetune import finetune
@@ -36,10 +37,10 @@ from cljax.unroll import InnerStep, Unrolled, optax_step, sgd_step, split, unrol
 __version__ = "0.1.0"
 
 __all__ = [
-    "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Running", "Unrolled", "agem",
-    "cmaml", "data", "er", "errors", "ewc", "finetune", "gem", "icarl_ti", "iid", "independent",
-    "joint", "la_er", "lamaml", "load", "losses", "lwf", "mas", "memory", "mer", "meta_bgd",
-    "methods", "metrics", "nets", "online_ewc", "optax_step", "penalties", "published",
-    "recipe", "resume", "run", "rwalk", "sgd_step", "si", "split", "stats", "streams", "sweep",
-    "sync_lamaml", "tree", "types", "unroll",
+    "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Running", "Study", "Tune",
+    "Unrolled", "agem", "cmaml", "compare", "data", "er", "errors", "ewc", "finetune", "gem",
+    "icarl_ti", "iid", "independent", "joint", "la_er", "lamaml", "load", "losses", "lwf", "mas",
+    "memory", "mer", "meta_bgd", "methods", "metrics", "nets", "online_ewc", "optax_step",
+    "penalties", "published", "recipe", "resume", "run", "rwalk", "sgd_step", "si", "split",
+    "stats", "streams", "sweep", "sync_lamaml", "tree", "types", "unroll",
 ]  # fmt: skip

@@ -287,13 +287,17 @@ def resume(
     return run(Recipe(**begun), out=folder, progress=progress, running=running, **options)
 
 
-def load(folder: str | Path) -> Run:
-    """Reads a finished run back.
+def load(folder: str | Path) -> Any:
+    """Reads back a finished run, or a ``cljax.sweep.Sweep``, finished or not.
 
     Raises:
-      UserError: if the folder does not hold a finished run.
+      UserError: if the folder does not hold a finished run or a sweep.
     """
     folder = Path(folder).expanduser()
+    if (folder / "sweep.json").exists():
+        from cljax import sweep
+
+        return sweep.load(folder)
     results = artefacts.read(folder, "results.json")
     return Run(artefacts.read(folder, "config.json"), results, folder, resumed=True)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 import itertools
 import json
 import re
@@ -159,7 +160,8 @@ def grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
 
 def label(setting: Mapping[str, Any]) -> str:
     """A setting as text that can name a folder."""
-    text = ",".join(f"{name}={_short(value)}" for name, value in setting.items()) or "default"
+    parts = [f"{name}={_short(value)}" for name, value in sorted(setting.items())]
+    text = ",".join(parts) or "default"
     text = re.sub(r"[^A-Za-z0-9=.,_+-]+", "-", text)
     if len(text) <= 120:
         return text
@@ -200,7 +202,7 @@ def plan(
     base, factory, source = _resolve(what, stream, recipe)
     lanes = _lanes(settings, seeds, on)
     entries = options.pop("entries", None) or "diagonal-last"
-    known = {option.name for option in resolve.options_of(factory)} | set(base.method_options)
+    known = set(inspect.signature(factory).parameters)
     prepared = []
     streams = {lane.seed: _tested(source, lane.seed, on) for lane in lanes}
     for lane in lanes:
@@ -209,7 +211,7 @@ def plan(
         of_run = {name: lane.setting.get(name, getattr(base, name)) for name in _OF_RUN}
         of_run = {name: options.get(name) or value for name, value in of_run.items()}
         of_method = {k: v for k, v in lane.setting.items() if k not in _OF_RUN}
-        method = make(factory, {**base.method_options, **of_method}, base.method)
+        method = factory(**{**base.method_options, **of_method})
         made = prepare(
             method, streams[lane.seed], seeds=[lane.seed], entries=entries,
             origins={**(origins or {}), **dict.fromkeys(lane.setting, "sweep")},
@@ -225,6 +227,7 @@ def plan(
         "stream": source.name,
         "on": on,
         "metric": metric,
+        "over": list(dict.fromkeys(name for lane in lanes for name in lane.setting)),
         "lanes": [{"setting": plain(lane.setting), "seed": lane.seed} for lane in lanes],
         "sweep_hash": hashlib.sha256("".join([*identity, on, metric]).encode()).hexdigest(),
         "begun_as": None,
@@ -524,7 +527,8 @@ def _heat_map(sweep: Sweep, path: Path) -> None:
     from cljax import plot
 
     settings = sweep.settings
-    names = [n for n in settings[0].setting if len({str(s.setting.get(n)) for s in settings}) > 1]
+    varied = lambda name: len({str(s.setting.get(name)) for s in settings}) > 1
+    names = [name for name in sweep.config["over"] if varied(name)]
     if not names:
         return
     axes = [_ordered({str(s.setting[n]): s.setting[n] for s in settings}) for n in names[:2]]

@@ -30,6 +30,7 @@ __all__ = [
     "Transform",
     "batches",
     "checksum",
+    "first_tasks",
     "on_validation",
     "plan",
     "rows_used",
@@ -202,6 +203,30 @@ def on_validation(stream: Stream, seed: int) -> Stream:
         test_y=stream.train_y,
         test_index=rows,
         checksum=checksum(stream.checksum, {}, "validation", seed),
+        published=False,
+    )
+
+
+def first_tasks(stream: Stream, num_tasks: int) -> Stream:
+    """The stream's first tasks alone: for tuning where later ones are not to be seen.
+
+    Raises:
+      UserError: if there are not so many, or the stream has a plan of its own.
+    """
+    check_positive(tasks=num_tasks)
+    if num_tasks > stream.num_tasks or stream.planner is not None:
+        raise UserError(
+            f"The stream {stream.name} has no first {num_tasks} tasks apart; it has "
+            f"{stream.num_tasks} tasks" + (" and a plan of its own." if stream.planner else ".")
+        )
+    return dataclasses.replace(
+        stream,
+        name=f"{stream.name}[{num_tasks} tasks]",
+        class_mask=stream.class_mask[:num_tasks],
+        test_index=stream.test_index[:num_tasks],
+        subsets=lambda seed: stream.subsets(seed)[:num_tasks],
+        valid=lambda seed: stream.valid(seed)[:num_tasks],
+        checksum=checksum(stream.checksum, {}, "first tasks", num_tasks),
         published=False,
     )
 
