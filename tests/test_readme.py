@@ -13,7 +13,8 @@ BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL
 
 
 @pytest.mark.parametrize("code", BLOCKS, ids=lambda code: code.strip().splitlines()[-1][:40])
-def test_block(code: str) -> None:
+def test_block(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     x = np.random.default_rng(0).integers(0, 256, (40, 6), dtype=np.uint8)
     y, task = np.arange(40) % 4, np.repeat([0, 1], 20)
     scope = {"x": x, "y": y, "task": task, "x_test": x, "y_test": y, "task_test": task}
