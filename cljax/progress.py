@@ -127,7 +127,7 @@ def tensorboard(folder: Path, progress: Progress | None) -> Iterator[Progress]:
     def write(event: Event) -> None:
         names = {"segment": "loss", "eval": "accuracy"}
         if event.kind in names and event.value is not None:
-            writer.add_scalar(f"{names[event.kind]}/seed {event.seed}", event.value, event.step)
+            writer.add_scalar(f"{names[event.kind]}/seed_{event.seed}", event.value, event.step)
         if progress is not None:
             progress(event)
 

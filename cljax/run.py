@@ -79,7 +79,7 @@ class Run:
 
 
 class Running(NamedTuple):
-    """How a run is kept and cut up: nothing of it changes a result."""
+    """How a run is kept and cut up: nothing of it changes a result (devices under vmap: a bit)."""
 
     checkpoint_every: str | None = "30s"  # seconds, or updates such as "500"; None: never
     keep: int = 3  # checkpoints

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import importlib
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,7 +16,7 @@ import support
 import cljax
 from cljax import artefacts
 from cljax.config import canonical, config_hash
-from cljax.errors import UserError
+from cljax.errors import Diverged, Interrupted, UserError
 
 METHOD = cljax.lamaml(capacity=6, replay_size=3, glances=2, algebra="low-rank")
 
@@ -134,6 +138,89 @@ def test_a_seed_that_diverges_is_null_and_said_so():
     assert None not in done.results["diverged"] and "diverged" in done.table()
     assert "RA" in done.results["absent"]
     json.dumps(done.results, allow_nan=False)
+
+
+def test_a_single_run_that_diverges_stops_with_task_update_and_leaf(tmp_path):
+    bad = cljax.lamaml(alpha_init=1e30, capacity=6, replay_size=3, glances=2, clip_norm=None)
+    with pytest.raises(
+        Diverged, match=r"lamaml diverged in task 0 at update \d: params/\S+ is not"
+    ):
+        run(method=bad, seeds=1)
+    running = cljax.Running(checkpoint_every="1")
+    with pytest.raises(Diverged, match="no checkpoint was due yet"):
+        run(method=bad, seeds=1, out=tmp_path / "bad", running=running)
+    assert not (tmp_path / "bad" / "results.json").exists()
+
+
+def test_the_last_good_checkpoint_is_kept(tmp_path):
+    """Training is sound until a label's image is not finite."""
+    stream = support.stream()
+    where = int(stream.subsets(0)[1][-1])
+    transform = stream.transform
+
+    def apply(tables, x, task):
+        seen = transform.apply(tables[0], x, task)
+        poison = jax.numpy.where(task == 1, tables[1], 1.0).astype(seen.dtype)
+        return seen * poison[:, None]
+
+    poisoned = dataclasses.replace(
+        stream, transform=transform._replace(tables=(transform.tables, np.inf), apply=apply)
+    )
+    assert where >= 0
+    running = cljax.Running(checkpoint_every="1")
+    with pytest.raises(Diverged, match="in task 1 .*the last good checkpoint is ") as error:
+        run(method=cljax.finetune(lr=0.1), stream=poisoned, seeds=1, out=tmp_path, running=running)
+    place = str(error.value).split("checkpoint is ")[1].rstrip(".")
+    header = json.loads((Path(place) / "position.json").read_text())
+    assert 0 < header["position"]["lanes"]["0"]["at"] <= 3
+
+
+def test_an_interrupted_run_goes_on_from_its_folder(tmp_path, monkeypatch):
+    """``resume`` rebuilds the run from its config; other data or versions are refused by name."""
+    runs = importlib.import_module("cljax.run")
+
+    options = {"num_tasks": 2, "samples_per_task": 40, "sample": True}
+    recipe = cljax.recipe("cmaml", "mnist-rotations", "lamaml", "reference").replace(**options)
+    whole = cljax.run(recipe, seeds=2, out=tmp_path / "whole")
+    asked = iter(range(100))
+    answers = contextlib.nullcontext(lambda: next(asked) > 2)
+    monkeypatch.setattr(runs, "signals", lambda: answers)
+    with pytest.raises(Interrupted, match=r"interrupted and kept; `cljax resume .*cut` goes on"):
+        cljax.run(recipe, seeds=2, out=tmp_path / "cut")
+    monkeypatch.undo()
+    path = tmp_path / "cut" / "config.json"
+    config = json.loads(path.read_text())
+    place = sorted((tmp_path / "cut" / "checkpoint").iterdir())[-1]
+    versions = {**cljax.config.environment()["versions"], "jax": "0.0.1"}
+    environment = {**cljax.config.environment(), "versions": versions}
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "environment", lambda: environment)
+        with pytest.raises(UserError, match=rf"{place.name}.*version of jax was .* and is 0.0.1"):
+            cljax.resume(tmp_path / "cut")
+    other = {**config, "begun_as": {**config["begun_as"], "stream_options": {
+        **config["begun_as"]["stream_options"], "samples_per_task": 30}}}  # fmt: skip
+    path.write_text(json.dumps(other))
+    with pytest.raises(UserError, match="holds another run: stream.checksum differ"):
+        cljax.resume(tmp_path / "cut")
+    path.write_text(json.dumps(config))
+    done = cljax.resume(tmp_path / "cut")
+    assert done.results["evaluations"] == whole.results["evaluations"]
+    assert not (tmp_path / "cut" / "checkpoint").exists()
+    assert cljax.resume(tmp_path / "cut").resumed
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert "checkpoint" in {json.loads(line)["kind"] for line in lines}
+
+
+def test_a_run_of_objects_is_resumed_in_python_only(tmp_path):
+    run(seeds=1, out=tmp_path / "run")
+    with pytest.raises(UserError, match="begun with Python objects, so only Python can resume"):
+        cljax.resume(tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "0", "-5", "2.5", "5m"])
+def test_a_bad_interval_is_refused(text, tmp_path):
+    with pytest.raises(UserError, match="checkpoint_every is"):
+        run(out=tmp_path / "run", running=cljax.Running(checkpoint_every=text))
 
 
 def test_names_recipes_and_objects_resolve_to_the_same_run():
