@@ -75,7 +75,7 @@ def _run(arguments: list[str]) -> int:
     with cli.shown(len(plan.lanes), job.flags, names) as progress:
         done = sweep.run(
             plan, out, shard=(index, count), progress=progress,
-            running=cli.running_of(job.flags), begun_as=again,
+            running=cli.running_of(job.flags), command=again,
         )  # fmt: skip
     if done.exit_code:
         print(f"cljax: interrupted and kept; `cljax resume {done.path}` goes on.", file=sys.stderr)

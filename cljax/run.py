@@ -31,8 +31,10 @@ from cljax.results import results_of
 from cljax.streams.base import Stream, rows_used
 from cljax.types import Method, Net, PyTree
 
-__all__ = ["Prepared", "Run", "Running", "checkpoints_of", "learn_options", "load", "make",
-           "prepare", "resume", "run"]  # fmt: skip
+__all__ = [
+    "Prepared", "Run", "Running", "begun_as", "checkpoints_of", "learn_options", "load", "make",
+    "prepare", "resume", "run",
+]  # fmt: skip
 
 _DECISIVE = ("cljax", "jax", "jaxlib", "flax", "optax")  # versions that a resumed run must keep
 
@@ -250,7 +252,7 @@ def prepare(
         check_positive(eval_every=eval_every)
     if isinstance(what, (Recipe, str)) and not isinstance(stream, Stream):
         named = net if isinstance(net, str) else recipe.net if net is None else None
-        config["begun_as"] = None if named is None else _begun_as(recipe, named)
+        config["begun_as"] = None if named is None else begun_as(recipe, named)
     config["config_hash"] = config_hash(config)
     return Prepared(config, method, source, network, time.perf_counter() - began)
 
@@ -302,7 +304,7 @@ def load(folder: str | Path) -> Any:
     return Run(artefacts.read(folder, "config.json"), results, folder, resumed=True)
 
 
-def _begun_as(recipe: Recipe, net: str) -> dict[str, Any] | None:
+def begun_as(recipe: Recipe, net: str) -> dict[str, Any] | None:
     """The recipe's fields, if JSON can hold them without loss."""
     fields = {**dataclasses.asdict(recipe), "net": net}
     try:

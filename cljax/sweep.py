@@ -35,7 +35,15 @@ from cljax.learn import Event, History, learn, resolve_lanes
 from cljax.progress import journal
 from cljax.recipes import Recipe
 from cljax.results import flops, results_of
-from cljax.run import Prepared, Running, checkpoints_of, learn_options, make, prepare
+from cljax.run import (
+    Prepared,
+    Running,
+    begun_as,
+    checkpoints_of,
+    learn_options,
+    make,
+    prepare,
+)  # fmt: skip
 from cljax.streams.base import Stream, on_validation
 from cljax.streams.base import plan as steps
 from cljax.types import Learner, Method
@@ -134,6 +142,24 @@ class Sweep:
             raise UserError(f"Every setting of the sweep in {self.path} diverged; try others.")
         return found
 
+    def recipe(self, setting: Setting | None = None) -> Recipe:
+        """What ``cljax.run`` takes to run a setting, the best one by default, on the tests.
+
+        Raises:
+          UserError: as ``best``, or if the sweep was begun with Python objects.
+        """
+        base = self.config["base"]
+        if base is None:
+            raise UserError(
+                f"The sweep in {self.path} was begun with Python objects, so it has no recipe; "
+                "make the method with the setting's values."
+            )
+        values = (self.best() if setting is None else setting).setting
+        of_run = {name: value for name, value in values.items() if name in _OF_RUN}
+        options = {name: value for name, value in values.items() if name not in _OF_RUN}
+        found = Recipe(**{**base, **of_run})
+        return found.replace(method_options={**found.method_options, **options})
+
     def table(self) -> str:
         """The settings as text, in percent with 95 % intervals."""
         where = f"{self.config['metric']} on {self.config['on']} images"
@@ -176,7 +202,7 @@ def plan(
     seeds: int | Sequence[int] = 5,
     on: On = "validation",
     metric: str = "RA",
-    recipe: Recipe | None = None,
+    recipe: Recipe | str | None = None,
     lanes_at_a_time: int | None = None,
     origins: Mapping[str, str] | None = None,
     **options: Any,
@@ -191,7 +217,8 @@ def plan(
       seeds: how many (from 1000 on; from 0 on with on="test"), or which.
       on: measure on the validation images of each seed, or on tests, which choose nothing.
       metric: what settings are ranked by.
-      recipe: where the other options come from; None: the pair's own, or defaults.
+      recipe: where the other options come from, itself or SOURCE[:VARIANT]; None: the pair's own,
+        or defaults.
       lanes_at_a_time: None: what fits.
       **options: further ones of ``cljax.run.prepare``, such as entries, lanes or precision.
 
@@ -229,6 +256,7 @@ def plan(
         "metric": metric,
         "over": list(dict.fromkeys(name for lane in lanes for name in lane.setting)),
         "lanes": [{"setting": plain(lane.setting), "seed": lane.seed} for lane in lanes],
+        "base": _base(base, what, stream, options),
         "sweep_hash": hashlib.sha256("".join([*identity, on, metric]).encode()).hexdigest(),
         "begun_as": None,
     }
@@ -247,7 +275,7 @@ def run(
     shard: tuple[int, int] = (0, 1),
     progress: Callable[[Event], None] | None = None,
     running: Running = Running(),  # noqa: B008, it is frozen
-    begun_as: Mapping[str, Any] | None = None,
+    command: Mapping[str, Any] | None = None,
 ) -> Sweep:
     """Runs the lanes of a sweep that are not finished yet, and merges when all are.
 
@@ -256,7 +284,7 @@ def run(
       shard: (i, n): only every n-th lane, from the i-th on, for array jobs.
       progress: called with each ``Event``.
       running: how it is kept and cut up.
-      begun_as: what the command needs to resume it.
+      command: what ``cljax resume`` needs.
 
     Returns:
       The sweep; its ``exit_code`` is 75 if a signal interrupted it, and the same call goes on.
@@ -270,7 +298,7 @@ def run(
     folder = Path("runs") / _folder_name(plan) if out == "auto" else Path(out).expanduser()
     first = jax.process_index() == 0  # of several processes: it writes
     if first:
-        _claim_folder(folder, plan, begun_as)
+        _claim_folder(folder, plan, command)
     part = f"{index}-of-{count}"
     log = folder / f"metrics-{part}.jsonl"
     with contextlib.ExitStack() as stack:
@@ -356,8 +384,18 @@ def load(folder: str | Path) -> Sweep:
     return Sweep(folder, config, artefacts.read(folder, "results.json") if done else None)
 
 
+def _base(recipe: Recipe, what: Any, stream: Any, options: Mapping[str, Any]) -> Any:
+    """The recipe's fields, if all of the sweep can be told by names and values."""
+    net = options.get("net") or recipe.net
+    named = isinstance(what, (Recipe, str)) and not isinstance(stream, Stream)
+    if not named or not isinstance(net, str):
+        return None
+    given = {name: options[name] for name in ("batch_size", "epochs") if options.get(name)}
+    return begun_as(recipe.replace(**given), net)
+
+
 def _resolve(
-    what: Any, stream: Any, recipe: Recipe | None
+    what: Any, stream: Any, recipe: Recipe | str | None
 ) -> tuple[Recipe, Callable[..., Any], Stream]:
     """The base recipe, the method's factory and the stream."""
     if isinstance(what, Recipe):
@@ -368,6 +406,10 @@ def _resolve(
     else:
         factory = what
     name = what if isinstance(what, str) else getattr(factory, "__name__", "custom")
+    if isinstance(recipe, str):
+        source, _, variant = recipe.partition(":")
+        table = stream if isinstance(stream, str) else stream.name
+        recipe = recipes.recipe(name.replace("_", "-"), table, source, variant or None)
     if stream is None:
         raise UserError(f"A sweep of {name} needs a stream; name one, or pass a recipe.")
     if isinstance(stream, Stream):
@@ -462,7 +504,7 @@ def _run_group(
         artefacts.remove(folder / "checkpoint" / kept)
 
 
-def _claim_folder(folder: Path, plan: Plan, begun_as: Mapping[str, Any] | None) -> None:
+def _claim_folder(folder: Path, plan: Plan, command: Mapping[str, Any] | None) -> None:
     """Writes ``sweep.json``, or refuses a folder that holds something else."""
     stored = folder / "sweep.json"
     if stored.exists():
@@ -476,7 +518,7 @@ def _claim_folder(folder: Path, plan: Plan, begun_as: Mapping[str, Any] | None) 
     if held:
         raise UserError(f"The folder {folder} holds {held[0]} but no sweep; name an empty one.")
     try:
-        artefacts.write_json(stored, {**plan.config, "begun_as": begun_as})
+        artefacts.write_json(stored, {**plan.config, "begun_as": command})
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
