@@ -10,11 +10,12 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LOCK = ".lock"
+_OURS = re.compile(r"\.lock|\.(config\.json|results\.json|metrics\.jsonl)\.")  # not yet, or cut
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
         return False
     if not folder.is_dir():
         raise UserError(f"The output folder {folder} is a file; name a folder.")
-    entries = [entry.name for entry in folder.iterdir() if entry.name != _LOCK]
+    entries = [entry.name for entry in folder.iterdir() if not _OURS.match(entry.name)]
     if not entries:
         return False
     if not (folder / "config.json").exists():
@@ -79,23 +81,35 @@ def claim(folder: Path, lock_name: str = _LOCK) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / lock_name, "w")  # noqa: SIM115
+        lock = _locked(folder / lock_name)
     except OSError as error:
         reason = error.strerror
         raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
+    if lock is None:
         raise UserError(
             f"The output folder {folder} is in use by another process; wait for it, or name "
             "another folder."
-        ) from None
+        )
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             (folder / lock_name).unlink()
+        lock.close()
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """A lock file, held; None if another process holds it."""
+    while True:
+        lock = open(path, "w")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder may have removed it between our opening and our locking it.
+            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+                return lock
+        except BlockingIOError:
+            lock.close()
+            return None
         lock.close()
 
 

@@ -12,13 +12,15 @@ fails is skipped with a sentence and the newest whole one is used.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +102,7 @@ def save(
         os.replace(temporary, place)
         _sync(folder)
     except Exception as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
         raise _unwritable(folder, error) from error
     for old in _numbered(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -176,8 +178,10 @@ def _write(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> Non
     ]
     plain = {f"a{i:05d}": _plain(snapshot.arrays[name]) for i, name in enumerate(names)}
     plain = {name: array for name, array in plain.items() if array.size}
-    with _orbax() as checkpointer:
-        checkpointer.save(folder / "arrays", args=ocp.args.PyTreeSave(plain))
+    _reserve(folder, plain.values())
+    if plain:
+        with _orbax() as checkpointer:
+            checkpointer.save(folder / "arrays", args=ocp.args.PyTreeSave(plain))
     header = {"identity": dict(identity), "position": snapshot.position, "arrays": described}
     (folder / "position.json").write_text(json.dumps(header, sort_keys=True), "utf-8")
     hashes = {str(path.relative_to(folder)): _hash(path) for path in _files(folder)}
@@ -191,9 +195,11 @@ def _read(place: Path, described: list[dict[str, Any]]) -> dict[str, np.ndarray]
 
     held = [f"a{i:05d}" for i, entry in enumerate(described) if 0 not in entry["shape"]]
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in held}
-    with _orbax() as checkpointer:
-        args = ocp.args.PyTreeRestore(restore_args=as_numpy)
-        found = checkpointer.restore(place / "arrays", args=args)
+    found = {}
+    if held:
+        with _orbax() as checkpointer:
+            args = ocp.args.PyTreeRestore(restore_args=as_numpy)
+            found = checkpointer.restore(place / "arrays", args=args)
     arrays = {}
     for i, entry in enumerate(described):
         dtype, shape = jnp.dtype(entry["dtype"]), tuple(entry["shape"])
@@ -221,7 +227,7 @@ def _orbax():
     checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield checkpointer
     finally:
@@ -260,13 +266,12 @@ def _sync(path: Path) -> None:
 
 
 def _unwritable(folder: Path, error: Exception) -> UserError:
-    place = folder if folder.exists() else folder.parent
-    with contextlib.suppress(OSError):
-        if shutil.disk_usage(place).free < 1 << 20:
-            return UserError(
-                f"A checkpoint cannot be written in {folder}: the disk is full; free some space, "
-                "then resume from the last one."
-            )
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or os.strerror(errno.ENOSPC) in str(error):
+        return UserError(
+            f"A checkpoint cannot be written in {folder}: the disk is full; free some space, "
+            "then resume from the last one."
+        )
     return UserError(
         f"A checkpoint cannot be written in {folder}: {_reason(error)}; put it right, then "
         "resume from the last one."
@@ -276,4 +281,23 @@ def _unwritable(folder: Path, error: Exception) -> UserError:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error).strip().splitlines()[0].rstrip(".")[:200] or type(error).__name__
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:200]
+
+
+def _reserve(folder: Path, arrays: Iterable[np.ndarray]) -> None:
+    """Raises OSError without room for the arrays: orbax's threads would print their own errors."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    block = os.statvfs(folder).f_frsize
+    size = sum(-(-array.nbytes // block) + 3 for array in arrays) + 16
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size * block)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder that threads of a failed write may still be filling."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)

@@ -165,10 +165,10 @@ def _resume(arguments: list[str]) -> int:
         return cli_sweep.resume(folder, arguments[1:])
     fields = {**RUNNING_FLAGS, "tensorboard": RUN_FLAGS["tensorboard"]}
     flags = parse(f"cljax resume {folder}", fields, arguments[1:])
-    config = artefacts.read(folder, "config.json")
+    stored = artefacts.read(folder, "config.json") if (folder / "config.json").exists() else {}
     _join(flags["distributed"])
-    _double(config.get("precision", "float32"))
-    with shown(len(config.get("seeds", [])), {**flags, "out": str(folder)}) as progress:
+    _double(stored.get("precision", "float32"))
+    with shown(len(stored.get("seeds", [])), {**flags, "out": str(folder)}) as progress:
         done = resume(folder, progress=progress, running=running_of(flags))
     return _told(done, began)
 

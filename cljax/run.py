@@ -136,6 +136,7 @@ def run(
         out = Path("runs") / _folder_name(config)
     folder = Path(out).expanduser()
     if artefacts.finished(folder, config):
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # of a kill at the very end
         return load(folder)
     if jax.process_index() > 0:  # of several: the first one writes
         checkpoints = checkpoints_of(config, folder, running)
@@ -156,8 +157,8 @@ def run(
                 signals() as interrupted,
             ):
                 history, results = _learn(prepared, record, running, checkpoints, interrupted)
-            _plots(folder / "plots", results)
-            artefacts.write_json(folder / "results.json", results)
+                _plots(folder / "plots", results)
+                artefacts.write_json(folder / "results.json", results)
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
         except Interrupted as stopped:
             raise Interrupted(_kept(folder, checkpoints)) from stopped
@@ -275,6 +276,8 @@ def resume(
       UserError: if the folder holds no run, or one whose config, data or versions differ now.
     """
     folder = Path(folder).expanduser()
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} holds no run to resume; begin it with cljax run.")
     config = artefacts.read(folder, "config.json")
     begun = config.get("begun_as")
     if begun is None:

@@ -104,6 +104,25 @@ def test_an_unfinished_run_begins_anew(tmp_path):
         json.loads(line)
 
 
+def test_what_a_kill_leaves_behind_is_no_obstacle(tmp_path):
+    """A first file that was cut, and a checkpoint beside finished results."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.json.abc123").write_text('{"half": ')
+    with pytest.raises(UserError, match="holds no run to resume"):
+        cljax.resume(tmp_path / "run")
+    first = run(out=tmp_path / "run")
+    (first.path / "checkpoint" / "00000001").mkdir(parents=True)
+    assert run(out=tmp_path / "run").resumed and not (first.path / "checkpoint").exists()
+
+
+def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path):
+    with artefacts.claim(tmp_path):
+        (tmp_path / ".lock").unlink()
+        with artefacts.claim(tmp_path), pytest.raises(UserError, match="in use"):
+            with artefacts.claim(tmp_path):
+                pass
+
+
 def test_foreign_folders_files_and_busy_folders_are_refused(tmp_path):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("years of work")
