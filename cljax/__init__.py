@@ -16,6 +16,7 @@ from cljax import (
     types,
 )  # fmt: skip
 from cljax.comparison import Study, Tune, compare
+from cljax.continuum import continuum_lower_bound
 from cljax.evaluate import Evaluation
 from cljax.methods.er import er
 from cljax.methods.finetune import finetune
@@ -38,9 +39,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Running", "Study", "Tune",
-    "Unrolled", "agem", "cmaml", "compare", "data", "er", "errors", "ewc", "finetune", "gem",
-    "icarl_ti", "iid", "independent", "joint", "la_er", "lamaml", "load", "losses", "lwf", "mas",
-    "memory", "mer", "meta_bgd", "methods", "metrics", "nets", "online_ewc", "optax_step",
-    "penalties", "published", "recipe", "resume", "run", "rwalk", "sgd_step", "si", "split",
-    "stats", "streams", "sweep", "sync_lamaml", "tree", "types", "unroll",
+    "Unrolled", "agem", "cmaml", "compare", "continuum_lower_bound", "data", "er", "errors",
+    "ewc", "finetune", "gem", "icarl_ti", "iid", "independent", "joint", "la_er", "lamaml",
+    "load", "losses", "lwf", "mas", "memory", "mer", "meta_bgd", "methods", "metrics", "nets",
+    "online_ewc", "optax_step", "penalties", "published", "recipe", "resume", "run", "rwalk",
+    "sgd_step", "si", "split", "stats", "streams", "sweep", "sync_lamaml", "tree", "types",
+    "unroll",
 ]  # fmt: skip
