@@ -12,6 +12,7 @@ from cljax.errors import UserError, check_known
 __all__ = ["main", "resume"]
 
 _FLAGS: dict[str, tuple[Any, Any, str]] = {
+    "over": (str | None, None, "NAME=V1,V2,...: the values of an option; give it several times"),
     "on": (Literal["validation", "test"], "validation", "images that settings are measured on"),
     "metric": (str, "RA", "what settings are ranked by"),
     "lanes_at_a_time": (int | None, None, "lanes in one program, or under way; default what fits"),
@@ -119,8 +120,9 @@ def _typed(job: cli.Job, over: list[str]) -> dict[str, list[Any]]:
     """The values of each --over, of the type of the option."""
     from cljax.resolve import method_factory, options_of
 
-    types = {o.name: o.type for o in options_of(method_factory(job.recipe.method))}
-    types |= {"net": str, "batch_size": int, "epochs": int}
+    known = options_of(method_factory(job.recipe.method))
+    types = {o.name: (o.type, o.default, "") for o in known}
+    types |= {"net": (str, "", ""), "batch_size": (int, 1, ""), "epochs": (int, 1, "")}
     values = {}
     for pair in over:
         name, _, listed = pair.partition("=")
@@ -128,7 +130,7 @@ def _typed(job: cli.Job, over: list[str]) -> dict[str, list[Any]]:
         check_known("option to sweep over", name, types)
         separator = ";" if name == "net" else ","
         texts = listed.split(separator)
-        parsed = [cli.parse("cljax sweep", {name: (types[name], None, "")},
+        parsed = [cli.parse("cljax sweep", {name: types[name]},
                             [f"--{name.replace('_', '-')}", text])[name]
                   for text in texts]  # fmt: skip
         values[name] = parsed

@@ -241,6 +241,8 @@ def _remade(method: Method, hyper: Mapping[str, Any]) -> Method:
 
 def _batching(policy: str, num: int, at_a_time: int | None, devices: int | None) -> Batching | None:
     """How runs are batched; None: each is a lane of its own."""
+    if devices is not None:
+        check_positive(devices=devices)
     on_cpu = jax.default_backend() == "cpu"
     count = devices or (1 if on_cpu and jax.process_count() == 1 else jax.device_count())
     if policy not in ("vmap", "map"):
@@ -252,8 +254,7 @@ def _batching(policy: str, num: int, at_a_time: int | None, devices: int | None)
         return None
     if count > jax.device_count():
         raise UserError(f"devices is {count}, but there are {jax.device_count()} here.")
-    size = min(num, at_a_time or num)
-    size = -(-size // count) * count
+    size = -(-(at_a_time or num) // count) * count
     mesh = None
     if count > 1:
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:count]), ("lane",))

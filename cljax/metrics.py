@@ -28,9 +28,9 @@ from numpy.typing import ArrayLike
 from cljax.errors import UserError
 
 __all__ = [
-    "Metrics", "average_anytime_accuracy", "average_incremental_accuracy",
-    "backward_transfer", "compute",
-    "compute_online", "forgetting", "forgetting_rate", "forward_transfer", "learning_accuracy",
+    "LOWER_IS_BETTER", "NAMES", "Metrics", "average_anytime_accuracy",
+    "average_incremental_accuracy", "backward_transfer", "compute", "compute_online",
+    "forgetting", "forgetting_rate", "forward_transfer", "learning_accuracy",
     "prequential_accuracy", "retained_accuracy", "seen_accuracy",
 ]  # fmt: skip
 
@@ -389,3 +389,6 @@ _RULES: Mapping[str, _Rule] = {
         "the accuracies on task 0 after it and after the last task", "diagonal-last",
     ),
 }  # fmt: skip
+
+NAMES = (*_RULES, "prequential_accuracy", "average_anytime_accuracy")
+LOWER_IS_BETTER = ("forgetting", "F")

@@ -85,6 +85,7 @@ def heat_map(
     x: str = "",
     y: str = "",
     mark: ArrayLike | None = None,
+    low: bool = False,
     title: str | None = None,
 ) -> Axes:
     """A measure over two options of a sweep; the best cell is framed.
@@ -93,6 +94,7 @@ def heat_map(
       values: [R, C] fractions, NaN = nothing there, which is grey and hatched.
       columns, rows: the options' values; x, y: the options.
       mark: [R, C] True where a lane diverged, shown by a cross.
+      low: whether lower is better.
 
     Raises:
       UserError: if the shapes disagree.
@@ -112,7 +114,7 @@ def heat_map(
     _write(ax, cells, image)
     for row, column in np.argwhere(lost):
         ax.text(column + 0.36, row - 0.28, "\u00d7", color="#D55E00", ha="center", va="center")
-    fair = np.where(lost | np.isnan(cells), -np.inf, cells)
+    fair = np.where(lost | np.isnan(cells), -np.inf, -cells if low else cells)
     if np.isfinite(fair).any():
         row, column = np.unravel_index(np.argmax(fair), cells.shape)
         frame = {"fill": False, "edgecolor": "#D55E00", "linewidth": 2}

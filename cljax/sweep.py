@@ -17,6 +17,7 @@ import hashlib
 import inspect
 import itertools
 import json
+import operator
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from cljax import artefacts, keys, recipes, resolve, tree
+from cljax import artefacts, keys, metrics, recipes, resolve, tree
 from cljax.config import canonical, plain
 from cljax.errors import Interrupted, UserError, check_known, check_positive
 from cljax.factories import real_options
@@ -179,7 +180,7 @@ class Sweep:
 def grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
     """Every combination of values: ``grid(alpha_init=[.1, .2], seed=range(3))`` has 6 lanes."""
     for name, options in values.items():
-        if isinstance(options, str) or not len(list(options)):
+        if isinstance(options, str) or not np.iterable(options) or not len(list(options)):
             raise UserError(f"{name} is {options!r}, but a grid needs a list of values.")
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
@@ -226,6 +227,9 @@ def plan(
       UserError: for anything the caller can put right, in one sentence.
     """
     check_known("on", on, ("validation", "test"))
+    check_known("metric", metric, metrics.NAMES)
+    if lanes_at_a_time is not None:
+        check_positive(lanes_at_a_time=lanes_at_a_time)
     base, factory, source = _resolve(what, stream, recipe)
     lanes = _lanes(settings, seeds, on)
     entries = options.pop("entries", None) or "diagonal-last"
@@ -235,8 +239,8 @@ def plan(
     for lane in lanes:
         for name in lane.setting:
             check_known(f"option of {base.method}", name, {*known, *_OF_RUN})
-        of_run = {name: lane.setting.get(name, getattr(base, name)) for name in _OF_RUN}
-        of_run = {name: options.get(name) or value for name, value in of_run.items()}
+        given = {name: options.get(name) or getattr(base, name) for name in _OF_RUN}
+        of_run = {name: lane.setting.get(name, given[name]) for name in _OF_RUN}
         of_method = {k: v for k, v in lane.setting.items() if k not in _OF_RUN}
         method = factory(**{**base.method_options, **of_method})
         made = prepare(
@@ -357,8 +361,9 @@ def merge(folder: str | Path) -> Sweep:
         by_setting.setdefault(label(lane.setting), []).append(lane)
     found = [_setting(folder, own, config["metric"]) for own in by_setting.values()]
     # A setting with a diverged lane ranks below every other one, but it is listed.
+    sign = 1 if config["metric"] in metrics.LOWER_IS_BETTER else -1
     found.sort(
-        key=lambda s: (any(d is not None for d in s.diverged), s.mean is None, -(s.mean or 0.0))
+        key=lambda s: (any(d is not None for d in s.diverged), s.mean is None, sign * (s.mean or 0))
     )
     results = {
         "settings": [s._asdict() for s in found],
@@ -573,21 +578,26 @@ def _heat_map(sweep: Sweep, path: Path) -> None:
     names = [name for name in sweep.config["over"] if varied(name)]
     if not names:
         return
-    axes = [_ordered({str(s.setting[n]): s.setting[n] for s in settings}) for n in names[:2]]
+    axes = [
+        _ordered({str(s.setting.get(n)): s.setting.get(n) for s in settings}) for n in names[:2]
+    ]
     rows = axes[1] if len(axes) > 1 else [""]
     values = np.full((len(rows), len(axes[0])), np.nan)
     lost = np.zeros(values.shape, bool)
+    low = sweep.config["metric"] in metrics.LOWER_IS_BETTER
+    better = operator.lt if low else operator.gt
     for s in settings:
-        at = (rows.index(str(s.setting[names[1]])) if len(names) > 1 else 0,
-              axes[0].index(str(s.setting[names[0]])))  # fmt: skip
+        at = (rows.index(str(s.setting.get(names[1]))) if len(names) > 1 else 0,
+              axes[0].index(str(s.setting.get(names[0]))))  # fmt: skip
         lost[at] |= any(step is not None for step in s.diverged)
-        if s.mean is not None:
-            values[at] = np.nanmax([values[at], s.mean])
+        if s.mean is not None and (np.isnan(values[at]) or better(s.mean, values[at])):
+            values[at] = s.mean
     title = f"{sweep.config['method']} on {sweep.config['stream']}"
     where = f"{sweep.config['metric']}, {sweep.config['on']} images (%)"
     more = f", best over {', '.join(names[2:])}" if len(names) > 2 else ""
     axis = plot.heat_map(
         values, axes[0], rows, x=names[0], y=names[1] if len(names) > 1 else "", mark=lost,
+        low=low,
         title=f"{title}\n{where}{more}",
     )  # fmt: skip
     plot.save(axis, path)
@@ -620,7 +630,7 @@ def _fitting(state_bytes: int, num: int, policy: str) -> int:
     """Lanes at a time: those of a program, by the device's memory, or under way in threads."""
     if resolve_lanes(policy) not in ("vmap", "map"):  # type: ignore[arg-type]
         return min(num, 8)
-    memory = (jax.devices()[0].memory_stats() or {}).get("bytes_limit", 4 << 30)
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 4 << 30)
     # The state, the one being made of it, and as much again for what an update needs.
     return max(1, min(num, int(0.6 * memory) // (4 * state_bytes)))
 
