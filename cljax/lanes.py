@@ -289,7 +289,8 @@ def recorded(record: Record) -> Snapshot:
     arrays = {f"matrix/{name}": matrix.copy() for name, matrix in record.matrices.items()}
     arrays |= {f"anytime/{step}": row.copy() for step, row in list(record.anytime.items())}
     arrays |= {
-        f"phase/{name}/{task}": row.copy() for (name, task), row in record.phase_losses.items()
+        f"phase/{name}/{task}": row.copy()
+        for (name, task), row in list(record.phase_losses.items())
     }
     position = {"divergence": record.divergence and list(record.divergence)}
     return Snapshot(arrays, position)
