@@ -69,7 +69,7 @@ def _run(arguments: list[str]) -> int:
     print(plan, file=sys.stderr)
     if job.flags["plan"]:
         return 0
-    keep = _without(rest, "--out", "--shard")
+    keep = _without(rest, "--out", "--shard", "--distributed", "--devices")
     again = {"arguments": [*keep, *(part for pair in over for part in ("--over", pair))]}
     out = job.flags["out"] or "auto"
     names = [lane.name for lane in plan.lanes]
@@ -89,9 +89,9 @@ def _run(arguments: list[str]) -> int:
     _told(done)
     if done.config["on"] == "validation":
         best = done.best().setting
-        chosen = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in best.items())
-        base = " ".join(_without(keep, "--on", "--metric", "--seeds", "--lanes-at-a-time"))
-        print(f"\n  the best on tests, with other seeds: cljax run {base} {chosen} --seeds 5")
+        base = _without(keep, "--on", "--metric", "--seeds", "--lanes-at-a-time")
+        line = [*base, *(_flag(name, value) for name, value in best.items()), "--seeds 5"]
+        print(f"\n  the best on tests, with other seeds: cljax run {' '.join(line)}")
     return 0
 
 
@@ -128,13 +128,27 @@ def _typed(job: cli.Job, over: list[str]) -> dict[str, list[Any]]:
         name, _, listed = pair.partition("=")
         name = name.replace("-", "_")
         check_known("option to sweep over", name, types)
+        if name in values:
+            raise UserError(f"--over {name} is there twice; give all its values at once.")
         separator = ";" if name == "net" else ","
-        texts = listed.split(separator)
-        parsed = [cli.parse("cljax sweep", {name: types[name]},
-                            [f"--{name.replace('_', '-')}", text])[name]
-                  for text in texts]  # fmt: skip
-        values[name] = parsed
+        values[name] = [_value(name, types[name], text) for text in listed.split(separator)]
     return values
+
+
+def _flag(name: str, value: Any) -> str:
+    """An option and its value as ``cljax run`` takes them."""
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{flag}" if value else f"--no-{flag}"
+    return f"--{flag} {value}"
+
+
+def _value(name: str, field: tuple[Any, Any, str], text: str) -> Any:
+    """A value as the flag of its option would read it."""
+    if field[0] is bool:
+        check_known(f"value of {name}", text, ("True", "False"))
+        return text == "True"
+    return cli.parse("cljax sweep", {name: field}, [f"--{name.replace('_', '-')}", text])[name]
 
 
 def _shard(text: str) -> tuple[int, int]:

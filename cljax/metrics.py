@@ -30,8 +30,8 @@ from cljax.errors import UserError
 __all__ = [
     "LOWER_IS_BETTER", "NAMES", "Metrics", "average_anytime_accuracy",
     "average_incremental_accuracy", "backward_transfer", "compute", "compute_online",
-    "forgetting", "forgetting_rate", "forward_transfer", "learning_accuracy",
-    "prequential_accuracy", "retained_accuracy", "seen_accuracy",
+    "entries_of", "evaluated", "forgetting", "forgetting_rate", "forward_transfer",
+    "learning_accuracy", "prequential_accuracy", "retained_accuracy", "seen_accuracy",
 ]  # fmt: skip
 
 
@@ -392,3 +392,15 @@ _RULES: Mapping[str, _Rule] = {
 
 NAMES = (*_RULES, "prequential_accuracy", "average_anytime_accuracy")
 LOWER_IS_BETTER = ("forgetting", "F")
+_ENTRIES = ("diagonal-last", "lower", "full")  # each has those of the ones before
+
+
+def entries_of(metric: str) -> str | None:
+    """The choice of entries of the accuracy matrix that a metric needs; None: it needs none."""
+    return _RULES[metric].entries if metric in _RULES else None
+
+
+def evaluated(metric: str, entries: str) -> bool:
+    """Whether a choice of entries is enough for a metric."""
+    needed = entries_of(metric)
+    return needed is None or _ENTRIES.index(entries) >= _ENTRIES.index(needed)

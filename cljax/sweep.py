@@ -41,6 +41,7 @@ from cljax.run import (
     Running,
     begun_as,
     checkpoints_of,
+    interval,
     learn_options,
     make,
     prepare,
@@ -228,11 +229,16 @@ def plan(
     """
     check_known("on", on, ("validation", "test"))
     check_known("metric", metric, metrics.NAMES)
+    entries = options.pop("entries", None) or "diagonal-last"
+    if not metrics.evaluated(metric, entries):
+        raise UserError(
+            f"The metric {metric} needs entries={metrics.entries_of(metric)} of the accuracy "
+            f"matrix, but entries is {entries}; change it."
+        )
     if lanes_at_a_time is not None:
         check_positive(lanes_at_a_time=lanes_at_a_time)
     base, factory, source = _resolve(what, stream, recipe)
     lanes = _lanes(settings, seeds, on)
-    entries = options.pop("entries", None) or "diagonal-last"
     known = set(inspect.signature(factory).parameters)
     prepared = []
     streams = {lane.seed: _tested(source, lane.seed, on) for lane in lanes}
@@ -250,7 +256,7 @@ def plan(
         )  # fmt: skip
         prepared.append(made)
     groups = _groups(prepared)
-    identity = [made.config["config_hash"] for made in prepared]
+    identity = [made.config["config_hash"] for made in prepared] + [lane.name for lane in lanes]
     state_bytes = max(_state_bytes(prepared[group[0]]) for group in groups)
     config = {
         "kind": "sweep",
@@ -297,6 +303,8 @@ def run(
       UserError: for anything the caller can put right, in one sentence.
     """
     index, count = shard
+    if running.checkpoint_every is not None:
+        interval(running.checkpoint_every)
     if not 0 <= index < count:
         raise UserError(f"shard is {index}/{count}, but it must be one of 0/n to n-1/n.")
     folder = Path("runs") / _folder_name(plan) if out == "auto" else Path(out).expanduser()
@@ -316,9 +324,14 @@ def run(
             for number, group in enumerate(plan.groups):
                 mine = [i for i in group if i % count == index]
                 todo = [i for i in mine if not _finished(folder, plan, i)]
+                kept = folder / "checkpoint" / f"group-{number}-{part}"
                 if todo:
-                    kept = f"group-{number}-{part}"
-                    _run_group(plan, todo, folder, kept, show, running, interrupted)
+                    width = min(plan.lanes_at_a_time, len(mine))  # the same when it is resumed
+                    _run_group(plan, todo, width, folder, kept, show, running, interrupted)
+                if first and kept.exists():
+                    artefacts.remove(kept)
+                if interrupted() and todo and group != plan.groups[-1]:
+                    raise Interrupted
         except Interrupted:
             return Sweep(folder, plan.config, None, exit_code=75)
         except OSError as error:
@@ -460,8 +473,9 @@ def _groups(prepared: Sequence[Prepared]) -> tuple[tuple[int, ...], ...]:
 def _run_group(
     plan: Plan,
     numbers: Sequence[int],
+    lanes_at_a_time: int,
     folder: Path,
-    kept: str,
+    kept: Path,
     progress: Callable[[Event], None],
     running: Running,
     interrupted: Callable[[], bool],
@@ -493,20 +507,18 @@ def _run_group(
         settings=[{name: own[name] for name in real} for own in options],
         labels=[plan.lanes[i].name for i in numbers],
         validate=plan.config["on"] == "validation",
-        lanes_at_a_time=plan.lanes_at_a_time,
+        lanes_at_a_time=lanes_at_a_time,
         segment_seconds=running.segment_seconds,
         devices=running.devices,
         # Numbered as in the plan, not as in the group.
         progress=lambda event: progress(
             event._replace(run=numbers[event.run]) if event.run >= 0 else event
         ),
-        checkpoints=checkpoints_of(identity, folder / "checkpoint" / kept, running),
+        checkpoints=checkpoints_of(identity, kept, running),
         interrupted=interrupted,
         on_finish=write,
         **learn_options(first.config),
     )
-    if jax.process_index() == 0:
-        artefacts.remove(folder / "checkpoint" / kept)
 
 
 def _claim_folder(folder: Path, plan: Plan, command: Mapping[str, Any] | None) -> None:
@@ -520,7 +532,7 @@ def _claim_folder(folder: Path, plan: Plan, command: Mapping[str, Any] | None) -
         raise UserError(f"The output folder {folder} is a file; name a folder.")
     entries = folder.iterdir() if folder.exists() else ()
     held = [entry.name for entry in entries if not entry.name.startswith(".")]
-    if held:
+    if held and not stored.exists():  # another shard may have written it just now
         raise UserError(f"The folder {folder} holds {held[0]} but no sweep; name an empty one.")
     try:
         artefacts.write_json(stored, {**plan.config, "begun_as": command})
@@ -659,7 +671,7 @@ def _duration(seconds: float) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _folder_name(plan: Plan) -> str:

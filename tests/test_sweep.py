@@ -16,7 +16,7 @@ import support
 from hypothesis import given
 
 import cljax
-from cljax import artefacts, sweep
+from cljax import artefacts, learn, sweep
 from cljax.config import canonical
 from cljax.errors import UserError
 from cljax.run import Running, prepare
@@ -209,6 +209,19 @@ def test_a_group_is_compiled_once(tmp_path):
     sweep.run(plan, tmp_path, progress=events.append)
     assert [event.kind for event in events].count("compile") == len(plan.groups) == 2
     assert {event.run for event in events if event.kind == "eval"} == set(range(6))
+
+
+def test_a_batched_program_has_no_more_lanes_than_its_group(tmp_path, monkeypatch):
+    sizes, compiled = [], learn.compile_programs
+
+    def noted(*args, **options):
+        sizes.append(options["batching"].lanes)
+        return compiled(*args, **options)
+
+    monkeypatch.setattr("cljax.learn.compile_programs", noted)
+    settings = [{"batch_size": 4}, {"batch_size": 6, "lr": 0.1}, {"batch_size": 6, "lr": 0.3}]
+    sweep.run(planned(settings, batch_size=None, lanes="map"), tmp_path)
+    assert sizes == [2, 4]
 
 
 def test_a_plan_tells_lanes_programs_bytes_and_time():
@@ -436,6 +449,36 @@ def test_an_interruption_without_checkpoints_keeps_what_is_finished(tmp_path, mo
     assert before.items() <= written(tmp_path).items()
 
 
+def test_an_interrupted_sweep_compiles_nothing_more(tmp_path, monkeypatch):
+    """By a signal while the last lane of a group ends."""
+
+    @contextlib.contextmanager
+    def signals():
+        yield lambda: len(lanes_of(tmp_path)) == 2
+
+    monkeypatch.setattr("cljax.sweep.signals", signals)
+    plan, events = planned(sweep.grid(batch_size=[4, 6]), batch_size=None), []
+    assert sweep.run(plan, tmp_path, progress=events.append).exit_code == 75
+    assert len(lanes_of(tmp_path)) == 2
+    assert [event.kind for event in events].count("compile") == 1
+
+
+def test_what_a_kill_leaves_of_a_finished_group_is_removed(tmp_path, monkeypatch):
+    """As if killed after the last lane's files, before its checkpoints are removed."""
+    plan, often = planned(RATES, seeds=1), Running(checkpoint_every="1", segment_seconds=1e-9)
+
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(artefacts, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run(plan, tmp_path, running=often)
+    assert (tmp_path / "checkpoint").exists() and not (tmp_path / "results.json").exists()
+    assert sweep.run(plan, tmp_path, running=often).results is not None
+    assert not (tmp_path / "checkpoint").exists()
+
+
 def test_a_finished_sweep_is_read_back_without_training(copied, kept):
     plan, folder = copied
     before, files, events = written(folder), summaries(folder), []
@@ -502,6 +545,7 @@ def test_a_folder_without_a_sweep_is_refused(read, tmp_path):
         (RATES, {"seeds": 0}, "seeds is 0"),
         (RATES, {"lanes_at_a_time": 0}, "lanes_at_a_time is 0"),
         (RATES, {"metric": "R"}, "metric 'R' is not known"),
+        (RATES, {"metric": "forgetting"}, "forgetting .*entries"),  # before anything is trained
         (RATES, {"on": "tests"}, "on 'tests'"),
         (RATES, {"what": "onlin"}, "did you mean online"),
         (RATES, {"net": "mlp:x"}, "whole numbers"),

@@ -106,6 +106,16 @@ def test_a_plan_is_printed_and_nothing_is_done(capsys, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "values",
+    ["with_replacement=True,False", "clip_norm=None,2.0", "algebra=general,low-rank",
+     "net=mlp:5,5;mlp:6", "alpha-init=0.1,0.2"],
+)  # fmt: skip
+def test_values_of_every_type_can_be_swept_over(values, capsys):
+    code, out, err = call(capsys, "sweep", "lamaml", *DATA, "--over", values, "--plan")
+    assert code == 0 and (out + err).startswith("10 lanes (2 settings, 5 seeds), ")
+
+
 def test_shards_are_merged_by_the_last_one(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["sweep", "online", *DATA, "--over", "lr=0.05,0.1", "--seeds", "1", "--on", "test"]
