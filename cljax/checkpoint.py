@@ -1,6 +1,6 @@
 """Checkpoints: written whole by orbax, checked by SHA-256, and never trusted otherwise.
 
-    folder/00000007/arrays/        every array, by orbax
+    folder/00000007/arrays/        all arrays, those of a type end to end, by orbax
     folder/00000007/position.json  names and types of the arrays, where each run stands, identity
     folder/00000007/sha256.json    the hash of each other file, written last
 
@@ -16,6 +16,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -170,14 +171,19 @@ def next_number(folder: Path) -> int:
 def _write(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> None:
     import orbax.checkpoint as ocp
 
-    names = sorted(snapshot.arrays)
-    # Orbax gets short names and non-empty arrays of plain types; the header knows the rest.
-    described = [
-        {"name": name, "dtype": str(a.dtype), "shape": list(a.shape)}
-        for name, a in ((name, snapshot.arrays[name]) for name in names)
-    ]
-    plain = {f"a{i:05d}": _plain(snapshot.arrays[name]) for i, name in enumerate(names)}
-    plain = {name: array for name, array in plain.items() if array.size}
+    # Orbax's cost is by the array, so those of a type are laid end to end; the header knows them.
+    described, parts = [], {}
+    for name, array in sorted(snapshot.arrays.items()):
+        flat = _plain(array).reshape(-1)
+        own = parts.setdefault(flat.dtype.name, [])
+        start = sum(part.size for part in own)
+        own.append(flat)
+        described.append(
+            {"name": name, "dtype": str(array.dtype), "shape": list(array.shape),
+             "kept_as": flat.dtype.name, "start": start}
+        )  # fmt: skip
+    plain = {kind: np.concatenate(own) for kind, own in parts.items()}
+    plain = {kind: array for kind, array in plain.items() if array.size}
     _reserve(folder, plain.values())
     if plain:
         with _orbax() as checkpointer:
@@ -193,7 +199,7 @@ def _write(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> Non
 def _read(place: Path, described: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
-    held = [f"a{i:05d}" for i, entry in enumerate(described) if 0 not in entry["shape"]]
+    held = {entry["kept_as"] for entry in described if 0 not in entry["shape"]}
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in held}
     found = {}
     if held:
@@ -201,10 +207,12 @@ def _read(place: Path, described: list[dict[str, Any]]) -> dict[str, np.ndarray]
             args = ocp.args.PyTreeRestore(restore_args=as_numpy)
             found = checkpointer.restore(place / "arrays", args=args)
     arrays = {}
-    for i, entry in enumerate(described):
+    for entry in described:
         dtype, shape = jnp.dtype(entry["dtype"]), tuple(entry["shape"])
-        array = found.get(f"a{i:05d}", np.zeros(shape, dtype))
-        arrays[entry["name"]] = np.asarray(array).view(dtype).reshape(shape)
+        size = math.prod(shape)
+        whole = np.asarray(found[entry["kept_as"]]) if size else np.zeros(0, entry["kept_as"])
+        part = whole[entry["start"] : entry["start"] + size] if size else whole
+        arrays[entry["name"]] = part.view(dtype).reshape(shape)
     return arrays
 
 

@@ -333,7 +333,7 @@ def results(folder):
 
 
 def test_a_disk_that_fills_while_a_run_trains_is_one_sentence(finished, tmp_path):
-    with small_disk(tmp_path / "disk", "640k") as disk:
+    with small_disk(tmp_path / "disk", "512k") as disk:
         earlier, folder = disk / "earlier", disk / "run"
         shutil.copytree(finished, earlier)
         code, err = command(*RUN, "--out", str(folder), "--checkpoint-every", "1")
