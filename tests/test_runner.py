@@ -172,9 +172,8 @@ def test_a_single_run_that_diverges_stops_with_task_update_and_leaf(tmp_path):
 
 
 def test_the_last_good_checkpoint_is_kept(tmp_path):
-    """Training is sound until a label's image is not finite."""
+    """Training is sound until the second task, whose images are not finite."""
     stream = support.stream()
-    where = int(stream.subsets(0)[1][-1])
     transform = stream.transform
 
     def apply(tables, x, task):
@@ -185,7 +184,6 @@ def test_the_last_good_checkpoint_is_kept(tmp_path):
     poisoned = dataclasses.replace(
         stream, transform=transform._replace(tables=(transform.tables, np.inf), apply=apply)
     )
-    assert where >= 0
     running = cljax.Running(checkpoint_every="1")
     with pytest.raises(Diverged, match="in task 1 .*the last good checkpoint is ") as error:
         run(method=cljax.finetune(lr=0.1), stream=poisoned, seeds=1, out=tmp_path, running=running)
