@@ -108,6 +108,10 @@ def drive(
         else:
             work()
 
+    def report(events: Sequence[Event]) -> None:
+        for event in events:
+            emit(event)
+
     def step(lane: int) -> None:
         active.add(lane)
         submit("train_s", lane, lambda: advance(setup, lanes[lane], at[lane]))
@@ -183,10 +187,10 @@ def drive(
                 raise outcome
             if agreed(interrupted()) and not stopping:
                 stopping, collecting = True, None
-            events: list[Event] = []
             if kind == "train_s":
                 seconds[kind] += took
                 place, (events, evaluation) = outcome
+                report(events)  # first: a run that stops here is not to be kept as it is
                 if evaluation is not None:
                     test(lane, evaluation)
                 segment_ended(lane, place)
@@ -196,10 +200,12 @@ def drive(
                 del tests[own]
                 if collecting is not None:
                     collecting.tests.discard(own)
+                report(events)
                 close(lane)
             else:
-                saving, saved_at, events = False, time.monotonic(), [Event("checkpoint")]
+                saving, saved_at = False, time.monotonic()
                 advanced.clear()
+                report([Event("checkpoint")])
             if collecting is not None and not collecting.tests:
                 if collecting.lanes == collecting.copies.keys():
                     save(collecting.copies)
@@ -208,8 +214,6 @@ def drive(
                 last = True
                 active.clear()  # all stand still
                 save({})
-            for event in events:
-                emit(event)
         if stopping and len(ended) < len(lanes):
             raise Interrupted("Interrupted at a segment's end.")
     except BaseException:

@@ -94,23 +94,44 @@ class Model(NamedTuple):
 
     ``init(key, x) -> Variables`` with ``x [B, ...]`` an example batch;
     ``apply(variables, x, train) -> (Output, model_state)`` with a static ``train``.
+
+    Networks whose examples see each other (BatchNorm) also have ``grouped(variables, x, member)
+    -> (Output, model_state)``: training, with ``member`` [B, G] bool, each row True in one group
+    or none. Every example is normalised by the statistics of its own group, the running ones
+    follow group after group, and rows of no group, padding, reach neither.
+
+    ``head(params, outputs)``, with ``outputs`` [C] bool, says which parameters learn when only
+    those outputs may: a pytree of bools that broadcast to ``params``, True but for the rows of
+    the other outputs. Needed by methods that freeze outputs.
     """
 
     init: Callable[[Array, PyTree], Variables]
     apply: Callable[[Variables, PyTree, bool], tuple[Output, PyTree]]
     first_product: FirstProduct | None = None
+    grouped: Callable[[Variables, PyTree, Array], tuple[Output, PyTree]] | None = None
+    head: Callable[[Params, Array], PyTree] | None = None
 
 
 Net: TypeAlias = Callable[[int], Model]  # number of outputs -> Model
 
 
+def _as_it_is(x: PyTree, task: Array, key: Array | None = None) -> PyTree:
+    return x
+
+
 class Spec(NamedTuple):
-    """What a method may know of a stream before it sees it; all static."""
+    """What a method may know of a stream before it sees it; all static.
+
+    ``show(x [B, ...], task [B], key=None)`` makes stored examples what the network sees; with a
+    key they are augmented, as in training.
+    """
 
     example: PyTree  # jax.ShapeDtypeStruct of one example, as the network sees it
     class_mask: np.ndarray  # [T, C] bool, the outputs that belong to each task
     batch_size: int
     multi_head: bool = False  # losses and predictions use the example's own row of class_mask
+    stored: PyTree = None  # of one example as the stream stores it; None: as the network sees it
+    show: Callable[..., PyTree] = _as_it_is
 
     @property
     def num_tasks(self) -> int:

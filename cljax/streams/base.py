@@ -25,6 +25,7 @@ from cljax.streams.orders import permutation
 from cljax.types import Array, PyTree, Spec, StepPlan
 
 __all__ = [
+    "Augmentation",
     "Rows",
     "Stream",
     "Transform",
@@ -39,15 +40,27 @@ __all__ = [
 Rows = Callable[[int], tuple[np.ndarray, ...]]  # seed -> T arrays of rows
 
 
+class Augmentation(NamedTuple):
+    """Random changes of stored examples, drawn anew each time that one is learned from.
+
+    ``draw(key, B) -> draws``, leaves ``[B, ...]``; ``apply(x [B, ...], draws) -> [B, ...]``.
+    """
+
+    draw: Callable[[Array, int], PyTree]
+    apply: Callable[[Array, PyTree], Array]
+    name: str = "custom"
+
+
 class Transform(NamedTuple):
     """What the network sees of stored examples, task by task.
 
     ``apply(tables, x [B, ...], task [B]) -> [B, ...]`` is traced inside jit; ``tables`` are
-    arrays indexed by task, ``()`` if there are none.
+    arrays indexed by task, ``()`` if there are none. In training ``augment`` comes before it.
     """
 
     tables: PyTree
     apply: Callable[[PyTree, Array, Array], Array]
+    augment: Augmentation | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,7 +126,17 @@ class Stream:
 
     def spec(self, batch_size: int) -> Spec:
         """What a method may know of the stream before it sees it."""
-        return Spec(self.example, self.class_mask, batch_size, self.multi_head)
+        tables, apply, augment = self.transform
+        stored = jax.ShapeDtypeStruct(self.train_x.shape[1:], self.train_x.dtype)
+
+        def show(x: Array, task: Array, key: Array | None = None) -> Array:
+            if key is not None and augment is not None:
+                x = augment.apply(x, augment.draw(key, x.shape[0]))
+            return apply(tables, x, task)
+
+        return Spec(
+            self.example, self.class_mask, batch_size, self.multi_head, stored=stored, show=show
+        )
 
 
 def plan(stream: Stream, seed: int, batch_size: int, epochs: int = 1) -> StepPlan:
