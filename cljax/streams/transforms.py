@@ -8,14 +8,22 @@ through the same table, inside jit, so one copy of the images serves all tasks.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.streams.base import Transform
+from cljax.errors import UserError, check_positive
+from cljax.streams.base import Augmentation, Transform
 from cljax.types import Array, PyTree
 
-__all__ = ["as_is", "cast", "gather_pixels", "pixels", "rotation_table"]
+__all__ = [
+    "IMAGENET_MEAN", "IMAGENET_STD", "as_is", "cast", "gather_pixels", "normalised", "pixels",
+    "rotation_table",
+]  # fmt: skip
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of [0, 1]
 
 
 def _scale(x: Array) -> Array:
@@ -61,6 +69,59 @@ def gather_pixels(tables: np.ndarray) -> Transform:
         black where that is D.
     """
     return Transform(np.asarray(tables, np.int32), _apply_gather)
+
+
+def normalised(
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    crop: int | None = None,
+    augment: Augmentation | None = None,
+) -> Transform:
+    """uint8 [B, H, W, C] to ``(x / 255 - mean) / std`` by channel, the same for every task.
+
+    Rounded after each operation, as PyTorch does where images are scaled and then normalised.
+
+    Args:
+      mean: C numbers. std: C numbers above 0.
+      crop: height and width of the central window that is seen; None for all. Images that are
+        no larger, such as those that ``augment`` has cropped, stay whole.
+      augment: what is done to stored images before, in training.
+
+    Raises:
+      UserError: if ``mean`` and ``std`` do not fit, or (when applied) the images' channels.
+    """
+    if len(mean) != len(std) or not all(s > 0 for s in std):
+        raise UserError(
+            f"mean is {list(mean)} and std {list(std)}, but each channel needs one of either, and "
+            "std must be above 0."
+        )
+    if crop is not None:
+        check_positive(crop=crop)
+
+    def apply(tables: PyTree, x: Array, task: Array) -> Array:
+        if x.ndim != 4 or x.shape[-1] != len(mean):
+            raise UserError(
+                f"A batch of images has shape {list(x.shape)}, but [B, H, W, {len(mean)}] is "
+                f"normalised by {len(mean)} means."
+            )
+        x = x if crop is None else _centre(x, crop)
+        dtype = jnp.result_type(float)
+        scaled = np.arange(256, dtype=dtype)[:, None] / np.asarray(255, dtype)
+        values = (scaled - np.asarray(mean, dtype)) / np.asarray(std, dtype)
+        channel = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+        return jnp.asarray(values).at[x, channel].get(mode="promise_in_bounds")
+
+    return Transform((), apply, augment)
+
+
+def _centre(x: Array, size: int) -> Array:
+    """The central window [B, size, size, C] of images [B, H, W, C], or the whole of small ones."""
+    for axis in (1, 2):
+        spare = max(x.shape[axis] - size, 0)
+        start = round(spare / 2)
+        x = jax.lax.slice_in_dim(x, start, x.shape[axis] - spare + start, axis=axis)
+    return x
 
 
 def rotation_table(degrees: float, size: int = 28) -> np.ndarray:
