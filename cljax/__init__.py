@@ -23,6 +23,7 @@ from cljax.methods.finetune import finetune
 from cljax.methods.gem import agem, gem
 from cljax.methods.icarl_ti import icarl_ti
 from cljax.methods.independent import independent
+from cljax.methods.itaml import itaml
 from cljax.methods.joint import iid, joint
 from cljax.methods.laer import la_er
 from cljax.methods.lamaml import cmaml, lamaml, sync_lamaml
@@ -40,7 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Running", "Study", "Tune",
     "Unrolled", "agem", "cmaml", "compare", "continuum_lower_bound", "data", "er", "errors",
-    "ewc", "finetune", "gem", "icarl_ti", "iid", "independent", "joint", "la_er", "lamaml",
+    "ewc", "finetune", "gem", "icarl_ti", "iid", "independent", "itaml", "joint", "la_er", "lamaml",
     "load", "losses", "lwf", "mas", "memory", "mer", "meta_bgd", "methods", "metrics", "nets",
     "online_ewc", "optax_step", "penalties", "published", "recipe", "resume", "run", "rwalk",
     "sgd_step", "si", "split", "stats", "streams", "sweep", "sync_lamaml", "tree", "types",

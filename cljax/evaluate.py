@@ -5,36 +5,33 @@
         correct += sum(argmax(scores within the allowed outputs) == y)
 
 The allowed outputs are the scenario: a task's own (``task``), those of the tasks seen so far
-(``class``), or all of them (``domain``).
+(``class``), or all of them (``domain``). With a continuum the task is inferred first, from p
+examples in a row; the last ones of a task may be fewer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array as AnyArray
+from jaxtyping import Bool, Float, Int
 
-from cljax.errors import check_known
+from cljax.errors import UserError, check_known, check_positive
 from cljax.streams.base import Stream, Transform
-from cljax.types import Array, Batch, Clock, Predictor, PyTree
+from cljax.streams.orders import permutation
+from cljax.types import Array, Batch, Clock, Evaluation, Predictor, PyTree
 
 __all__ = [
     "Evaluation", "TestData", "TestImages", "TestRows", "allowed_outputs", "correct_fn",
-    "test_data", "test_images", "test_rows", "wanted",
+    "infer_task", "predictors_of", "test_data", "test_images", "test_rows", "wanted",
 ]  # fmt: skip
 
 _CHUNK = 1000  # test images a step: large enough for full speed, small enough for any memory
-
-
-class Evaluation(NamedTuple):
-    """One way to fill an accuracy matrix: which predictor, over which outputs."""
-
-    name: str = "logits"
-    predictor: str = "logits"
-    scenario: Literal["domain", "task", "class"] = "domain"
 
 
 class TestImages(NamedTuple):
@@ -76,31 +73,68 @@ def test_images(stream: Stream) -> TestImages:
     return TestImages(jnp.asarray(stream.test_x), jnp.asarray(stream.test_y, jnp.int32), tables)
 
 
-def test_rows(index: Sequence[np.ndarray], longest: int | None = None) -> TestRows:
+def test_rows(
+    index: Sequence[np.ndarray],
+    longest: int | None = None,
+    evaluations: Sequence[Evaluation] = (),
+) -> TestRows:
     """Lays out each task's rows for ``correct_fn``; unequal tasks are padded and masked.
 
     Args:
       index: T arrays of rows. longest: rows of the longest task anywhere; None: of these.
+      evaluations: where any has a continuum, a task's rows are shuffled, the same way for every
+        seed, and chunks hold whole continua.
+
+    Raises:
+      UserError: for a continuum below 1, or longer than a task.
     """
     counts = np.array([len(rows) for rows in index])
     longest = int(counts.max()) if longest is None else longest
+    sizes = [e.continuum for e in evaluations if e.continuum is not None]
+    for size in sizes:
+        check_positive(continuum=size)
+        if size > counts.min():
+            raise UserError(
+                f"The continuum is {size}, but task {int(counts.argmin())} has only "
+                f"{counts.min()} test examples."
+            )
     chunk = min(_CHUNK, longest)
+    if sizes:
+        whole = math.lcm(*sizes)
+        chunk = max(chunk // whole, 1) * whole
     num = -(-longest // chunk)
     rows = np.zeros((len(counts), num * chunk), np.int32)
     mask = np.zeros(rows.shape, bool)
     for task, own in enumerate(index):
+        if sizes:
+            own = own[permutation(len(own), "continuum", task)]
         rows[task, : len(own)], mask[task, : len(own)] = own, True
     shape = (len(counts), num, chunk)
     return TestRows(rows.reshape(shape), mask.reshape(shape), counts)  # type: ignore[arg-type]
 
 
-def correct_fn(predictor: Predictor, transform: Transform) -> Callable[..., Array]:
-    """``(view, data, task, allowed) -> []``, how many test images of ``task`` come out right.
+def predictors_of(evaluation: Evaluation) -> tuple[str, ...]:
+    """Names of the predictors whose views an evaluation reads."""
+    if evaluation.continuum is None:
+        return (evaluation.predictor,)
+    return tuple(dict.fromkeys((evaluation.predictor, evaluation.infer)))
 
-    ``task`` [] int32 and ``allowed`` [C] bool are traced, so one program serves every entry.
+
+def correct_fn(
+    evaluation: Evaluation,
+    predictors: Mapping[str, Predictor],
+    transform: Transform,
+    class_mask: np.ndarray,
+) -> Callable[..., Array]:
+    """``(views, data, task, allowed) -> []``, how many test images of ``task`` come out right.
+
+    ``views`` are the views of ``predictors_of(evaluation)`` by name; ``task`` [] int32 and
+    ``allowed`` [C] bool are traced, so one program serves every entry.
     """
+    predictor = predictors[evaluation.predictor]
+    owner = jnp.asarray(class_mask)
 
-    def correct(view: PyTree, data: TestData, task: Array, allowed: Array) -> Array:
+    def correct(views: Mapping[str, PyTree], data: TestData, task: Array, allowed: Array) -> Array:
         def chunk(total: Array, rows_mask: tuple[Array, Array]) -> tuple[Array, None]:
             rows, mask = rows_mask
             tasks = jnp.full(rows.shape, task, jnp.int32)
@@ -108,16 +142,46 @@ def correct_fn(predictor: Predictor, transform: Transform) -> Callable[..., Arra
             unknown = jnp.full(rows.shape, -1, jnp.int32)
             zero = jnp.zeros((), jnp.int32)
             clock = Clock(zero, zero, zero, jnp.zeros((), bool), jnp.zeros((), bool))
-            told = tasks if predictor.needs_task_ids else unknown
-            batch = Batch(x, unknown, told, mask, unknown, clock)
-            scores = jnp.where(allowed[None], predictor.scores(view, batch), -jnp.inf)
-            hits = (jnp.argmax(scores, axis=-1) == data.y[rows]) & mask
-            return total + jnp.sum(hits, dtype=jnp.int32), None
+            batch = Batch(x, unknown, unknown, mask, unknown, clock)
+            told, outputs = tasks, jnp.broadcast_to(allowed[None], (*rows.shape, *allowed.shape))
+            if evaluation.continuum is not None:
+                scores = predictors[evaluation.infer].scores(views[evaluation.infer], batch)
+                told = infer_task(scores, mask, owner & allowed[None], evaluation.continuum)
+                outputs = owner[told] & outputs
+            if predictor.needs_task_ids:
+                batch = batch._replace(task=told)
+            scores = predictor.scores(views[evaluation.predictor], batch)
+            guess = jnp.argmax(jnp.where(outputs, scores, -jnp.inf), axis=-1)
+            if evaluation.hit == "class":
+                hits = guess == data.y[rows]
+            else:
+                hits = owner[task][guess]
+            return total + jnp.sum(hits & mask, dtype=jnp.int32), None
 
         zero = jnp.zeros((), jnp.int32)
         return jax.lax.scan(chunk, zero, (data.rows[task], data.mask[task]))[0]
 
     return correct
+
+
+def infer_task(
+    scores: Float[AnyArray, "B C"],
+    mask: Bool[AnyArray, " B"],
+    outputs: Bool[AnyArray, "T C"],
+    continuum: int,
+) -> Int[AnyArray, " B"]:
+    """The task of each continuum of ``continuum`` examples in a row, told to each of them.
+
+    The task whose largest score, averaged over the continuum's valid examples, is highest; the
+    first of equal ones (iTAML, arXiv:2003.11652, Algorithm 2).
+
+    Args:
+      scores: raw ones, logits. outputs: those of each task, none of a task not yet seen.
+    """
+    within = jnp.where(outputs[None], scores[:, None], -jnp.inf)
+    largest = jnp.where(mask[:, None], jnp.max(within, axis=-1), 0.0)  # [B, T]
+    summed = jnp.sum(largest.reshape(-1, continuum, outputs.shape[0]), axis=1)
+    return jnp.repeat(jnp.argmax(summed, axis=-1).astype(jnp.int32), continuum)
 
 
 def allowed_outputs(class_mask: np.ndarray, scenario: str, task: int, seen: int) -> Any:

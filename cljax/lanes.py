@@ -21,7 +21,7 @@ import numpy as np
 
 from cljax import checkpoint, keys
 from cljax.checkpoint import Snapshot, host_copy
-from cljax.evaluate import Evaluation, TestImages, allowed_outputs, wanted
+from cljax.evaluate import Evaluation, TestImages, allowed_outputs, predictors_of, wanted
 from cljax.schedule import Item
 from cljax.segments import Batching, Carry, Hyper, Programs, TrainData, leaf_names, put
 from cljax.streams.base import Stream
@@ -241,7 +241,7 @@ def _evaluation(
     asked = sorted(tasks | (set(range(task + 1)) if anytime else set()))
     if not asked:
         return None
-    views = {e.name: setup.programs.views[e.name](lane.hyper, state) for e in setup.evaluations}
+    views = {name: view(lane.hyper, state) for name, view in setup.programs.views.items()}
     seen = task + 1 if row != 0 else 0
     alive = [member for member in lane.members if setup.records[member].divergence is None]
 
@@ -249,12 +249,11 @@ def _evaluation(
         accuracies = {}
         for e in setup.evaluations:
             table = np.full((len(lane.members), num_tasks), np.nan)
+            own = {name: views[name] for name in predictors_of(e)}
             for t in asked:
                 allowed = allowed_outputs(setup.stream.class_mask, e.scenario, t, seen)
                 program = setup.programs.corrects[e.name]
-                correct = program(
-                    lane.hyper, views[e.name], lane.tests, setup.images, np.int32(t), allowed
-                )
+                correct = program(lane.hyper, own, lane.tests, setup.images, np.int32(t), allowed)
                 table[:, t] = host_copy(correct) / lane.counts[..., t]
             accuracies[e.name] = table
         events = []

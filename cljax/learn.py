@@ -23,7 +23,14 @@ import numpy as np
 from cljax import checkpoint
 from cljax.driver import Checkpoints, drive
 from cljax.errors import Diverged, UserError, check_known, check_positive
-from cljax.evaluate import Evaluation, TestImages, TestRows, test_images, test_rows
+from cljax.evaluate import (
+    Evaluation,
+    TestImages,
+    TestRows,
+    predictors_of,
+    test_images,
+    test_rows,
+)
 from cljax.factories import real_options
 from cljax.lanes import START, Divergence, Event, Lane, Place, Record, Setup, restored
 from cljax.schedule import schedule
@@ -140,8 +147,7 @@ def learn(
     began = time.perf_counter()
     policy = resolve_lanes(lanes)
     learner = method.bind(model, stream.spec(batch_size))
-    for evaluation in evaluations:
-        check_known("predictor", evaluation.predictor, learner.predictors)
+    _check_evaluations(evaluations, learner, stream)
     hypers = _hypers(method, settings or [{}] * len(seeds))
     batching = _batching(policy, len(seeds), lanes_at_a_time, devices)
     share = lambda tree: jax.tree.map(lambda a: put(a, batching, None), tree)
@@ -149,7 +155,7 @@ def learn(
     images = TestImages(*data) if validate else share(test_images(stream))
     tested = {seed: stream.valid(seed) if validate else stream.test_index for seed in set(seeds)}
     longest = max(len(rows) for index in tested.values() for rows in index)
-    tests = {seed: test_rows(index, longest) for seed, index in tested.items()}
+    tests = {seed: test_rows(index, longest, evaluations) for seed, index in tested.items()}
     plans = {seed: plan(stream, seed, batch_size, epochs) for seed in set(seeds)}
     items, phase_plans = schedule(learner, stream, plans[seeds[0]], eval_every)
     made_of = {
@@ -219,6 +225,24 @@ def learn(
             checkpoints=checkpoints, interrupted=interrupted, spent=spent,
         )  # fmt: skip
     return None if on_finish is not None else history(finals, spent)
+
+
+def _check_evaluations(evaluations: Sequence[Evaluation], learner: Learner, stream: Stream) -> None:
+    for evaluation in evaluations:
+        for name in predictors_of(evaluation):
+            check_known("predictor", name, learner.predictors)
+        check_known("hit", evaluation.hit, ("class", "task"))
+        shared = bool(np.any(stream.class_mask.sum(axis=0) > 1))
+        if shared and (evaluation.continuum is not None or evaluation.hit == "task"):
+            raise UserError(
+                f"The tasks of {stream.name} share their classes, so outputs cannot tell them "
+                "apart; a continuum needs tasks with classes of their own, as in split-mnist."
+            )
+        if evaluation.scenario == "task" and evaluation.continuum is not None:
+            raise UserError(
+                f"The evaluation {evaluation.name} infers the task of a continuum, but its "
+                "scenario 'task' tells it; choose 'class'."
+            )
 
 
 def _hypers(method: Method, settings: Sequence[Mapping[str, float]]) -> list[dict[str, np.ndarray]]:

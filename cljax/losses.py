@@ -11,10 +11,14 @@ from jaxtyping import Bool, Float, Int
 
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec, Variables
 
-__all__ = ["LossFn", "classification_loss", "cross_entropy", "head_mask", "masked_mean"]
+__all__ = [
+    "LossFn", "binary_cross_entropy", "classification_loss", "cross_entropy", "head_mask",
+    "masked_mean",
+]  # fmt: skip
 
-# (params, model_state, examples) -> (losses [B], model_state), in training mode
-LossFn: TypeAlias = Callable[[Params, PyTree, Examples], tuple[Array, PyTree]]
+# (params, model_state, examples, mask=None) -> (losses [B], model_state), in training mode; rows
+# outside the mask reach no statistics
+LossFn: TypeAlias = Callable[..., tuple[Array, PyTree]]
 
 
 def cross_entropy(
@@ -33,6 +37,21 @@ def cross_entropy(
     return jax.nn.logsumexp(logits, axis=-1, where=where) - label_logits
 
 
+def binary_cross_entropy(
+    logits: Float[Array, "B C"], targets: Float[Array, "B C"], where: Bool[Array, "*#B C"]
+) -> Float[Array, B]:
+    """Sigmoid cross-entropy of each example with targets in [0, 1], mean over outputs ``where``.
+
+    Outputs outside ``where`` get exactly zero gradient; a row without any is 0.
+    """
+    # Chosen before the loss, so that no infinity of another output can reach the gradient.
+    z = jnp.where(where, logits, 0.0)
+    terms = jnp.maximum(z, 0.0) - z * targets + jnp.log1p(jnp.exp(-jnp.abs(z)))
+    total = jnp.sum(jnp.where(where, terms, 0.0), axis=-1)
+    count = jnp.sum(jnp.broadcast_to(where, logits.shape), axis=-1)
+    return total / jnp.maximum(count, 1)
+
+
 def masked_mean(values: Float[Array, "*B"], mask: Bool[Array, "*B"]) -> Float[Array, ""]:
     """Mean of the valid values; 0 if none is valid."""
     return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
@@ -46,8 +65,14 @@ def head_mask(spec: Spec, task: Int[Array, B]) -> Bool[Array, "B C"] | None:
 def classification_loss(model: Model, spec: Spec) -> LossFn:
     """The cross-entropy of ``model`` on examples of a stream, each over its own head."""
 
-    def loss_fn(params: Params, model_state: PyTree, examples: Examples) -> tuple[Array, PyTree]:
-        output, model_state = model.apply(Variables(params, model_state), examples.x, True)
+    def loss_fn(
+        params: Params, model_state: PyTree, examples: Examples, mask: Array | None = None
+    ) -> tuple[Array, PyTree]:
+        variables = Variables(params, model_state)
+        if mask is None or model.grouped is None:
+            output, model_state = model.apply(variables, examples.x, True)
+        else:
+            output, model_state = model.grouped(variables, examples.x, mask[:, None])
         losses = cross_entropy(output.logits, examples.y, head_mask(spec, examples.task))
         return losses, model_state
 

@@ -25,12 +25,12 @@ def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     names = [*_FIRST, *sorted(set(results["metrics"]) - set(_FIRST))]
     for name in names:
         cell = results["metrics"].get(name)
-        if cell is None or cell["mean"] is None:
+        if cell is None or cell["mean"] is None or isinstance(cell["mean"], list):
             continue
         interval = ""
         if cell["ci95"] is not None:
             interval = f"  [{100 * cell['ci95'][0]:.2f}, {100 * cell['ci95'][1]:.2f}]"
-        lines.append(f"  {name:<22}{100 * cell['mean']:8.2f}{interval}")
+        lines.append(f"  {name:<24}{100 * cell['mean']:8.2f}{interval}")
     for seed, step in zip(seeds, results["diverged"], strict=True):
         if step is not None:
             lines.append(f"  seed {seed} diverged: its loss was not finite at update {step}")
@@ -71,7 +71,7 @@ def paragraph(config: Mapping[str, Any]) -> str:
     memory = options.get("capacity")
     held = "no replay memory" if memory is None else f"a replay memory of {memory} examples"
     seeds = config["seeds"]
-    test = ", ".join(f"{e['predictor']} ({e['scenario']} scenario)" for e in config["evaluations"])
+    test = ", ".join(_evaluated(entry) for entry in config["evaluations"])
     settings = ", ".join(f"{name}={value}" for name, value in sorted(options.items()))
     sentences = [
         f"We train {config['method']['name']} on {config['stream']['name']}: "
@@ -91,3 +91,11 @@ def paragraph(config: Mapping[str, Any]) -> str:
     if config["recipe"]["notes"]:
         sentences.append(f"Notes: {config['recipe']['notes']}")
     return " ".join(sentences)
+
+
+def _evaluated(entry: Mapping[str, Any]) -> str:
+    told = f"{entry['scenario']} scenario"
+    if entry["continuum"] is not None:
+        told = f"the task inferred from {entry['continuum']} examples that share it"
+    what = "" if entry["hit"] == "class" else ", counting right tasks"
+    return f"{entry['predictor']} ({told}{what})"

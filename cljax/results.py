@@ -32,8 +32,9 @@ def results_of(
         evaluations[name] = {
             "predictor": entry["predictor"],
             "scenario": entry["scenario"],
-            "task_ids": predictor.needs_task_ids or entry["scenario"] == "task",
-            "continuum": predictor.continuum,
+            "task_ids": entry["continuum"] is None
+            and (predictor.needs_task_ids or entry["scenario"] == "task"),
+            "continuum": entry["continuum"],
             "accuracy_matrix": _nullable(matrix),
             "test_counts": history.test_counts.tolist(),
             "metrics": values,
@@ -47,6 +48,10 @@ def results_of(
     )
     headline |= {name: _spread(value, alive) for name, value in online.values.items()}
     absent |= dict(online.absent)
+    for entry in config["evaluations"]:
+        if entry["metric"]:
+            matrix = history.evaluations[entry["name"]]
+            headline |= _by_session(entry["metric"], matrix, history.test_counts, alive)
     first = next(iter(history.evaluations.values()))
     return {
         "method": method.name,
@@ -79,6 +84,22 @@ def _spread(values: np.ndarray, alive: np.ndarray) -> dict[str, Any]:
         "ci95": None if summary.ci95 is None else list(summary.ci95),
         "values": [next(finite) if ok else None for ok in alive],
     }
+
+
+def _by_session(
+    name: str, matrix: np.ndarray, counts: np.ndarray, alive: np.ndarray
+) -> dict[str, Any]:
+    """Accuracy on all test data seen: after the last task, and after each of them."""
+    seen = metrics.seen_accuracy(matrix[alive] if alive.any() else matrix, counts)  # [S, T]
+    found = {}
+    if not np.isnan(seen[:, -1]).any():
+        found[name] = _spread(seen[:, -1], alive)
+    if not np.isnan(seen).any():
+        each = [_spread(column, alive) for column in seen.T]
+        found[f"{name}_by_session"] = {
+            part: [session[part] for session in each] for part in ("mean", "std", "ci95")
+        } | {"values": np.array([session["values"] for session in each], object).T.tolist()}
+    return found
 
 
 def _cost(method: Method, model: Model, spec: Spec, history: History) -> dict[str, Any]:

@@ -219,9 +219,13 @@ def prepare(
     size = recipe.batch_size if batch_size is None else batch_size
     check_positive(batch_size=size)
     learner = method.bind(network(source.num_classes), source.spec(size))  # or it says why not
-    asked = tuple(evaluations or ()) or tuple(
-        Evaluation(name, name, source.scenario)  # type: ignore[arg-type]
-        for name in learner.predictors
+    asked = (
+        tuple(evaluations or ())
+        or learner.evaluations
+        or tuple(
+            Evaluation(name, name, source.scenario)  # type: ignore[arg-type]
+            for name in learner.predictors
+        )
     )
     config = {
         "method": {"name": method.name, "options": plain(method.options)},

@@ -11,6 +11,7 @@ programs with their own plans.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -20,9 +21,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax import keys
-from cljax.evaluate import Evaluation, TestData, TestImages, correct_fn
+from cljax.evaluate import Evaluation, TestData, TestImages, correct_fn, predictors_of
 from cljax.streams.base import Stream, Transform
-from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, StepPlan
+from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, Recall, StepPlan
 
 __all__ = [
     "Batching", "Carry", "Hyper", "Programs", "TrainData", "batch_of", "begin", "compile_programs",
@@ -41,6 +42,7 @@ class TrainData(NamedTuple):
     tables: PyTree
 
 
+_AUGMENT = zlib.crc32(b"augment")  # the purpose of the key beside the draws' own
 Row = StepPlan  # a row of a plan: the same fields without the leading axis
 
 
@@ -59,8 +61,8 @@ class Programs(NamedTuple):
 
     init: Callable[[Hyper, Array], PyTree]
     segments: dict[str, Callable[..., Carry]]  # (hyper, carry, plan, data, key, start, stop)
-    views: dict[str, Callable[..., PyTree]]  # (hyper, state) -> what the evaluation reads, copied
-    corrects: dict[str, Callable[..., Array]]  # (hyper, view, tests, images, task, allowed) -> []
+    views: dict[str, Callable[..., PyTree]]  # predictor -> (hyper, state) -> its view, copied
+    corrects: dict[str, Callable[..., Array]]  # (hyper, views, tests, images, task, allowed) -> []
     state: PyTree  # shapes and types of the state, with a leading axis where lanes are stacked
 
 
@@ -98,11 +100,34 @@ def _sound(state: PyTree) -> Array:
     return jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in floating], bool)
 
 
-def batch_of(row: Row, data: TrainData, transform: Transform, step: Array) -> Batch:
-    """The batch that a row of a plan describes."""
-    x = transform.apply(data.tables, data.x[row.index], row.task)
+def batch_of(
+    state: PyTree,
+    row: Row,
+    data: TrainData,
+    transform: Transform,
+    step: Array,
+    *,
+    recall: Recall | None = None,
+    key: Array | None = None,
+    stored: bool = False,
+) -> Batch:
+    """The batch that a row of a plan describes.
+
+    Args:
+      state: what ``recall`` reads.
+      key: augments the examples, if the stream does; None leaves them as they are.
+      stored: leave examples as the stream stores them.
+    """
+    x, y = data.x[row.index], data.y[row.index]
+    if recall is not None:
+        x, y = recall(state, x, y, row.index)
+    if not stored:
+        augment = transform.augment
+        if key is not None and augment is not None:
+            x = augment.apply(x, augment.draw(key, row.index.shape[0]))
+        x = transform.apply(data.tables, x, row.task)
     clock = Clock(row.current, row.epoch, step, row.first_pass, row.last)
-    return Batch(x, data.y[row.index], row.task, row.mask, row.index, clock)
+    return Batch(x, y, row.task, row.mask, row.index, clock)
 
 
 def begin(state: PyTree, num_steps: int) -> Carry:
@@ -115,11 +140,17 @@ def make_step(
     source: Learner | Phase, transform: Transform, online: Callable[[PyTree, Batch], Array] | None
 ) -> Step:
     """``(state, row, data, key, i) -> (state, info, online_correct)``: one update of a plan."""
+    stored, augmented = False, True
+    if isinstance(source, Phase):
+        stored, augmented = source.stored, source.augment
 
     def step(
         state: PyTree, row: Row, data: TrainData, key: Array, i: Array
     ) -> tuple[PyTree, Info, Array]:
-        batch = batch_of(row, data, transform, i)
+        own = jax.random.fold_in(jax.random.fold_in(key, i), _AUGMENT) if augmented else None
+        batch = batch_of(
+            state, row, data, transform, i, recall=source.recall, key=own, stored=stored
+        )
         correct = jnp.zeros((), jnp.int32) if online is None else online(state, batch)
         draws = source.draw(state, batch, jax.random.fold_in(key, i))
         state, info = source.update(state, batch, draws)
@@ -244,27 +275,30 @@ def compile_programs(
         axes = (0, 0, 0, None, 0, *(None for _ in bounds))
         segments[name] = compiled(segment, axes, hyper, carry, plan, data, key, *bounds, donate=1)
 
-    views, corrects = {}, {}
-    allowed = jax.ShapeDtypeStruct(stream.class_mask.shape[1:], bool)
-    for evaluation in evaluations:
+    views, corrects, shown = {}, {}, {}
+    for name in dict.fromkeys(n for evaluation in evaluations for n in predictors_of(evaluation)):
 
-        def view_fn(hyper: Hyper, state: PyTree, name: str = evaluation.predictor) -> PyTree:
+        def view_fn(hyper: Hyper, state: PyTree, name: str = name) -> PyTree:
             # A copy, because the next segment donates the state.
             return jax.tree.map(jnp.copy, bind(hyper).predictors[name].prepare(state))
 
-        def correct(
-            hyper: Hyper, view: PyTree, tests: tuple[Array, Array], images: TestImages,
-            task: Array, allowed: Array, name: str = evaluation.predictor,
-        ) -> Array:  # fmt: skip
-            predictor = bind(hyper).predictors[name]
-            count = correct_fn(predictor, stream.transform)
-            return count(view, TestData(*images, *tests, None), task, allowed)  # type: ignore
+        shown[name] = shape_of(view_fn, (0, 0), hyper, state)
+        views[name] = compiled(view_fn, (0, 0), hyper, state)
+    allowed = jax.ShapeDtypeStruct(stream.class_mask.shape[1:], bool)
+    for evaluation in evaluations:
 
-        view = shape_of(view_fn, (0, 0), hyper, state)
-        views[evaluation.name] = compiled(view_fn, (0, 0), hyper, state)
+        def correct(
+            hyper: Hyper, views: PyTree, tests: tuple[Array, Array], images: TestImages,
+            task: Array, allowed: Array, evaluation: Evaluation = evaluation,
+        ) -> Array:  # fmt: skip
+            predictors = bind(hyper).predictors
+            count = correct_fn(evaluation, predictors, stream.transform, stream.class_mask)
+            return count(views, TestData(*images, *tests, None), task, allowed)  # type: ignore
+
         corrects[evaluation.name] = compiled(
-            correct, (0, 0, 0 if own_tests else None, None, None, None), hyper, view, tests, images,
-            bound, allowed,
+            correct, (0, 0, 0 if own_tests else None, None, None, None), hyper,
+            {name: shown[name] for name in predictors_of(evaluation)}, tests, images, bound,
+            allowed,
         )  # fmt: skip
 
     loops = {name: future.result() for name, future in segments.items()}

@@ -18,15 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
 __all__ = [
-    "Array", "Batch", "Clock", "ExemplarPolicy", "Examples", "FirstProduct", "Info", "Learner",
-    "Method", "Model", "Needs", "Net", "Network", "Output", "Params", "Penalty", "Phase",
-    "Predictor", "Spec", "StepPlan", "Variables",
+    "Array", "Batch", "Clock", "Evaluation", "ExemplarPolicy", "Examples", "FirstProduct", "Info",
+    "Learner", "Method", "Model", "Needs", "Net", "Network", "Output", "Params", "Penalty",
+    "Phase", "Predictor", "Recall", "Spec", "StepPlan", "Variables",
 ]  # fmt: skip
 
 Array: TypeAlias = jax.Array
@@ -132,6 +132,7 @@ class Spec(NamedTuple):
     multi_head: bool = False  # losses and predictions use the example's own row of class_mask
     stored: PyTree = None  # of one example as the stream stores it; None: as the network sees it
     show: Callable[..., PyTree] = _as_it_is
+    train_y: np.ndarray | None = None  # [N] labels of the training examples, for plans
 
     @property
     def num_tasks(self) -> int:
@@ -164,19 +165,40 @@ class Predictor(NamedTuple):
 
     ``prepare(state) -> view`` runs once an evaluation (class means, adapted models, ...);
     ``scores(view, batch) -> [B, C]`` runs for each test batch. ``batch.task`` holds the true
-    task only where ``needs_task_ids``; a batch is one continuum where ``continuum`` is a size.
+    task, or the one inferred in its stead, only where ``needs_task_ids``.
     """
 
     prepare: Callable[[PyTree], PyTree]
     scores: Callable[[PyTree, Batch], Array]
     needs_task_ids: bool = False
+
+
+# (state, x [B, ...] as stored, y [B], index [B]) -> (x, y)
+Recall: TypeAlias = Callable[[PyTree, PyTree, Array, Array], tuple[PyTree, Array]]
+
+
+class Evaluation(NamedTuple):
+    """One way to fill an accuracy matrix: which predictor, over which outputs, told what.
+
+    With ``continuum`` p, so many test examples in a row are known to share one task but not
+    which: it is the one whose outputs' largest scores by ``infer`` are highest on average over
+    the p examples (iTAML, arXiv:2003.11652, Algorithm 2). Its outputs are then the allowed ones,
+    and the predictor is told of it as if it were true.
+    """
+
+    name: str = "logits"
+    predictor: str = "logits"
+    scenario: Literal["domain", "task", "class"] = "domain"
     continuum: int | None = None
+    infer: str = "logits"  # the predictor that infers the continuum's task
+    hit: Literal["class", "task"] = "class"  # what must be right of an example
+    metric: str = ""  # also report the accuracy on all that was seen under this name
 
 
 class StepPlan(NamedTuple):
     """Which examples each update sees, one row per update: host arrays, or the device's copy."""
 
-    index: Any  # [S, B] int32, rows of the stream's training arrays
+    index: Any  # [S, B] int32, rows of the stream's training arrays; below -1: remembered ones
     task: Any  # [S, B] int32, task of each example (chooses its transform)
     mask: Any  # [S, B] bool
     current: Any  # [S] int32, Clock.task
@@ -200,6 +222,9 @@ class Phase(NamedTuple):
     draw: Callable[[PyTree, Batch, Array], PyTree]
     update: Callable[[PyTree, Batch, PyTree], tuple[PyTree, Info]]
     before: bool = False  # True: runs before the task's data instead of after
+    stored: bool = False  # True: examples come as the stream stores them, not as it shows them
+    augment: bool = False  # True: examples come augmented, as in training
+    recall: Recall | None = None  # as a learner's
 
 
 class Learner(NamedTuple):
@@ -207,7 +232,8 @@ class Learner(NamedTuple):
 
     ``init(key) -> State``; ``draw(state, batch, key) -> Draws`` makes every random choice of an
     update; ``update(state, batch, draws) -> (State, Info)`` is deterministic, so recorded draws
-    go straight in.
+    go straight in. ``recall`` puts remembered examples in the places of the plan's rows below
+    -1. ``evaluations`` are those that the method is judged by; none: one for each predictor.
     """
 
     init: Callable[[Array], PyTree]
@@ -215,6 +241,8 @@ class Learner(NamedTuple):
     update: Callable[[PyTree, Batch, PyTree], tuple[PyTree, Info]]
     predictors: Mapping[str, Predictor]
     phases: tuple[Phase, ...] = ()
+    recall: Recall | None = None
+    evaluations: tuple[Evaluation, ...] = ()
     gradients_per_update: int | None = None  # gradient evaluations, each over some examples
     examples_per_update: int | None = None  # examples in all of those together
 
@@ -240,12 +268,13 @@ class Method(NamedTuple):
 class ExemplarPolicy(NamedTuple):
     """How exemplars are chosen or learned; combines with any method whose state holds them.
 
-    ``init(spec) -> exemplars`` is what the method keeps in its state's field ``exemplars``;
-    ``phases(model, spec)`` fill and refine that field, and read what else they need of the state.
+    ``init(spec, budget) -> exemplars`` is what the method keeps in its state's field
+    ``exemplars``; ``phases(model, spec, budget)`` fill and refine that field, and read what else
+    they need of the state. The budget is a ``cljax.memory.exemplars.Budget``.
     """
 
-    init: Callable[[Spec], PyTree]
-    phases: Callable[[Model, Spec], tuple[Phase, ...]]
+    init: Callable[[Spec, Any], PyTree]
+    phases: Callable[[Model, Spec, Any], tuple[Phase, ...]]
 
 
 class Network(NamedTuple):

@@ -25,7 +25,7 @@ from jax.flatten_util import ravel_pytree
 
 import cljax
 from cljax import keys
-from cljax.evaluate import correct_fn, test_data
+from cljax.evaluate import Evaluation, correct_fn, test_data
 from cljax.losses import classification_loss, masked_mean
 from cljax.segments import device_plan, make_step, train_data
 from cljax.streams.base import plan
@@ -107,7 +107,7 @@ def compile_run(method, stream):
     learner = measured(method.bind(model, spec), model, spec)
     step = make_step(learner, stream.transform, None)
     predictor, allowed = learner.predictors["logits"], jnp.ones(stream.num_classes, bool)
-    correct = correct_fn(predictor, stream.transform)
+    correct = correct_fn(Evaluation(), learner.predictors, stream.transform, stream.class_mask)
 
     def run(rows, data, tests, key_init, key_update):
         def body(state, i_row):
@@ -117,8 +117,10 @@ def compile_run(method, stream):
 
         indices = jnp.arange(rows.current.shape[0])
         state, cosines = jax.lax.scan(body, learner.init(key_init), (indices, rows))
-        view = predictor.prepare(state)
-        last = jax.lax.map(lambda t: correct(view, tests, t, allowed), jnp.arange(stream.num_tasks))
+        views = {"logits": predictor.prepare(state)}
+        last = jax.lax.map(
+            lambda t: correct(views, tests, t, allowed), jnp.arange(stream.num_tasks)
+        )
         return cosines.T, last
 
     # Seeds run in threads, one core each: XLA's own threads would only get in their way.

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 import cljax
 from cljax import keys, plot
-from cljax.evaluate import correct_fn, test_data
+from cljax.evaluate import Evaluation, correct_fn, test_data
 from cljax.learn import resolve_lanes
 from cljax.segments import device_plan, train_data, whole
 from cljax.streams.base import plan
@@ -64,8 +64,9 @@ def lane_fn(method: str, stream, traces: list):
         learner = factory(**{**options_of(method), **rates}).bind(model, spec)
         run, predictor = whole(learner, stream.transform), learner.predictors["logits"]
         state, _ = run(learner.init(key_init), rows, data, key_update)
-        view, correct = predictor.prepare(state), correct_fn(predictor, stream.transform)
-        return jax.lax.map(lambda t: correct(view, tests, t, allowed), tasks)
+        views = {"logits": predictor.prepare(state)}
+        correct = correct_fn(Evaluation(), learner.predictors, stream.transform, stream.class_mask)
+        return jax.lax.map(lambda t: correct(views, tests, t, allowed), tasks)
 
     return lane
 

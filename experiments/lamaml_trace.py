@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 import cljax
 from cljax import keys, plot
-from cljax.evaluate import correct_fn, test_data
+from cljax.evaluate import Evaluation, correct_fn, test_data
 from cljax.losses import classification_loss
 from cljax.segments import batch_of, device_plan, make_step, train_data
 from cljax.streams.base import plan
@@ -81,13 +81,13 @@ def compile_trace(options, stream):
     step = make_step(learner, stream.transform, None)
     traced = traced_update(learner, classification_loss(model, spec))
     predictor = learner.predictors["logits"]
-    correct = correct_fn(predictor, stream.transform)
+    correct = correct_fn(Evaluation(), learner.predictors, stream.transform, stream.class_mask)
     allowed, stride = jnp.ones(stream.num_classes, bool), EVERY // options["glances"]
 
     def run(rows, data, tests, key_init, key_update):
         def test(state):
-            view, tasks = predictor.prepare(state), jnp.arange(stream.num_tasks)
-            return jax.lax.map(lambda t: correct(view, tests, t, allowed), tasks)
+            views, tasks = {"logits": predictor.prepare(state)}, jnp.arange(stream.num_tasks)
+            return jax.lax.map(lambda t: correct(views, tests, t, allowed), tasks)
 
         def plain(state, i_row):
             i, row = i_row
@@ -96,7 +96,7 @@ def compile_trace(options, stream):
         def block(state, i_rows):
             first, (i, row) = (jax.tree.map(lambda a, s=s: a[s], i_rows) for s in (slice(-1), -1))
             state, _ = jax.lax.scan(plain, state, first)
-            batch = batch_of(row, data, stream.transform, i)
+            batch = batch_of(state, row, data, stream.transform, i)
             draws = learner.draw(state, batch, jax.random.fold_in(key_update, i))
             state, fast = traced(state, batch, draws)
             return state, jnp.stack([test(state._replace(params=fast)), test(state)])

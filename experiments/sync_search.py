@@ -24,7 +24,7 @@ import numpy as np
 
 import cljax
 from cljax import keys
-from cljax.evaluate import correct_fn, test_data
+from cljax.evaluate import Evaluation, correct_fn, test_data
 from cljax.segments import device_plan, train_data, whole
 from cljax.streams.base import plan
 
@@ -56,8 +56,8 @@ def compile_lane(stream, capacity: int):
             capacity=capacity, replay_size=10, glances=5, reservoir_rule="inclusive",
             with_replacement=True, algebra="low-rank",
         ).bind(model, spec)  # fmt: skip
-        correct = correct_fn(learner.predictors["logits"], stream.transform)
-        view = learner.predictors["logits"].prepare
+        correct = correct_fn(Evaluation(), learner.predictors, stream.transform, stream.class_mask)
+        views = lambda state: {"logits": learner.predictors["logits"].prepare(state)}
         run = whole(learner, stream.transform)
         per_task = int(rows.current.shape[0]) // stream.num_tasks
 
@@ -66,11 +66,11 @@ def compile_lane(stream, capacity: int):
                 lambda a: jax.lax.dynamic_slice_in_dim(a, t * per_task, per_task), rows
             )
             state, _ = run(state, part, data, jax.random.fold_in(key_update, t))
-            return state, correct(view(state), tests, t, allowed)
+            return state, correct(views(state), tests, t, allowed)
 
         tasks = jnp.arange(stream.num_tasks)
         state, learned = jax.lax.scan(task, learner.init(key_init), tasks)
-        last = jax.lax.map(lambda t: correct(view(state), tests, t, allowed), tasks)
+        last = jax.lax.map(lambda t: correct(views(state), tests, t, allowed), tasks)
         return jnp.stack([learned, last])
 
     options = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None

@@ -1,97 +1,200 @@
-"""Exemplars: a fixed number of slots for each class, filled by a policy after each task.
+"""Exemplars: a few stored examples of every class seen, within a budget, replayed beside new data.
 
-random(m):  every example of the task draws a rank; each class keeps its m lowest
+    budget:   after task t each of the n_t classes seen has  m_t  slots:  m, or  floor(M / n_t)
+    slots:    class k (in order of arrival) owns slots  k m_t .. (k + 1) m_t - 1,  best first
+    task t:   learns from its own examples and the exemplars of earlier tasks, shuffled together
+    after it: older classes keep their first m_t exemplars, a policy fills in the new ones
+
+How many exemplars there are is known beforehand, so plans name them: a row ``-2 - slot`` of a
+plan stands for an exemplar, and ``recall`` puts it in the row's place. Exemplars are kept as the
+stream stores its examples, so they are augmented anew at every use.
+
+Symbols: M ``total``, m ``per_class``, m_t ``shares``.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array as AnyArray
+from jaxtyping import Int
 
-from cljax.errors import check_positive
-from cljax.types import Array, Batch, ExemplarPolicy, Info, Model, Phase, PyTree, Spec, StepPlan
+from cljax.errors import UserError, check_positive
+from cljax.streams.base import Stream, batches, checksum
+from cljax.streams.orders import permutation
+from cljax.types import Array, PyTree, Spec, StepPlan
 
-__all__ = ["Exemplars", "all_of", "init", "offer", "random"]
+__all__ = [
+    "Budget", "Exemplars", "budget_of", "compacted", "counts", "init", "recall", "replayed",
+    "slots_of", "stored",
+]  # fmt: skip
+
+_FIRST_ROW = -2  # a plan's row for slot 0; -1 is no row
 
 
 class Exemplars(NamedTuple):
-    """``x`` with leading axes [C, m], ``index`` [C, m] rows of the stream, ``rank`` [C, m].
+    """M slots; those with ``mask`` False hold zeros or leftovers."""
 
-    Lower ranks are kept first when a budget shrinks; empty slots have rank infinity.
-    """
-
-    x: PyTree
-    index: Array
-    rank: Array
-
-
-def init(example: PyTree, num_classes: int, per_class: int) -> Exemplars:
-    """Empty slots for ``per_class`` examples like ``example`` of each class.
-
-    Raises:
-      UserError: if a count is below 1.
-    """
-    check_positive(num_classes=num_classes, per_class=per_class)
-    shape = (num_classes, per_class)
-    x = jax.tree.map(lambda leaf: jnp.zeros((*shape, *leaf.shape), leaf.dtype), example)
-    return Exemplars(x, jnp.full(shape, -1, jnp.int32), jnp.full(shape, jnp.inf))
+    x: PyTree  # [M, ...], as the stream stores its examples
+    y: Array  # [M] int32
+    task: Array  # [M] int32
+    index: Array  # [M] int32, row of the stream's training arrays, -1 if there is none
+    mask: Array  # [M] bool
 
 
-def offer(
-    exemplars: Exemplars,
-    x: PyTree,
-    y: Int[Array, " B"],
-    index: Int[Array, " B"],
-    rank: Float[Array, " B"],
-    mask: Bool[Array, " B"],
-) -> Exemplars:
-    """Keeps, of each class, the slots' lowest ranks among what is there and B examples."""
+class Budget(NamedTuple):
+    """Who owns which slots after each task; host arrays, the same for every seed."""
 
-    def one(exemplars: Exemplars, offered: Any) -> tuple[Exemplars, None]:
-        x, y, index, rank = offered
-        slot = jnp.argmax(exemplars.rank[y])
-        better = rank < exemplars.rank[y, slot]
-        put = lambda stored, new: stored.at[y, slot].set(jnp.where(better, new, stored[y, slot]))
-        return Exemplars(*jax.tree.map(put, tuple(exemplars), (x, index, rank))), None
-
-    rank = jnp.where(mask, rank, jnp.inf)
-    return jax.lax.scan(one, exemplars, (x, y, index, rank))[0]
+    classes: np.ndarray  # [n] int32, labels in order of arrival
+    task: np.ndarray  # [n] int32, the task that brings each of them
+    seen: np.ndarray  # [T] classes seen once task t has ended
+    shares: np.ndarray  # [T] slots of each of them
+    capacity: int  # slots in all
 
 
-def all_of(exemplars: Exemplars) -> tuple[PyTree, Int[Array, " N"], Bool[Array, " N"]]:
-    """All C * m slots as ``(x, y, mask)``; mask True = occupied."""
-    num_classes, per_class = exemplars.rank.shape
-    flat = lambda a: a.reshape(num_classes * per_class, *a.shape[2:])
-    y = jnp.repeat(jnp.arange(num_classes, dtype=jnp.int32), per_class)
-    return jax.tree.map(flat, exemplars.x), y, jnp.isfinite(flat(exemplars.rank))
+def budget_of(
+    class_mask: np.ndarray, *, total: int | None = None, per_class: int | None = None
+) -> Budget:
+    """The slots of each class after each task, within a total or so many a class.
 
-
-def random(per_class: int) -> ExemplarPolicy:
-    """``per_class`` examples of each class, uniformly among those of its task.
+    Args:
+      class_mask: [T, C] bool; no class may belong to two tasks.
+      total: exemplars of all classes together. per_class: of each class. Give one of them.
 
     Raises:
-      UserError: if ``per_class`` is below 1.
+      UserError: for a budget below one exemplar a class, or tasks that share classes.
     """
-    check_positive(per_class=per_class)
+    if (total is None) == (per_class is None):
+        raise UserError("A budget of exemplars is a total or a number per class; give one of them.")
+    if np.any(class_mask.sum(axis=0) > 1):
+        raise UserError(
+            "Exemplars by class need a stream in which no class belongs to two tasks, such as "
+            "split-mnist; for others a reservoir serves (cljax er, lamaml)."
+        )
+    task, classes = (part.astype(np.int32) for part in np.nonzero(class_mask))
+    seen = np.cumsum(class_mask.sum(axis=1))
+    if per_class is not None:
+        check_positive(per_class=per_class)
+        shares = np.full(len(seen), per_class)
+    else:
+        assert total is not None
+        check_positive(total=total)
+        shares = total // seen
+        if shares[-1] < 1:
+            raise UserError(
+                f"The budget of exemplars is {total}, but it must be at least {seen[-1]}, one of "
+                "each class of the stream."
+            )
+    return Budget(classes, task, seen, shares, int((shares * seen).max()))
 
-    def plan(task: int, rows: StepPlan) -> StepPlan:
-        first = rows.epoch == 0
-        last = np.zeros(int(first.sum()), bool)
-        last[-1:] = True
-        return StepPlan(*(a[first] for a in rows))._replace(last=last)
 
-    def draw(state: PyTree, batch: Batch, key: Array) -> Array:
-        return jax.random.uniform(key, batch.y.shape)
+def stored(spec: Spec) -> PyTree:
+    """``jax.ShapeDtypeStruct`` of one example as the stream stores it."""
+    return spec.example if spec.stored is None else spec.stored
 
-    def update(state: PyTree, batch: Batch, rank: Array) -> tuple[PyTree, Info]:
-        kept = offer(state.exemplars, batch.x, batch.y, batch.index, rank, batch.mask)
-        return state._replace(exemplars=kept), Info(jnp.zeros(()))
 
-    def phases(model: Model, spec: Spec) -> tuple[Phase, ...]:
-        return (Phase("random-exemplars", plan, draw, update),)
+def init(example: PyTree, capacity: int) -> Exemplars:
+    """``capacity`` empty slots for examples like ``example``, arrays or ShapeDtypeStructs."""
+    check_positive(capacity=capacity)
+    x = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), example)
+    none = jnp.zeros(capacity, jnp.int32)
+    return Exemplars(x, none, none, none - 1, jnp.zeros(capacity, bool))
 
-    return ExemplarPolicy(lambda spec: init(spec.example, spec.num_classes, per_class), phases)
+
+def recall(
+    exemplars: Exemplars, x: PyTree, y: Int[AnyArray, " B"], index: Int[AnyArray, " B"]
+) -> tuple[PyTree, Int[AnyArray, " B"]]:
+    """Stored examples and labels with the exemplars that a plan's rows name in their places."""
+    slot, ours = _FIRST_ROW - index, index <= _FIRST_ROW
+
+    def put(old: Array, kept: Array) -> Array:
+        where = ours.reshape(-1, *(1 for _ in old.shape[1:]))
+        return jnp.where(where, kept.at[slot].get(mode="clip").astype(old.dtype), old)
+
+    return jax.tree.map(put, x, exemplars.x), put(y, exemplars.y)
+
+
+def compacted(exemplars: Exemplars, budget: Budget, task: Int[AnyArray, ""]) -> Exemplars:
+    """The slots once ``task`` has ended: older classes' first m_t, the new classes' empty."""
+    shares, seen = (jnp.asarray(a, jnp.int32) for a in (budget.shares, budget.seen))
+    share, before = shares[task], jnp.maximum(task - 1, 0)
+    slot = jnp.arange(budget.capacity)
+    owner, place = slot // share, slot % share
+    older = (owner < seen[before]) & (task > 0)
+    source = jnp.where(older, owner * shares[before] + place, 0)
+    moved = jax.tree.map(lambda a: a[source], exemplars)
+    return moved._replace(
+        index=jnp.where(older, moved.index, -1),
+        mask=moved.mask & older & (place < shares[before]),
+    )
+
+
+def slots_of(budget: Budget, position: Int[AnyArray, ""], task: Int[AnyArray, ""]) -> Array:
+    """[m_0] slots of the class at ``position``, once ``task`` has ended, best first.
+
+    m_0 is the largest share; places beyond m_t are ``capacity``, where ``mode="drop"`` writes
+    nothing.
+    """
+    share = jnp.asarray(budget.shares, jnp.int32)[task]
+    place = jnp.arange(int(budget.shares.max()))
+    return jnp.where(place < share, position * share + place, budget.capacity)
+
+
+def counts(stream: Stream, budget: Budget, seed: int) -> np.ndarray:
+    """[n] training examples of each class of the budget, for a seed."""
+    subsets = stream.subsets(seed)
+    labels = [np.asarray(stream.train_y)[rows] for rows in subsets]
+    found = [np.sum(labels[t] == c) for c, t in zip(budget.classes, budget.task, strict=True)]
+    return np.array(found, int)
+
+
+def replayed(
+    stream: Stream, budget: Budget, *, first_epochs: int | None = None, everything: bool = False
+) -> Stream:
+    """The stream with each task's updates drawn from its examples and the exemplars together.
+
+    Args:
+      first_epochs: epochs of the first task; None: as many as of the others.
+      everything: replay all past examples instead of exemplars; then ``budget`` is not read.
+
+    Raises:
+      UserError: for a stream that has a plan of its own.
+    """
+    if stream.planner is not None:
+        raise UserError(f"The stream {stream.name} has a plan of its own; start from its tasks.")
+    if first_epochs is not None:
+        check_positive(first_epochs=first_epochs)
+
+    def planner(seed: int, batch_size: int, epochs: int) -> StepPlan:
+        held = None if everything else counts(stream, budget, seed)
+        subsets, parts = stream.subsets(seed), []
+        for task, own in enumerate(subsets):
+            rows = [own]
+            tasks = [np.full(len(own), task, np.int32)]
+            if everything:
+                rows += subsets[:task]
+                tasks += [np.full(len(past), i, np.int32) for i, past in enumerate(subsets[:task])]
+            elif task:
+                assert held is not None
+                share = int(budget.shares[task - 1])
+                for k in range(int(budget.seen[task - 1])):
+                    slots = k * share + np.arange(min(share, held[k]), dtype=np.int32)
+                    rows.append(_FIRST_ROW - slots)
+                    tasks.append(np.full(len(slots), budget.task[k], np.int32))
+            union, owner = np.concatenate(rows), np.concatenate(tasks)
+            passes = first_epochs if task == 0 and first_epochs is not None else epochs
+            for epoch in range(passes):
+                order = permutation(len(union), "replayed", seed, task, epoch)
+                last = epoch == passes - 1
+                parts.append(
+                    batches(union[order], owner[order], batch_size, current=task, epoch=epoch,
+                            last=last)
+                )  # fmt: skip
+        return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    named = ("replayed", everything, first_epochs, budget.shares.tolist())
+    return replace(stream, planner=planner, checksum=checksum(stream.checksum, {}, *named))

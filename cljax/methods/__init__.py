@@ -6,6 +6,7 @@ from cljax.methods import (
     gem,
     icarl_ti,
     independent,
+    itaml,
     joint,
     laer,
     lamaml,
@@ -22,6 +23,7 @@ METHODS = {
     "mer": mer.mer,
     "gem": gem.gem,
     "agem": gem.agem,
+    "itaml": itaml.itaml,
     "meta-bgd": metabgd.meta_bgd,
     "icarl-ti": icarl_ti.icarl_ti,
     "independent": independent.independent,
@@ -37,7 +39,7 @@ METHODS = {
 # hand-checked (computed steps in the tests), or restated (known at second hand, steps computed).
 CHECKED = {
     **dict.fromkeys(
-        ("lamaml", "cmaml", "sync-lamaml", "la-er", "er", "mer", "gem", "agem"), "golden"
+        ("lamaml", "cmaml", "sync-lamaml", "la-er", "er", "mer", "gem", "agem", "itaml"), "golden"
     ),
     **dict.fromkeys(
         ("meta-bgd", "icarl-ti", "independent", "iid", "joint", "finetune", "online", "sgd", "ewc"),
@@ -54,6 +56,7 @@ __all__ = [
     "gem",
     "icarl_ti",
     "independent",
+    "itaml",
     "joint",
     "laer",
     "lamaml",

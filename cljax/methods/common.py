@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_known
 from cljax.losses import LossFn, classification_loss
+from cljax.optimizers import Transformation
 from cljax.types import (
     Array,
     Batch,
@@ -29,21 +29,9 @@ from cljax.types import (
 )
 
 __all__ = [
-    "Descent", "Optimizer", "Transformation", "descend", "initial", "logits_predictor",
-    "make_optimizer", "mean_weights", "network_of", "penalty_gradient", "penalty_phases",
-    "penalty_state",
+    "Descent", "descend", "initial", "logits_predictor", "mean_weights", "network_of",
+    "penalty_gradient", "penalty_phases", "penalty_state",
 ]  # fmt: skip
-
-
-# By name, or any ``optax.GradientTransformation``.
-Optimizer: TypeAlias = Literal["sgd", "momentum", "adam"] | Any
-
-
-class Transformation(NamedTuple):
-    """What is asked of an optimiser; optax's have it."""
-
-    init: Callable[[Params], PyTree]
-    update: Callable[..., tuple[Params, PyTree]]
 
 
 def logits_predictor(model: Model) -> Predictor:
@@ -62,27 +50,6 @@ def initial(model: Model, spec: Spec, key: Array) -> Variables:
     """The network's first variables, for examples as the stream shows them."""
     example = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), spec.example)
     return model.init(key, example)
-
-
-def make_optimizer(optimizer: Optimizer, lr: Array | float) -> Transformation:
-    """An optax optimiser by name, with momentum 0.9 where it has one, or a user's own as it is.
-
-    Raises:
-      UserError: for an unknown name.
-    """
-    if not isinstance(optimizer, str):
-        return optimizer
-    check_known("optimizer", optimizer, ("sgd", "momentum", "adam"))
-    if optimizer == "sgd":
-
-        def descend_by(grads: Params, state: PyTree, params: Params) -> tuple[Params, PyTree]:
-            return jax.tree.map(lambda g: -lr * g, grads), state
-
-        return Transformation(lambda params: (), descend_by)
-    import optax  # here, so that methods work without it
-
-    made: Any = optax.adam(lr) if optimizer == "adam" else optax.sgd(lr, momentum=0.9)
-    return made
 
 
 class Descent(NamedTuple):
@@ -119,7 +86,7 @@ def descend(
     """
 
     def weighted(params: Params) -> tuple[Array, PyTree]:
-        losses, model_state = loss_fn(params, at.model_state, examples)
+        losses, model_state = loss_fn(params, at.model_state, examples, weights > 0)
         return jnp.sum(jnp.where(weights > 0, losses, 0.0) * weights), model_state
 
     (loss, model_state), grads = jax.value_and_grad(weighted, has_aux=True)(at.params)

@@ -30,16 +30,15 @@ from cljax.losses import classification_loss
 from cljax.memory import reservoir
 from cljax.methods.common import (
     Descent,
-    Optimizer,
     descend,
     initial,
     logits_predictor,
-    make_optimizer,
     mean_weights,
     network_of,
     penalty_phases,
     penalty_state,
 )
+from cljax.optimizers import Optimizer, make_optimizer
 from cljax.types import (
     Array,
     Batch,

@@ -20,16 +20,15 @@ from cljax.factories import variant, with_penalty
 from cljax.losses import classification_loss
 from cljax.methods.common import (
     Descent,
-    Optimizer,
     descend,
     initial,
     logits_predictor,
-    make_optimizer,
     mean_weights,
     network_of,
     penalty_phases,
     penalty_state,
 )
+from cljax.optimizers import Optimizer, make_optimizer
 from cljax.penalties import PENALTIES
 from cljax.types import (
     Array,

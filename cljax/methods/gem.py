@@ -33,8 +33,9 @@ from cljax.losses import classification_loss
 from cljax.memory import ring
 from cljax.memory.reservoir import of_stream
 from cljax.methods import groups
-from cljax.methods.common import Optimizer, initial, logits_predictor, make_optimizer
+from cljax.methods.common import initial, logits_predictor
 from cljax.methods.projection import solve_qp
+from cljax.optimizers import Optimizer, make_optimizer
 from cljax.types import (
     Array,
     Batch,

@@ -41,6 +41,7 @@ import numpy as np
 from cljax import tree
 from cljax.errors import UserError, check_finite, check_positive
 from cljax.losses import LossFn, classification_loss, masked_mean
+from cljax.memory.policies import herd
 from cljax.methods.common import initial, logits_predictor
 from cljax.types import (
     Array,
@@ -60,7 +61,7 @@ from cljax.types import (
     Variables,
 )
 
-__all__ = ["Draws", "Exemplars", "Stage", "State", "draw", "herd", "icarl_ti", "update"]
+__all__ = ["Draws", "Exemplars", "Stage", "State", "draw", "icarl_ti", "update"]
 
 _BLOCK = 256  # images a forward pass over a memory: bounds its activations
 
@@ -157,28 +158,6 @@ def update(
     )
     state = State(params, model_state, state.exemplars, _staged(state.stage, batch))
     return state, Info(jnp.mean(losses), {"distillation": jnp.mean(distilled)})
-
-
-def herd(features: Array, mask: Array, num: int) -> Array:
-    """Rows whose running means stay nearest to the mean of all valid rows, in order.
-
-    Args:
-      features: [N, D]. mask: [N] bool.
-      num: how many, a static size; beyond the number of valid rows the entries mean nothing.
-
-    Returns:
-      Row indices [num].
-    """
-    valid = jnp.where(mask[:, None], features, 0.0)
-    mean = jnp.sum(valid, axis=0) / jnp.maximum(jnp.sum(mask), 1)
-
-    def take(carry: tuple[Array, Array], j: Array) -> tuple[tuple[Array, Array], Array]:
-        total, free = carry
-        gaps = mean[None] - (valid + total[None]) / (j + 1)
-        row = jnp.argmin(jnp.where(free, jnp.linalg.norm(gaps, axis=1), jnp.inf))
-        return (total + valid[row], free.at[row].set(False)), row
-
-    return jax.lax.scan(take, (jnp.zeros_like(mean), mask), jnp.arange(num))[1]
 
 
 def icarl_ti(

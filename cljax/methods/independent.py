@@ -24,14 +24,8 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax.errors import check_finite
 from cljax.losses import classification_loss
-from cljax.methods.common import (
-    Descent,
-    Optimizer,
-    descend,
-    initial,
-    make_optimizer,
-    mean_weights,
-)
+from cljax.methods.common import Descent, descend, initial, mean_weights
+from cljax.optimizers import Optimizer, make_optimizer
 from cljax.types import (
     Array,
     Batch,

@@ -19,6 +19,7 @@ import numpy as np
 
 from cljax.errors import UserError, check_positive
 from cljax.methods import finetune as _finetune
+from cljax.optimizers import Optimizer
 from cljax.streams.base import Stream, batches, checksum
 from cljax.streams.orders import permutation, uniform
 from cljax.types import Array, Method, StepPlan
@@ -31,7 +32,7 @@ Draws, State, draw = _finetune.Draws, _finetune.State, _finetune.draw
 def joint(
     *,
     lr: Array | float = 0.01,
-    optimizer: _finetune.Optimizer = "sgd",
+    optimizer: Optimizer = "sgd",
     clip_norm: float | None = None,
 ) -> Method:
     """Joint training: while task t is learned, the examples of all tasks up to t are at hand.
@@ -57,7 +58,7 @@ def iid(
     lr: Array | float = 0.03,
     tasks_per_batch: int | None = None,
     updates: int | None = None,
-    optimizer: _finetune.Optimizer = "sgd",
+    optimizer: Optimizer = "sgd",
     clip_norm: float | None = None,
 ) -> Method:
     """Independent, identically distributed examples of all tasks: multi-task training.

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import UserError, check_positive
@@ -132,11 +133,12 @@ class Stream:
         def show(x: Array, task: Array, key: Array | None = None) -> Array:
             if key is not None and augment is not None:
                 x = augment.apply(x, augment.draw(key, x.shape[0]))
-            return apply(tables, x, task)
+            return apply(jax.tree.map(jnp.asarray, tables), x, task)
 
         return Spec(
-            self.example, self.class_mask, batch_size, self.multi_head, stored=stored, show=show
-        )
+            self.example, self.class_mask, batch_size, self.multi_head, stored, show,
+            np.asarray(self.train_y),
+        )  # fmt: skip
 
 
 def plan(stream: Stream, seed: int, batch_size: int, epochs: int = 1) -> StepPlan:

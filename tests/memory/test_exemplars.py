@@ -1,4 +1,4 @@
-"""Random exemplars as phases of steps, attached to a method that knows nothing of them."""
+"""Budgets, slots and plans with exemplars, attached to a method that knows nothing of them."""
 
 from __future__ import annotations
 
@@ -9,84 +9,190 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cljax.errors import UserError
 from cljax.learn import learn
-from cljax.memory import exemplars
-from cljax.methods.common import logits_predictor
+from cljax.memory import exemplars, policies
+from cljax.methods.common import initial, logits_predictor
 from cljax.nets import mlp
+from cljax.streams.base import plan
 from cljax.types import ExemplarPolicy, Info, Learner, Method
+
+NUM_TASKS = 3
 
 
 class State(NamedTuple):
     params: dict
     model_state: dict
     exemplars: exemplars.Exemplars
+    seen: jax.Array  # what replayed images sum to, and how many there were
 
 
-def idle(policy: ExemplarPolicy) -> Method:
-    """A method that never learns; what it holds is the policy's doing."""
+def stream(**changes):
+    """Three tasks with two classes each, of unequal counts; task 2's second has three examples."""
+    sizes = [8, 5, 7, 6, 9, 3]
+    y = np.repeat(np.arange(6), sizes).astype(np.int32)
+    rng = np.random.default_rng(0)
+    x = rng.integers(1, 256, (len(y), 2, 3)).astype(np.uint8)
+    rows = [np.flatnonzero(y // 2 == t).astype(np.int32) for t in range(NUM_TASKS)]
+    own = np.arange(6) // 2 == np.arange(NUM_TASKS)[:, None]
+    shuffled = lambda seed: tuple(np.random.default_rng(seed).permutation(r) for r in rows)
+    fields = {
+        "train_x": x, "train_y": y, "test_x": x, "test_y": y, "class_mask": own,
+        "test_index": tuple(rows), "subsets": shuffled, "scenario": "class",
+        "valid": lambda seed: tuple(rows), "transform": support.stream().transform,
+    }  # fmt: skip
+    return support.stream(**{**fields, **changes})
+
+
+def idle(policy: ExemplarPolicy, total: int | None = 12, per_class: int | None = None) -> Method:
+    """A method that never learns, but adds up the exemplars that its batches hold."""
+
+    def budget(mask):
+        return exemplars.budget_of(mask, total=total, per_class=per_class)
 
     def bind(model, spec):
-        def init(key):
-            x = jnp.zeros((1, *spec.example.shape), spec.example.dtype)
-            return State(*model.init(key, x), policy.init(spec))
+        slots = budget(spec.class_mask)
 
-        update = lambda state, batch, draws: (state, Info(jnp.zeros(())))
+        def init(key):
+            none = jnp.zeros(2, jnp.int32)
+            return State(*initial(model, spec, key), policy.init(spec, slots), none)
+
+        def update(state, batch, draws):
+            old = (batch.index < -1) & batch.mask
+            pixels = jnp.round(batch.x.sum(axis=1) * 255).astype(jnp.int32)
+            seen = state.seen + jnp.array([jnp.sum(jnp.where(old, pixels, 0)), jnp.sum(old)])
+            return state._replace(seen=seen), Info(jnp.zeros(()))
+
+        def recall(state, x, y, index):
+            return exemplars.recall(state.exemplars, x, y, index)
+
         draw = lambda state, batch, key: ()
         predictors = {"logits": logits_predictor(model)}
-        return Learner(init, draw, update, predictors, policy.phases(model, spec))
+        phases = policy.phases(model, spec, slots)
+        return Learner(init, draw, update, predictors, phases, recall=recall)
 
-    return Method("idle", bind)
-
-
-def test_each_class_keeps_distinct_examples_of_its_own():
-    stream = support.stream()
-    history = learn(
-        idle(exemplars.random(3)),
-        mlp(5)(4),
-        stream,
-        [0, 1],
-        batch_size=5,
-        epochs=2,
-        entries="lower",
-    )
-    for seed, state in enumerate(history.states):
-        kept = np.asarray(state.exemplars.index)
-        seen = np.concatenate(stream.subsets(seed))
-        assert np.isin(kept, seen).all()
-        for label, rows in enumerate(kept):
-            assert len(set(rows.tolist())) == 3 and (stream.train_y[rows] == label).all()
-        x, y, mask = exemplars.all_of(state.exemplars)
-        assert bool(mask.all()) and x.shape == (12, 6)
-        np.testing.assert_array_equal(y, np.repeat(np.arange(4), 3))
-    assert not np.array_equal(*(np.sort(s.exemplars.index) for s in history.states))
+    arrange = lambda s: exemplars.replayed(s, budget(s.class_mask))
+    return Method("idle", bind, arrange=arrange)
 
 
-def test_offers_keep_the_lowest_ranks_and_no_padding():
-    slots = exemplars.init(jax.ShapeDtypeStruct((1,), jnp.float32), 2, 2)
-    rank = jnp.array([0.5, 0.1, 0.3, 0.2, 0.0])
-    x, y = jnp.arange(5.0)[:, None], jnp.array([0, 0, 0, 1, 1])
-    mask = jnp.array([1, 1, 1, 1, 0], bool)
-    kept = exemplars.offer(slots, x, y, jnp.arange(5), rank, mask)
-    assert sorted(np.asarray(kept.index[0]).tolist()) == [1, 2]
-    assert sorted(np.asarray(kept.index[1]).tolist()) == [-1, 3]
-    assert int(exemplars.all_of(kept)[2].sum()) == 3
+def final(policy, seeds=(0,), **budget):
+    history = learn(idle(policy, **budget), mlp(5)(6), stream(), seeds, batch_size=5, epochs=2)
+    return history.states
 
 
-def test_every_example_is_as_likely():
-    def kept(key):
-        slots = exemplars.init(jax.ShapeDtypeStruct((), jnp.float32), 1, 3)
-        rank = jax.random.uniform(key, (10,))
-        zeros = jnp.zeros(10, jnp.int32)
-        return exemplars.offer(slots, jnp.zeros(10), zeros, jnp.arange(10), rank, zeros == 0).index
-
-    counts = np.bincount(
-        np.asarray(jax.vmap(kept)(jax.random.split(jax.random.key(0), 4000))).ravel()
-    )
-    np.testing.assert_allclose(counts / 4000, 0.3, atol=0.03)
+def held(kept: exemplars.Exemplars) -> dict[int, list[int]]:
+    """Rows of each class, in the order of their slots."""
+    found = {}
+    for i in np.flatnonzero(kept.mask):
+        found.setdefault(int(kept.y[i]), []).append(int(kept.index[i]))
+    return found
 
 
-def test_budgets_below_one_are_refused():
+@pytest.mark.parametrize("name", sorted(policies.POLICIES))
+@pytest.mark.parametrize("budget", [{"total": 12}, {"total": None, "per_class": 4}])
+def test_each_class_keeps_its_share_of_distinct_examples_of_its_own(name, budget):
+    source = stream()
+    share = 2 if budget["total"] else 4
+    for seed, state in zip((0, 1), final(policies.named(name), (0, 1), **budget), strict=True):
+        kept = held(state.exemplars)
+        counts = np.bincount(source.train_y)
+        assert {c: len(rows) for c, rows in kept.items()} == {
+            c: min(share, n) for c, n in enumerate(counts)
+        }
+        for label, rows in kept.items():
+            assert len(set(rows)) == len(rows) and (source.train_y[rows] == label).all(), seed
+        slots = np.flatnonzero(state.exemplars.mask)
+        np.testing.assert_array_equal(
+            state.exemplars.x[slots], source.train_x[state.exemplars.index[slots]]
+        )
+        np.testing.assert_array_equal(state.exemplars.task[slots], state.exemplars.y[slots] // 2)
+        assert int(state.exemplars.mask.sum()) <= (budget["total"] or 24)
+
+
+def test_random_exemplars_differ_between_seeds_and_first_ones_do_not():
+    source = stream()
+    one, two = (held(state.exemplars) for state in final(policies.random(), (0, 1)))
+    assert one != two
+    kept = held(final(policies.first())[0].exemplars)
+    for label, rows in kept.items():
+        assert rows == np.flatnonzero(source.train_y == label)[: len(rows)].tolist()
+
+
+@pytest.mark.parametrize("name", sorted(policies.POLICIES))
+def test_a_smaller_share_keeps_the_first_exemplars(name):
+    """The same run with fewer tasks has more exemplars of each class; the longer one a prefix."""
+    whole = stream()
+    short = stream(
+        class_mask=whole.class_mask[:2], test_index=whole.test_index[:2],
+        subsets=lambda seed: whole.subsets(seed)[:2], valid=lambda seed: whole.valid(seed)[:2],
+    )  # fmt: skip
+    method = idle(policies.named(name))
+    states = [learn(method, mlp(5)(6), s, [0], batch_size=5, epochs=1) for s in (short, whole)]
+    more, less = (held(history.states[0].exemplars) for history in states)
+    for label, rows in more.items():
+        assert less[label] == rows[: len(less[label])] and len(rows) > len(less[label])
+
+
+def test_batches_hold_each_exemplar_once_an_epoch_as_it_is_stored():
+    source = stream()
+    state = final(policies.first())[0]
+    total, number = 0, 0
+    for seen, share in ((2, 6), (4, 3)):  # 12 exemplars over 2 classes, then over 4
+        for label in range(seen):
+            rows = np.flatnonzero(source.train_y == label)[:share]
+            total, number = total + 2 * int(source.train_x[rows].sum()), number + 2 * len(rows)
+    np.testing.assert_array_equal(state.seen, [total, number])
+
+
+def test_the_plan_is_the_union_shuffled_anew_in_every_epoch():
+    source, budget = stream(), exemplars.budget_of(stream().class_mask, total=12)
+    arranged = exemplars.replayed(source, budget, first_epochs=1)
+    rows = plan(arranged, 0, 4, 3)
+    for task, epochs in ((0, 1), (1, 3), (2, 3)):
+        found = []
+        for epoch in range(epochs):
+            own = rows.mask & ((rows.current == task) & (rows.epoch == epoch))[:, None]
+            found.append(rows.index[own].tolist())
+            new = [i for i in found[-1] if i >= 0]
+            assert sorted(new) == sorted(source.subsets(0)[task].tolist())
+            slots = sorted(-2 - i for i in found[-1] if i < 0)
+            # Class 1 has only five examples for its share of six.
+            expected = {0: [], 1: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 2: list(range(12))}
+            assert slots == expected[task]
+        assert len({tuple(f) for f in found}) == epochs
+        assert rows.last[rows.current == task].sum() == 1
+    everything = plan(exemplars.replayed(source, budget, everything=True), 0, 4, 1)
+    last = everything.index[everything.mask & (everything.current == 2)[:, None]]
+    assert sorted(last.tolist()) == list(range(len(source.train_y)))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 40))
+def test_a_total_is_never_exceeded_and_every_class_has_its_slots(widths, spare):
+    owner = np.repeat(np.arange(len(widths)), widths)
+    mask = owner == np.arange(len(widths))[:, None]
+    budget = exemplars.budget_of(mask, total=len(owner) + spare)
+    assert budget.capacity <= len(owner) + spare
+    assert (budget.shares * budget.seen <= len(owner) + spare).all() and budget.shares.min() >= 1
+    for task in range(len(widths)):
+        slots = [exemplars.slots_of(budget, k, task) for k in range(budget.seen[task])]
+        used = np.concatenate(slots)
+        used = used[used < budget.capacity]
+        assert len(used) == len(set(used.tolist())) == budget.shares[task] * budget.seen[task]
+
+
+def test_budgets_and_streams_that_do_not_fit_are_refused():
+    mask = stream().class_mask
+    with pytest.raises(UserError, match="budget of exemplars is 5, but it must be at least 6"):
+        exemplars.budget_of(mask, total=5)
     with pytest.raises(UserError, match="per_class is 0"):
-        exemplars.random(0)
+        exemplars.budget_of(mask, per_class=0)
+    with pytest.raises(UserError, match="give one of them"):
+        exemplars.budget_of(mask)
+    with pytest.raises(UserError, match="no class belongs to two tasks"):
+        exemplars.budget_of(np.ones((2, 3), bool), total=9)
+    with pytest.raises(UserError, match="exemplar policy 'herdin' is not known"):
+        policies.named("herdin")

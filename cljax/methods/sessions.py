@@ -1,0 +1,68 @@
+"""What methods that learn each task in many epochs share: rates that drop, a fresh optimiser.
+
+rate(task, epoch) = lr * decay^(milestones reached),  times last_factor in the last task
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from cljax.errors import UserError
+from cljax.optimizers import Transformation
+from cljax.types import Array, Batch, Clock, Info, Phase, PyTree, StepPlan
+
+__all__ = ["check_milestones", "fresh_optimizer", "rate", "session"]
+
+
+def check_milestones(milestones: Sequence[int]) -> None:
+    """Raises UserError unless milestones are epochs from 1 on, in order."""
+    steps = np.diff([0, *milestones])
+    if len(milestones) and (steps < 1).any():
+        raise UserError(
+            f"milestones are {list(milestones)}, but they must be epochs from 1 on, in order."
+        )
+
+
+def rate(
+    clock: Clock,
+    lr: Array | float,
+    milestones: Sequence[int] = (),
+    decay: Array | float = 0.1,
+    *,
+    num_tasks: int | None = None,
+    last_factor: Array | float = 1.0,
+) -> Array:
+    """The step size [] at a clock: it drops when an epoch reaches a milestone, in every task anew.
+
+    Args:
+      milestones: epochs, from 0, at whose beginning the rate drops. decay: by this factor.
+      num_tasks: with it, the last task's rates are ``last_factor`` times the others'.
+    """
+    reached = jnp.sum(clock.epoch >= jnp.asarray(milestones, jnp.int32))
+    dropped = lr * jnp.asarray(decay, jnp.result_type(float)) ** reached
+    if num_tasks is None:
+        return dropped
+    return jnp.where(clock.task == num_tasks - 1, dropped * last_factor, dropped)
+
+
+def session(begin: Callable[[PyTree, Array], PyTree]) -> Phase:
+    """A phase of one step before each task: ``begin(state, task) -> state``."""
+
+    def plan(task: int, rows: StepPlan) -> StepPlan:
+        return StepPlan(*(column[:1] for column in rows))._replace(
+            index=np.zeros_like(rows.index[:1]), mask=np.zeros_like(rows.mask[:1]),
+            last=np.ones(1, bool),
+        )  # fmt: skip
+
+    def update(state: PyTree, batch: Batch, draws: tuple[()]) -> tuple[PyTree, Info]:
+        return begin(state, batch.clock.task), Info(jnp.zeros(()))
+
+    return Phase("session", plan, lambda state, batch, key: (), update, before=True, stored=True)
+
+
+def fresh_optimizer(optimizer: Transformation) -> Phase:
+    """Makes the optimiser's state anew before each task; reads ``params``, sets ``opt_state``."""
+    return session(lambda state, task: state._replace(opt_state=optimizer.init(state.params)))
