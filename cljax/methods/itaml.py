@@ -250,7 +250,7 @@ def one_gradient(
     """
     base, owner = state.params, jnp.asarray(class_mask)
     num_tasks = len(class_mask)
-    member = batch.mask[:, None] & (batch.task[:, None] == jnp.arange(num_tasks))  # [B, T]
+    member = batch.mask[:, None] & (batch.task[:, None] == jnp.arange(num_tasks)[None])  # [B, T]
     counts = jnp.sum(member, axis=0)
     present = jnp.maximum(jnp.sum(counts > 0), 1)
     weights = batch.mask / (present * jnp.maximum(counts, 1)[batch.task])
@@ -451,7 +451,7 @@ def _check_together(
 def _by_task(batch: Batch, num_tasks: int) -> tuple[Array, Array]:
     """Valid examples of each task [T], and all rows [2 B] task by task, padded."""
     task = jnp.where(batch.mask, batch.task, num_tasks)
-    counts = jnp.sum(task[:, None] == jnp.arange(num_tasks), axis=0)
+    counts = jnp.sum(task[:, None] == jnp.arange(num_tasks)[None], axis=0)
     return counts, jnp.pad(jnp.argsort(task, stable=True), (0, task.shape[0]))
 
 
@@ -483,7 +483,7 @@ def _scaled(
 def _margin(logits: Array, own: Array, seen: Array) -> Array:
     """Largest own logit less the largest of other tasks seen [B]; 0 while there are none."""
     own = jnp.broadcast_to(own, logits.shape)
-    other = seen & ~own
+    other = jnp.broadcast_to(seen, logits.shape) & ~own
     largest = lambda where: jnp.max(jnp.where(where, logits, -jnp.inf), axis=-1)
     some = jnp.any(other, axis=-1)
     return jax.lax.stop_gradient(jnp.where(some, largest(own) - largest(other), 0.0))
