@@ -1,10 +1,12 @@
-"""Images as uint8 arrays: whole data sets through tensorflow-datasets, and a shipped sample."""
+"""Images as uint8 arrays: through tensorflow-datasets, from folders, and a shipped sample."""
 
+from cljax.data.folders import class_folders, class_names
 from cljax.data.load import Report, describe, images, images_or_sample, sample, sample_rows
 from cljax.data.prepared import prepare
 from cljax.data.sources import SOURCES, ImageData, Source, check_images, digest, licences
 
 __all__ = [
-    "SOURCES", "ImageData", "Report", "Source", "check_images", "describe", "digest", "images",
-    "images_or_sample", "licences", "prepare", "sample", "sample_rows",
+    "SOURCES", "ImageData", "Report", "Source", "check_images", "class_folders", "class_names",
+    "describe", "digest", "images", "images_or_sample", "licences", "prepare", "sample",
+    "sample_rows",
 ]  # fmt: skip

@@ -46,18 +46,21 @@ def fingerprint(folder: Path) -> str:
     return total.hexdigest()[:12]
 
 
-def cached_arrays(folder: Path, name: str, decode: Callable[[], Arrays]) -> Cached:
-    """The arrays of a prepared data folder, decoded only where no sound cache holds them.
+def cached_arrays(
+    folder: Path, name: str, decode: Callable[[], Arrays], mark: str | None = None
+) -> Cached:
+    """The arrays of a data folder, decoded only where no sound cache holds them.
 
     Args:
-      folder: the prepared data; the cache goes there unless it is read-only.
+      folder: the data; the cache goes there unless it is read-only.
       name: the data set's, part of the cache's file name.
       decode: makes the four arrays.
+      mark: names what the folder holds; None for the ``fingerprint`` of a prepared one.
 
     Warns:
       UserWarning: if a cache was damaged and has been rebuilt, or none could be written.
     """
-    file = f"cljax-{name}-{fingerprint(folder)}.npy"
+    file = f"cljax-{name}-{mark or fingerprint(folder)}.npy"
     places = (folder / file, user_cache() / file)
     for path in places:
         if path.exists():

@@ -52,6 +52,20 @@ _SOURCES = (
         "no licence stated by its author, Alex Krizhevsky; cite the report",
         "A. Krizhevsky: Learning multiple layers of features from tiny images, 2009",
     ),
+    Source(
+        "fashion_mnist",
+        10,
+        "MIT, Zalando SE",
+        "H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST: a novel image dataset for benchmarking "
+        "machine learning algorithms, 2017",
+    ),
+    Source(
+        "svhn_cropped",  # its split "extra" is not read
+        10,
+        "not stated; see the publisher's page, http://ufldl.stanford.edu/housenumbers",
+        "Y. Netzer, T. Wang, A. Coates, A. Bissacco, B. Wu, A. Y. Ng: Reading digits in natural "
+        "images with unsupervised feature learning, 2011",
+    ),
 )
 
 SOURCES: Mapping[str, Source] = MappingProxyType({source.name: source for source in _SOURCES})

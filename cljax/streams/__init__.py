@@ -11,15 +11,43 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from cljax.streams.arrays import from_arrays
-from cljax.streams.base import Stream, Transform, batches, on_validation, plan, rows_used
+from cljax.streams.augment import (
+    compose,
+    crop_flip_rotation,
+    horizontal_flip,
+    random_crop,
+    random_resized_crop,
+    rotation,
+)
+from cljax.streams.base import (
+    Augmentation,
+    Stream,
+    Transform,
+    batches,
+    on_validation,
+    plan,
+    rows_used,
+)
+from cljax.streams.cifar import (
+    cifar100,
+    cifar100_2x50,
+    cifar100_5x20,
+    cifar100_10x10,
+    cifar100_20x5,
+)
+from cljax.streams.folders import class_folders, imagenet, imagenet1k_10x100, imagenet100_10x10
 from cljax.streams.mnist import mnist_many_permutations, mnist_permutations, mnist_rotations
 from cljax.streams.split import split_by_class, split_mnist
+from cljax.streams.svhn import svhn
 from cljax.streams.taskfree import blurry, task_free
+from cljax.streams.transforms import normalised
 
 __all__ = [
-    "STREAMS", "Stream", "Transform", "batches", "blurry", "from_arrays",
-    "mnist_many_permutations", "mnist_permutations", "mnist_rotations", "on_validation", "plan",
-    "rows_used", "split_by_class", "split_mnist", "task_free",
+    "STREAMS", "Augmentation", "Stream", "Transform", "batches", "blurry", "cifar100",
+    "class_folders", "compose", "crop_flip_rotation", "from_arrays", "horizontal_flip", "imagenet",
+    "mnist_many_permutations", "mnist_permutations", "mnist_rotations", "normalised",
+    "on_validation", "plan", "random_crop", "random_resized_crop", "rotation", "rows_used",
+    "split_by_class", "split_mnist", "svhn", "task_free",
 ]  # fmt: skip
 
 STREAMS: Mapping[str, Callable[..., Stream]] = MappingProxyType(
@@ -28,5 +56,13 @@ STREAMS: Mapping[str, Callable[..., Stream]] = MappingProxyType(
         "mnist-permutations": mnist_permutations,
         "mnist-many-permutations": mnist_many_permutations,
         "split-mnist": split_mnist,
+        "cifar100-10x10": cifar100_10x10,
+        "cifar100-5x20": cifar100_5x20,
+        "cifar100-20x5": cifar100_20x5,
+        "cifar100-2x50": cifar100_2x50,
+        "svhn-5x2": svhn,
+        "class-folders": class_folders,
+        "imagenet100-10x10": imagenet100_10x10,
+        "imagenet1k-10x100": imagenet1k_10x100,
     }
 )

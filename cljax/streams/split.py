@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from cljax.data import ImageData
-from cljax.errors import UserError, check_positive
-from cljax.streams.base import Stream, checksum
+from cljax.errors import UserError, check_known, check_positive
+from cljax.streams.base import Stream, Transform, checksum
 from cljax.streams.mnist import mnist_data
 from cljax.streams.orders import permutation
 from cljax.streams.transforms import pixels
 
-__all__ = ["split_by_class", "split_mnist"]
+__all__ = ["ClassOrder", "class_groups", "split_by_class", "split_mnist"]
+
+ClassOrder: TypeAlias = Literal["natural", "seeded"]
 
 
 def split_mnist(
@@ -62,22 +65,34 @@ def split_by_class(
     samples_per_task: int | None = None,
     multi_head: bool = False,
     hold_out: float = 0.1,
+    renumber: bool = False,
+    transform: Transform = pixels,
     published: bool = False,
 ) -> Stream:
-    """A stream whose task t has the classes ``groups[t]``.
+    """A stream whose task t has the classes ``groups[t]``; tasks may differ in size.
 
     Args:
       groups: disjoint lists of classes; outputs are numbered by label.
       samples_per_task: training images of each task, drawn anew for each seed; None for all.
       hold_out: share of each class's training images, drawn anew for each seed, that validates.
+      renumber: number outputs by place in ``groups`` instead, so that each task's follow those
+        of the one before, and leave out images of other classes. The manifest's ``class_order``
+        holds the original classes.
+      transform: what the network sees of the stored images.
+      published: whether published numbers apply.
 
     Raises:
-      UserError: if a class is in no image or in two tasks, or ``samples_per_task`` is out of range.
+      UserError: if a class is in no image or in two tasks, or a count or share is out of range.
     """
+    if not 0 <= hold_out < 1:
+        raise UserError(
+            f"The validation share is {hold_out}, but it must be a share from 0 to below 1."
+        )
     groups = [[int(c) for c in group] for group in groups]
     flat = [c for group in groups for c in group]
     if len(set(flat)) < len(flat) or not all(groups):
         raise UserError(f"Tasks {groups} must each have classes of their own.")
+    data = _without_others(data, flat) if renumber else data
     members = {c: np.flatnonzero(data.train_y == c).astype(np.int32) for c in flat}
     tests = {c: np.flatnonzero(data.test_y == c).astype(np.int32) for c in flat}
     absent = [c for c in flat if not len(members[c]) or not len(tests[c])]
@@ -109,17 +124,23 @@ def split_by_class(
             np.concatenate([shuffled(seed, c)[: held[c]] for c in group]) for group in groups
         )
 
-    num_classes = max(flat) + 1
-    class_mask = np.zeros((len(groups), num_classes), bool)
+    outputs = np.arange(max(flat) + 1, dtype=np.int32)  # by class
+    if renumber:
+        outputs[flat] = np.arange(len(flat))
+        data = data._replace(train_y=outputs[data.train_y], test_y=outputs[data.test_y])
+    class_mask = np.zeros((len(groups), len(flat) if renumber else len(outputs)), bool)
     for task, group in enumerate(groups):
-        class_mask[task, group] = True
+        class_mask[task, outputs[group]] = True
+    more = ["renumbered"] * renumber
+    if transform.augment is not None:
+        more.append(transform.augment.name)
     return Stream(
         name=f"{name}[sample]" if data.sample else name,
         train_x=data.train_x,
         train_y=data.train_y,
         test_x=data.test_x,
         test_y=data.test_y,
-        transform=pixels,
+        transform=transform,
         class_mask=class_mask,
         test_index=tuple(np.concatenate([tests[c] for c in group]) for group in groups),
         subsets=subsets,
@@ -129,6 +150,54 @@ def split_by_class(
         manifest={"class_order": np.array(flat, np.int32)},
         source=data.source,
         licence=data.licence,
-        checksum=checksum(data.checksum, {}, name, groups, samples_per_task, multi_head, hold_out),
+        checksum=checksum(
+            data.checksum, {}, name, groups, samples_per_task, multi_head, hold_out, *more
+        ),
         published=published,
+    )
+
+
+def class_groups(
+    num_classes: int,
+    classes_per_task: int,
+    *,
+    classes: int | None = None,
+    order: ClassOrder = "natural",
+    seed: int = 0,
+) -> list[list[int]]:
+    """The classes of each task; the last task has fewer where they do not divide.
+
+    Args:
+      num_classes: of the data set.
+      classes: how many of them to use, the first ones of the order; None for all.
+      order: ``natural``, by number, or ``seeded``, a permutation that ``seed`` chooses.
+
+    Raises:
+      UserError: for counts out of range or an unknown order.
+    """
+    check_known("class order", order, ("natural", "seeded"))
+    classes = num_classes if classes is None else classes
+    check_positive(classes=classes, classes_per_task=classes_per_task)
+    if classes > num_classes:
+        raise UserError(f"classes is {classes}, but there are only {num_classes} classes.")
+    if classes_per_task > classes:
+        raise UserError(
+            f"classes_per_task is {classes_per_task}, but there are only {classes} classes."
+        )
+    natural = np.arange(num_classes)
+    ordered = natural if order == "natural" else permutation(num_classes, "class-order", seed)
+    chosen = ordered[:classes].tolist()
+    return [chosen[i : i + classes_per_task] for i in range(0, classes, classes_per_task)]
+
+
+def _without_others(data: ImageData, classes: Sequence[int]) -> ImageData:
+    """Only the images of ``classes``; the same arrays where that is all of them."""
+    train, test = (np.isin(y, classes) for y in (data.train_y, data.test_y))
+    if train.all() and test.all():
+        return data
+    return data._replace(
+        train_x=data.train_x[train],
+        train_y=data.train_y[train],
+        test_x=data.test_x[test],
+        test_y=data.test_y[test],
     )
