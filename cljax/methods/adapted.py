@@ -40,12 +40,15 @@ from cljax.types import (
 __all__ = ["adapted_predictor", "protocols"]
 
 
-def protocols(continuum: int, *, predictor: str = "adapted") -> tuple[Evaluation, ...]:
+def protocols(
+    continuum: int, *, predictor: str = "adapted", generic: str = "logits"
+) -> tuple[Evaluation, ...]:
     """iTAML's protocols: task inferred, task given, per sample; and the inferred tasks themselves.
 
     Args:
       continuum: examples known to share one task where that is inferred.
-      predictor: of the classes; "logits" serves methods without adapted models.
+      predictor: of the classes, once a task is known; "logits" serves methods that do not adapt.
+      generic: of tasks, and of classes per sample.
     """
     return (
         Evaluation("task-agnostic", predictor, "class", continuum, metric="accuracy_task_agnostic"),

@@ -9,13 +9,15 @@ import numpy as np
 
 from cljax.data import ImageData
 from cljax.errors import UserError, check_known, check_positive
+from cljax.streams import transforms
 from cljax.streams.base import Stream, Transform, checksum
 from cljax.streams.mnist import mnist_data
 from cljax.streams.orders import permutation
-from cljax.streams.transforms import pixels
+from cljax.streams.transforms import normalised
 
 __all__ = ["ClassOrder", "class_groups", "split_by_class", "split_mnist"]
 
+_MEAN, _DEVIATION = (0.1307,), (0.3081,)  # of MNIST's training images
 ClassOrder: TypeAlias = Literal["natural", "seeded"]
 
 
@@ -25,12 +27,13 @@ def split_mnist(
     num_tasks: int = 5,
     samples_per_task: int | None = None,
     multi_head: bool = False,
+    pixels: Literal["unit", "normalised"] = "unit",
     data_dir: str | None = None,
     sample: bool = False,
 ) -> Stream:
     """The ten digits in order, two to a task: 0 and 1, then 2 and 3, ... (Zenke et al. 2017).
 
-    Images reach the network as [28, 28, 1] in [0, 1].
+    Images reach the network as [28, 28, 1].
 
     Args:
       data: images to use instead of those found by name.
@@ -39,6 +42,8 @@ def split_mnist(
         one in ten of each digit.
       multi_head: tell losses and predictions the task, so that each competes over its own digits
         (task-incremental) instead of all ten (class-incremental).
+      pixels: unit is 0 to 1; normalised has mean 0 and deviation 1 over the training images, as
+        iTAML's code has it.
       data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, else the
         sample that cljax ships.
       sample: use the sample that cljax ships.
@@ -47,6 +52,7 @@ def split_mnist(
       UserError: for counts out of range or missing data.
     """
     check_positive(num_tasks=num_tasks)
+    check_known("pixels", pixels, ("unit", "normalised"))
     if 10 % num_tasks:
         raise UserError(f"num_tasks is {num_tasks}, but ten digits split into 1, 2, 5 or 10 tasks.")
     data, whole = mnist_data(data, data_dir, sample)
@@ -54,6 +60,7 @@ def split_mnist(
     return split_by_class(
         "split-mnist", data, groups, samples_per_task=samples_per_task, multi_head=multi_head,
         published=whole and num_tasks == 5 and samples_per_task is None,
+        transform=transforms.pixels if pixels == "unit" else normalised(_MEAN, _DEVIATION),
     )  # fmt: skip
 
 
@@ -66,7 +73,7 @@ def split_by_class(
     multi_head: bool = False,
     hold_out: float = 0.1,
     renumber: bool = False,
-    transform: Transform = pixels,
+    transform: Transform = transforms.pixels,
     published: bool = False,
 ) -> Stream:
     """A stream whose task t has the classes ``groups[t]``; tasks may differ in size.
@@ -131,7 +138,7 @@ def split_by_class(
     class_mask = np.zeros((len(groups), len(flat) if renumber else len(outputs)), bool)
     for task, group in enumerate(groups):
         class_mask[task, outputs[group]] = True
-    more = ["renumbered"] * renumber
+    more = ["renumbered"] * renumber + [transform.name] * bool(transform.name)
     if transform.augment is not None:
         more.append(transform.augment.name)
     return Stream(

@@ -112,7 +112,8 @@ def normalised(
         channel = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
         return jnp.asarray(values).at[x, channel].get(mode="promise_in_bounds")
 
-    return Transform((), apply, augment)
+    name = f"normalised {tuple(mean)} {tuple(std)} {crop}"
+    return Transform((), apply, augment, name)
 
 
 def _centre(x: Array, size: int) -> Array:
