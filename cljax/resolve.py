@@ -25,6 +25,13 @@ from cljax.types import Net
 __all__ = ["Option", "method_factory", "net", "options_of", "stream_factory"]
 
 
+# Options in a network's name -> keyword argument and value; any other word is an initialisation.
+_WORDS: dict[str, tuple[str, Any]] = {
+    "bfloat16": ("dtype", "bfloat16"),
+    "no-head-bias": ("head_bias", False),
+}
+
+
 class Option(NamedTuple):
     """A keyword argument of a factory, as a flag: ``help`` is its line of the docstring."""
 
@@ -45,23 +52,34 @@ def stream_factory(name: str) -> Callable[..., Any]:
 
 
 def net(name: str) -> Net:
-    """A network by name and widths, such as ``mlp:100,100``, or ``my.module:factory``.
+    """A network by name, widths and options, such as ``mlp:100,100``, or ``my.module:factory``.
+
+    Options follow after colons, as in ``mlp:400,400:pytorch:no-head-bias`` and
+    ``resnet18:bfloat16``; the ``__name__`` of every net of ``cljax.nets`` is such a name.
 
     Raises:
-      UserError: for an unknown network, or widths that are not whole numbers.
+      UserError: for an unknown network, widths that are not whole numbers, or options that the
+        network does not take.
     """
     kind, _, rest = name.partition(":")
     if kind not in NETS and rest and not rest[0].isdigit():
         return _factory("network", name, NETS)()
     check_known("network", kind, NETS)
-    widths, _, init = rest.partition(":")
+    widths, *words = rest.split(":")
+    takes = inspect.signature(NETS[kind]).parameters
+    if widths in _WORDS or "widths" not in takes:
+        widths, words = "", [widths, *words]
+    words = [word for word in words if word]
     if widths and not re.fullmatch(r"\d+(,\d+)*", widths):
         raise UserError(
             f"The network {name} has widths '{widths}', but they must be whole numbers, as in "
-            f"{kind}:100,100."
+            "mlp:100,100."
         )
     sizes = [int(width) for width in widths.split(",")] if widths else []
-    options: dict[str, Any] = {"init": init} if init else {}
+    options = dict(_WORDS.get(word, ("init", word)) for word in words)
+    unknown = [word for word in words if _WORDS.get(word, ("init",))[0] not in takes]
+    if unknown:
+        raise UserError(f"The network {name} has '{unknown[0]}', but {kind} does not take that.")
     return NETS[kind](*sizes, **options)
 
 

@@ -2,7 +2,9 @@
 
 from cljax.nets.dense import mlp
 from cljax.nets.linen import from_linen
+from cljax.nets.masked import masked
+from cljax.nets.resnet import resnet18, resnet18_third
 
-NETS = {"mlp": mlp}
+NETS = {"mlp": mlp, "resnet18-third": resnet18_third, "resnet18": resnet18}
 
-__all__ = ["NETS", "from_linen", "mlp"]
+__all__ = ["NETS", "from_linen", "masked", "mlp", "resnet18", "resnet18_third"]

@@ -7,27 +7,35 @@ from typing import Any, Literal
 import jax
 
 from cljax.errors import check_known, check_positive
+from cljax.nets.inits import fan_in_uniform
 from cljax.nets.linen import from_linen
 from cljax.types import Array, FirstProduct, Model, Net, Params
 
 __all__ = ["mlp"]
 
-# Name -> (scale, mode, distribution) of Flax's variance scaling.
+# Name -> (scale, mode, distribution) of Flax's variance scaling, for kernels.
 _INITS: dict[str, tuple[float, Any, Any]] = {
     "kaiming-normal": (2.0, "fan_in", "normal"),  # La-MAML code: N(0, 2 / fan_in), output layer too
     "xavier-uniform": (1.0, "fan_avg", "uniform"),  # MER code
     "lecun-normal": (1.0, "fan_in", "normal"),
+    "pytorch": (1 / 3, "fan_in", "uniform"),  # U(+-1 / sqrt(fan_in)), biases too; iTAML code
 }
 
 
 def mlp(
     *widths: int,
-    init: Literal["kaiming-normal", "xavier-uniform", "lecun-normal"] = "kaiming-normal",
+    init: Literal["kaiming-normal", "xavier-uniform", "lecun-normal", "pytorch"] = "kaiming-normal",
+    head_bias: bool = True,
 ) -> Net:
-    """ReLU layers of the given widths and a linear output, all with biases that start at zero.
+    """ReLU layers of the given widths and a linear output, with biases.
 
-    ``mlp(100, 100)`` on 784 pixels and 10 classes has 89 610 parameters (La-MAML, section 5).
-    Inputs of any shape are flattened. The features are the last hidden layer.
+    ``mlp(100, 100)`` on 784 pixels and 10 classes has 89 610 parameters (La-MAML, section 5);
+    ``mlp(400, 400, init="pytorch", head_bias=False)`` has 478 400 (iTAML code). Inputs of any
+    shape are flattened. The features are the last hidden layer.
+
+    Args:
+      init: of the kernels; biases start at zero, with pytorch as its kernels.
+      head_bias: whether the output layer has a bias.
 
     Raises:
       UserError: if a width is below 1 or ``init`` is not known.
@@ -42,36 +50,55 @@ def mlp(
         class MLP(nn.Module):
             @nn.compact
             def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
-                scaling = nn.initializers.variance_scaling(*_INITS[init])
                 x = x.reshape(x.shape[0], -1)
                 for width in widths:
-                    # Parameters take the inputs' precision: float64 data makes a float64 run.
-                    x = nn.relu(nn.Dense(width, kernel_init=scaling, param_dtype=x.dtype)(x))
-                return nn.Dense(num_outputs, kernel_init=scaling, param_dtype=x.dtype)(x), x
+                    x = nn.relu(_linear(width, x, init)(x))
+                return _linear(num_outputs, x, init, head_bias)(x), x
 
-        return from_linen(MLP())._replace(first_product=_first_product(len(widths)))
+        head = f"Dense_{len(widths)}"
+        return from_linen(MLP(), head=head)._replace(first_product=_first_product(len(widths)))
 
     net.__name__ = f"mlp:{','.join(map(str, widths))}" + (
         f":{init}" if init != "kaiming-normal" else ""
     )
+    net.__name__ += "" if head_bias else ":no-head-bias"
     return net
+
+
+def _linear(width: int, x: Array, init: str, use_bias: bool = True) -> Any:
+    """The Linen layer for ``x``, named ``Dense_i``; only inside a compact method."""
+    import flax.linen as nn
+
+    zeros = nn.initializers.zeros
+    return nn.Dense(
+        width,
+        use_bias=use_bias,
+        kernel_init=nn.initializers.variance_scaling(*_INITS[init]),
+        bias_init=fan_in_uniform(x.shape[-1]) if init == "pytorch" else zeros,
+        # Parameters take the inputs' precision: float64 data makes a float64 run.
+        param_dtype=x.dtype,
+    )
 
 
 def _first_product(num_hidden: int) -> FirstProduct:
     """The same network from ``x @ kernel`` on; layer i of Linen's is ``Dense_i``."""
 
+    def add_bias(dense: Params, z: Array) -> Array:
+        return z + dense["bias"][None] if "bias" in dense else z
+
     def split(params: Params) -> tuple[Array, Params]:
         first = params["Dense_0"]
-        return first["kernel"], {**params, "Dense_0": {"bias": first["bias"]}}
+        rest = {name: leaf for name, leaf in first.items() if name != "kernel"}
+        return first["kernel"], {**params, "Dense_0": rest}
 
     def join(kernel: Array, rest: Params) -> Params:
         return {**rest, "Dense_0": {"kernel": kernel, **rest["Dense_0"]}}
 
     def apply(rest: Params, z: Array) -> Array:
-        z = z + rest["Dense_0"]["bias"][None]
+        z = add_bias(rest["Dense_0"], z)
         for layer in range(1, num_hidden + 1):
             dense = rest[f"Dense_{layer}"]
-            z = jax.nn.relu(z) @ dense["kernel"] + dense["bias"][None]
+            z = add_bias(dense, jax.nn.relu(z) @ dense["kernel"])
         return z
 
     return FirstProduct(split, join, apply)

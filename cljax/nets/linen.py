@@ -2,31 +2,63 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from cljax.types import Array, Model, Output, PyTree, Variables
+import jax
+import jax.numpy as jnp
+
+from cljax.types import Array, Model, Output, Params, PyTree, Variables
 
 __all__ = ["from_linen"]
 
 
-def from_linen(module: Any) -> Model:
+def from_linen(module: Any, *, head: str | None = None) -> Model:
     """A Linen module whose ``__call__(x, train)`` returns ``(logits, features)``.
 
     Collections other than ``params`` (BatchNorm statistics) become ``model_state`` and are
-    updated when ``train`` is True.
+    updated when ``train`` is True. A module whose ``__call__(x, train, member)`` hands ``member``
+    on to every ``cljax.nets.batchnorm.BatchNorm`` has ``grouped``; rows of no group reach it as
+    zeros, so that NaN in padding stays there.
+
+    Args:
+      head: name of the output layer, whose parameters all have the outputs as their last axis;
+        None for networks that do not say.
     """
 
     def init(key: Array, x: PyTree) -> Variables:
         collections = dict(module.init(key, x, False))
         return Variables(collections.pop("params"), collections)
 
-    def apply(variables: Variables, x: PyTree, train: bool) -> tuple[Output, PyTree]:
+    def call(variables: Variables, x: PyTree, train: bool, **options: Any) -> tuple[Output, PyTree]:
         collections = {"params": variables.params, **variables.model_state}
         if train and variables.model_state:
             mutable = list(variables.model_state)
-            (logits, features), state = module.apply(collections, x, train, mutable=mutable)
+            (logits, features), state = module.apply(
+                collections, x, train, mutable=mutable, **options
+            )
             return Output(logits, features), state
-        logits, features = module.apply(collections, x, train)
+        logits, features = module.apply(collections, x, train, **options)
         return Output(logits, features), variables.model_state
 
-    return Model(init, apply)
+    def apply(variables: Variables, x: PyTree, train: bool) -> tuple[Output, PyTree]:
+        return call(variables, x, train)
+
+    def grouped(variables: Variables, x: PyTree, member: Array) -> tuple[Output, PyTree]:
+        real = member.any(axis=1)
+        clean = lambda leaf: jnp.where(real.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, 0)
+        return call(variables, jax.tree.map(clean, x), True, member=member)
+
+    def of_head(params: Params, outputs: Array) -> PyTree:
+        assert head is not None
+        everything = jax.tree.map(lambda _: jnp.ones((), bool), params)
+        last = lambda leaf: outputs.reshape((1,) * (leaf.ndim - 1) + outputs.shape)
+        return {**everything, head: jax.tree.map(last, params[head])}
+
+    takes_groups = "member" in inspect.signature(type(module).__call__).parameters
+    return Model(
+        init,
+        apply,
+        grouped=grouped if takes_groups else None,
+        head=of_head if head is not None else None,
+    )

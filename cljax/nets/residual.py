@@ -1,0 +1,140 @@
+"""Residual networks and their parts as Flax modules, channels last, in PyTorch's conventions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from cljax.nets.batchnorm import BatchNorm
+from cljax.nets.inits import fan_in_uniform
+from cljax.types import Array
+
+__all__ = ["BasicBlock", "ConvBN", "ResNet18", "SinglePath", "generalised_mean", "halve"]
+
+
+class ConvBN(nn.Module):
+    """A convolution, padded by half its kernel, and its BatchNorm: [B, H, W, C] -> [B, H', W', F].
+
+    Kernels start at N(0, 2 / (k^2 F)) (He, fan-out), biases at U(+-1 / sqrt(k^2 C)).
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    use_bias: bool = False
+    dtype: Any = None  # of the convolution and of what comes out; None: that of the parameters
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, member: Array | None = None) -> Array:
+        fan_in = self.kernel**2 * x.shape[-1]
+        x = nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            self.stride,
+            [(self.kernel // 2, self.kernel // 2)] * 2,
+            use_bias=self.use_bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            bias_init=fan_in_uniform(fan_in),
+        )(x)
+        return BatchNorm(param_dtype=self.param_dtype)(x, train, member)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 ``conv`` and a shortcut, summed; what follows the sum is the network's to say.
+
+    ``conv`` is ``ConvBN`` with a network's options. ``project`` puts a 1x1 ``conv`` on the
+    shortcut, and ``relu_shortcut`` a ReLU after that.
+    """
+
+    features: int
+    conv: Callable[..., nn.Module]
+    stride: int = 1
+    project: bool = False
+    relu_shortcut: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, member: Array | None = None) -> Array:
+        y = nn.relu(self.conv(self.features, stride=self.stride)(x, train, member))
+        y = self.conv(self.features)(y, train, member)
+        if self.project:
+            x = self.conv(self.features, kernel=1, stride=self.stride)(x, train, member)
+            x = nn.relu(x) if self.relu_shortcut else x
+        return x + y
+
+
+def halve(x: Array) -> Array:
+    """The largest value of each 2x2 window, [B, H, W, C] -> [B, H // 2, W // 2, C].
+
+    The first of equal ones gets the gradient, as in PyTorch. Selections, because on CPU the
+    gradient of a window reduction is slow, and that of ``max`` compares values for equality,
+    which fails (0 / 0) where the compiler computes them twice with other roundings.
+    """
+    height, width = (size // 2 * 2 for size in x.shape[1:3])
+    corners = [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]
+    larger = lambda a, b: jnp.where((a >= b) | jnp.isnan(a), a, b)
+    return functools.reduce(larger, corners)
+
+
+def generalised_mean(x: Array, power: int = 3) -> Array:
+    """(mean over positions of max(x, 1e-6)^power)^(1 / power): [B, H, W, C] -> [B, C].
+
+    For float32 or wider: the slope of the root overflows in half precision.
+    """
+    x = jnp.where(x < 1e-6, 1e-6, x)
+    return jnp.mean(x**power, axis=(1, 2)) ** (1 / power)
+
+
+class SinglePath(nn.Module):
+    """The network of ``cljax.nets.resnet18_third``: images [B, H, W, C] of any size from 4x4."""
+
+    num_outputs: int
+    widths: tuple[int, ...]
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, member: Array | None = None) -> tuple[Array, Array]:
+        kept = jnp.promote_types(x.dtype, jnp.float32)
+        conv = functools.partial(ConvBN, use_bias=True, dtype=self.dtype, param_dtype=kept)
+        x = nn.relu(conv(self.widths[0])(x, train, member))
+        for stage, width in enumerate(self.widths):
+            x = BasicBlock(width, conv, project=stage > 0, relu_shortcut=True)(x, train, member)
+            x = BasicBlock(width, conv)(nn.relu(x), train, member)
+            x = halve(x) if stage in (1, 2) else x
+            x = nn.relu(x)
+        features = generalised_mean(x.astype(kept))
+        return _head(self.num_outputs, features, use_bias=False), features
+
+
+class ResNet18(nn.Module):
+    """The network of ``cljax.nets.resnet18``: images [B, H, W, C] of any size."""
+
+    num_outputs: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, member: Array | None = None) -> tuple[Array, Array]:
+        kept = jnp.promote_types(x.dtype, jnp.float32)
+        conv = functools.partial(ConvBN, dtype=self.dtype, param_dtype=kept)
+        x = nn.relu(conv(64, kernel=7, stride=2)(x, train, member))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # type: ignore[arg-type]
+        for stage, width in enumerate((64, 128, 256, 512)):
+            stride = 2 if stage else 1
+            x = nn.relu(BasicBlock(width, conv, stride, project=stage > 0)(x, train, member))
+            x = nn.relu(BasicBlock(width, conv)(x, train, member))
+        features = jnp.mean(x.astype(kept), axis=(1, 2))
+        return _head(self.num_outputs, features, use_bias=True), features
+
+
+def _head(num_outputs: int, features: Array, use_bias: bool) -> Array:
+    uniform = fan_in_uniform(features.shape[-1])
+    return nn.Dense(
+        num_outputs, use_bias=use_bias, kernel_init=uniform, bias_init=uniform,
+        param_dtype=features.dtype, name="head",
+    )(features)  # fmt: skip
