@@ -129,7 +129,7 @@ class Stream:
 
     def spec(self, batch_size: int) -> Spec:
         """What a method may know of the stream before it sees it."""
-        tables, apply, augment = self.transform
+        tables, apply, augment, _ = self.transform
         stored = jax.ShapeDtypeStruct(self.train_x.shape[1:], self.train_x.dtype)
 
         def show(x: Array, task: Array, key: Array | None = None) -> Array:
