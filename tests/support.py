@@ -14,31 +14,34 @@ from cljax.types import Batch, Clock, Learner, Method, Spec
 NUM_TASKS, NUM_CLASSES, NUM_INPUTS, BATCH = 3, 4, 6, 4
 
 
-def spec(multi_head: bool = False) -> Spec:
-    """Domain-incremental, or with disjoint heads of NUM_CLASSES outputs a task."""
-    outputs = NUM_CLASSES * (NUM_TASKS if multi_head else 1)
+def spec(multi_head: bool = False, own_classes: bool = False) -> Spec:
+    """Domain-incremental, or with NUM_CLASSES outputs a task, as heads or in one head."""
+    own = multi_head or own_classes
+    outputs = NUM_CLASSES * (NUM_TASKS if own else 1)
     owner = np.arange(outputs) // NUM_CLASSES
-    mask = (
-        owner == np.arange(NUM_TASKS)[:, None]
-        if multi_head
-        else np.ones((NUM_TASKS, outputs), bool)
-    )
+    mask = owner == np.arange(NUM_TASKS)[:, None] if own else np.ones((NUM_TASKS, outputs), bool)
     example = jax.ShapeDtypeStruct((NUM_INPUTS,), jnp.result_type(float))
     return Spec(example, mask, BATCH, multi_head)
 
 
-def bind(method: Method, multi_head: bool = False) -> Learner:
-    problem = spec(multi_head)
+def bind(method: Method, multi_head: bool = False, own_classes: bool = False) -> Learner:
+    problem = spec(multi_head, own_classes)
     return method.bind(cljax.nets.mlp(5)(problem.num_classes), problem)
 
 
-def batches(num: int, seed: int = 0, multi_head: bool = False, tasks: int = NUM_TASKS) -> Batch:
+def batches(
+    num: int,
+    seed: int = 0,
+    multi_head: bool = False,
+    tasks: int = NUM_TASKS,
+    own_classes: bool = False,
+) -> Batch:
     """``num`` batches as one pytree with a leading axis, tasks in equal stretches."""
     rng = np.random.default_rng(seed)
     dtype = jnp.result_type(float)
     task = np.arange(num) * tasks // num
     y = rng.integers(0, NUM_CLASSES, (num, BATCH)) + (
-        task[:, None] * NUM_CLASSES if multi_head else 0
+        task[:, None] * NUM_CLASSES if multi_head or own_classes else 0
     )
     clock = Clock(
         jnp.asarray(task, jnp.int32),

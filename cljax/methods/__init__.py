@@ -1,9 +1,12 @@
 """The methods, one module a family, and their factories by their names on the command line."""
 
 from cljax.methods import (
+    bic,
     er,
     finetune,
+    fixed_rep,
     gem,
+    icarl,
     icarl_ti,
     independent,
     itaml,
@@ -12,6 +15,8 @@ from cljax.methods import (
     lamaml,
     mer,
     metabgd,
+    replayed,
+    reptile,
 )
 
 METHODS = {
@@ -25,6 +30,13 @@ METHODS = {
     "agem": gem.agem,
     "itaml": itaml.itaml,
     "meta-bgd": metabgd.meta_bgd,
+    "icarl": icarl.icarl,
+    "bic": bic.bic,
+    "reptile": reptile.reptile,
+    "fomaml": reptile.fomaml,
+    "fixed-rep": fixed_rep.fixed_rep,
+    "replayed": replayed.replayed,
+    "oracle": replayed.oracle,
     "icarl-ti": icarl_ti.icarl_ti,
     "independent": independent.independent,
     "iid": joint.iid,
@@ -46,14 +58,20 @@ CHECKED = {
         "hand-checked",
     ),
     **dict.fromkeys(("online-ewc", "si", "mas", "rwalk", "lwf"), "restated"),
+    **dict.fromkeys(
+        ("icarl", "bic", "reptile", "fomaml", "fixed-rep", "replayed", "oracle"), "restated"
+    ),
 }
 
 __all__ = [
     "CHECKED",
     "METHODS",
+    "bic",
     "er",
     "finetune",
+    "fixed_rep",
     "gem",
+    "icarl",
     "icarl_ti",
     "independent",
     "itaml",
@@ -62,4 +80,6 @@ __all__ = [
     "lamaml",
     "mer",
     "metabgd",
+    "replayed",
+    "reptile",
 ]

@@ -35,8 +35,17 @@ CASES = {
     "mas": ({"lr": 0.1, "num_examples": 3}, "lr"),
     "rwalk": ({"lr": 0.1, "window": 2}, "lr"),
     "lwf": ({"lr": 0.1}, "lr"),
+    "replayed": ({"capacity": 24, "lr": 0.1}, "lr"),
+    "oracle": ({"lr": 0.1, "optimizer": "momentum"}, "lr"),
+    "reptile": ({"capacity": 24, "lr": 0.5, "optimizer": "momentum"}, "lr"),
+    "fomaml": ({"capacity": 24, "lr": 0.5, "inner_steps": 2}, "inner_lr"),
+    "fixed-rep": ({"lr": 0.1}, "lr"),
+    "icarl": ({"capacity": 24, "lr": 0.1}, "lr"),
+    "bic": ({"capacity": 24, "lr": 0.1}, "lr"),
 }
 MULTI_HEAD = {"icarl-ti"}  # not defined on one head
+# These need tasks with classes of their own in one head.
+CLASS_INCREMENTAL = {"replayed", "oracle", "reptile", "fomaml", "fixed-rep", "icarl", "bic"}
 EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 
 
@@ -50,12 +59,17 @@ def make(name, **extra) -> Method:
     return METHODS[name](**{**CASES[name][0], **extra})
 
 
+def form(name) -> dict[str, bool]:
+    """The form of the small problem that a method is defined on."""
+    return {"multi_head": name in MULTI_HEAD, "own_classes": name in CLASS_INCREMENTAL}
+
+
 def bind(method) -> Learner:
-    return support.bind(method, multi_head=method.name in MULTI_HEAD)
+    return support.bind(method, **form(method.name))
 
 
 def batches_for(name, num, **options):
-    return support.batches(num, multi_head=name in MULTI_HEAD, **options)
+    return support.batches(num, **form(name), **options)
 
 
 def scanned(learner: Learner, batches, key):

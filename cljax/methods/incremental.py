@@ -1,0 +1,161 @@
+"""What class-incremental methods share: outputs seen, losses over them, and a gradient step.
+
+    step(batch):   theta = theta - rate * Opt(grad mean_B loss(theta))
+
+Rates drop at milestones of every task, whose optimiser starts anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import tree
+from cljax.errors import UserError, check_finite
+from cljax.losses import binary_cross_entropy, cross_entropy, masked_mean
+from cljax.methods.sessions import check_milestones, rate
+from cljax.nets.masked import masked
+from cljax.optimizers import Optimizer, Transformation, direction
+from cljax.types import (
+    Array,
+    Batch,
+    Clock,
+    Model,
+    Output,
+    Params,
+    PyTree,
+    Spec,
+    Variables,
+)
+
+__all__ = [
+    "Descent", "Loss", "blanked", "check_single_head", "classification", "descend", "descent",
+    "distillation", "past_outputs", "seen_outputs", "training",
+]  # fmt: skip
+
+Loss: TypeAlias = Literal["softmax", "sigmoid"]
+Forward: TypeAlias = Callable[[Variables, PyTree, Array], tuple[Output, PyTree]]
+
+
+class Descent(NamedTuple):
+    """An optimiser's directions, and the step size at a clock."""
+
+    optimizer: Transformation
+    rate: Callable[[Clock], Array]
+
+
+def descent(
+    optimizer: Optimizer,
+    *,
+    lr: Array | float,
+    momentum: float,
+    weight_decay: float,
+    milestones: Sequence[int],
+    decay: Array | float,
+) -> Descent:
+    """Descent by these options.
+
+    Raises:
+      UserError: for a value that is not finite, milestones out of order, an unknown optimiser.
+    """
+    check_finite(lr=lr, momentum=momentum, weight_decay=weight_decay, decay=decay)
+    check_milestones(milestones)
+    towards = direction(optimizer, momentum=momentum, weight_decay=weight_decay)
+    return Descent(towards, lambda clock: rate(clock, lr, milestones, decay))
+
+
+def descend(
+    state: Any,
+    batch: Batch,
+    losses: Callable[[Array], Array],
+    *,
+    forward: Forward,
+    by: Descent,
+    learns: PyTree | None = None,
+) -> tuple[Any, Array]:
+    """One step on the mean over the batch, for states with params, model_state and opt_state.
+
+    Args:
+      losses: logits [B, C] -> [B].
+      forward: (variables, x, mask) -> (output, model_state).
+      learns: pytree of bools that broadcast to the parameters, False where they are frozen.
+
+    Returns:
+      The state after it, and the mean loss [].
+    """
+
+    def mean(params: Params) -> tuple[Array, PyTree]:
+        output, after = forward(Variables(params, state.model_state), batch.x, batch.mask)
+        return masked_mean(losses(output.logits), batch.mask), after
+
+    (loss, model_state), grads = jax.value_and_grad(mean, has_aux=True)(state.params)
+    towards, opt_state = by.optimizer.update(grads, state.opt_state, state.params)
+    params = tree.add_scaled(state.params, towards, -by.rate(batch.clock))
+    if learns is not None:  # momentum and decay would move what has no gradient
+        keep = lambda where, new, old: jnp.where(jnp.broadcast_to(where, old.shape), new, old)
+        params = jax.tree.map(keep, learns, params, state.params)
+    return state._replace(params=params, model_state=model_state, opt_state=opt_state), loss
+
+
+def training(model: Model) -> Forward:
+    """The training forward pass in which masked rows reach no statistics."""
+    return lambda variables, x, mask: masked(model, variables, x, mask)
+
+
+def blanked(batch: Batch) -> Batch:
+    """The batch with zeros in its masked rows, so that whatever they hold reaches no gradient."""
+
+    def blank(leaf: Array) -> Array:
+        return jnp.where(batch.mask.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, 0)
+
+    return batch._replace(x=jax.tree.map(blank, batch.x))
+
+
+def seen_outputs(class_mask: np.ndarray, task: Array) -> Array:
+    """[C] bool, the outputs of tasks up to ``task``."""
+    return jnp.any(class_mask & (jnp.arange(len(class_mask)) <= task)[:, None], axis=0)
+
+
+def past_outputs(class_mask: np.ndarray, task: Array) -> Array:
+    """[C] bool, the outputs of tasks before ``task``."""
+    return seen_outputs(class_mask, task - 1)
+
+
+def classification(loss: Loss, logits: Array, y: Array, outputs: Array) -> Array:
+    """Cross-entropy [B] over some outputs [C]; the sigmoid one is a mean over them."""
+    if loss == "softmax":
+        return cross_entropy(logits, y, outputs[None])
+    targets = jax.nn.one_hot(y, logits.shape[1], dtype=logits.dtype)
+    return binary_cross_entropy(logits, targets, outputs[None])
+
+
+def distillation(
+    logits: Array, teacher: Array, outputs: Array, temperature: Array | float
+) -> Array:
+    """``KL(softmax(teacher / tau) || softmax(logits / tau))`` over some outputs, [B]; none: 0."""
+    some = jnp.any(outputs)
+    where = jnp.broadcast_to((outputs | ~some)[None], logits.shape)  # over none: anything finite
+    log_old, log_new = (
+        jnp.where(where, z - jax.nn.logsumexp(z, axis=-1, where=where, keepdims=True), 0.0)
+        for z in (teacher / temperature, logits / temperature)
+    )
+    terms = jnp.where(where, jnp.exp(log_old) * (log_old - log_new), 0.0)
+    return jnp.where(some, jnp.sum(terms, axis=-1), 0.0)
+
+
+def check_single_head(name: str, spec: Spec) -> None:
+    """Raises UserError unless tasks bring classes of their own to one head."""
+    if spec.multi_head:
+        raise UserError(
+            f"{name} learns one head for all classes, but this stream has a head for each task; "
+            "choose multi_head=False."
+        )
+    if np.any(spec.class_mask.sum(axis=0) > 1):
+        raise UserError(
+            f"{name} needs a stream in which each task brings classes of its own, such as "
+            "split-mnist."
+        )
