@@ -72,9 +72,9 @@ class BasicBlock(nn.Module):
 def halve(x: Array) -> Array:
     """The largest value of each 2x2 window, [B, H, W, C] -> [B, H // 2, W // 2, C].
 
-    The first of equal ones gets the gradient, as in PyTorch. Selections, because on CPU the
-    gradient of a window reduction is slow, and that of ``max`` compares values for equality,
-    which fails (0 / 0) where the compiler computes them twice with other roundings.
+    The first of equal ones gets the gradient, as in PyTorch. Selections, because the gradient of
+    ``max`` compares values for equality, which fails (0 / 0) where the compiler computes them
+    twice with other roundings, and that of a window reduction costs a little more on CPU.
     """
     height, width = (size // 2 * 2 for size in x.shape[1:3])
     corners = [x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)]

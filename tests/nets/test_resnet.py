@@ -240,6 +240,7 @@ def test_grouped_is_group_after_group():
 
 def test_bfloat16_is_finite_and_near_float32():
     model, variables, x = tiny("bfloat16")
+    x = x[:2]
 
     def loss(params, model):
         output, state = model.apply(Variables(params, variables.model_state), x, True)
