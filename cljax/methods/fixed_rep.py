@@ -3,8 +3,9 @@
     update(batch of task 0):   theta, phi_0 = one step on CE(theta, phi; batch)
     update(batch of task s):   phi_s        = one step on CE(theta, phi; batch)
 
-The cross-entropy is over all outputs seen, so that new rows learn against the old, frozen ones.
-There is no memory. From task 1 on BatchNorm's statistics are frozen as well, and normalise.
+The cross-entropy is over all outputs seen: of a softmax, so that new rows learn against the old,
+frozen ones, or, mean over outputs, of sigmoids, where each row learns for itself. There is no
+memory. From task 1 on BatchNorm's statistics are frozen as well, and normalise.
 
 Symbols: phi_s the head's rows of task s, theta all other parameters.
 
@@ -16,16 +17,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import UserError
+from cljax.errors import UserError, check_known
 from cljax.methods.common import initial, logits_predictor
 from cljax.methods.incremental import (
     Descent,
+    Loss,
     blanked,
     check_single_head,
     classification,
@@ -72,7 +74,14 @@ def draw(state: State, batch: Batch, key: Array) -> Draws:
 
 
 def update(
-    state: State, batch: Batch, draws: Draws, *, model: Model, class_mask: np.ndarray, by: Descent
+    state: State,
+    batch: Batch,
+    draws: Draws,
+    *,
+    model: Model,
+    class_mask: np.ndarray,
+    loss: Loss,
+    by: Descent,
 ) -> tuple[State, Info]:
     """One gradient step on what may still learn; ``info.loss`` is in nats."""
     assert model.head is not None
@@ -92,7 +101,7 @@ def update(
         return jax.lax.cond(first, train, lambda: model.apply(variables, x, False))
 
     def losses(logits: Array) -> Array:
-        return classification("softmax", logits, batch.y, seen)
+        return classification(loss, logits, batch.y, seen)
 
     state, value = descend(state, batch, losses, forward=forward, by=by, learns=learns)
     return state, Info(value)
@@ -101,6 +110,7 @@ def update(
 def fixed_rep(
     *,
     lr: Array | float = 0.1,
+    loss: Loss = "softmax",
     optimizer: Optimizer = "sgd",
     momentum: float = 0.9,
     weight_decay: float = 0.0,
@@ -111,6 +121,7 @@ def fixed_rep(
 
     Args:
       lr: step size. May be traced.
+      loss: softmax, or sigmoid for the mean binary cross-entropy, over all outputs seen.
       optimizer: sgd, momentum, adam, radam, or directions of your own (``optax.scale_by_...``).
       momentum: of the optimiser "momentum".
       weight_decay: adds so many parameters to the gradient.
@@ -118,10 +129,11 @@ def fixed_rep(
       decay: by this factor. May be traced.
 
     Raises:
-      UserError: for values that are not finite, an unknown optimiser, a network that does not
+      UserError: for values that are not finite, unknown choices, a network that does not
         say which parameters are its head, or a stream whose tasks share classes.
     """
     options = dict(locals())
+    check_known("loss", loss, get_args(Loss))
     by = descent(
         optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, milestones=milestones,
         decay=decay,
@@ -142,7 +154,7 @@ def fixed_rep(
         return Learner(
             init,
             draw,
-            functools.partial(update, model=model, class_mask=spec.class_mask, by=by),
+            functools.partial(update, model=model, class_mask=spec.class_mask, loss=loss, by=by),
             {"logits": logits_predictor(model)},
             (fresh_optimizer(by.optimizer),),
             gradients_per_update=1,

@@ -14,6 +14,7 @@ from incremental_support import (
     batch,
     bind,
     learned,
+    sigmoid_gradient,
     softmax_gradient,
     step,
     weights,
@@ -24,6 +25,7 @@ from cljax.errors import UserError
 from cljax.nets import mlp
 from cljax.types import Variables
 
+GRADIENTS = {"softmax": softmax_gradient, "sigmoid": sigmoid_gradient}
 EAGER = cljax.fixed_rep(lr=0.2, optimizer="momentum", weight_decay=0.1)
 
 
@@ -33,17 +35,20 @@ def _float64():
         yield
 
 
-def test_two_steps_by_hand():
+@pytest.mark.parametrize("loss", sorted(GRADIENTS))
+def test_two_steps_by_hand(loss):
     """Task 0 moves its rows of the linear network, then task 1 moves its own alone."""
     lr, mu, wd = 0.2, 0.9, 0.1
-    learner = bind(EAGER)
+    learner = bind(
+        cljax.fixed_rep(lr=lr, loss=loss, optimizer="momentum", momentum=mu, weight_decay=wd)
+    )
     state = learner.init(jax.random.key(0))
     w, velocity = weights(state.params), (0.0, 0.0)
     for task in (0, 1):
         own = batch([task] * 4, seed=task, masked=[1])
         state, _ = step(learner, state, own)
         rows = np.asarray(own.mask)
-        grads = softmax_gradient(w, np.asarray(own.x)[rows], own.y[rows], task)
+        grads = GRADIENTS[loss](w, np.asarray(own.x)[rows], own.y[rows], task)
         velocity = tuple(mu * v + g + wd * a for v, g, a in zip(velocity, grads, w, strict=True))
         learns = np.arange(12) // 4 == task
         w = tuple(np.where(learns, a - lr * v, a) for a, v in zip(w, velocity, strict=True))
@@ -95,5 +100,6 @@ def test_networks_without_a_head_and_streams_with_several_are_refused():
         support.bind(EAGER, multi_head=True)
     with pytest.raises(UserError, match="classes of its own"):
         support.bind(EAGER)
-    with pytest.raises(UserError, match="lr is nan"):
-        cljax.fixed_rep(lr=np.nan)
+    for options in ({"lr": np.nan}, {"loss": "mse"}, {"milestones": (0,)}):
+        with pytest.raises(UserError):
+            cljax.fixed_rep(**options)
