@@ -94,7 +94,7 @@ class _Inner(NamedTuple):
     params: Params  # Psi
     model_state: PyTree
     opt_state: PyTree
-    moved: Params  # sum over tasks of Psi_i - Phi_base
+    moved: Params  # sum over tasks of Psi_i - Phi_base, () where the last Psi alone counts
     loss: Array  # sum over tasks
     margin: Array
 
@@ -167,19 +167,17 @@ def update(
         margin = _margin(output.logits, owner[task], seen)
         return masked_mean(losses, micro.mask), (after, masked_mean(margin, micro.mask))
 
-    def train(task: Array, width: int, carry: _Inner) -> _Inner:
+    alone = resets and optimizer_state == "per-task"
+    anew = resets and optimizer_state == "fresh"
+
+    def train(task: Array, width: int, at: Any) -> Any:
+        """The task's inner loop, on its micro-batch padded to ``width``."""
         before = jnp.sum(jnp.where(jnp.arange(num_tasks) < task, counts, 0))
         rows = jax.lax.dynamic_slice_in_dim(order, before, width)
         x, y = jax.tree.map(lambda a: a[rows], (batch.x, batch.y))
         mask = jnp.arange(width) < counts[task]
         micro = batch._replace(x=x, y=y, task=batch.task[rows], mask=mask, index=rows)
         learns = _learning(model, base, outputs_of(task), owner[task], loss_outputs, resets)
-        alone = resets and optimizer_state == "per-task"
-        opt_state = carry.opt_state
-        if alone:
-            opt_state = jax.tree.map(lambda a: a[task], carry.opt_state)
-        elif resets and optimizer_state == "fresh":
-            opt_state = optimizer.init(base)
 
         def step(j: Array | int, at: Any) -> Any:
             params, model_state, opt_state, first = at
@@ -190,35 +188,44 @@ def update(
             first = jax.tree.map(lambda a, b: jnp.where(j == 0, a, b), (value, margin), first)
             return params, model_state if resets else after, opt_state, first
 
-        begin = (base if resets else carry.params, carry.model_state, opt_state, (zero, zero))
         if last_inner_steps is None and isinstance(inner_steps, int) and inner_steps == 1:
-            params, model_state, opt_state, first = step(0, begin)
-        else:
-            own = (task == current) & (current == num_tasks - 1)
-            last = inner_steps if last_inner_steps is None else last_inner_steps
-            steps = jnp.where(own, last, inner_steps)
-            params, model_state, opt_state, first = jax.lax.fori_loop(0, steps, step, begin)
-        if alone:
-            put = lambda old, new: old.at[task].set(new)
-            opt_state = jax.tree.map(put, carry.opt_state, opt_state)
-        elif resets and optimizer_state == "fresh":
-            opt_state = carry.opt_state
-        moved = jax.tree.map(lambda total, a, b: total + (a - b), carry.moved, params, base)
-        return _Inner(
-            params, model_state, opt_state, moved, carry.loss + first[0], carry.margin + first[1]
-        )
+            return step(0, at)
+        own = (task == current) & (current == num_tasks - 1)
+        last = inner_steps if last_inner_steps is None else last_inner_steps
+        return jax.lax.fori_loop(0, jnp.where(own, last, inner_steps), step, at)
 
     widths = sorted({-(-size // share) for share in _SHARES})
 
     def visit(task: Array, carry: _Inner) -> _Inner:
         which = jnp.sum(counts[task] > jnp.array([0, *widths[:-1]]))  # 0: the task is absent
         branches = [functools.partial(train, task, width) for width in widths]
-        return jax.lax.switch(which, [lambda same: same, *branches], carry)
+        opt_state = carry.opt_state
+        if alone:  # the others stay out of the branches, which would copy them
+            opt_state = jax.tree.map(lambda a: a[task], carry.opt_state)
+        elif anew:
+            opt_state = optimizer.init(base)
+        at = (base if resets else carry.params, carry.model_state, opt_state, (zero, zero))
+        params, model_state, opt_state, (value, margin) = jax.lax.switch(
+            which, [lambda same: same, *branches], at
+        )
+        if alone:
+            put = lambda old, new: old.at[task].set(new)
+            opt_state = jax.tree.map(put, carry.opt_state, opt_state)
+        elif anew:
+            opt_state = carry.opt_state
+        moved = carry.moved
+        if mode != "released":
+            add = lambda total, a, b: total + jnp.where(which > 0, a - b, 0.0)
+            moved = jax.tree.map(add, moved, params, base)
+        return _Inner(
+            params, model_state, opt_state, moved, carry.loss + value, carry.margin + margin
+        )
 
     statistics = state.model_state
     if jax.tree.leaves(statistics) and (resets or log_forward):
         _, statistics = masked(model, Variables(base, statistics), batch.x, batch.mask)
-    start = _Inner(base, statistics, state.opt_state, tree.full_like(base, 0.0), zero, zero)
+    none = () if mode == "released" else tree.full_like(base, 0.0)
+    start = _Inner(base, statistics, state.opt_state, none, zero, zero)
     inner = jax.lax.fori_loop(0, current + 1, visit, start)
     present = jnp.maximum(jnp.sum(counts > 0), 1)
     if mode == "released":
