@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec, Variables
 
 __all__ = [
-    "LossFn", "binary_cross_entropy", "classification_loss", "cross_entropy", "head_mask",
-    "masked_mean",
+    "LossFn", "binary_cross_entropy", "classification_loss", "cross_entropy", "distillation",
+    "head_mask", "masked_mean",
 ]  # fmt: skip
 
 # (params, model_state, examples, mask=None) -> (losses [B], model_state), in training mode; rows
@@ -50,6 +50,27 @@ def binary_cross_entropy(
     total = jnp.sum(jnp.where(where, terms, 0.0), axis=-1)
     count = jnp.sum(jnp.broadcast_to(where, logits.shape), axis=-1)
     return total / jnp.maximum(count, 1)
+
+
+def distillation(
+    logits: Float[Array, "B C"],
+    teacher: Float[Array, "B C"],
+    outputs: Bool[Array, C],
+    temperature: Array | float,
+) -> Float[Array, B]:
+    """``KL(softmax(teacher / tau) || softmax(logits / tau))`` over some outputs, in nats; none: 0.
+
+    Args:
+      temperature: tau. The gradient shrinks as 1 / tau^2; who wants its size back multiplies.
+    """
+    some = jnp.any(outputs)
+    where = jnp.broadcast_to((outputs | ~some)[None], logits.shape)  # over none: anything finite
+    log_old, log_new = (
+        jnp.where(where, z - jax.nn.logsumexp(z, axis=-1, where=where, keepdims=True), 0.0)
+        for z in (teacher / temperature, logits / temperature)
+    )
+    terms = jnp.where(where, jnp.exp(log_old) * (log_old - log_new), 0.0)
+    return jnp.where(some, jnp.sum(terms, axis=-1), 0.0)
 
 
 def masked_mean(values: Float[Array, "*B"], mask: Bool[Array, "*B"]) -> Float[Array, ""]:

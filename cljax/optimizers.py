@@ -76,7 +76,7 @@ def direction(
 
     Args:
       optimizer: sgd, momentum, adam or radam; an optax transformation of a user's own is taken
-        as it is, and its updates are what is added.
+        as it is, as a direction: ``optax.scale_by_lion()``, say.
       momentum: of "momentum". weight_decay: adds so many parameters to the gradient (L2).
 
     Raises:

@@ -53,12 +53,21 @@ def compare(results: Mapping[str, Any]) -> list[tuple[str, str, Cell, Verdict]]:
     rows = []
     for source in sources_of(results["method"], stream):
         cells = published(source, method=results["method"], stream=stream)
-        for name, target in cells.items():
-            values = results["metrics"].get(name, {}).get("values", [None])
-            if None not in values:
-                verdict = equivalence(np.array(values, float), target, margin)
-                rows.append((source, name, target, verdict))
+        for published_name, target in cells.items():
+            for name in _protocols(published_name, results["metrics"]):
+                values = results["metrics"][name]["values"]
+                if None not in values:
+                    verdict = equivalence(np.array(values, float), target, margin)
+                    rows.append((source, name, target, verdict))
     return rows
+
+
+def _protocols(name: str, metrics: Mapping[str, Any]) -> list[str]:
+    """The metrics a published one stands beside: its own, or of an "accuracy" every protocol's."""
+    if name in metrics:
+        return [name]
+    some = [other for other in metrics if other.startswith(f"{name}_")]
+    return [other for other in some if not other.endswith("_by_session")]
 
 
 def paragraph(config: Mapping[str, Any]) -> str:
@@ -68,8 +77,11 @@ def paragraph(config: Mapping[str, Any]) -> str:
     asks = [name.replace("_", " ") for name, value in config["needs"].items() if value]
     told = ", ".join(asks) if asks else "neither task identities nor boundaries"
     passes = "a single pass" if config["epochs"] == 1 else f"{config['epochs']} passes"
-    memory = options.get("capacity")
-    held = "no replay memory" if memory is None else f"a replay memory of {memory} examples"
+    held = "no replay memory"
+    if options.get("capacity") is not None:
+        held = f"a replay memory of {options['capacity']} examples"
+    elif options.get("per_class") is not None:
+        held = f"{options['per_class']} exemplars of each class"
     seeds = config["seeds"]
     test = ", ".join(_evaluated(entry) for entry in config["evaluations"])
     settings = ", ".join(f"{name}={value}" for name, value in sorted(options.items()))

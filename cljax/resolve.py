@@ -11,7 +11,7 @@ import re
 import sys
 import types as pytypes
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -106,6 +106,9 @@ def _flag_type(annotation: Any) -> Any:
     simple = (int, float, bool, str, type(None))
     if annotation in simple or typing.get_origin(annotation) is typing.Literal:
         return annotation
+    if typing.get_origin(annotation) is Sequence:
+        (part,) = typing.get_args(annotation)
+        return tuple[part, ...] if part in (int, float) else None
     if typing.get_origin(annotation) in (typing.Union, pytypes.UnionType):
         kept = [_flag_type(part) for part in typing.get_args(annotation) if part is not jax.Array]
         kept = [part for part in kept if part is not None]

@@ -31,10 +31,10 @@ MODES, LOSSES = ("paper", "released", "sequential-mean"), ("own", "seen", "seen-
 SCRIPT = {"first_epochs": 5, "beta": 0.5, "milestones": (5, 10, 15), "decay": 0.5}
 # The same eight settings for every mode and loss.
 OPTIMIZERS = {
-    "sgd": ({"optimizer": "sgd"}, [0.2, 0.5, 1.0]),
+    "sgd": ({"optimizer": "sgd"}, [0.5, 1.0, 2.0]),
     "momentum": (
         {"optimizer": "momentum", "weight_decay": 1e-3, "last_factor": 0.5},
-        [0.01, 0.03, 0.1],
+        [0.03, 0.1, 0.2],
     ),
     "radam": ({"optimizer": "radam"}, [0.001, 0.003]),
 }
@@ -182,7 +182,8 @@ def main() -> None:
         memory = (
             "2000 examples" if name in MEMORY else "all examples" if name == "oracle" else "none"
         )
-        label = f"{SHOWN.get(name, name)}, {CHECKED[name]}, memory {memory}: {sweep.label(best.setting)}"
+        label = f"{SHOWN.get(name, name)}, {CHECKED[name]}, memory {memory}: "
+        label += sweep.label(best.setting)
         evaluations = protocols(CONTINUUM, predictor=generic, generic=generic)
         report(name, label, {**base, **best.setting}, evaluations=evaluations)
     if args.smoke or set(args.methods) < {"itaml", *COMPARATORS}:

@@ -152,14 +152,12 @@ def counts(stream: Stream, budget: Budget, seed: int) -> np.ndarray:
     return np.array(found, int)
 
 
-def replayed(
-    stream: Stream, budget: Budget, *, first_epochs: int | None = None, everything: bool = False
-) -> Stream:
+def replayed(stream: Stream, budget: Budget | None, *, first_epochs: int | None = None) -> Stream:
     """The stream with each task's updates drawn from its examples and the exemplars together.
 
     Args:
+      budget: of exemplars; None replays all past examples instead.
       first_epochs: epochs of the first task; None: as many as of the others.
-      everything: replay all past examples instead of exemplars; then ``budget`` is not read.
 
     Raises:
       UserError: for a stream that has a plan of its own.
@@ -170,12 +168,12 @@ def replayed(
         check_positive(first_epochs=first_epochs)
 
     def planner(seed: int, batch_size: int, epochs: int) -> StepPlan:
-        held = None if everything else counts(stream, budget, seed)
+        held = None if budget is None else counts(stream, budget, seed)
         subsets, parts = stream.subsets(seed), []
         for task, own in enumerate(subsets):
             rows = [own]
             tasks = [np.full(len(own), task, np.int32)]
-            if everything:
+            if budget is None:
                 rows += subsets[:task]
                 tasks += [np.full(len(past), i, np.int32) for i, past in enumerate(subsets[:task])]
             elif task:
@@ -196,5 +194,5 @@ def replayed(
                 )  # fmt: skip
         return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    named = ("replayed", everything, first_epochs, budget.shares.tolist())
+    named = ("replayed", first_epochs, None if budget is None else budget.shares.tolist())
     return replace(stream, planner=planner, checksum=checksum(stream.checksum, {}, *named))

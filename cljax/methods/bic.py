@@ -35,7 +35,7 @@ import numpy as np
 
 from cljax import tree
 from cljax.errors import UserError, check_finite, check_positive
-from cljax.losses import masked_mean
+from cljax.losses import distillation, masked_mean
 from cljax.memory.exemplars import Budget
 from cljax.memory.policies import Policy
 from cljax.methods.common import initial, logits_predictor
@@ -46,7 +46,6 @@ from cljax.methods.incremental import (
     classification,
     descend,
     descent,
-    distillation,
     past_outputs,
     seen_outputs,
     training,

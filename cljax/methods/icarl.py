@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import check_finite, check_known
-from cljax.losses import binary_cross_entropy
+from cljax.losses import binary_cross_entropy, distillation
 from cljax.memory.policies import Policy
 from cljax.methods.common import initial, logits_predictor
 from cljax.methods.incremental import (
@@ -43,7 +43,6 @@ from cljax.methods.incremental import (
     classification,
     descend,
     descent,
-    distillation,
     past_outputs,
     seen_outputs,
     training,

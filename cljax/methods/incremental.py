@@ -34,7 +34,7 @@ from cljax.types import (
 
 __all__ = [
     "Descent", "Loss", "blanked", "check_single_head", "classification", "descend", "descent",
-    "distillation", "past_outputs", "seen_outputs", "training",
+    "past_outputs", "seen_outputs", "training",
 ]  # fmt: skip
 
 Loss: TypeAlias = Literal["softmax", "sigmoid"]
@@ -131,20 +131,6 @@ def classification(loss: Loss, logits: Array, y: Array, outputs: Array) -> Array
         return cross_entropy(logits, y, outputs[None])
     targets = jax.nn.one_hot(y, logits.shape[1], dtype=logits.dtype)
     return binary_cross_entropy(logits, targets, outputs[None])
-
-
-def distillation(
-    logits: Array, teacher: Array, outputs: Array, temperature: Array | float
-) -> Array:
-    """``KL(softmax(teacher / tau) || softmax(logits / tau))`` over some outputs, [B]; none: 0."""
-    some = jnp.any(outputs)
-    where = jnp.broadcast_to((outputs | ~some)[None], logits.shape)  # over none: anything finite
-    log_old, log_new = (
-        jnp.where(where, z - jax.nn.logsumexp(z, axis=-1, where=where, keepdims=True), 0.0)
-        for z in (teacher / temperature, logits / temperature)
-    )
-    terms = jnp.where(where, jnp.exp(log_old) * (log_old - log_new), 0.0)
-    return jnp.where(some, jnp.sum(terms, axis=-1), 0.0)
 
 
 def check_single_head(name: str, spec: Spec) -> None:

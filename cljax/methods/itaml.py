@@ -37,15 +37,16 @@ import numpy as np
 from cljax import tree
 from cljax.errors import UserError, check_finite, check_known, check_positive
 from cljax.losses import binary_cross_entropy, masked_mean
-from cljax.memory import exemplars as memory
-from cljax.memory.exemplars import Budget, Exemplars
-from cljax.memory.policies import Policy, named
+from cljax.memory.exemplars import Exemplars
+from cljax.memory.policies import Policy
 from cljax.methods.adapted import adapted_predictor, protocols
 from cljax.methods.common import initial, logits_predictor
+from cljax.methods.incremental import check_single_head, seen_outputs
+from cljax.methods.micro import by_task
+from cljax.methods.rehearsal import recall, rehearsal
 from cljax.methods.sessions import check_milestones, rate, session
 from cljax.nets.masked import masked
 from cljax.optimizers import Optimizer, Transformation, direction
-from cljax.streams.base import Stream
 from cljax.types import (
     Array,
     Batch,
@@ -67,7 +68,6 @@ Mode: TypeAlias = Literal["paper", "released", "sequential-mean"]
 LossOutputs: TypeAlias = Literal["own", "seen", "seen-frozen"]
 OptimizerState: TypeAlias = Literal["per-task", "shared", "fresh"]
 EtaIndex: TypeAlias = Literal["code", "paper", "printed"]
-_SHARES = (16, 4, 1)  # micro-batches are padded to a 16th or a quarter of the batch, or all of it
 
 
 class State(NamedTuple):
@@ -152,9 +152,9 @@ def update(
       task is above the largest of other tasks seen, mean over tasks.
     """
     base, current, owner = state.params, batch.clock.task, jnp.asarray(class_mask)
-    num_tasks, size = len(class_mask), batch.y.shape[0]
-    counts, order = _by_task(batch, num_tasks)
-    seen = jnp.any(owner & (jnp.arange(num_tasks) <= current)[:, None], axis=0)
+    num_tasks = len(class_mask)
+    counts, visit = by_task(batch, num_tasks)
+    seen = seen_outputs(class_mask, current)
     resets, zero = mode == "paper", jnp.zeros((), jax.tree.leaves(base)[0].dtype)
 
     def outputs_of(task: Array) -> Array:
@@ -170,13 +170,8 @@ def update(
     alone = resets and optimizer_state == "per-task"
     anew = resets and optimizer_state == "fresh"
 
-    def train(task: Array, width: int, at: Any) -> Any:
-        """The task's inner loop, on its micro-batch padded to ``width``."""
-        before = jnp.sum(jnp.where(jnp.arange(num_tasks) < task, counts, 0))
-        rows = jax.lax.dynamic_slice_in_dim(order, before, width)
-        x, y = jax.tree.map(lambda a: a[rows], (batch.x, batch.y))
-        mask = jnp.arange(width) < counts[task]
-        micro = batch._replace(x=x, y=y, task=batch.task[rows], mask=mask, index=rows)
+    def train(task: Array, micro: Batch, at: Any) -> Any:
+        """The task's inner loop."""
         learns = _learning(model, base, outputs_of(task), owner[task], loss_outputs, resets)
 
         def step(j: Array | int, at: Any) -> Any:
@@ -194,19 +189,15 @@ def update(
         last = inner_steps if last_inner_steps is None else last_inner_steps
         return jax.lax.fori_loop(0, jnp.where(own, last, inner_steps), step, at)
 
-    widths = sorted({-(-size // share) for share in _SHARES})
-
-    def visit(task: Array, carry: _Inner) -> _Inner:
-        which = jnp.sum(counts[task] > jnp.array([0, *widths[:-1]]))  # 0: the task is absent
-        branches = [functools.partial(train, task, width) for width in widths]
+    def one(task: Array, carry: _Inner) -> _Inner:
         opt_state = carry.opt_state
         if alone:  # the others stay out of the branches, which would copy them
             opt_state = jax.tree.map(lambda a: a[task], carry.opt_state)
         elif anew:
             opt_state = optimizer.init(base)
         at = (base if resets else carry.params, carry.model_state, opt_state, (zero, zero))
-        params, model_state, opt_state, (value, margin) = jax.lax.switch(
-            which, [lambda same: same, *branches], at
+        params, model_state, opt_state, (value, margin) = visit(
+            task, functools.partial(train, task), at
         )
         if alone:
             put = lambda old, new: old.at[task].set(new)
@@ -215,7 +206,7 @@ def update(
             opt_state = carry.opt_state
         moved = carry.moved
         if mode != "released":
-            add = lambda total, a, b: total + jnp.where(which > 0, a - b, 0.0)
+            add = lambda total, a, b: total + jnp.where(counts[task] > 0, a - b, 0.0)
             moved = jax.tree.map(add, moved, params, base)
         return _Inner(
             params, model_state, opt_state, moved, carry.loss + value, carry.margin + margin
@@ -226,7 +217,7 @@ def update(
         _, statistics = masked(model, Variables(base, statistics), batch.x, batch.mask)
     none = () if mode == "released" else tree.full_like(base, 0.0)
     start = _Inner(base, statistics, state.opt_state, none, zero, zero)
-    inner = jax.lax.fori_loop(0, current + 1, visit, start)
+    inner = jax.lax.fori_loop(0, current + 1, one, start)
     present = jnp.maximum(jnp.sum(counts > 0), 1)
     if mode == "released":
         moved = jax.tree.map(jnp.subtract, inner.params, base)
@@ -261,13 +252,13 @@ def one_gradient(
     counts = jnp.sum(member, axis=0)
     present = jnp.maximum(jnp.sum(counts > 0), 1)
     weights = batch.mask / (present * jnp.maximum(counts, 1)[batch.task])
-    seen = jnp.any(owner & (jnp.arange(num_tasks) <= batch.clock.task)[:, None], axis=0)
+    seen = seen_outputs(class_mask, batch.clock.task)
     outputs = owner[batch.task] if loss_outputs == "own" else seen[None]
 
     def objective(params: Params) -> tuple[Array, Array]:
         variables = Variables(params, state.model_state)
         if model.grouped is None:
-            logits = model.apply(variables, batch.x, True)[0].logits
+            logits = masked(model, variables, batch.x, batch.mask)[0].logits
         else:
             logits = model.grouped(variables, batch.x, member)[0].logits
         targets = jax.nn.one_hot(batch.y, owner.shape[1], dtype=logits.dtype)
@@ -347,9 +338,7 @@ def itaml(
         not go together, or a stream whose tasks share classes.
     """
     options = dict(locals())
-    check_positive(
-        inner_steps=inner_steps, capacity=capacity, continuum=continuum, adapt_batch=adapt_batch
-    )
+    check_positive(inner_steps=inner_steps, continuum=continuum, adapt_batch=adapt_batch)
     if last_inner_steps is not None:
         check_positive(last_inner_steps=last_inner_steps)
     if adapt_epochs:
@@ -372,14 +361,12 @@ def itaml(
         and last_inner_steps is None,
     )  # fmt: skip
     towards = direction(optimizer, momentum=momentum, weight_decay=weight_decay)
-    policy = named(exemplars)
+    held = rehearsal(exemplars, capacity, None, first_epochs)
     per_task = mode == "paper" and optimizer_state == "per-task"
 
-    def budget(class_mask: np.ndarray) -> Budget:
-        return memory.budget_of(class_mask, total=capacity)
-
     def bind(model: Model, spec: Spec) -> Learner:
-        slots, num_tasks = budget(spec.class_mask), spec.num_tasks
+        check_single_head("itaml", spec)
+        budget, num_tasks = held.budget(spec.class_mask), spec.num_tasks
         if model.head is None and (
             mode == "paper" or loss_outputs == "seen-frozen" or head_combine == "own"
         ):
@@ -398,7 +385,7 @@ def itaml(
 
         def init(key: Array) -> State:
             params, model_state = initial(model, spec, key)
-            return State(params, model_state, new_optimizer(params), policy.init(spec, slots))
+            return State(params, model_state, new_optimizer(params), held.policy.init(spec, budget))
 
         def step(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
             clock = batch.clock
@@ -425,17 +412,14 @@ def itaml(
             draw,
             step,
             {"adapted": adapted, "logits": logits_predictor(model)},
-            (begin, *policy.phases(model, spec, slots)),
-            recall=lambda state, x, y, index: memory.recall(state.exemplars, x, y, index),
+            (begin, *held.policy.phases(model, spec, budget)),
+            recall=recall,
             evaluations=protocols(continuum),
             examples_per_update=spec.batch_size * inner_steps,
         )
 
-    def arrange(stream: Stream) -> Stream:
-        return memory.replayed(stream, budget(stream.class_mask), first_epochs=first_epochs)
-
     needs = Needs(boundaries=True, task_ids_train=True, continuum=continuum, epochs=True)
-    return Method("itaml", bind, needs, options, arrange=arrange, make=itaml)
+    return Method("itaml", bind, needs, options, arrange=held.arrange, make=itaml)
 
 
 def _check_together(
@@ -453,13 +437,6 @@ def _check_together(
             "algebra is one-gradient, but it holds only for mode=paper with inner_steps=1, "
             "optimizer=sgd, no weight decay and loss_outputs own or seen; use algebra=general."
         )
-
-
-def _by_task(batch: Batch, num_tasks: int) -> tuple[Array, Array]:
-    """Valid examples of each task [T], and all rows [2 B] task by task, padded."""
-    task = jnp.where(batch.mask, batch.task, num_tasks)
-    counts = jnp.sum(task[:, None] == jnp.arange(num_tasks)[None], axis=0)
-    return counts, jnp.pad(jnp.argsort(task, stable=True), (0, task.shape[0]))
 
 
 def _learning(

@@ -154,8 +154,7 @@ def replayed(
     def arrange(stream: Stream) -> Stream:
         if held is not None:
             return held.arrange(stream)
-        unread = memory.budget_of(stream.class_mask, per_class=1)
-        return memory.replayed(stream, unread, first_epochs=first_epochs, everything=True)
+        return memory.replayed(stream, None, first_epochs=first_epochs)
 
     needs = Needs(boundaries=True, task_ids_train=True, epochs=True)
     return Method("replayed", bind, needs, options, arrange=arrange, make=replayed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from cljax.errors import UserError
 from cljax.types import Array, Model, Output, PyTree, Variables
@@ -23,7 +24,9 @@ def masked(model: Model, variables: Variables, x: PyTree, mask: Array) -> tuple[
     Raises:
       UserError: for a network with state that does not have ``grouped``.
     """
+    blank = lambda a: jnp.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, 0)
     if not jax.tree.leaves(variables.model_state):
+        x = jax.tree.map(blank, x)  # whatever they hold reaches no gradient either
         return model.apply(variables, x, True)
     if model.grouped is None:
         raise UserError(

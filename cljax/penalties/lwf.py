@@ -17,12 +17,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cljax.errors import check_finite
-from cljax.losses import masked_mean
+from cljax.losses import distillation, masked_mean
 from cljax.penalties.common import nothing_observed
 from cljax.types import Array, Batch, Network, Params, Penalty, Variables
 
@@ -53,21 +51,19 @@ def lwf(strength: Array | float = 1.0, *, temperature: Array | float = 2.0) -> P
         return State(params, jnp.zeros((), jnp.int32))
 
     def distil(state: State, params: Params, batch: Batch, network: Network) -> Array:
-        old = network.logits(Variables(state.teacher, network.model_state), batch.x) / temperature
-        new = network.logits(Variables(params, network.model_state), batch.x) / temperature
+        old = network.logits(Variables(state.teacher, network.model_state), batch.x)
+        new = network.logits(Variables(params, network.model_state), batch.x)
         class_mask = network.spec.class_mask
         past = jnp.arange(len(class_mask)) < state.tasks
         total = jnp.zeros(())
         if network.spec.multi_head:
             for task, outputs in enumerate(class_mask):
-                own = _divergence(old, new, jnp.asarray(outputs))
+                own = distillation(new, old, jnp.asarray(outputs), temperature)
                 total = total + jnp.where(past[task], masked_mean(own, batch.mask), 0.0)
         else:
             outputs = jnp.any(past[:, None] & jnp.asarray(class_mask), axis=0)
-            # Before the first task ends there are no old outputs; any finite value will do.
-            outputs = outputs | (state.tasks == 0)
-            own = masked_mean(_divergence(old, new, outputs), batch.mask)
-            total = jnp.where(state.tasks > 0, own, 0.0)
+            own = distillation(new, old, outputs, temperature)  # none before the first task ends
+            total = masked_mean(own, batch.mask)
         return strength * temperature**2 * total
 
     def consolidate(
@@ -78,15 +74,6 @@ def lwf(strength: Array | float = 1.0, *, temperature: Array | float = 2.0) -> P
     return Penalty(
         init, _zero, nothing_observed, consolidate, distil=distil, name="lwf", options=options
     )
-
-
-def _divergence(old: Array, new: Array, outputs: Array | np.ndarray) -> Array:
-    """``KL(softmax(old) || softmax(new))`` of each row over some outputs, [B]."""
-    where = jnp.broadcast_to(outputs[None], old.shape)
-    log_old = old - jax.nn.logsumexp(old, axis=-1, where=where, keepdims=True)
-    log_new = new - jax.nn.logsumexp(new, axis=-1, where=where, keepdims=True)
-    terms = jnp.where(where, jnp.exp(jnp.where(where, log_old, 0.0)) * (log_old - log_new), 0.0)
-    return jnp.sum(terms, axis=-1)
 
 
 def _zero(state: State, params: Params) -> Array:

@@ -60,7 +60,7 @@ STREAMS: Mapping[str, Callable[..., Stream]] = MappingProxyType(
         "cifar100-5x20": cifar100_5x20,
         "cifar100-20x5": cifar100_20x5,
         "cifar100-2x50": cifar100_2x50,
-        "svhn-5x2": svhn,
+        "split-svhn": svhn,
         "class-folders": class_folders,
         "imagenet100-10x10": imagenet100_10x10,
         "imagenet1k-10x100": imagenet1k_10x100,

@@ -54,7 +54,7 @@ def svhn(
     check_colour(data)
     whole = data.source.startswith("tfds:svhn_cropped/") and samples_per_task is None
     return split_by_class(
-        f"svhn-{len(groups)}x{classes_per_task}", data, groups,
+        "split-svhn", data, groups,
         samples_per_task=samples_per_task, multi_head=multi_head, hold_out=val, renumber=True,
         transform=normalised(IMAGENET_MEAN, IMAGENET_STD, augment=augmented),
         published=whole and (val, multi_head, augment) == (0.0, False, "standard"),

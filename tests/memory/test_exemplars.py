@@ -164,7 +164,7 @@ def test_the_plan_is_the_union_shuffled_anew_in_every_epoch():
             assert slots == expected[task]
         assert len({tuple(f) for f in found}) == epochs
         assert rows.last[rows.current == task].sum() == 1
-    everything = plan(exemplars.replayed(source, budget, everything=True), 0, 4, 1)
+    everything = plan(exemplars.replayed(source, None), 0, 4, 1)
     last = everything.index[everything.mask & (everything.current == 2)[:, None]]
     assert sorted(last.tolist()) == list(range(len(source.train_y)))
 

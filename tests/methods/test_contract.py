@@ -42,10 +42,13 @@ CASES = {
     "fixed-rep": ({"lr": 0.1}, "lr"),
     "icarl": ({"capacity": 24, "lr": 0.1}, "lr"),
     "bic": ({"capacity": 24, "lr": 0.1}, "lr"),
+    "itaml": ({"capacity": 24, "lr": 0.5, "optimizer": "momentum"}, "lr"),
 }
 MULTI_HEAD = {"icarl-ti"}  # not defined on one head
 # These need tasks with classes of their own in one head.
-CLASS_INCREMENTAL = {"replayed", "oracle", "reptile", "fomaml", "fixed-rep", "icarl", "bic"}
+CLASS_INCREMENTAL = {
+    "replayed", "oracle", "reptile", "fomaml", "fixed-rep", "icarl", "bic", "itaml",
+}  # fmt: skip
 EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 
 

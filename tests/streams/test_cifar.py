@@ -149,8 +149,8 @@ def test_many_heads_and_fewer_images():
 
 def test_svhn_tests_with_true_counts():
     data = pictures(10, 20, 5, ragged=True)
-    stream = STREAMS["svhn-5x2"](data)
-    assert stream.name == "svhn-5x2" and not stream.published and stream.num_classes == 10
+    stream = STREAMS["split-svhn"](data)
+    assert stream.name == "split-svhn" and not stream.published and stream.num_classes == 10
     assert np.array_equal(stream.class_mask, np.arange(10) // 2 == np.arange(5)[:, None])
     assert [len(rows) for rows in stream.test_index] == [11, 15, 19, 23, 27]
     for t, rows in enumerate(stream.test_index):
