@@ -54,7 +54,7 @@ COLUMNS = ("accuracy_no_update", "accuracy_task_agnostic", "task_accuracy", "acc
 
 
 def percent(cell) -> str:
-    if cell["mean"] is None:
+    if cell is None or cell["mean"] is None:
         return "diverged"
     spread = "" if cell["std"] is None else f" ± {100 * cell['std']:.2f}"
     lost = sum(value is None for value in cell["values"])
@@ -86,6 +86,15 @@ def worst_class(run: cljax.Run, stream, net: str) -> list[float]:
     return found
 
 
+def bound_of(p0: float) -> str:
+    """Algorithm 4's size of a continuum for five tasks of two classes, if there is one."""
+    try:
+        bound = cljax.continuum_lower_bound(p0, 2, 5)
+    except cljax.errors.UserError:
+        return "none"
+    return f"{bound.n} (stable from {bound.n_stable})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
@@ -115,7 +124,7 @@ def main() -> None:
         shared = {"net": recipe.net, "batch_size": recipe.batch_size, "epochs": recipe.epochs}
         run = cljax.run(method, stream, seeds=seeds, evaluations=continua(sizes), **shared)
         p0 = worst_class(run, stream, recipe.net)
-        bounds = [cljax.continuum_lower_bound(max(p, 1e-3), 2, 5) for p in p0]
+        bounds = [bound_of(p) for p in p0]
         cells = run.results["metrics"]
         curves[start] = (
             [cells[f"task_p{p}"]["values"] for p in sizes],
@@ -128,7 +137,7 @@ def main() -> None:
             *(f"| {p} | {percent(cells[f'task_p{p}'])} | {percent(cells[f'accuracy_p{p}'])} |"
               for p in sizes), "",
             "P0 of the seeds: " + ", ".join(f"{p:.3f}" for p in p0) + "; bound n at 95 %: "
-            + ", ".join(f"{b.n} (stable from {b.n_stable})" for b in bounds) + ".", "",
+            + ", ".join(bounds) + ".", "",
         ]  # fmt: skip
         print("\n".join(lines[-len(sizes) - 4 :]), flush=True)
         for name in chosen:
@@ -143,7 +152,7 @@ def main() -> None:
                 run = cljax.run(changed, stream, seeds=seeds, out=kept, **shared)
                 cells = run.results["metrics"]
                 found[start, name, label] = cells
-                row = [label, *(percent(cells[column]) for column in COLUMNS)]
+                row = [label, *(percent(cells.get(column)) for column in COLUMNS)]
                 lines.append("| " + " | ".join(row) + " |")
                 print(start, name, lines[-1], flush=True)
             lines.append("")
@@ -181,8 +190,10 @@ def draw(curves, found, path: Path) -> None:
         labels = list(ABLATIONS[name])
         for start, (colour, marker) in style.items():
             for column, line in (("accuracy_task_agnostic", "-"), ("accuracy_no_update", ":")):
-                values = [found[start, name, label][column]["mean"] for label in labels]
-                values = [np.nan if value is None else 100 * value for value in values]
+                values = []
+                for label in labels:
+                    mean = found[start, name, label].get(column, {"mean": None})["mean"]
+                    values.append(np.nan if mean is None else 100 * mean)
                 axis.plot(range(len(labels)), values, colour, ls=line, marker=marker, ms=4)
         axis.set_xticks(range(len(labels)), [label.split(",")[0] for label in labels], fontsize=8)
         axis.set(xlabel=name, ylabel="%")

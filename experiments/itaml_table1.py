@@ -75,7 +75,7 @@ GENERIC = {"icarl": "nearest-mean"}  # the predictor of methods whose headline i
 
 
 def percent(summary) -> str:
-    if summary["mean"] is None:
+    if summary is None or summary["mean"] is None:
         return "diverged"
     text = f"{100 * summary['mean']:.2f}"
     if summary["ci95"] is not None:
@@ -107,13 +107,14 @@ def tuned(name: str, base: dict, grid: dict, stream, folder: Path, seed: int, sh
 
 def row_of(name: str, label: str, run: cljax.Run) -> str:
     cells, seeds = run.results["metrics"], run.results["seeds"]
-    row = [label, *(percent(cells[column]) for column in COLUMNS)]
+    row = [label, *(percent(cells.get(column)) for column in COLUMNS)]
     source = sources()["itaml-table1"].cells.get((name, "split-mnist"))
     found = "-" if source is None else f"{100 * source['accuracy'].mean:.2f}: "
     if source is not None:
         verdicts = []
         for column in COLUMNS:
-            if column != "task_accuracy" and None not in cells[column]["values"] and len(seeds) > 1:
+            values = cells.get(column, {"values": [None]})["values"]
+            if column != "task_accuracy" and None not in values and len(seeds) > 1:
                 verdict = equivalence(run.metric(column), source["accuracy"], MARGIN)
                 short = column.removeprefix("accuracy_").replace("_", "-")
                 verdicts.append(f"{short} {100 * verdict.diff:+.2f} {verdict.verdict}")
