@@ -102,19 +102,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--starts", nargs="*", choices=list(STARTS), default=list(STARTS))
     parser.add_argument("--ablations", nargs="*", choices=list(ABLATIONS), default=list(ABLATIONS))
-    parser.add_argument("--smoke", action="store_true", help="the sample, 1 epoch, two ablations")
+    parser.add_argument("--smoke", action="store_true", help="the sample, 1 epoch, a few runs")
     parser.add_argument(
         "--out", type=Path, default=Path("experiments/results/itaml_ablations.md"),
         help="and .png beside it; written only with all ablations, and not by --smoke",
     )  # fmt: skip
     args = parser.parse_args()
 
-    chosen = ["beta", "b"] if args.smoke else args.ablations
+    starts, chosen = (["tuned"], ["beta"]) if args.smoke else (args.starts, args.ablations)
     sizes = (1, 20) if args.smoke else SIZES
     seeds = 2 if args.smoke else args.seeds
     folder = args.runs / ("smoke" if args.smoke else "full")
     lines, curves, found = [], {}, {}
-    for start in args.starts:
+    for start in starts:
         recipe = cljax.recipe("itaml", "split-mnist", "itaml", STARTS[start])
         recipe = recipe.replace(data_dir=args.data_dir, sample=args.smoke)
         if args.smoke:
@@ -146,7 +146,7 @@ def main() -> None:
                 f"| {name} | per sample | continuum 20, task inferred | task accuracy | "
                 "task given |", "| --- | --- | --- | --- | --- |",
             ]  # fmt: skip
-            for label, options in ABLATIONS[name].items():
+            for label, options in list(ABLATIONS[name].items())[: 2 if args.smoke else None]:
                 changed = cljax.itaml(**{**recipe.method_options, **options})
                 kept = folder / start / f"{name}-{label}".replace(" ", "-").replace(",", "")
                 run = cljax.run(changed, stream, seeds=seeds, out=kept, **shared)
