@@ -250,7 +250,10 @@ def compile_programs(
     bound = jax.ShapeDtypeStruct((), jnp.int32)
     waiting_init = compiled(init, (0, 0), hyper, key)
 
-    segments = {}
+    def checked(carry: Carry) -> Carry:
+        return carry._replace(sound=_sound(carry.state))
+
+    segments, ends = {}, {}
     for name, plan in plans.items():
 
         def segment(
@@ -265,15 +268,17 @@ def compile_programs(
             else:
                 source = next(phase for phase in learner.phases if phase.name == name)
             step = make_step(source, stream.transform, count)
-            body = _segment(step) if loop == "scan" else _single(step)
-            after = body(carry, plan, data, key, *bounds)
-            return after._replace(sound=_sound(after.state))
+            if loop == "steps":  # the check of all leaves is a program of its own
+                return _single(step)(carry, plan, data, key, *bounds)
+            return checked(_segment(step)(carry, plan, data, key, *bounds))
 
         num_steps = plan.current.shape[-1]
         carry = shape_of(lambda state, n=num_steps: begin(state, n), (0,), state)
         bounds = (bound, bound) if loop == "scan" else (bound,)
         axes = (0, 0, 0, None, 0, *(None for _ in bounds))
         segments[name] = compiled(segment, axes, hyper, carry, plan, data, key, *bounds, donate=1)
+        if loop == "steps":
+            ends[name] = compiled(checked, (0,), carry, donate=0)
 
     views, corrects, shown = {}, {}, {}
     for name in dict.fromkeys(n for evaluation in evaluations for n in predictors_of(evaluation)):
@@ -303,7 +308,7 @@ def compile_programs(
 
     loops = {name: future.result() for name, future in segments.items()}
     if loop == "steps":
-        loops = {name: _stepped(program) for name, program in loops.items()}
+        loops = {name: _stepped(loops[name], end.result()) for name, end in ends.items()}
     return Programs(
         waiting_init.result(),
         loops,
@@ -397,13 +402,15 @@ def _segment(step: Step) -> Callable[..., Carry]:
     return segment
 
 
-def _stepped(program: Callable[..., Carry]) -> Callable[..., Carry]:
+def _stepped(
+    program: Callable[..., Carry], checked: Callable[[Carry], Carry]
+) -> Callable[..., Carry]:
     def segment(
         hyper: Hyper, carry: Carry, plan: StepPlan, data: TrainData, key: Array, start: Any,
         stop: Any,
     ) -> Carry:  # fmt: skip
         for i in range(int(start), int(stop)):
             carry = program(hyper, carry, plan, data, key, np.int32(i))
-        return carry
+        return checked(carry)
 
     return segment
