@@ -165,4 +165,6 @@ def test_masked_needs_grouped_where_there_is_state():
     variables = model.init(jax.random.key(0), x)
     output, state = masked(model, variables, x, mask)
     assert isinstance(output, Output) and isinstance(variables, Variables) and state == {}
-    np.testing.assert_array_equal(output.logits, model.apply(variables, x, True)[0].logits)
+    np.testing.assert_array_equal(output.logits[:2], model.apply(variables, x, True)[0].logits[:2])
+    loss = lambda v: masked(model, v, x.at[2].set(jnp.nan), mask)[0].logits[:2].sum()
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(variables)))
