@@ -439,6 +439,24 @@ def test_a_run_reports_every_protocol():
     assert (matrix <= np.minimum(aware, inferred) + 1e-12)[:, -1].all()
 
 
+def test_tasks_may_bring_unequal_numbers_of_classes():
+    source, task_of = stream(), np.array([0, 1, 1, 2, 2, 2])
+    rows, tests = (
+        tuple(np.flatnonzero(task_of[y] == t).astype(np.int32) for t in range(3))
+        for y in (source.train_y, source.test_y)
+    )
+    uneven = stream(
+        class_mask=task_of == np.arange(3)[:, None], test_index=tests, subsets=lambda seed: rows
+    )
+    options = {"continuum": 4, "capacity": 20, "loss_outputs": "seen", "beta": 0.2}
+    with jax.enable_x64(False):
+        run = cljax.run(itaml(lr=1.0, **options), uneven, seeds=1, epochs=20, batch_size=16,
+                        net=mlp(16))  # fmt: skip
+    assert run.metric("accuracy_task_aware")[0] > 0.6 and run.metric("task_accuracy")[0] > 0.6
+    kept = run.states[0].exemplars
+    assert np.bincount(kept.y[kept.mask]).tolist() == [3] * 6
+
+
 def test_adapted_models_equal_a_plain_loop_of_adam():
     """With every exemplar in one batch the order does not matter."""
     model = mlp(5, head_bias=False)(TASKS * EACH)
