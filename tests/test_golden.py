@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cljax.memory.policies import herd
+
 pytestmark = pytest.mark.golden
 
 _DEFAULT = Path(__file__).parents[2] / "shared" / "golden"
@@ -37,6 +39,9 @@ def test_trace(path: Path) -> None:
     method = config.get("method", config.get("rule"))
     if method == "itaml":
         _check_itaml(arrays, config)
+        return
+    if method == "herding":
+        _check_herding(arrays, config)
         return
     if method not in ADAPTERS:
         pytest.skip(f"the method of this trace, {method}, is not built yet")
@@ -66,6 +71,15 @@ def _check_itaml(arrays: Any, config: dict[str, Any]) -> None:
             )
             compared += 1
     assert compared == config["num_tasks"] * config["batches"]
+
+
+def _check_herding(arrays: Any, config: dict[str, Any]) -> None:
+    with jax.enable_x64(True):
+        for case in range(config["cases"]):
+            features, ranks = arrays[f"case{case}/features"], arrays[f"case{case}/ranks"]
+            features = jnp.asarray(features / np.linalg.norm(features, axis=1, keepdims=True))
+            every = jnp.ones(len(features), bool)
+            np.testing.assert_array_equal(herd(features, every, len(ranks), repeats=True), ranks)
 
 
 def test_the_adapters_see_a_wrong_update() -> None:

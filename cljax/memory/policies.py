@@ -42,6 +42,7 @@ __all__ = ["POLICIES", "Policy", "first", "herd", "herding", "named", "random"]
 
 Policy: TypeAlias = Literal["random", "first", "herding"] | ExemplarPolicy
 _WIDTH = 256  # chosen examples a step
+_ROUNDS = 1000
 _BLOCK = 256  # images a forward pass: bounds its activations
 
 
@@ -59,7 +60,7 @@ def herding(*, repeats: bool = False) -> ExemplarPolicy:
     """The m examples of each class whose running mean of features follows the class's mean.
 
     Args:
-      repeats: whether an example may be taken again, as in the code released with mnemonics.
+      repeats: the rule of the code released with mnemonics, see ``herd``.
     """
 
     def phases(model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
@@ -97,24 +98,44 @@ def herd(
     """Rows whose running means stay nearest to the mean of all valid rows, in order.
 
     Args:
-      num: how many, a static size; beyond the number of valid rows the entries mean nothing
-        (with ``repeats`` there is no such bound).
-      repeats: whether a row may be taken again.
+      features: with ``repeats`` of length 1 each.
+      num: how many, a static size.
+      repeats: the rule of the code released with mnemonics (arXiv:2002.10211): a row may win
+        again, which takes no place but counts in the running mean; at most 1000 rounds.
 
     Returns:
-      Row indices [num].
+      Row indices [num], -1 where no more were found.
     """
     valid = jnp.where(mask[:, None], features, 0.0)
     mean = jnp.sum(valid, axis=0) / jnp.maximum(jnp.sum(mask), 1)
+    if repeats:
+        return _herd_with_repeats(valid, mask, mean, num)
 
     def take(carry: tuple[Array, Array], j: Array) -> tuple[tuple[Array, Array], Array]:
         total, free = carry
         gaps = mean[None] - (valid + total[None]) / (j + 1)
         row = jnp.argmin(jnp.where(free, jnp.linalg.norm(gaps, axis=1), jnp.inf))
-        free = free if repeats else free.at[row].set(False)
-        return (total + valid[row], free), row
+        return (total + valid[row], free.at[row].set(False)), jnp.where(free[row], row, -1)
 
     return jax.lax.scan(take, (jnp.zeros_like(mean), mask), jnp.arange(num))[1]
+
+
+def _herd_with_repeats(valid: Array, mask: Array, mean: Array, num: int) -> Array:
+    """argmax <w, f>, then w + mean - f: the same rule for features of length 1, but for repeats."""
+
+    def going(carry: tuple[Array, Array, Array, Array]) -> Array:
+        _, rows, count, rounds = carry
+        return (count < jnp.minimum(num, jnp.sum(mask))) & (rounds < _ROUNDS)
+
+    def take(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        w, rows, count, rounds = carry
+        row = jnp.argmax(jnp.where(mask, valid @ w, -jnp.inf))
+        new = ~jnp.any(rows == row)
+        rows = jnp.where(new, rows.at[count].set(row.astype(rows.dtype)), rows)
+        return w + mean - valid[row], rows, count + new, rounds + 1
+
+    zero = jnp.zeros((), jnp.int32)
+    return jax.lax.while_loop(going, take, (mean, jnp.full(num, -1), zero, zero))[1]
 
 
 def _empty(spec: Spec, budget: Budget) -> Exemplars:
@@ -185,10 +206,9 @@ def _herded(model: Model, spec: Spec, budget: Budget, repeats: bool) -> Phase:
         features = features / jnp.where(length > 0, length, 1.0)
         most = int(budget.shares.max())
         taken = herd(features, batch.mask, most, repeats=repeats)
-        enough = repeats | (jnp.arange(most) < jnp.sum(batch.mask))
         picked = batch._replace(
             x=jax.tree.map(lambda a: a[taken], batch.x), y=batch.y[taken], task=batch.task[taken],
-            index=batch.index[taken], mask=batch.mask[taken] & enough,
+            index=batch.index[taken], mask=batch.mask[taken] & (taken >= 0),
         )  # fmt: skip
         slots = store.slots_of(budget, position, task)
         return _kept(state, picked, slots, budget), Info(jnp.zeros(()))
