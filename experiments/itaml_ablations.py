@@ -215,10 +215,15 @@ def draw(curves, found, path: Path) -> None:
     for start, (task, accuracy, p0) in curves.items():
         colour, marker = style[start]
         task, accuracy = np.array(task, float), np.array(accuracy, float)
-        axes[0, 0].plot(SIZES, 100 * task.mean(axis=1), colour, marker=marker, label=f"{start}")
-        bound = [_votes(float(np.mean(p0)), n) for n in SIZES]
+        axes[0, 0].plot(
+            SIZES, 100 * np.nanmean(task, axis=1), colour, marker=marker, label=f"{start}"
+        )
+        sound = [p for p, row in zip(p0, task.T, strict=True) if np.isfinite(row).all()]
+        bound = [_votes(float(np.mean(sound)), n) for n in SIZES]
         axes[0, 0].plot(SIZES, 100 * np.array(bound), colour, ls=":", label=f"{start}, bound")
-        axes[0, 1].plot(SIZES, 100 * accuracy.mean(axis=1), colour, marker=marker, label=start)
+        axes[0, 1].plot(
+            SIZES, 100 * np.nanmean(accuracy, axis=1), colour, marker=marker, label=start
+        )
     for axis, title in zip(axes[0, :2], ("task accuracy", "class accuracy"), strict=True):
         axis.set(xscale="log", xlabel="continuum p", ylabel=f"{title}, %")
         axis.legend(fontsize=8)
@@ -235,6 +240,8 @@ def draw(curves, found, path: Path) -> None:
                 axis.plot(range(len(labels)), values, colour, ls=line, marker=marker, ms=4)
         axis.set_xticks(range(len(labels)), [label.split(",")[0] for label in labels], fontsize=8)
         axis.set(xlabel=name, ylabel="%")
+    for axis in axes.flat:
+        axis.set_visible(axis.has_data())
     figure.suptitle("iTAML on split-mnist; below: continuum of 20 (solid), per sample (dotted)")
     figure.savefig(path, dpi=130)
 
