@@ -17,7 +17,7 @@ import numpy as np
 
 from cljax.types import Method
 
-__all__ = ["real_options", "variant", "with_penalty"]
+__all__ = ["dress", "real_options", "variant", "with_penalty"]
 
 
 def variant(
@@ -52,7 +52,7 @@ def variant(
     for argument in fixed:
         documentation = re.sub(rf"\n  {argument}:.*(\n    .*)*", "", documentation)
     documentation = summary + documentation[documentation.index("\n") :]
-    _dress(make, name, factory, signature.replace(parameters=parameters), documentation)
+    dress(make, name, factory, signature.replace(parameters=parameters), documentation)
     return make
 
 
@@ -88,11 +88,11 @@ def with_penalty(
     arguments = re.search(r"Args:\n((?:  .*\n?)*)", rest)
     kept = re.sub(r"^  penalty:.*(\n    .*)*\n?", "", arguments[1] if arguments else "", flags=re.M)
     documentation = re.sub(r"(Args:\n(?:  .*\n?)*)", lambda m: m[1] + kept, own, count=1)
-    _dress(make, name, carrier, signature, documentation)
+    dress(make, name, carrier, signature, documentation)
     return make
 
 
-def _dress(
+def dress(
     make: Callable[..., Any],
     name: str,
     factory: Callable[..., Any],

@@ -51,10 +51,14 @@ def protocols(
       generic: of tasks, and of classes per sample.
     """
     return (
-        Evaluation("task-agnostic", predictor, "class", continuum, metric="accuracy_task_agnostic"),
+        Evaluation(
+            "task-agnostic", predictor, "class", continuum, generic, metric="accuracy_task_agnostic"
+        ),
         Evaluation("task-aware", predictor, "task", metric="accuracy_task_aware"),
-        Evaluation("no-update", "logits", "class", metric="accuracy_no_update"),
-        Evaluation("task", "logits", "class", continuum, hit="task", metric="task_accuracy"),
+        Evaluation("no-update", generic, "class", metric="accuracy_no_update"),
+        Evaluation(
+            "task", generic, "class", continuum, generic, hit="task", metric="task_accuracy"
+        ),
     )
 
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from cljax.factories import dress
 from cljax.streams.base import Stream
 
 __all__ = ["with_defaults"]
@@ -29,9 +30,6 @@ def with_defaults(
         return factory(*args, **{**defaults, **options})
 
     documentation = inspect.getdoc(factory) or ""
-    make.__name__ = make.__qualname__ = name.replace("-", "_")
-    make.__module__ = factory.__module__
-    make.__doc__ = summary + documentation[documentation.index("\n") :]
-    make.__annotations__ = {p.name: p.annotation for p in parameters}
-    make.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    documentation = summary + documentation[documentation.index("\n") :]
+    dress(make, name, factory, signature.replace(parameters=parameters), documentation)
     return make

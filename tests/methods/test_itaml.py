@@ -14,7 +14,9 @@ import support
 
 import cljax
 from cljax.errors import UserError
+from cljax.evaluate import predictors_of
 from cljax.methods import itaml as module
+from cljax.methods.adapted import protocols
 from cljax.methods.itaml import controller, itaml
 from cljax.nets import mlp
 from cljax.nets.batchnorm import BatchNorm
@@ -437,6 +439,19 @@ def test_a_run_reports_every_protocol():
     np.testing.assert_allclose(run.metric("accuracy_task_agnostic"), expected)
     aware, inferred = run.accuracy_matrix("task-aware"), run.accuracy_matrix("task")
     assert (matrix <= np.minimum(aware, inferred) + 1e-12)[:, -1].all()
+
+
+def test_protocols_judge_by_the_predictors_they_are_told():
+    """iCaRL answers by the nearest mean; its logits take no part, not even in inferring tasks."""
+    judged = protocols(4, predictor="nearest-mean", generic="nearest-mean")
+    for evaluation in judged:
+        assert set(predictors_of(evaluation)) == {"nearest-mean"}
+    with jax.enable_x64(False):
+        run = cljax.run(
+            cljax.icarl(lr=0.3, capacity=24), stream(), seeds=1, epochs=10, batch_size=16,
+            net=mlp(16), evaluations=judged,
+        )  # fmt: skip
+    assert run.metric("accuracy_no_update")[0] > 0.4
 
 
 def test_tasks_may_bring_unequal_numbers_of_classes():
