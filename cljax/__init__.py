@@ -18,22 +18,25 @@ from cljax import (
 from cljax.comparison import Study, Tune, compare
 from cljax.continuum import continuum_lower_bound
 from cljax.evaluate import Evaluation
+from cljax.implicit import implicit_gradient
 from cljax.methods.bic import bic
 from cljax.methods.er import er
 from cljax.methods.finetune import finetune
 from cljax.methods.fixed_rep import fixed_rep
 from cljax.methods.gem import agem, gem
-from cljax.methods.icarl import icarl
+from cljax.methods.icarl import icarl, lwf_exemplars
 from cljax.methods.icarl_ti import icarl_ti
 from cljax.methods.independent import independent
 from cljax.methods.itaml import itaml
 from cljax.methods.joint import iid, joint
 from cljax.methods.laer import la_er
 from cljax.methods.lamaml import cmaml, lamaml, sync_lamaml
+from cljax.methods.lucir import lucir
 from cljax.methods.mer import mer
 from cljax.methods.metabgd import meta_bgd
 from cljax.methods.replayed import oracle, replayed
 from cljax.methods.reptile import fomaml, reptile
+from cljax.methods.with_exemplars import with_exemplars
 from cljax.penalties import ewc, lwf, mas, online_ewc, rwalk, si
 from cljax.published import published
 from cljax.recipes import Recipe, recipe
@@ -44,12 +47,12 @@ from cljax.unroll import InnerStep, Unrolled, optax_step, sgd_step, split, unrol
 __version__ = "0.1.0"
 
 __all__ = [
-    "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Running", "Study", "Tune",
-    "Unrolled", "agem", "bic", "cmaml", "compare", "continuum_lower_bound", "data", "er",
-    "errors", "ewc", "finetune", "fixed_rep", "fomaml", "gem", "icarl", "icarl_ti", "iid",
-    "independent", "itaml", "joint", "la_er", "lamaml", "load", "losses", "lwf", "mas",
-    "memory", "mer", "meta_bgd", "methods", "metrics", "nets", "online_ewc", "optax_step",
-    "oracle", "penalties", "published", "recipe", "replayed", "reptile", "resume", "run",
-    "rwalk", "sgd_step", "si", "split", "stats", "streams", "sweep", "sync_lamaml", "tree",
-    "types", "unroll",
+    "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Running", "Study",
+    "Tune", "Unrolled", "agem", "bic", "cmaml", "compare", "continuum_lower_bound", "data",
+    "er", "errors", "ewc", "finetune", "fixed_rep", "fomaml", "gem", "icarl", "icarl_ti",
+    "iid", "implicit_gradient", "independent", "itaml", "joint", "la_er", "lamaml", "load",
+    "losses", "lucir", "lwf", "lwf_exemplars", "mas", "memory", "mer", "meta_bgd", "methods",
+    "metrics", "nets", "online_ewc", "optax_step", "oracle", "penalties", "published",
+    "recipe", "replayed", "reptile", "resume", "run", "rwalk", "sgd_step", "si", "split",
+    "stats", "streams", "sweep", "sync_lamaml", "tree", "types", "unroll", "with_exemplars",
 ]  # fmt: skip

@@ -107,7 +107,7 @@ RUN_FLAGS: dict[str, tuple[Any, Any, str]] = {
     "lanes": (
         Literal["auto", "threads", "sequential", "vmap", "map"], "auto", "how seeds run together",
     ),
-    "loop": (Literal["scan", "steps"], "scan", "compiled loop, or one compiled update at a time"),
+    "loop": (Literal["auto", "scan", "steps"], "auto", "compiled loop, or one update at a time"),
     "precision": (Literal["float32", "float64"], "float32", "of everything"),
     "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
     "tensorboard": (bool, False, "also write TensorBoard files (extra 'tensorboard')"),

@@ -17,7 +17,7 @@ import numpy as np
 
 from cljax.types import Method
 
-__all__ = ["dress", "real_options", "variant", "with_penalty"]
+__all__ = ["dress", "real_options", "variant", "with_part"]
 
 
 def variant(
@@ -56,37 +56,46 @@ def variant(
     return make
 
 
-def with_penalty(
-    carrier: Callable[..., Method], name: str, penalty: Callable[..., Any], **defaults: Any
+def with_part(
+    carrier: Callable[..., Method],
+    name: str,
+    keyword: str,
+    part: Callable[..., Any],
+    **defaults: Any,
 ) -> Callable[..., Method]:
-    """A named method that is ``carrier(penalty=penalty(...))``, with the options of both.
+    """A named method that is ``carrier(keyword=part(...))``, with the options of both.
 
     Args:
-      carrier: a factory with a keyword ``penalty``.
-      penalty: a penalty's factory; its documentation's summary and arguments come first.
+      carrier: a factory with ``keyword``, such as ``penalty`` or ``objective``.
+      part: a factory of that; its documentation's summary and arguments come first.
       **defaults: other defaults of the carrier's options.
     """
-    of_penalty = inspect.signature(penalty, eval_str=True).parameters
+    of_part = inspect.signature(part, eval_str=True).parameters
     of_carrier = inspect.signature(carrier, eval_str=True)
-    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in of_penalty.values()]
+    strange = set(defaults) - (set(of_carrier.parameters) - {keyword})
+    if strange:
+        raise TypeError(f"{carrier.__name__} has no options {sorted(strange)}")
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in of_part.values()]
     parameters += [
         p.replace(default=defaults.get(p.name, p.default))
         for p in of_carrier.parameters.values()
-        if p.name != "penalty"
+        if p.name != keyword
     ]
     signature = of_carrier.replace(parameters=parameters)
 
     def make(**options: Any) -> Method:
         bound = signature.bind(**options)
         bound.apply_defaults()
-        own = {k: v for k, v in bound.arguments.items() if k in of_penalty}
-        rest = {k: v for k, v in bound.arguments.items() if k not in of_penalty}
-        method = carrier(penalty=penalty(**own), **rest)
+        own = {k: v for k, v in bound.arguments.items() if k in of_part}
+        rest = {k: v for k, v in bound.arguments.items() if k not in of_part}
+        method = carrier(**{keyword: part(**own)}, **rest)
         return method._replace(name=name, options=dict(bound.arguments), make=make)
 
-    own, rest = (inspect.getdoc(factory) or "" for factory in (penalty, carrier))
+    own, rest = (inspect.getdoc(factory) or "" for factory in (part, carrier))
     arguments = re.search(r"Args:\n((?:  .*\n?)*)", rest)
-    kept = re.sub(r"^  penalty:.*(\n    .*)*\n?", "", arguments[1] if arguments else "", flags=re.M)
+    kept = re.sub(
+        rf"^  {keyword}:.*(\n    .*)*\n?", "", arguments[1] if arguments else "", flags=re.M
+    )
     documentation = re.sub(r"(Args:\n(?:  .*\n?)*)", lambda m: m[1] + kept, own, count=1)
     dress(make, name, carrier, signature, documentation)
     return make

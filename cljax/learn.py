@@ -33,6 +33,7 @@ from cljax.evaluate import (
 )
 from cljax.factories import real_options
 from cljax.lanes import START, Divergence, Event, Lane, Place, Record, Setup, restored
+from cljax.nets.transfer import convolves
 from cljax.schedule import schedule
 from cljax.segments import Batching, Carry, compile_programs, device_plan, put, train_data
 from cljax.streams.base import Stream, plan
@@ -86,7 +87,7 @@ def learn(
     lanes: Lanes = "auto",
     lanes_at_a_time: int | None = None,
     devices: int | None = None,
-    loop: Literal["scan", "steps"] = "scan",
+    loop: Literal["auto", "scan", "steps"] = "auto",
     segment: int | None = None,
     segment_seconds: float = 1.0,
     on_nonfinite: Literal["mask", "stop"] = "mask",
@@ -114,7 +115,8 @@ def learn(
         (sequential), or as one program by vmap or by map, which gives the bits of single runs.
       lanes_at_a_time: runs in one program (vmap, map), or under way at a time (threads).
       devices: split those programs over so many devices; None is all (one on CPUs).
-      loop: ``steps`` keeps gradients out of compiled loops.
+      loop: ``scan`` runs updates in a compiled loop, ``steps`` one after another; ``auto`` is
+        steps for networks that convolve on a CPU, where gradients are slow in compiled loops.
       segment: updates a segment; None follows the clock. Any value gives the same bits.
       segment_seconds: how long a segment aims to take, which an interruption waits for.
       on_nonfinite: "mask" goes on with the other runs; "stop" raises.
@@ -134,7 +136,7 @@ def learn(
         check_positive(segment=segment)
     if lanes_at_a_time is not None:
         check_positive(lanes_at_a_time=lanes_at_a_time)
-    check_known("loop", loop, ("scan", "steps"))
+    check_known("loop", loop, ("auto", "scan", "steps"))
     check_known("on_nonfinite", on_nonfinite, ("mask", "stop"))
     asks = method.needs.boundaries or method.needs.task_ids_train or method.needs.task_ids_test
     if asks and not stream.boundaries:
@@ -148,6 +150,9 @@ def learn(
     policy = resolve_lanes(lanes)
     learner = method.bind(model, stream.spec(batch_size))
     _check_evaluations(evaluations, learner, stream)
+    if loop == "auto":
+        slow = jax.default_backend() == "cpu" and convolves(model, stream.spec(batch_size).example)
+        loop = "steps" if slow else "scan"
     hypers = _hypers(method, settings or [{}] * len(seeds))
     batching = _batching(policy, len(seeds), lanes_at_a_time, devices)
     share = lambda tree: jax.tree.map(lambda a: put(a, batching, None), tree)

@@ -1,4 +1,4 @@
-"""Figures of accuracy matrices and curves; matplotlib is imported when one is drawn.
+"""Figures of accuracies, and by name those of exemplars; matplotlib is imported when one is drawn.
 
 Every function draws on the ``Axes`` it is given, or on a new figure of its own that knows nothing
 of pyplot, and returns the ``Axes``. Colours are safe for colour-blind readers and keep their order
@@ -17,20 +17,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cljax import plot_parts as parts
 from cljax.errors import UserError
 from cljax.metrics import seen_accuracy
+from cljax.plot_exemplars import exemplar_grid, outer_loss
+from cljax.plot_features import tsne
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["accuracy_matrix", "heat_map", "mean_curve", "over_time", "save", "task_curves"]
+__all__ = [
+    "accuracy_matrix", "exemplar_grid", "heat_map", "mean_curve", "outer_loss", "over_time", "save",
+    "task_curves", "tsne",
+]  # fmt: skip
 
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C6D1F")
-_STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 2)), (0, (1, 1)), (0, (7, 2, 2, 2)))
 _WRITTEN = 20  # at most so many tasks get their values written into the cells
-_LISTED = 24  # at most so many curves are named in a legend
-_INK, _PAPER, _BLANK = "#1A1A1A", "#FFFFFF", "#E4E4E4"
 
 
 def accuracy_matrix(matrix: ArrayLike, ax: Axes | None = None, title: str | None = None) -> Axes:
@@ -50,7 +52,7 @@ def accuracy_matrix(matrix: ArrayLike, ax: Axes | None = None, title: str | None
     values = _percent(matrix)
     num_tasks = values.shape[1]
     side = min(6.2, max(2.6, 0.27 * num_tasks + 0.8))  # inches, so that a page holds it
-    ax = _axes(ax, (side + 0.9, side))
+    ax = parts.axes(ax, (side + 0.9, side))
     image = ax.imshow(
         np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=100, aspect="auto",
         interpolation="nearest",
@@ -66,7 +68,7 @@ def accuracy_matrix(matrix: ArrayLike, ax: Axes | None = None, title: str | None
     ax.set_xlabel(f"Tested on task{note}", fontsize=9)
     ax.set_ylabel("After learning task", fontsize=9)
     ax.spines[:].set_visible(False)
-    ax.axhline(0.5, color=_PAPER, linewidth=2.5)  # sets the row before training apart
+    ax.axhline(0.5, color=parts.PAPER, linewidth=2.5)  # sets the row before training apart
     if title:
         ax.set_title(title, fontsize=9)
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02)
@@ -108,7 +110,7 @@ def heat_map(
             f"{len(columns)} columns."
         )
     lost = np.zeros(cells.shape, bool) if mark is None else np.asarray(mark, bool)
-    ax = _axes(ax, (0.62 * len(columns) + 1.6, 0.45 * len(rows) + 1.3))
+    ax = parts.axes(ax, (0.62 * len(columns) + 1.6, 0.45 * len(rows) + 1.3))
     image = ax.imshow(np.ma.masked_invalid(cells), cmap="viridis", aspect="auto")
     _hatch(ax, np.isnan(cells))
     _write(ax, cells, image)
@@ -162,26 +164,12 @@ def over_time(
                 f"curve '{name}' has shape {list(np.shape(curves[name]))}, but it must be "
                 f"[{len(where)}] or [seeds, {len(where)}]."
             )
-    ordered = len(arrays) > len(_PALETTE)
-    ax = _axes(ax, (7.6, 4.0))
-    marker = "o" if num_points <= 25 else None
-    for i, (name, array) in enumerate(arrays.items()):
-        mean, half = _band(array)
-        style: dict[str, Any] = {"color": _PALETTE[i % len(_PALETTE)], "linestyle": _STYLES[i % 8]}
-        if ordered:
-            style = {"color": _shade(i / (len(arrays) - 1)), "linestyle": "-"}
-        ax.plot(
-            where, mean, label=name, linewidth=1.1 if ordered else 1.8, marker=marker,
-            markersize=2.5 if ordered else 3.5, **style,
-        )  # fmt: skip
-        if not ordered and np.isfinite(half).any():
-            ax.fill_between(
-                where, mean - half, mean + half, color=style["color"], alpha=0.18, linewidth=0
-            )
+    ax = parts.axes(ax, (7.6, 4.0))
+    parts.lines(ax, {name: (where, array) for name, array in arrays.items()})
     ax.set_xlabel(xlabel, fontsize=9)
     ax.set_ylabel(ylabel, fontsize=9)
-    _dress(ax, where, title)
-    _legend(ax, small=ordered)
+    _limit(ax, where)
+    parts.tidy(ax, title)
     return ax
 
 
@@ -235,17 +223,6 @@ def save(fig: Figure | Axes, path: str | os.PathLike[str], dpi: int = 200) -> Pa
     return path
 
 
-def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    if ax is not None:
-        return ax
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure.add_subplot()
-
-
 def _percent(matrix: ArrayLike) -> np.ndarray:
     """[T+1, T] in percent, averaged over seeds where there are some."""
     values = np.asarray(matrix, np.float64)
@@ -256,28 +233,7 @@ def _percent(matrix: ArrayLike) -> np.ndarray:
             "or [seeds, T+1, T]."
         )
     values = values.reshape(-1, *values.shape[-2:])
-    return _mean(values) * 100
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over the first axis without NaN; NaN, without a warning, where nothing is left."""
-    count = np.isfinite(values).sum(axis=0)
-    total = np.where(np.isfinite(values), values, 0.0).sum(axis=0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _band(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and half width of the 95 % t-interval at each point, NaN with fewer than two seeds."""
-    mean = _mean(array)
-    count = np.isfinite(array).sum(axis=0)
-    if not (count > 1).any():
-        return mean, np.full_like(mean, np.nan)
-    from scipy.special import stdtrit
-
-    squares = np.where(np.isfinite(array), (array - mean) ** 2, 0.0).sum(axis=0)
-    df = np.maximum(count - 1, 1)
-    half = stdtrit(df, 0.975) * np.sqrt(squares / df / np.maximum(count, 1))
-    return mean, np.where(count > 1, half, np.nan)
+    return parts.mean(values) * 100
 
 
 def _hatch(ax: Axes, missing: np.ndarray) -> None:
@@ -286,7 +242,7 @@ def _hatch(ax: Axes, missing: np.ndarray) -> None:
 
     cells = [Rectangle((c - 0.5, r - 0.5), 1, 1) for r, c in np.argwhere(missing)]
     ax.add_collection(
-        PatchCollection(cells, facecolor=_BLANK, edgecolor="#BDBDBD", hatch="///", linewidth=0)
+        PatchCollection(cells, facecolor=parts.BLANK, edgecolor="#BDBDBD", hatch="///", linewidth=0)
     )
 
 
@@ -299,19 +255,12 @@ def _write(ax: Axes, values: np.ndarray, image: Any) -> None:
             light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.48
             ax.text(
                 column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=size,
-                color=_INK if light else _PAPER,
+                color=parts.INK if light else parts.PAPER,
             )  # fmt: skip
 
 
-def _shade(position: float) -> Any:
-    """A colour of ``viridis`` that still shows on white."""
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.9 * position)
-
-
-def _dress(ax: Axes, x: np.ndarray, title: str | None) -> None:
-    """Limits, ticks and grid; the vertical axis starts at 0 or at tens well below the curves."""
+def _limit(ax: Axes, x: np.ndarray) -> None:
+    """Limits and ticks; the vertical axis starts at 0 or at tens well below the curves."""
     from matplotlib.ticker import MaxNLocator
 
     heights = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in ax.lines])
@@ -324,23 +273,3 @@ def _dress(ax: Axes, x: np.ndarray, title: str | None) -> None:
         ax.set_xlim(0.5, len(x) + 0.5)
     elif np.array_equal(x, np.round(x)):
         ax.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-    ax.grid(axis="y", color="#DDDDDD", linewidth=0.7)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=8)
-    if title:
-        ax.set_title(title, fontsize=10)
-
-
-def _legend(ax: Axes, small: bool) -> None:
-    """Names the curves beside the axes; of very many, evenly chosen ones and the last."""
-    handles, labels = ax.get_legend_handles_labels()
-    if len(labels) < 2:
-        return
-    step = -(-len(labels) // _LISTED)
-    keep = [i for i in range(len(labels)) if i % step == 0 or i == len(labels) - 1]
-    ax.legend(
-        [handles[i] for i in keep], [labels[i] for i in keep], frameon=False, loc="center left",
-        bbox_to_anchor=(1.01, 0.5), fontsize=7 if small else 9, handlelength=3.2,
-        labelspacing=0.25 if small else 0.6,
-    )  # fmt: skip

@@ -37,7 +37,7 @@ def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     if not config["stream_facts"]["published"]:
         lines += ["", "  Not the published protocol's data: no comparison with published numbers."]
         return "\n".join(lines)
-    for source, name, target, verdict in compare(results):
+    for source, name, target, verdict in compare(config, results):
         spread = "" if target.std is None else f" ± {100 * target.std:.2f}"
         lines.append(
             f"  {source} {name}: {100 * target.mean:.2f}{spread}; difference "
@@ -46,13 +46,17 @@ def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def compare(results: Mapping[str, Any]) -> list[tuple[str, str, Cell, Verdict]]:
+def compare(
+    config: Mapping[str, Any], results: Mapping[str, Any]
+) -> list[tuple[str, str, Cell, Verdict]]:
     """(source, metric, target, verdict) for each published accuracy of this method and stream."""
-    stream = results["stream"]
+    stream, method = results["stream"], results["method"]
+    if str(config["method"]["options"].get("exemplars", "")).startswith("mnemonics"):
+        method += "+mnemonics"
     margin = next((m for start, m in _MARGINS.items() if stream.startswith(start)), _MARGIN)
     rows = []
-    for source in sources_of(results["method"], stream):
-        cells = published(source, method=results["method"], stream=stream)
+    for source in sources_of(method, stream):
+        cells = published(source, method=method, stream=stream)
         for published_name, target in cells.items():
             for name in _protocols(published_name, results["metrics"]):
                 values = results["metrics"][name]["values"]

@@ -29,6 +29,10 @@ __all__ = ["Option", "method_factory", "net", "options_of", "stream_factory"]
 _WORDS: dict[str, tuple[str, Any]] = {
     "bfloat16": ("dtype", "bfloat16"),
     "no-head-bias": ("head_bias", False),
+    "linear": ("head", "linear"),
+    "cosine": ("head", "cosine"),
+    "last-relu": ("last_relu", True),
+    "no-last-relu": ("last_relu", False),
 }
 
 
@@ -55,7 +59,7 @@ def net(name: str) -> Net:
     """A network by name, widths and options, such as ``mlp:100,100``, or ``my.module:factory``.
 
     Options follow after colons, as in ``mlp:400,400:pytorch:no-head-bias`` and
-    ``resnet18:bfloat16``; the ``__name__`` of every net of ``cljax.nets`` is such a name.
+    ``resnet18:cosine:bfloat16``; the ``__name__`` of every net of ``cljax.nets`` is such a name.
 
     Raises:
       UserError: for an unknown network, widths that are not whole numbers, or options that the

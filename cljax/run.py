@@ -185,7 +185,7 @@ def prepare(
     online: bool = False,
     evaluations: Sequence[Evaluation] | None = None,
     lanes: str = "auto",
-    loop: str = "scan",
+    loop: str = "auto",
     precision: str = "float32",
     origins: Mapping[str, str] | None = None,
 ) -> Prepared:

@@ -25,8 +25,8 @@ import numpy as np
 
 __all__ = [
     "Array", "Batch", "Clock", "Evaluation", "ExemplarPolicy", "Examples", "FirstProduct", "Info",
-    "Learner", "Method", "Model", "Needs", "Net", "Network", "Output", "Params", "Penalty",
-    "Phase", "Predictor", "Recall", "Spec", "StepPlan", "Variables",
+    "Learner", "Lens", "Method", "Model", "Needs", "Net", "Network", "Output", "Params",
+    "Penalty", "Phase", "Predictor", "Recall", "Spec", "StepPlan", "Variables",
 ]  # fmt: skip
 
 Array: TypeAlias = jax.Array
@@ -89,6 +89,16 @@ class FirstProduct(NamedTuple):
     apply: Callable[[Params, Array], Array]
 
 
+class Lens(NamedTuple):
+    """A part of the parameters, to look at and to replace.
+
+    ``get(params) -> part``; ``set(params, part) -> params`` leaves everything else as it is.
+    """
+
+    get: Callable[[Params], Array]
+    set: Callable[[Params, Array], Params]
+
+
 class Model(NamedTuple):
     """A network as two pure functions; see ``cljax.nets`` for ours.
 
@@ -103,6 +113,13 @@ class Model(NamedTuple):
     ``head(params, outputs)``, with ``outputs`` [C] bool, says which parameters learn when only
     those outputs may: a pytree of bools that broadcast to ``params``, True but for the rows of
     the other outputs. Needed by methods that freeze outputs.
+
+    ``rows`` is the output layer's kernel [D, C], one column an output. Needed by methods that
+    imprint new outputs or compare them by angle; ``cosine`` says that logits are cosines between
+    features and rows, but for one scale.
+
+    ``learns(params, task)`` says which parameters may learn during a task, as ``head`` does; None:
+    all of them.
     """
 
     init: Callable[[Array, PyTree], Variables]
@@ -110,6 +127,9 @@ class Model(NamedTuple):
     first_product: FirstProduct | None = None
     grouped: Callable[[Variables, PyTree, Array], tuple[Output, PyTree]] | None = None
     head: Callable[[Params, Array], PyTree] | None = None
+    rows: Lens | None = None
+    cosine: bool = False
+    learns: Callable[[Params, Array], PyTree] | None = None
 
 
 Net: TypeAlias = Callable[[int], Model]  # number of outputs -> Model
@@ -268,12 +288,13 @@ class Method(NamedTuple):
 class ExemplarPolicy(NamedTuple):
     """How exemplars are chosen or learned; combines with any method whose state holds them.
 
-    ``init(spec, budget) -> exemplars`` is what the method keeps in its state's field
-    ``exemplars``; ``phases(model, spec, budget)`` fill and refine that field, and read what else
-    they need of the state. The budget is a ``cljax.memory.exemplars.Budget``.
+    ``init(model, spec, budget) -> exemplars`` is what the method keeps in its state's field
+    ``exemplars``, with the fields of ``cljax.memory.exemplars.Exemplars`` and any others;
+    ``phases(model, spec, budget)`` fill and refine that field, and read the state's ``params`` and
+    ``model_state``. The budget is a ``cljax.memory.exemplars.Budget``.
     """
 
-    init: Callable[[Spec, Any], PyTree]
+    init: Callable[[Model, Spec, Any], PyTree]
     phases: Callable[[Model, Spec, Any], tuple[Phase, ...]]
 
 

@@ -10,18 +10,25 @@ A step is two functions, its gradient and what it does with it, because that sea
 first-order meta-gradients cut the graph: everything that ``apply`` reads besides the gradient
 (learning rates, a learned rule's parameters) is still differentiated. La-MAML, mnemonics and
 the multi-task teacher all unroll through here.
+
+Truncated to its ``last`` k steps, theta_{K-k} and everything before it are constants (Shaban et
+al., arXiv:1810.10667): the same values, a gradient that forgets the earlier steps. The backward
+pass otherwise holds what all K steps computed; ``remat`` leaves it K states and one step, and
+``segments`` = S leaves it S states and one segment (Chen et al., arXiv:1604.06174). A gradient
+that holds no steps at all is ``cljax.implicit``'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError
+from cljax.errors import UserError, check_positive
 from cljax.types import Array, Params, PyTree
 
 __all__ = ["InnerStep", "Unrolled", "optax_step", "sgd_step", "split", "unroll"]
@@ -119,7 +126,9 @@ def unroll(
     *,
     carry: PyTree = None,
     order: int = 1,
+    last: int | None = None,
     remat: bool = False,
+    segments: int = 1,
     unroll_steps: int | bool = 1,
     probe_fn: Callable[[Params], PyTree] | None = None,
 ) -> Unrolled:
@@ -128,33 +137,92 @@ def unroll(
     Args:
       step: the update rule, for instance ``sgd_step(loss_fn, lr)``.
       params: where the inner loop starts.
-      batches: pytree with leading axis K, one entry a step; see ``split``.
+      batches: pytree with leading axis K >= 0, one entry a step; see ``split``.
       carry: what the rule starts with; default ``step.init(params)``.
-      order: 2 differentiates through every gradient; 1 treats gradients as constants.
+      order: 2 differentiates through every gradient, and so reaches the batches; 1 treats
+        gradients as constants.
+      last: how many of the steps, from the end, gradients flow through; None is all K. The
+        parameters and the carry before them are constants, also where a probe sees them.
       remat: recompute each step in the backward pass, so that memory holds one step.
-      unroll_steps: steps per iteration of the compiled loop; True unrolls all of them, which
-        compiles longer and runs faster where a step is small.
+      segments: above 1, recompute as many equal runs of those steps, so that memory holds the
+        states between runs and one run. With ``remat``, sqrt(K) of them need the least memory
+        and one more forward pass.
+      unroll_steps: steps per iteration of the compiled loop; True leaves no loop, which compiles
+        longer and runs faster where a step is small, or convolves on a CPU. Without a loop a CPU's
+        compiler stores again what ``remat`` and ``segments`` would recompute.
       probe_fn: evaluated at every inner state theta_1..theta_K.
 
     Returns:
       ``Unrolled(params, carry, probes)``.
 
     Raises:
-      UserError: if ``order`` is neither 1 nor 2.
+      UserError: if ``order`` is neither 1 nor 2, ``last`` is not in 0..K, or ``segments`` does
+        not divide ``last``.
     """
     if order not in (1, 2):
         raise UserError(f"order is {order}, but a meta-gradient is of order 1 or 2.")
+    num_steps = jax.tree.leaves(batches)[0].shape[0]
+    kept = num_steps if last is None else last
+    if kept not in range(num_steps + 1):
+        raise UserError(f"last is {last}, but it must be a whole number from 0 to {num_steps}.")
+    check_positive(segments=segments)
+    if kept % segments:
+        raise UserError(f"segments is {segments}, which does not divide the {kept} steps.")
 
-    def body(state: tuple[Params, PyTree], batch: PyTree) -> tuple[tuple[Params, PyTree], PyTree]:
+    def body(apply: Callable[..., Any], state: Any, batch: PyTree) -> tuple[Any, PyTree]:
         params, carry = state
         gradient, carry = step.gradient(params, carry, batch)
         if order == 1:
             gradient, carry = jax.lax.stop_gradient((gradient, carry))
-        params, carry = step.apply(params, carry, gradient)
-        return (params, carry), None if probe_fn is None else probe_fn(params)
+        state = apply(params, carry, gradient)
+        return state, None if probe_fn is None else probe_fn(state[0])
 
-    if remat:
-        body = jax.checkpoint(body, prevent_cse=False)
-    start = (params, step.init(params) if carry is None else carry)
-    (params, carry), probes = jax.lax.scan(body, start, batches, unroll=unroll_steps)
+    def constant(*args: PyTree) -> tuple[Params, PyTree]:
+        return jax.lax.stop_gradient(step.apply(*args))
+
+    scan = partial(_scan, remat=remat, unroll_steps=unroll_steps)
+    state = (params, step.init(params) if carry is None else carry)
+    early = []
+    if kept < num_steps:
+        head = jax.tree.map(lambda a: a[: num_steps - kept], batches)
+        batches = jax.tree.map(lambda a: a[num_steps - kept :], batches)
+        # Stopping the start as well spares the loop from carrying derivatives that are zero.
+        state, probes = scan(partial(body, constant), jax.lax.stop_gradient(state), head)
+        early.append(probes)
+    (params, carry), probes = scan(partial(body, step.apply), state, batches, segments=segments)
+    probes = jax.tree.map(lambda *a: jnp.concatenate(a), *early, probes)
     return Unrolled(params, carry, probes)
+
+
+def loop(
+    body: Callable[[Any, PyTree], tuple[Any, PyTree]],
+    state: Any,
+    xs: PyTree,
+    length: int | None = None,
+    *,
+    unroll_steps: int | bool,
+) -> tuple[Any, PyTree]:
+    """``jax.lax.scan``, but True leaves no loop of a single step either."""
+    return jax.lax.scan(body, state, xs, length, unroll=0 if unroll_steps is True else unroll_steps)
+
+
+def _scan(
+    body: Callable[[Any, PyTree], tuple[Any, PyTree]],
+    state: Any,
+    batches: PyTree,
+    *,
+    remat: bool,
+    unroll_steps: int | bool,
+    segments: int = 1,
+) -> tuple[Any, PyTree]:
+    """``jax.lax.scan`` of ``body``, with a step or a segment recomputed in the backward pass."""
+    # A loop of its own keeps the recomputation from being merged with the forward pass; without
+    # loops, only a barrier does.
+    checkpoint = partial(jax.checkpoint, prevent_cse=unroll_steps is True)  # type: ignore[arg-type]
+    scan = partial(loop, unroll_steps=unroll_steps)
+    if remat:
+        body = checkpoint(body)
+    if segments == 1:
+        return scan(body, state, batches)
+    state, probes = scan(checkpoint(partial(scan, body)), state, split(batches, segments))
+    return state, jax.tree.map(lambda a: jax.lax.collapse(a, 0, 2), probes)

@@ -43,8 +43,7 @@ def one_session(args, net: str) -> list[str]:
     stream = first_tasks(source, 1)
     method = cljax.itaml(lr=0.1, mode="paper", algebra="one-gradient", capacity=2000)
     began = time.perf_counter()
-    loop = "steps" if jax.default_backend() == "cpu" else "scan"
-    run = cljax.run(method, stream, seeds=1, net=net, batch_size=128, epochs=1, loop=loop)
+    run = cljax.run(method, stream, seeds=1, net=net, batch_size=128, epochs=1)
     took, spent = time.perf_counter() - began, run.results["time"]
     images = run.results["cost"]["examples"]
     rate = images * FLOPS_PER_IMAGE / spent["train_s"] / 1e9

@@ -11,11 +11,13 @@ import support
 from cljax.learn import learn
 from cljax.nets import from_linen, mlp
 from cljax.nets.batchnorm import BatchNorm
-from cljax.types import Batch, Clock, Evaluation, Learner, Method
+from cljax.nets.cosine import Head
+from cljax.types import Batch, Clock, Evaluation, Learner, Method, Phase
 
 NC = support.NUM_CLASSES
 C = NC * support.NUM_TASKS
 LINEAR = mlp()(C)  # its features are its inputs
+COSINE = mlp(5, head="cosine")(C)
 
 
 class Normalised(nn.Module):
@@ -54,6 +56,10 @@ def batch(tasks, current: int | None = None, seed: int = 0, epoch: int = 0, mask
 def step(learner: Learner, state, batch: Batch):
     draws = learner.draw(state, batch, jax.random.key(0))
     return jax.jit(learner.update)(state, batch, draws)
+
+
+def phase(learner: Learner, name: str) -> Phase:
+    return next(phase for phase in learner.phases if phase.name == name)
 
 
 def weights(params):
@@ -135,11 +141,10 @@ def stream(per_class: int = 24, **changes):
     return support.stream(**{**fields, **changes})
 
 
-def learned(method: Method, *predictors: str, epochs: int = 20):
+def learned(method: Method, *predictors: str, epochs: int = 20, head: Head = "linear"):
     """A run on the stream: its final state, and each predictor's accuracy over all classes."""
     asked = [Evaluation(name, name, "class") for name in predictors or ("logits",)]
-    history = learn(
-        method, mlp(16)(6), stream(), [0], batch_size=8, epochs=epochs, evaluations=asked
-    )
+    net = mlp(16, head=head)(6)
+    history = learn(method, net, stream(), [0], batch_size=8, epochs=epochs, evaluations=asked)
     final = {name: float(m[0, -1].mean()) for name, m in history.evaluations.items()}
     return history.states[0], final

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import cljax
+from cljax.nets.cosine import Head
 from cljax.streams.base import Stream, Transform
 from cljax.types import Batch, Clock, Learner, Method, Spec
 
@@ -24,9 +25,11 @@ def spec(multi_head: bool = False, own_classes: bool = False) -> Spec:
     return Spec(example, mask, BATCH, multi_head)
 
 
-def bind(method: Method, multi_head: bool = False, own_classes: bool = False) -> Learner:
+def bind(
+    method: Method, multi_head: bool = False, own_classes: bool = False, head: Head = "linear"
+) -> Learner:
     problem = spec(multi_head, own_classes)
-    return method.bind(cljax.nets.mlp(5)(problem.num_classes), problem)
+    return method.bind(cljax.nets.mlp(5, head=head)(problem.num_classes), problem)
 
 
 def batches(

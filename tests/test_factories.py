@@ -9,7 +9,9 @@ import pytest
 
 import cljax
 from cljax.config import plain
+from cljax.factories import real_options
 from cljax.methods import METHODS
+from cljax.methods.class_incremental import class_incremental
 from cljax.resolve import options_of
 
 
@@ -26,6 +28,24 @@ def test_its_options_are_recorded_by_value():
     assert method.options["strength"] == 0.5 and method.options["lr"] == 0.2
 
 
+@pytest.mark.parametrize("name", ["icarl", "bic", "lwf-exemplars", "lucir"])
+def test_a_method_with_an_objective_has_the_options_of_both(name):
+    options = {option.name: option for option in options_of(METHODS[name])}
+    own = {"icarl": "loss", "bic": "temperature", "lwf-exemplars": "strength"}
+    assert next(iter(options)) == own.get(name, "less_forget")
+    shared = {option.name for option in options_of(class_incremental)}
+    assert shared < set(options) and "objective" not in options
+    assert all(option.help for option in options.values())
+    method = METHODS[name](lr=0.5)
+    assert method.name == name and method.options["lr"] == 0.5
+    assert set(method.options) == set(inspect.signature(METHODS[name]).parameters)
+    assert options["imprint"].default == options["freeze"].default == (name == "lucir")
+    again = method.make(**method.options)
+    assert again.options == method.options and again.make is method.make
+    reals = {"lr", "decay", "balanced_lr"}
+    assert reals < set(real_options(method)) and "momentum" not in real_options(method)
+
+
 @pytest.mark.parametrize("name", ["online-ewc", "sync-lamaml", "cmaml", "online"])
 def test_a_variant_hides_what_it_fixes(name):
     hidden = {"online-ewc": "anchors", "cmaml": "alpha_lr", "online": "penalty"}.get(name)
@@ -36,8 +56,9 @@ def test_a_variant_hides_what_it_fixes(name):
 
 
 def test_an_unknown_option_is_refused_as_by_a_function():
-    with pytest.raises(TypeError, match="strenght"):
-        METHODS["ewc"](strenght=1.0)
+    for name in ("ewc", "lwf-exemplars"):
+        with pytest.raises(TypeError, match="strenght"):
+            METHODS[name](strenght=1.0)
 
 
 def test_a_penalty_is_part_of_a_runs_identity_by_its_options():

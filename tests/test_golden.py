@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import golden_incremental
 import golden_itaml
 import golden_lamaml
 import golden_projection
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cljax.memory.policies import herd
+from cljax.memory.selection import herd
 
 pytestmark = pytest.mark.golden
 
@@ -42,6 +43,9 @@ def test_trace(path: Path) -> None:
         return
     if method == "herding":
         _check_herding(arrays, config)
+        return
+    if method == "class_incremental_losses":
+        _check_incremental(arrays, config)
         return
     if method not in ADAPTERS:
         pytest.skip(f"the method of this trace, {method}, is not built yet")
@@ -80,6 +84,19 @@ def _check_herding(arrays: Any, config: dict[str, Any]) -> None:
             features = jnp.asarray(features / np.linalg.norm(features, axis=1, keepdims=True))
             every = jnp.ones(len(features), bool)
             np.testing.assert_array_equal(herd(features, every, len(ranks), repeats=True), ranks)
+
+
+def _check_incremental(arrays: Any, config: dict[str, Any]) -> None:
+    """To 1e-10, as asked; all agree to 1e-12 in fact."""
+    with jax.enable_x64(True):
+        compared = 0
+        for case in range(config["cases"]):
+            for name, ours, theirs in golden_incremental.replay(arrays, case):
+                np.testing.assert_allclose(
+                    ours, theirs, rtol=0, atol=1e-12, err_msg=f"case {case}: {name}"
+                )
+                compared += 1
+    assert compared == 11 * config["cases"]
 
 
 def test_the_adapters_see_a_wrong_update() -> None:

@@ -160,6 +160,19 @@ def test_retained_accuracy_does_not_weigh_tasks_but_aia_does() -> None:
     )
 
 
+def test_a_large_first_task_by_hand() -> None:
+    # 50 classes, then 2 x 25, 10 test images a class; the row before training has no part in it.
+    matrix = [[0.99, 0.99, 0.99], [0.8, NAN, NAN], [0.6, 0.9, NAN], [0.5, 0.4, 0.8]]
+    values, absent = metrics.compute(matrix, [500, 250, 250])
+    curve = [400 / 500, (300 + 225) / 750, (250 + 100 + 200) / 1000]
+    assert curve == [0.8, 0.7, 0.55] and "AIA" not in absent
+    np.testing.assert_allclose(metrics.seen_accuracy(matrix, [500, 250, 250]), curve, rtol=1e-14)
+    assert values["AIA"] == pytest.approx(2.05 / 3, rel=1e-14)
+    assert values["F"] == pytest.approx(0.3, rel=1e-14)  # positive: it forgets
+    matrix[3][0] = 0.85
+    assert metrics.forgetting_rate(matrix) == pytest.approx(-0.05, rel=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 3), (3, 4), (1, 0), (5, 3)])
 def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="accuracy matrix has shape"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import incremental_support
 import jax
 import numpy as np
 import pytest
@@ -11,23 +12,36 @@ import cljax
 from cljax import checkpoint
 from cljax.errors import Interrupted, UserError
 from cljax.learn import Checkpoints, learn
+from cljax.methods.lucir import lucir
 from cljax.nets import mlp
 
 IDENTITY = {"config_hash": "one", "versions": "these"}
 LAMAML = cljax.lamaml(capacity=6, replay_size=3, glances=2, algebra="low-rank")
 EWC = cljax.finetune(lr=0.05, optimizer="adam", penalty=cljax.ewc(3.0, num_examples=7))
+LUCIR = lucir(
+    per_class=2, capacity=None, exemplars="mnemonics:inner_steps=2,outer_epochs=1",
+    balanced_epochs=1, optimizer="momentum",
+)  # fmt: skip
 METHODS = {
     "lamaml": LAMAML,
     "ewc with adam": EWC,  # an optimiser's state, phases
     "gem": cljax.gem(lr=0.05, per_task=3),
+    "lucir": LUCIR,  # a teacher, phases before and after tasks, exemplars that are learned
 }
+
+
+def problem(method):
+    """A network and a stream."""
+    if method is LUCIR:
+        return mlp(5, head="cosine")(6), incremental_support.stream(per_class=4)
+    return mlp(5)(support.NUM_CLASSES), support.stream()
 
 
 def run(folder=None, *, method=LAMAML, seeds=(0, 1), stop_after=None, every=1, **options):
     """Runs, keeping a checkpoint every update, and is interrupted after some units of work."""
     asked = iter(range(10**6))
     return learn(
-        method, mlp(5)(support.NUM_CLASSES), support.stream(), list(seeds), batch_size=4,
+        method, *problem(method), list(seeds), batch_size=4,
         checkpoints=folder and Checkpoints(folder, IDENTITY, every_s=None, every_updates=every),
         interrupted=lambda: stop_after is not None and next(asked) >= stop_after,
         **{"segment": 2, "eval_every": 2, "online": True, **options},
@@ -46,7 +60,7 @@ def test_cut_anywhere_and_continued_it_is_the_unbroken_run(name, tmp_path):
     while True:
         attempts += 1
         try:
-            found = run(tmp_path, method=method, stop_after=7)
+            found = run(tmp_path, method=method, stop_after=20 if method is LUCIR else 7)
             break
         except Interrupted:
             assert len(list(tmp_path.iterdir())) <= 3

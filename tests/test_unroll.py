@@ -84,7 +84,16 @@ def test_first_order_equals_its_closed_form(problem):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("options", [{"remat": True}, {"unroll_steps": True}, {"unroll_steps": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"remat": True},
+        {"unroll_steps": True},
+        {"unroll_steps": 2},
+        {"last": 3, "segments": 3},
+        {"segments": 3, "remat": True, "unroll_steps": True},
+    ],
+)
 def test_rematerialised_and_unrolled_equal_the_plain_loop(problem, order, options):
     params, alpha, batches, probe = problem
     plain = jax.value_and_grad(objective(batches, probe, order=order), argnums=(0, 1))
@@ -136,9 +145,145 @@ def test_element_clipping_bounds_each_step(problem):
     assert max(jax.tree.leaves(moved)) <= 3.0001e-3
 
 
-def test_bad_orders_and_splits_are_refused(problem):
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("last", range(4))
+def test_truncated_equals_a_loop_that_stops_gradients(problem, order, last):
+    """With a carry (momentum), probes, and the rate and the batches as further arguments."""
+    params, alpha, batches, probe = problem
+
+    def written_out(params, alpha, batches):
+        momentum, probes = jax.tree.map(jnp.zeros_like, params), []
+        if last < 3:
+            params = jax.lax.stop_gradient(params)
+        for i in range(3):
+            chunk = jax.tree.map(lambda a, i=i: a[i], batches)
+            gradient = jax.grad(lambda p, c=chunk: loss(p, c).mean())(params)
+            if order == 1:
+                gradient = jax.lax.stop_gradient(gradient)
+            momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, gradient)
+            params = jax.tree.map(lambda p, a, m: p - a * m, params, alpha, momentum)
+            if i < 3 - last:
+                params, momentum = jax.lax.stop_gradient((params, momentum))
+            probes.append(loss(params, probe).mean())
+        return jnp.stack(probes)
+
+    def apply(alpha, params, momentum, gradient):
+        momentum = jax.tree.map(lambda m, g: 0.9 * m + g, momentum, gradient)
+        return jax.tree.map(lambda p, a, m: p - a * m, params, alpha, momentum), momentum
+
+    def unrolled(params, alpha, batches, **options):
+        step = cljax.InnerStep(
+            init=lambda p: jax.tree.map(jnp.zeros_like, p),
+            gradient=lambda p, c, b: (jax.grad(lambda p: loss(p, b).mean())(p), c),
+            apply=lambda *args: apply(alpha, *args),
+        )
+        return cljax.unroll(
+            step, params, batches, order=order, last=last,
+            probe_fn=lambda p: loss(p, probe).mean(), **options,
+        ).probes  # fmt: skip
+
+    weights = jnp.arange(1.0, 4.0)
+
+    def derivatives(function):
+        weighted = lambda *a: (weights @ function(*a), function(*a))
+        return jax.jit(jax.grad(weighted, argnums=(0, 1, 2), has_aux=True))(params, alpha, batches)
+
+    expected, values = derivatives(written_out)
+    options = {"unroll_steps": True} if order == 1 else {"remat": True, "segments": max(last, 1)}
+    gradients, probes = derivatives(lambda *a: unrolled(*a, **options))
+    np.testing.assert_allclose(probes, values, rtol=0, atol=1e-13)
+    assert_trees_close(gradients, expected, 1e-12)
+    reached = [any(bool(jnp.any(a != 0)) for a in jax.tree.leaves(tree)) for tree in expected]
+    assert reached == [last == 3, last > 0, last > 0 and order == 2]
+
+
+def two_layers(params, batch):
+    x, y = batch
+    hidden = jnp.tanh(x @ params["in"] + params["bias"][None])
+    return ((hidden @ params["out"].reshape(4, 2) - y) ** 2).sum(axis=-1)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 3, 5])
+def test_the_gradient_of_the_data_equals_finite_differences(num_steps):
+    """Specification, section 17, tests 1 and 2: an outer loss as a function of inner batches."""
+    rng = np.random.default_rng(1)
+    params = {"in": rng.normal(size=(3, 4)), "bias": rng.normal(size=4), "out": rng.normal(size=8)}
+    probe = (rng.normal(size=(4, 3)), rng.normal(size=(4, 2)))
+    size, used = 50, num_steps * 10  # each step sees 2 examples of 3 inputs and 2 targets
+
+    def value(flat):
+        data = flat.reshape(5, 2, 5)[:num_steps]
+        step = cljax.sgd_step(two_layers, 0.1)
+        out = cljax.unroll(step, params, (data[..., :3], data[..., 3:]), order=2)
+        return two_layers(out.params, probe).mean()
+
+    @jax.jit
+    def derivatives(flat):
+        shifts = 1e-5 * jnp.eye(size)
+        ahead, behind = (jax.vmap(value)(flat[None] + sign * shifts) for sign in (1, -1))
+        return jax.grad(value)(flat), (ahead - behind) / 2e-5
+
+    with jax.enable_x64(True):
+        gradient, expected = derivatives(rng.normal(size=size))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(np.asarray(gradient) != 0, np.arange(size) < used)
+
+
+@pytest.mark.parametrize("unroll_steps", [1, True])
+def test_no_steps_leave_everything_as_it_was(problem, unroll_steps):
+    params, alpha, batches, probe = problem
+    none = jax.tree.map(lambda a: a[:0], batches)
+    for options in ({}, {"last": 0}, {"remat": True, "segments": 2}):
+        out = cljax.unroll(
+            cljax.sgd_step(loss, alpha), params, none, unroll_steps=unroll_steps,
+            probe_fn=lambda p: loss(p, probe).mean(), **options,
+        )  # fmt: skip
+        assert_trees_close(out.params, params, 0)
+        assert out.probes.shape == (0,)
+
+
+@pytest.mark.parametrize("num_steps", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"remat": True}, {"last": 1}])
+def test_unrolled_steps_leave_no_loop(problem, num_steps, options):
+    params, alpha, (x, y), probe = problem
+    batches = (x[:num_steps], y[:num_steps])
+
+    def program(unroll_steps):
+        value = objective(batches, probe, order=2, unroll_steps=unroll_steps, **options)
+        return jax.jit(jax.grad(value, argnums=(0, 1))).lower(params, alpha).as_text()
+
+    assert "while" in program(1)
+    assert "while" not in program(True)
+
+
+def test_truncation_and_recomputation_save_memory():
+    """Temporaries of a gradient through 16 steps whose activations outweigh the parameters."""
+    params = {"w": jnp.ones((4, 4)), "b": jnp.zeros((4,))}
+    batches = (jnp.ones((16, 2000, 4)), jnp.ones((16, 2000, 4)))
+
+    def temporaries(**options):
+        def value(batches):
+            step = cljax.sgd_step(loss, 0.1)
+            return cljax.unroll(step, params, batches, order=2, **options).params["w"].sum()
+
+        compiled = jax.jit(jax.grad(value)).lower(batches).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    plain = temporaries()
+    for options in ({"remat": True}, {"segments": 4}, {"last": 4}):
+        assert temporaries(**options) < 0.6 * plain, options
+
+
+def test_bad_orders_truncations_and_splits_are_refused(problem):
     params, alpha, batches, probe = problem
     with pytest.raises(UserError, match="order is 3"):
         objective(batches, probe, order=3)(params, alpha)
+    for last in (-1, 4, 1.5):
+        with pytest.raises(UserError, match=f"last is {last}, .* from 0 to 3"):
+            objective(batches, probe, last=last)(params, alpha)
+    with pytest.raises(UserError, match="segments is 2, which does not divide the 3 steps"):
+        objective(batches, probe, segments=2)(params, alpha)
+    with pytest.raises(UserError, match="segments is 0"):
+        objective(batches, probe, segments=0)(params, alpha)
     with pytest.raises(UserError, match="does not divide"):
         cljax.split(jnp.zeros((10, 2)), 3)

@@ -1,5 +1,5 @@
 """Memories: ``init / add / sample -> (examples, mask)`` over any pytree."""
 
-from cljax.memory import exemplars, policies, reservoir, ring
+from cljax.memory import exemplars, policies, reservoir, ring, selection
 
-__all__ = ["exemplars", "policies", "reservoir", "ring"]
+__all__ = ["exemplars", "policies", "reservoir", "ring", "selection"]

@@ -15,7 +15,7 @@ Symbols: M ``total``, m ``per_class``, m_t ``shares``.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,8 @@ from cljax.streams.orders import permutation
 from cljax.types import Array, PyTree, Spec, StepPlan
 
 __all__ = [
-    "Budget", "Exemplars", "budget_of", "compacted", "counts", "init", "recall", "replayed",
-    "slots_of", "stored",
+    "Budget", "Exemplars", "budget_of", "compacted", "counts", "epochs_of", "init", "recall",
+    "replayed", "rows_of", "slots_of", "stored",
 ]  # fmt: skip
 
 _FIRST_ROW = -2  # a plan's row for slot 0; -1 is no row
@@ -108,25 +108,34 @@ def init(example: PyTree, capacity: int) -> Exemplars:
 def recall(
     exemplars: Exemplars, x: PyTree, y: Int[AnyArray, " B"], index: Int[AnyArray, " B"]
 ) -> tuple[PyTree, Int[AnyArray, " B"]]:
-    """Stored examples and labels with the exemplars that a plan's rows name in their places."""
+    """Stored examples and labels with the exemplars that a plan's rows name in their places.
+
+    Exemplars kept as floats make floats of all the examples beside them.
+    """
     slot, ours = _FIRST_ROW - index, index <= _FIRST_ROW
 
     def put(old: Array, kept: Array) -> Array:
         where = ours.reshape(-1, *(1 for _ in old.shape[1:]))
-        return jnp.where(where, kept.at[slot].get(mode="clip").astype(old.dtype), old)
+        return jnp.where(where, kept.at[slot].get(mode="clip"), old)
 
     return jax.tree.map(put, x, exemplars.x), put(y, exemplars.y)
 
 
-def compacted(exemplars: Exemplars, budget: Budget, task: Int[AnyArray, ""]) -> Exemplars:
-    """The slots once ``task`` has ended: older classes' first m_t, the new classes' empty."""
+def compacted(exemplars: Any, budget: Budget, task: Int[AnyArray, ""]) -> Any:
+    """The slots once ``task`` has ended: older classes' first m_t, the new classes' empty.
+
+    ``exemplars`` may have more fields than ``Exemplars``, as learned ones have.
+    """
     shares, seen = (jnp.asarray(a, jnp.int32) for a in (budget.shares, budget.seen))
     share, before = shares[task], jnp.maximum(task - 1, 0)
     slot = jnp.arange(budget.capacity)
     owner, place = slot // share, slot % share
     older = (owner < seen[before]) & (task > 0)
     source = jnp.where(older, owner * shares[before] + place, 0)
-    moved = jax.tree.map(lambda a: a[source], exemplars)
+    # Learned ones also keep what they were chosen as.
+    names = [name for name in (*Exemplars._fields, "chosen") if name in exemplars._fields]
+    slots = {name: getattr(exemplars, name) for name in names}
+    moved = exemplars._replace(**jax.tree.map(lambda a: a[source], slots))
     return moved._replace(
         index=jnp.where(older, moved.index, -1),
         mask=moved.mask & older & (place < shares[before]),
@@ -142,6 +151,27 @@ def slots_of(budget: Budget, position: Int[AnyArray, ""], task: Int[AnyArray, ""
     share = jnp.asarray(budget.shares, jnp.int32)[task]
     place = jnp.arange(int(budget.shares.max()))
     return jnp.where(place < share, position * share + place, budget.capacity)
+
+
+def rows_of(budget: Budget, task: int) -> tuple[np.ndarray, np.ndarray]:
+    """A plan's rows for all slots once ``task`` has ended, and the task of each; on the host."""
+    share, seen = int(budget.shares[task]), int(budget.seen[task])
+    slots = np.arange(seen * share, dtype=np.int32)
+    return _FIRST_ROW - slots, budget.task[slots // share]
+
+
+def epochs_of(
+    rows: np.ndarray, owner: np.ndarray, batch_size: int, task: int, epochs: int, *name: int | str
+) -> StepPlan:
+    """A phase's steps: passes over rows, of these tasks, each in an order that ``name`` chooses."""
+    parts = []
+    for epoch in range(epochs):
+        order = permutation(len(rows), *name, task, epoch)
+        parts.append(
+            batches(rows[order], owner[order], batch_size, current=task, epoch=epoch,
+                    last=epoch == epochs - 1)
+        )  # fmt: skip
+    return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def counts(stream: Stream, budget: Budget, seed: int) -> np.ndarray:
@@ -179,10 +209,10 @@ def replayed(stream: Stream, budget: Budget | None, *, first_epochs: int | None 
             elif task:
                 assert held is not None
                 share = int(budget.shares[task - 1])
-                for k in range(int(budget.seen[task - 1])):
-                    slots = k * share + np.arange(min(share, held[k]), dtype=np.int32)
-                    rows.append(_FIRST_ROW - slots)
-                    tasks.append(np.full(len(slots), budget.task[k], np.int32))
+                slots, owner = rows_of(budget, task - 1)
+                filled = np.arange(share)[None] < held[: budget.seen[task - 1], None]
+                rows.append(slots[filled.ravel()])
+                tasks.append(owner[filled.ravel()])
             union, owner = np.concatenate(rows), np.concatenate(tasks)
             passes = first_epochs if task == 0 and first_epochs is not None else epochs
             for epoch in range(passes):

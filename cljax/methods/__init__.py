@@ -13,6 +13,7 @@ from cljax.methods import (
     joint,
     laer,
     lamaml,
+    lucir,
     mer,
     metabgd,
     replayed,
@@ -32,6 +33,8 @@ METHODS = {
     "meta-bgd": metabgd.meta_bgd,
     "icarl": icarl.icarl,
     "bic": bic.bic,
+    "lwf-exemplars": icarl.lwf_exemplars,
+    "lucir": lucir.lucir,
     "reptile": reptile.reptile,
     "fomaml": reptile.fomaml,
     "fixed-rep": fixed_rep.fixed_rep,
@@ -51,7 +54,20 @@ METHODS = {
 # hand-checked (computed steps in the tests), or restated (known at second hand, steps computed).
 CHECKED = {
     **dict.fromkeys(
-        ("lamaml", "cmaml", "sync-lamaml", "la-er", "er", "mer", "gem", "agem", "itaml"), "golden"
+        (
+            "lamaml",
+            "cmaml",
+            "sync-lamaml",
+            "la-er",
+            "er",
+            "mer",
+            "gem",
+            "agem",
+            "itaml",
+            "lucir",
+            "lwf-exemplars",
+        ),
+        "golden",
     ),
     **dict.fromkeys(
         ("meta-bgd", "icarl-ti", "independent", "iid", "joint", "finetune", "online", "sgd", "ewc"),
@@ -78,6 +94,7 @@ __all__ = [
     "joint",
     "laer",
     "lamaml",
+    "lucir",
     "mer",
     "metabgd",
     "replayed",

@@ -13,7 +13,8 @@
 A tenth of the exemplars of each old class (by ``held_out``, at least one), the last of them, and as
 many images of each new class, the last in the first epoch's order, are held out of stage 1. The old
 ones were learned from in earlier tasks; the images never become exemplars. At least one of each
-class stays in stage 1. All pairs stay applied, in training, at test and in the teacher.
+class stays in stage 1. All pairs stay applied, in training and fine-tuning, at test and in the
+teacher.
 
 Symbols: theta ``params``, a and b ``correction``, tau ``temperature``, M ``exemplars``.
 
@@ -25,7 +26,6 @@ stage 2 and the teacher's outputs are those of the example as it is augmented.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -35,34 +35,28 @@ import numpy as np
 
 from cljax import tree
 from cljax.errors import UserError, check_finite, check_positive
+from cljax.factories import with_part
 from cljax.losses import distillation, masked_mean
 from cljax.memory.exemplars import Budget
-from cljax.memory.policies import Policy
-from cljax.methods.common import initial, logits_predictor
-from cljax.methods.incremental import (
-    Descent,
-    blanked,
-    check_single_head,
-    classification,
-    descend,
-    descent,
-    past_outputs,
-    seen_outputs,
-    training,
+from cljax.methods.class_incremental import (
+    Objective,
+    State,
+    Terms,
+    class_incremental,
 )
-from cljax.methods.rehearsal import recall, rehearsal
-from cljax.methods.sessions import session
-from cljax.optimizers import Optimizer, Transformation, make_optimizer
+from cljax.methods.common import logits_predictor
+from cljax.methods.incremental import Outputs, classification, seen_outputs
+from cljax.methods.nearest import nearest_mean
+from cljax.methods.rehearsal import Rehearsal, recall
+from cljax.optimizers import Transformation, make_optimizer
 from cljax.streams.base import Stream, batches, checksum
 from cljax.streams.orders import permutation
 from cljax.types import (
     Array,
     Batch,
     Info,
-    Learner,
-    Method,
     Model,
-    Needs,
+    Output,
     Params,
     Phase,
     Predictor,
@@ -72,7 +66,7 @@ from cljax.types import (
     Variables,
 )
 
-__all__ = ["Correction", "Draws", "State", "bic", "corrected", "draw", "holding_out", "update"]
+__all__ = ["Bias", "Correction", "bic", "bic_objective", "corrected", "holding_out", "objective"]
 
 
 class Correction(NamedTuple):
@@ -82,25 +76,11 @@ class Correction(NamedTuple):
     shift: Array  # [T]
 
 
-class State(NamedTuple):
-    """``teacher`` is the network when the last task ended."""
+class Bias(NamedTuple):
+    """The corrections, and the state of the optimiser that fits the newest."""
 
-    params: Params
-    model_state: PyTree
-    opt_state: PyTree
-    teacher: Variables
     correction: Correction
-    correction_opt: PyTree
-    exemplars: PyTree
-
-
-class Draws(NamedTuple):
-    """An update makes no random choice."""
-
-
-def draw(state: State, batch: Batch, key: Array) -> Draws:
-    """Nothing to draw: orders are the stream's."""
-    return Draws()
+    opt_state: PyTree
 
 
 def corrected(logits: Array, correction: Correction, class_mask: np.ndarray) -> Array:
@@ -110,66 +90,42 @@ def corrected(logits: Array, correction: Correction, class_mask: np.ndarray) -> 
     return jnp.where(owned[None], pair.scale * logits + pair.shift, logits)
 
 
-def update(
-    state: State,
+def objective(
+    params: Params,
+    output: Output,
+    old: Output,
+    own: Bias,
     batch: Batch,
-    draws: Draws,
+    outputs: Outputs,
     *,
-    model: Model,
     class_mask: np.ndarray,
     temperature: Array | float,
-    by: Descent,
-) -> tuple[State, Info]:
-    """One gradient step of stage 1 on the batch; ``info.loss`` is in nats."""
-    batch, task = blanked(batch), batch.clock.task
-    seen, past = seen_outputs(class_mask, task), past_outputs(class_mask, task)
-    correct = functools.partial(corrected, correction=state.correction, class_mask=class_mask)
-    old = correct(model.apply(state.teacher, batch.x, False)[0].logits)
-    share = jnp.sum(past) / jnp.maximum(jnp.sum(seen), 1)  # lambda
-
-    def losses(logits: Array) -> Array:
-        logits = correct(logits)
-        apart = distillation(logits, old, past, temperature)
-        return share * apart + (1 - share) * classification("softmax", logits, batch.y, seen)
-
-    state, value = descend(state, batch, losses, forward=training(model), by=by)
-    return state, Info(value)
+) -> Array:
+    """L [] of stage 1 on a batch, in nats."""
+    correct = functools.partial(corrected, correction=own.correction, class_mask=class_mask)
+    logits = correct(output.logits)
+    share = jnp.sum(outputs.past) / jnp.maximum(jnp.sum(outputs.seen), 1)  # lambda
+    apart = distillation(logits, correct(old.logits), outputs.past, temperature)
+    each = classification("softmax", logits, batch.y, outputs.seen)
+    return masked_mean(share * apart + (1 - share) * each, batch.mask)
 
 
-def bic(
+def bic_objective(
     *,
-    lr: Array | float = 0.1,
     temperature: Array | float = 2.0,
     held_out: float = 0.1,
     correction_lr: Array | float = 0.01,
     correction_epochs: int = 200,
-    capacity: int | None = 2000,
-    per_class: int | None = None,
-    exemplars: Policy = "herding",
-    optimizer: Optimizer = "sgd",
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    milestones: Sequence[int] = (),
-    decay: Array | float = 0.1,
-    first_epochs: int | None = None,
-) -> Method:
+    mirror: bool = False,
+) -> Objective:
     """BiC: distillation on data and exemplars, and a bias correction fitted on a balanced part.
 
     Args:
-      lr: step size. May be traced.
       temperature: softens both networks' outputs in the distillation. May be traced.
       held_out: share of each old class's exemplars that stage 2 alone learns from.
       correction_lr: step size of stage 2, whose optimiser is Adam. May be traced.
       correction_epochs: passes of stage 2 over what is held out.
-      capacity: exemplars of all classes together; None with per_class.
-      per_class: exemplars of each class, instead of a total.
-      exemplars: herding, random or first, or an ``ExemplarPolicy``.
-      optimizer: sgd, momentum, adam, radam, or directions of your own (``optax.scale_by_...``).
-      momentum: of the optimiser "momentum".
-      weight_decay: adds so many parameters to the gradient.
-      milestones: epochs at which the rate drops.
-      decay: by this factor. May be traced.
-      first_epochs: epochs of the first task; None is as many as of the others.
+      mirror: class means over the exemplars and their mirror images.
 
     Raises:
       UserError: for counts below 1, values that are not finite, a share out of range, unknown
@@ -180,72 +136,50 @@ def bic(
     check_positive(correction_epochs=correction_epochs)
     if not 0 < held_out < 1:
         raise UserError(f"held_out is {held_out}, but it must be a share between 0 and 1.")
-    held = rehearsal(exemplars, capacity, per_class, first_epochs)
     adam = make_optimizer("adam", correction_lr)
-    by = descent(
-        optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, milestones=milestones,
-        decay=decay,
-    )  # fmt: skip
 
-    def bind(model: Model, spec: Spec) -> Learner:
-        check_single_head("bic", spec)
-        budget = held.budget(spec.class_mask)
+    def bind(model: Model, spec: Spec, budget: Budget) -> Terms:
         if budget.shares[-1] < 2:
             raise UserError(
                 f"bic keeps {budget.shares[-1]} exemplar of each class at the end, but it needs "
                 "at least 2, one of them held out; raise capacity or per_class."
             )
 
-        def init(key: Array) -> State:
-            variables = initial(model, spec, key)
-            one = jnp.ones(spec.num_tasks, jax.tree.leaves(variables.params)[0].dtype)
+        def init() -> Bias:
+            one = jnp.ones(spec.num_tasks)
             correction = Correction(one, 0 * one)
-            return State(
-                *variables, by.optimizer.init(variables.params), variables, correction,
-                adam.init(_pair(correction, jnp.zeros((), jnp.int32))),
-                held.policy.init(spec, budget),
-            )  # fmt: skip
+            return Bias(correction, adam.init(_pair(correction, jnp.zeros((), jnp.int32))))
 
-        def begin(state: State, task: Array) -> State:
-            return state._replace(
-                teacher=Variables(state.params, state.model_state),
-                opt_state=by.optimizer.init(state.params),
-                correction_opt=adam.init(_pair(state.correction, task)),
-            )
+        def begin(own: Bias, task: Array) -> Bias:
+            return own._replace(opt_state=adam.init(_pair(own.correction, task)))
 
-        return Learner(
-            init,
-            draw,
-            functools.partial(
-                update, model=model, class_mask=spec.class_mask, temperature=temperature, by=by
-            ),
-            {
-                "logits": _corrected_predictor(model, spec.class_mask),
-                "uncorrected": logits_predictor(model),
-            },
-            (
-                session(begin),
-                _stage_2(model, spec.class_mask, adam, correction_epochs),
-                *held.policy.phases(model, spec, budget),
-            ),
-            recall=recall,
-            gradients_per_update=1,
-            examples_per_update=spec.batch_size,
-        )
+        predictors = {
+            "logits": _corrected_predictor(model, spec.class_mask),
+            "nearest-mean": nearest_mean(model, spec, mirror=mirror),
+            "uncorrected": logits_predictor(model),
+        }
+        loss = functools.partial(objective, class_mask=spec.class_mask, temperature=temperature)
+        stage_2 = _stage_2(model, spec.class_mask, adam, correction_epochs)
+        return Terms(
+            loss, predictors, init, begin, (stage_2,),
+            lambda logits, own: corrected(logits, own.correction, spec.class_mask),
+        )  # fmt: skip
 
-    def arrange(stream: Stream) -> Stream:
-        arranged, budget = held.arrange(stream), held.budget(stream.class_mask)
-        whole, labels = arranged.planner, np.asarray(stream.train_y)
+    def arrange(stream: Stream, held: Rehearsal) -> Stream:
+        whole, labels = stream.planner, np.asarray(stream.train_y)
+        budget = held.budget(stream.class_mask)
         assert whole is not None
 
         def planner(seed: int, batch_size: int, epochs: int) -> StepPlan:
             return holding_out(whole(seed, batch_size, epochs), labels, budget, held_out)
 
-        mark = checksum(arranged.checksum, {}, "held out", held_out)
-        return replace(arranged, planner=planner, checksum=mark)
+        mark = checksum(stream.checksum, {}, "held out", held_out)
+        return replace(stream, planner=planner, checksum=mark)
 
-    needs = Needs(boundaries=True, task_ids_train=True, epochs=True)
-    return Method("bic", bind, needs, options, arrange=arrange, make=bic)
+    return Objective(bind, arrange, "bic", options)
+
+
+bic = with_part(class_incremental, "bic", "objective", bic_objective)
 
 
 def holding_out(rows: StepPlan, labels: np.ndarray, budget: Budget, share: float) -> StepPlan:
@@ -315,22 +249,23 @@ def _stage_2(model: Model, class_mask: np.ndarray, adam: Transformation, epochs:
         return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def update(state: State, batch: Batch, draws: tuple[()]) -> tuple[State, Info]:
-        task, variables = batch.clock.task, Variables(state.params, state.model_state)
+        task, own = batch.clock.task, state.own
+        variables = Variables(state.params, state.model_state)
         logits = model.apply(variables, batch.x, False)[0].logits
         seen = seen_outputs(class_mask, task)
 
         def put(pair: Correction) -> Correction:
-            return jax.tree.map(lambda a, new: a.at[task].set(new), state.correction, pair)
+            return jax.tree.map(lambda a, new: a.at[task].set(new), own.correction, pair)
 
         def objective(pair: Correction) -> Array:
             z = corrected(logits, put(pair), class_mask)
             return masked_mean(classification("softmax", z, batch.y, seen), batch.mask)
 
-        pair = _pair(state.correction, task)
+        pair = _pair(own.correction, task)
         loss, grads = jax.value_and_grad(objective)(pair)
-        updates, opt_state = adam.update(grads, state.correction_opt, pair)
+        updates, opt_state = adam.update(grads, own.opt_state, pair)
         fitted = put(tree.add_scaled(pair, updates, 1.0))
-        return state._replace(correction=fitted, correction_opt=opt_state), Info(loss)
+        return state._replace(own=Bias(fitted, opt_state)), Info(loss)
 
     return Phase("correction", plan, lambda state, batch, key: (), update, recall=recall)
 
@@ -343,7 +278,7 @@ def _corrected_predictor(model: Model, class_mask: np.ndarray) -> Predictor:
     raw = logits_predictor(model)
 
     def prepare(state: State) -> tuple[PyTree, Correction]:
-        return raw.prepare(state), state.correction
+        return raw.prepare(state), state.own.correction
 
     def scores(view: tuple[PyTree, Correction], batch: Batch) -> Array:
         return corrected(raw.scores(view[0], batch), view[1], class_mask)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cljax.errors import check_finite
-from cljax.factories import variant, with_penalty
+from cljax.factories import variant, with_part
 from cljax.losses import classification_loss
 from cljax.methods.common import (
     Descent,
@@ -128,4 +128,6 @@ sgd = variant(
     "SGD: plain gradient descent, the hand-made rule that learned ones are compared with.",
     fixed={"penalty": None, "optimizer": "sgd"},
 )
-PENALISED = {name: with_penalty(finetune, name, factory) for name, factory in PENALTIES.items()}
+PENALISED = {
+    name: with_part(finetune, name, "penalty", factory) for name, factory in PENALTIES.items()
+}

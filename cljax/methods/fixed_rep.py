@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import UserError, check_known
+from cljax.losses import masked_mean
 from cljax.methods.common import initial, logits_predictor
 from cljax.methods.incremental import (
     Descent,
@@ -100,10 +101,10 @@ def update(
             return train()
         return jax.lax.cond(first, train, lambda: model.apply(variables, x, False))
 
-    def losses(logits: Array) -> Array:
-        return classification(loss, logits, batch.y, seen)
+    def objective(params: Params, output: Output) -> Array:
+        return masked_mean(classification(loss, output.logits, batch.y, seen), batch.mask)
 
-    state, value = descend(state, batch, losses, forward=forward, by=by, learns=learns)
+    state, value = descend(state, batch, objective, forward=forward, by=by, learns=learns)
     return state, Info(value)
 
 

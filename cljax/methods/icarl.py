@@ -1,22 +1,20 @@
-"""iCaRL: the previous network's outputs as targets, herded exemplars, the nearest class mean.
-
-    before task s:   teacher = theta
-    each epoch:      the examples of D(s) and M(s - 1), shuffled, in batches
-    update(batch):   theta = theta - rate * Opt(grad mean_B loss(theta))
-    after task s:    M(s) = herded from D(s), and the best of the old ones
-    predict(x):      the nearest mean of exemplars, or the largest logit
+"""iCaRL, and LwF with exemplars: the previous network's outputs as targets, exemplars replayed.
 
     loss "bce":  sum over outputs seen of  BCE(z_c, q_c),   q_c = sigmoid(z^_c) for old outputs,
                                                             1[y = c] for new ones
     loss "kl":   CE over outputs seen
                  + strength KL(softmax(z^ / tau) || softmax(z / tau)) over old ones
 
-Symbols: theta ``params``, z logits and z^ the teacher's, tau ``temperature``, M ``exemplars``.
+    predict(x):  iCaRL: the nearest mean of exemplars;  LwF: the largest logit
+
+The course of a task is that of ``class_incremental``.
+
+Symbols: z logits and z^ the teacher's, tau ``temperature``.
 
 Source: Rebuffi, Kolesnikov, Sperl, Lampert, "iCaRL: Incremental Classifier and Representation
 Learning", CVPR 2017 (arXiv:1611.07725), algorithms 1 to 5. ``kl`` is the loss of the code released
 with Liu et al., "Mnemonics Training", CVPR 2020 (arXiv:2002.10211), at tau = 2 without the factor
-tau^2; with the predictor "logits" it is that paper's LwF with exemplars.
+tau^2: one training there gives the rows of iCaRL and of LwF with exemplars.
 
 Differs from the paper: the teacher's outputs are computed at each step, not once before the task,
 so that they are those of the example as it is augmented.
@@ -25,179 +23,117 @@ so that they are those of the example as it is augmented.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cljax.errors import check_finite, check_known
-from cljax.losses import binary_cross_entropy, distillation
-from cljax.memory.policies import Policy
-from cljax.methods.common import initial, logits_predictor
-from cljax.methods.incremental import (
-    Descent,
-    blanked,
-    check_single_head,
-    classification,
-    descend,
-    descent,
-    past_outputs,
-    seen_outputs,
-    training,
+from cljax.factories import with_part
+from cljax.losses import binary_cross_entropy, distillation, masked_mean
+from cljax.memory.exemplars import Budget
+from cljax.methods.class_incremental import (
+    Objective,
+    Terms,
+    both_predictors,
+    class_incremental,
 )
-from cljax.methods.nearest import nearest_mean
-from cljax.methods.rehearsal import recall, rehearsal
-from cljax.methods.sessions import session
-from cljax.optimizers import Optimizer
-from cljax.types import (
-    Array,
-    Batch,
-    Info,
-    Learner,
-    Method,
-    Model,
-    Needs,
-    Params,
-    PyTree,
-    Spec,
-    Variables,
-)
+from cljax.methods.incremental import Outputs, classification
+from cljax.types import Array, Batch, Model, Output, Params, PyTree, Spec
 
-__all__ = ["Draws", "State", "draw", "icarl", "update"]
+__all__ = ["distilled", "icarl", "icarl_objective", "lwf_exemplars", "lwf_objective"]
 
 Kind: TypeAlias = Literal["bce", "kl"]
 
 
-class State(NamedTuple):
-    """``teacher`` is the network when the last task ended."""
-
-    params: Params
-    model_state: PyTree
-    opt_state: PyTree
-    teacher: Variables
-    exemplars: PyTree
-
-
-class Draws(NamedTuple):
-    """An update makes no random choice."""
-
-
-def draw(state: State, batch: Batch, key: Array) -> Draws:
-    """Nothing to draw: orders are the stream's."""
-    return Draws()
-
-
-def update(
-    state: State,
+def distilled(
+    params: Params,
+    output: Output,
+    old: Output,
+    own: PyTree,
     batch: Batch,
-    draws: Draws,
+    outputs: Outputs,
     *,
-    model: Model,
-    class_mask: np.ndarray,
     loss: Kind,
     strength: Array | float,
     temperature: Array | float,
-    by: Descent,
-) -> tuple[State, Info]:
-    """One gradient step on the batch; ``info.loss`` is in nats, with the distillation."""
-    batch, task = blanked(batch), batch.clock.task
-    seen, past = seen_outputs(class_mask, task), past_outputs(class_mask, task)
-    old = model.apply(state.teacher, batch.x, False)[0].logits
-
-    def losses(logits: Array) -> Array:
-        if loss == "bce":
-            new = jax.nn.one_hot(batch.y, logits.shape[1], dtype=logits.dtype)
-            targets = jnp.where(past[None], jax.nn.sigmoid(old), new)
-            return jnp.sum(seen) * binary_cross_entropy(logits, targets, seen[None])
-        apart = distillation(logits, old, past, temperature)
-        return classification("softmax", logits, batch.y, seen) + strength * apart
-
-    state, value = descend(state, batch, losses, forward=training(model), by=by)
-    return state, Info(value)
+) -> Array:
+    """Mean loss [] of a batch, in nats."""
+    logits = output.logits
+    if loss == "bce":
+        new = jax.nn.one_hot(batch.y, logits.shape[1], dtype=logits.dtype)
+        targets = jnp.where(outputs.past[None], jax.nn.sigmoid(old.logits), new)
+        each = binary_cross_entropy(logits, targets, outputs.seen[None])
+        return masked_mean(jnp.sum(outputs.seen) * each, batch.mask)
+    apart = distillation(logits, old.logits, outputs.past, temperature)
+    each = classification("softmax", logits, batch.y, outputs.seen)
+    return masked_mean(each + strength * apart, batch.mask)
 
 
-def icarl(
+def icarl_objective(
     *,
-    lr: Array | float = 0.1,
     loss: Kind = "bce",
     strength: Array | float = 1.0,
     temperature: Array | float = 2.0,
-    capacity: int | None = 2000,
-    per_class: int | None = None,
-    exemplars: Policy = "herding",
     mirror: bool = False,
-    optimizer: Optimizer = "sgd",
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    milestones: Sequence[int] = (),
-    decay: Array | float = 0.1,
-    first_epochs: int | None = None,
-) -> Method:
+) -> Objective:
     """iCaRL: distillation, herded exemplars, prediction by the nearest class mean.
 
     Args:
-      lr: step size. May be traced.
       loss: bce, the sum of binary cross-entropies (the paper), or kl, softmax cross-entropy with
         distillation.
       strength: weight of the distillation; loss=kl only. May be traced.
       temperature: softens both networks' outputs in it; loss=kl only. May be traced.
-      capacity: exemplars of all classes together; None with per_class.
-      per_class: exemplars of each class, instead of a total.
-      exemplars: herding, random or first, or an ``ExemplarPolicy``.
       mirror: class means over the exemplars and their mirror images.
-      optimizer: sgd, momentum, adam, radam, or directions of your own (``optax.scale_by_...``).
-      momentum: of the optimiser "momentum".
-      weight_decay: adds so many parameters to the gradient.
-      milestones: epochs at which the rate drops.
-      decay: by this factor. May be traced.
-      first_epochs: epochs of the first task; None is as many as of the others.
 
     Raises:
       UserError: for counts below 1, values that are not finite, unknown choices, or a stream
         whose tasks share classes.
     """
     options = dict(locals())
+    return _objective("icarl", "nearest-mean", options, **options)
+
+
+def lwf_objective(
+    *, strength: Array | float = 1.0, temperature: Array | float = 2.0, mirror: bool = False
+) -> Objective:
+    """LwF with exemplars: cross-entropy and distillation, prediction by the head.
+
+    Args:
+      strength: weight of the distillation. May be traced.
+      temperature: softens both networks' outputs in it. May be traced.
+      mirror: class means over the exemplars and their mirror images.
+
+    Raises:
+      UserError: for counts below 1, values that are not finite, unknown choices, or a stream
+        whose tasks share classes.
+    """
+    options = dict(locals())
+    return _objective("lwf-exemplars", "logits", options, loss="kl", **options)
+
+
+def _objective(
+    name: str,
+    headline: str,
+    options: Mapping[str, Any],
+    *,
+    loss: Kind,
+    strength: Array | float,
+    temperature: Array | float,
+    mirror: bool,
+) -> Objective:
     check_known("loss", loss, get_args(Kind))
     check_finite(strength=strength, temperature=temperature)
-    held = rehearsal(exemplars, capacity, per_class, first_epochs)
-    by = descent(
-        optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, milestones=milestones,
-        decay=decay,
+    mean_loss = functools.partial(
+        distilled, loss=loss, strength=strength, temperature=temperature
     )  # fmt: skip
 
-    def bind(model: Model, spec: Spec) -> Learner:
-        check_single_head("icarl", spec)
-        budget = held.budget(spec.class_mask)
+    def bind(model: Model, spec: Spec, budget: Budget) -> Terms:
+        return Terms(mean_loss, both_predictors(model, spec, headline=headline, mirror=mirror))
 
-        def init(key: Array) -> State:
-            variables = initial(model, spec, key)
-            opt_state = by.optimizer.init(variables.params)
-            return State(*variables, opt_state, variables, held.policy.init(spec, budget))
+    return Objective(bind, name=name, options=options)
 
-        def begin(state: State, task: Array) -> State:
-            return state._replace(
-                teacher=Variables(state.params, state.model_state),
-                opt_state=by.optimizer.init(state.params),
-            )
 
-        return Learner(
-            init,
-            draw,
-            functools.partial(
-                update, model=model, class_mask=spec.class_mask, loss=loss, strength=strength,
-                temperature=temperature, by=by,
-            ),
-            {
-                "nearest-mean": nearest_mean(model, spec, mirror=mirror),
-                "logits": logits_predictor(model),
-            },
-            (session(begin), *held.policy.phases(model, spec, budget)),
-            recall=recall,
-            gradients_per_update=1,
-            examples_per_update=spec.batch_size,
-        )  # fmt: skip
-
-    needs = Needs(boundaries=True, task_ids_train=True, epochs=True)
-    return Method("icarl", bind, needs, options, arrange=held.arrange, make=icarl)
+icarl = with_part(class_incremental, "icarl", "objective", icarl_objective)
+lwf_exemplars = with_part(class_incremental, "lwf-exemplars", "objective", lwf_objective)

@@ -41,7 +41,7 @@ import numpy as np
 from cljax import tree
 from cljax.errors import UserError, check_finite, check_positive
 from cljax.losses import LossFn, classification_loss, masked_mean
-from cljax.memory.policies import herd
+from cljax.memory.selection import herd
 from cljax.methods.common import initial, logits_predictor
 from cljax.types import (
     Array,

@@ -1,12 +1,13 @@
-"""What class-incremental methods share: outputs seen, losses over them, and a gradient step.
+"""What class-incremental methods share: who owns which outputs, losses over them, gradient steps.
 
-    step(batch):   theta = theta - rate * Opt(grad mean_B loss(theta))
+    step(batch):   theta = theta - rate * Opt(grad objective(theta))
 
 Rates drop at milestones of every task, whose optimiser starts anew.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from cljax import tree
 from cljax.errors import UserError, check_finite
-from cljax.losses import binary_cross_entropy, cross_entropy, masked_mean
+from cljax.losses import binary_cross_entropy, cross_entropy
 from cljax.methods.sessions import check_milestones, rate
 from cljax.nets.masked import masked
 from cljax.optimizers import Optimizer, Transformation, direction
@@ -33,12 +34,20 @@ from cljax.types import (
 )
 
 __all__ = [
-    "Descent", "Loss", "blanked", "check_single_head", "classification", "descend", "descent",
-    "past_outputs", "seen_outputs", "training",
+    "Descent", "Loss", "Outputs", "blanked", "check_single_head", "classification", "descend",
+    "descent", "outputs_at", "past_outputs", "seen_outputs", "trainable", "training",
 ]  # fmt: skip
 
 Loss: TypeAlias = Literal["softmax", "sigmoid"]
 Forward: TypeAlias = Callable[[Variables, PyTree, Array], tuple[Output, PyTree]]
+
+
+class Outputs(NamedTuple):
+    """Whose outputs are whose while a task is learned; all [C] bool."""
+
+    past: Array  # of tasks before it
+    own: Array  # of the task
+    seen: Array  # of both
 
 
 class Descent(NamedTuple):
@@ -71,28 +80,28 @@ def descent(
 def descend(
     state: Any,
     batch: Batch,
-    losses: Callable[[Array], Array],
+    objective: Callable[[Params, Output], Array],
     *,
     forward: Forward,
     by: Descent,
     learns: PyTree | None = None,
 ) -> tuple[Any, Array]:
-    """One step on the mean over the batch, for states with params, model_state and opt_state.
+    """One step, for states with params, model_state and opt_state.
 
     Args:
-      losses: logits [B, C] -> [B].
+      objective: (params, output on the batch) -> loss [].
       forward: (variables, x, mask) -> (output, model_state).
       learns: pytree of bools that broadcast to the parameters, False where they are frozen.
 
     Returns:
-      The state after it, and the mean loss [].
+      The state after it, and the loss [].
     """
 
-    def mean(params: Params) -> tuple[Array, PyTree]:
+    def value(params: Params) -> tuple[Array, PyTree]:
         output, after = forward(Variables(params, state.model_state), batch.x, batch.mask)
-        return masked_mean(losses(output.logits), batch.mask), after
+        return objective(params, output), after
 
-    (loss, model_state), grads = jax.value_and_grad(mean, has_aux=True)(state.params)
+    (loss, model_state), grads = jax.value_and_grad(value, has_aux=True)(state.params)
     towards, opt_state = by.optimizer.update(grads, state.opt_state, state.params)
     params = tree.add_scaled(state.params, towards, -by.rate(batch.clock))
     if learns is not None:  # momentum and decay would move what has no gradient
@@ -104,6 +113,20 @@ def descend(
 def training(model: Model) -> Forward:
     """The training forward pass in which masked rows reach no statistics."""
     return lambda variables, x, mask: masked(model, variables, x, mask)
+
+
+def trainable(model: Model, params: Params, outputs: Array, task: Array) -> PyTree | None:
+    """Which parameters may learn, as ``descend`` takes it, or None for all.
+
+    Args:
+      outputs: [C] bool, whose rows of the head may, where the network says which those are.
+    """
+    masks = [] if model.head is None else [model.head(params, outputs)]
+    masks += [] if model.learns is None else [model.learns(params, task)]
+    if not masks:
+        return None
+    both = lambda a, b: jnp.asarray(a) & jnp.asarray(b)
+    return functools.reduce(lambda a, b: jax.tree.map(both, a, b), masks)
 
 
 def blanked(batch: Batch) -> Batch:
@@ -123,6 +146,12 @@ def seen_outputs(class_mask: np.ndarray, task: Array) -> Array:
 def past_outputs(class_mask: np.ndarray, task: Array) -> Array:
     """[C] bool, the outputs of tasks before ``task``."""
     return seen_outputs(class_mask, task - 1)
+
+
+def outputs_at(class_mask: np.ndarray, task: Array) -> Outputs:
+    """Whose outputs are whose while ``task`` [] is learned."""
+    past, seen = past_outputs(class_mask, task), seen_outputs(class_mask, task)
+    return Outputs(past, seen & ~past, seen)
 
 
 def classification(loss: Loss, logits: Array, y: Array, outputs: Array) -> Array:

@@ -385,7 +385,9 @@ def itaml(
 
         def init(key: Array) -> State:
             params, model_state = initial(model, spec, key)
-            return State(params, model_state, new_optimizer(params), held.policy.init(spec, budget))
+            return State(
+                params, model_state, new_optimizer(params), held.policy.init(model, spec, budget)
+            )
 
         def step(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
             clock = batch.clock

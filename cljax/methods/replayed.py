@@ -23,6 +23,7 @@ import numpy as np
 
 from cljax.errors import check_known
 from cljax.factories import variant
+from cljax.losses import masked_mean
 from cljax.memory import exemplars as memory
 from cljax.memory.policies import Policy
 from cljax.methods.common import initial, logits_predictor
@@ -41,7 +42,19 @@ from cljax.methods.rehearsal import recall, rehearsal
 from cljax.methods.sessions import fresh_optimizer
 from cljax.optimizers import Optimizer
 from cljax.streams.base import Stream
-from cljax.types import Array, Batch, Info, Learner, Method, Model, Needs, Params, PyTree, Spec
+from cljax.types import (
+    Array,
+    Batch,
+    Info,
+    Learner,
+    Method,
+    Model,
+    Needs,
+    Output,
+    Params,
+    PyTree,
+    Spec,
+)
 
 __all__ = ["Draws", "State", "draw", "oracle", "replayed", "update"]
 
@@ -77,10 +90,10 @@ def update(
     """One gradient step on the batch; ``info.loss`` is in nats."""
     batch, seen = blanked(batch), seen_outputs(class_mask, batch.clock.task)
 
-    def losses(logits: Array) -> Array:
-        return classification(loss, logits, batch.y, seen)
+    def objective(params: Params, output: Output) -> Array:
+        return masked_mean(classification(loss, output.logits, batch.y, seen), batch.mask)
 
-    state, value = descend(state, batch, losses, forward=training(model), by=by)
+    state, value = descend(state, batch, objective, forward=training(model), by=by)
     return state, Info(value)
 
 
@@ -136,7 +149,7 @@ def replayed(
 
         def init(key: Array) -> State:
             params, model_state = initial(model, spec, key)
-            kept = () if policy is None else policy.init(spec, budget)
+            kept = () if policy is None else policy.init(model, spec, budget)
             return State(params, model_state, by.optimizer.init(params), kept)
 
         chosen = () if policy is None else policy.phases(model, spec, budget)

@@ -294,7 +294,7 @@ def _method(
         def init(key: Array) -> State:
             params, model_state = initial(model, spec, key)
             opt_state = by.optimizer.init(params)
-            return State(params, model_state, opt_state, held.policy.init(spec, budget))
+            return State(params, model_state, opt_state, held.policy.init(model, spec, budget))
 
         return Learner(
             init,

@@ -1,10 +1,20 @@
 """Networks behind one signature; a net is a function from the number of outputs to a Model."""
 
+from cljax.nets import transfer
 from cljax.nets.dense import mlp
 from cljax.nets.linen import from_linen
 from cljax.nets.masked import masked
-from cljax.nets.resnet import resnet18, resnet18_third
+from cljax.nets.resnet import resnet8, resnet18, resnet18_third, resnet32
 
-NETS = {"mlp": mlp, "resnet18-third": resnet18_third, "resnet18": resnet18}
+NETS = {
+    "mlp": mlp,
+    "resnet8": resnet8,
+    "resnet32": resnet32,
+    "resnet18-third": resnet18_third,
+    "resnet18": resnet18,
+}
 
-__all__ = ["NETS", "from_linen", "masked", "mlp", "resnet18", "resnet18_third"]
+__all__ = [
+    "NETS", "from_linen", "masked", "mlp", "resnet8", "resnet18", "resnet18_third", "resnet32",
+    "transfer",
+]  # fmt: skip

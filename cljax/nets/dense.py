@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 
 from cljax.errors import check_known, check_positive
+from cljax.nets.cosine import Head, cosine_head
 from cljax.nets.inits import fan_in_uniform
 from cljax.nets.linen import from_linen
 from cljax.types import Array, FirstProduct, Model, Net, Params
@@ -26,8 +27,9 @@ def mlp(
     *widths: int,
     init: Literal["kaiming-normal", "xavier-uniform", "lecun-normal", "pytorch"] = "kaiming-normal",
     head_bias: bool = True,
+    head: Head = "linear",
 ) -> Net:
-    """ReLU layers of the given widths and a linear output, with biases.
+    """ReLU layers of the given widths and an output layer, with biases.
 
     ``mlp(100, 100)`` on 784 pixels and 10 classes has 89 610 parameters (La-MAML, section 5);
     ``mlp(400, 400, init="pytorch", head_bias=False)`` has 478 400 (iTAML code). Inputs of any
@@ -35,14 +37,17 @@ def mlp(
 
     Args:
       init: of the kernels; biases start at zero, with pytorch as its kernels.
-      head_bias: whether the output layer has a bias.
+      head_bias: whether a linear output layer has a bias.
+      head: linear, or cosine for one that compares directions and has no bias (see
+        ``cljax.nets.cosine``); such a network has no first product.
 
     Raises:
-      UserError: if a width is below 1 or ``init`` is not known.
+      UserError: if a width is below 1, or ``init`` or ``head`` is not known.
     """
     for width in widths:
         check_positive(width=width)
     check_known("initialisation", init, _INITS)
+    check_known("head", head, get_args(Head))
 
     def net(num_outputs: int) -> Model:
         import flax.linen as nn
@@ -53,15 +58,22 @@ def mlp(
                 x = x.reshape(x.shape[0], -1)
                 for width in widths:
                     x = nn.relu(_linear(width, x, init)(x))
+                if head == "cosine":
+                    return cosine_head(num_outputs)(x), x
                 return _linear(num_outputs, x, init, head_bias)(x), x
 
-        head = f"Dense_{len(widths)}"
-        return from_linen(MLP(), head=head)._replace(first_product=_first_product(len(widths)))
+        if head == "cosine":
+            return from_linen(MLP(), head="head")._replace(cosine=True)
+        last = f"Dense_{len(widths)}"
+        return from_linen(MLP(), head=last)._replace(first_product=_first_product(len(widths)))
 
     net.__name__ = f"mlp:{','.join(map(str, widths))}" + (
         f":{init}" if init != "kaiming-normal" else ""
     )
-    net.__name__ += "" if head_bias else ":no-head-bias"
+    if head == "cosine":
+        net.__name__ += ":cosine"
+    elif not head_bias:
+        net.__name__ += ":no-head-bias"
     return net
 
 

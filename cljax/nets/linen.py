@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax.types import Array, Model, Output, Params, PyTree, Variables
+from cljax.types import Array, Lens, Model, Output, Params, PyTree, Variables
 
 __all__ = ["from_linen"]
 
@@ -22,7 +22,8 @@ def from_linen(module: Any, *, head: str | None = None) -> Model:
     zeros, so that NaN in padding stays there.
 
     Args:
-      head: name of the output layer, whose parameters all have the outputs as their last axis;
+      head: name of the output layer, whose parameters all have the outputs as their last axis, but
+        for scalars, which all outputs share; its leaf ``kernel`` [D, C] makes the model's ``rows``.
         None for networks that do not say.
     """
 
@@ -53,12 +54,18 @@ def from_linen(module: Any, *, head: str | None = None) -> Model:
         assert head is not None
         everything = jax.tree.map(lambda _: jnp.ones((), bool), params)
         last = lambda leaf: outputs.reshape((1,) * (leaf.ndim - 1) + outputs.shape)
-        return {**everything, head: jax.tree.map(last, params[head])}
+        own = lambda leaf: last(leaf) if leaf.ndim else jnp.ones((), bool)
+        return {**everything, head: jax.tree.map(own, params[head])}
 
+    rows = Lens(
+        get=lambda params: params[head]["kernel"],
+        set=lambda params, kernel: {**params, head: {**params[head], "kernel": kernel}},
+    )
     takes_groups = "member" in inspect.signature(type(module).__call__).parameters
     return Model(
         init,
         apply,
         grouped=grouped if takes_groups else None,
         head=of_head if head is not None else None,
+        rows=rows if head is not None else None,
     )

@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cljax.nets.batchnorm import BatchNorm
+from cljax.nets.cosine import Head, cosine_head
 from cljax.nets.inits import fan_in_uniform
 from cljax.types import Array
 
-__all__ = ["BasicBlock", "ConvBN", "ResNet18", "SinglePath", "generalised_mean", "halve"]
+__all__ = ["BasicBlock", "ConvBN", "ResNet", "SinglePath", "generalised_mean", "halve"]
 
 
 class ConvBN(nn.Module):
@@ -112,27 +113,42 @@ class SinglePath(nn.Module):
         return _head(self.num_outputs, features, use_bias=False), features
 
 
-class ResNet18(nn.Module):
-    """The network of ``cljax.nets.resnet18``: images [B, H, W, C] of any size."""
+class ResNet(nn.Module):
+    """The other networks of ``cljax.nets.resnet``: images [B, H, W, C] of any size.
+
+    A stem of the first width, then a stage of so many ``blocks`` for each width, the later ones
+    starting with stride 2 and a projection, and the mean over positions.
+    """
 
     num_outputs: int
+    widths: tuple[int, ...]
+    blocks: int
+    large_stem: bool  # 7x7 of stride 2 and max-pool, else 3x3
+    head: Head
+    last_relu: bool  # False: features may be negative
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool, member: Array | None = None) -> tuple[Array, Array]:
         kept = jnp.promote_types(x.dtype, jnp.float32)
         conv = functools.partial(ConvBN, dtype=self.dtype, param_dtype=kept)
-        x = nn.relu(conv(64, kernel=7, stride=2)(x, train, member))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # type: ignore[arg-type]
-        for stage, width in enumerate((64, 128, 256, 512)):
-            stride = 2 if stage else 1
-            x = nn.relu(BasicBlock(width, conv, stride, project=stage > 0)(x, train, member))
-            x = nn.relu(BasicBlock(width, conv)(x, train, member))
+        kernel, stride = (7, 2) if self.large_stem else (3, 1)
+        x = nn.relu(conv(self.widths[0], kernel=kernel, stride=stride)(x, train, member))
+        if self.large_stem:
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # type: ignore[arg-type]
+        for stage, width in enumerate(self.widths):
+            for block in range(self.blocks):
+                x = nn.relu(x) if stage or block else x
+                stride = 2 if stage and not block else 1
+                x = BasicBlock(width, conv, stride, project=stride == 2)(x, train, member)
+        x = nn.relu(x) if self.last_relu else x
         features = jnp.mean(x.astype(kept), axis=(1, 2))
-        return _head(self.num_outputs, features, use_bias=True), features
+        return _head(self.num_outputs, features, use_bias=True, kind=self.head), features
 
 
-def _head(num_outputs: int, features: Array, use_bias: bool) -> Array:
+def _head(num_outputs: int, features: Array, use_bias: bool, kind: Head = "linear") -> Array:
+    if kind == "cosine":
+        return cosine_head(num_outputs)(features)
     uniform = fan_in_uniform(features.shape[-1])
     return nn.Dense(
         num_outputs, use_bias=use_bias, kernel_init=uniform, bias_init=uniform,

@@ -1,22 +1,61 @@
-"""Residual networks with 18 layers: iTAML's thinner one for small images, and ImageNet's.
+"""Residual networks: CIFAR's with 32 and 8 layers, and two with 18, iTAML's and ImageNet's.
 
-Source: Rajasegaran et al., "iTAML: An Incremental Task-Agnostic Meta-learning Approach", CVPR
-2020 (arXiv:2003.11652), which takes the first from RPS-net (NeurIPS 2019, arXiv:1906.01120) with
-a single path; He et al., "Deep Residual Learning for Image Recognition", CVPR 2016
-(arXiv:1512.03385), for the second.
+Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv:1512.03385);
+Liu et al., "Mnemonics Training", CVPR 2020 (arXiv:2002.10211), released code, for CIFAR's, their
+projections, cosine heads and features that may be negative. Rajasegaran et al., "iTAML: An
+Incremental Task-Agnostic Meta-learning Approach", CVPR 2020 (arXiv:2003.11652), for the thinner
+ResNet-18, that of RPS-net (NeurIPS 2019, arXiv:1906.01120) with a single path.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cljax.errors import UserError, check_known, check_positive
+from cljax.nets.cosine import Head
 from cljax.nets.linen import from_linen
 from cljax.types import Model, Net
 
-__all__ = ["resnet18", "resnet18_third"]
+__all__ = ["resnet8", "resnet18", "resnet18_third", "resnet32"]
 
 Dtype = Literal["float32", "bfloat16"]
+
+
+def resnet32(
+    *widths: int, head: Head = "cosine", last_relu: bool = False, dtype: Dtype = "float32"
+) -> Net:
+    """ResNet-32 for 32x32 images: a 3x3 stem, three stages of five blocks, mean-pooling.
+
+    Stages of widths 16, 32, 64 unless given; the second and third start with stride 2 and a 1x1
+    projection. Convolutions have no bias: 466 256 parameters before the head, and with a cosine
+    head of 50 outputs 469 457.
+
+    Args:
+      head: cosine compares directions and has no bias (see ``cljax.nets.cosine``); linear has one.
+      last_relu: whether a ReLU follows the last block; without it features may be negative.
+      dtype: type of convolutions and activations; parameters, statistics of BatchNorm, pooled
+        features and logits stay in float32 (float64 for float64 images, with dtype float32).
+
+    Raises:
+      UserError: unless there are three widths of at least 1, or for an unknown head or dtype.
+    """
+    return _cifar("resnet32", 5, widths, (16, 32, 64), head, last_relu, dtype)
+
+
+def resnet8(
+    *widths: int, head: Head = "cosine", last_relu: bool = False, dtype: Dtype = "float32"
+) -> Net:
+    """ResNet-8 for small images: ``resnet32`` with one block a stage, of widths 8, 16, 32.
+
+    Args:
+      head: linear or cosine, as of ``resnet32``.
+      last_relu: whether a ReLU follows the last block.
+      dtype: type of convolutions and activations, as of ``resnet32``.
+
+    Raises:
+      UserError: as ``resnet32``.
+    """
+    return _cifar("resnet8", 1, widths, (8, 16, 32), head, last_relu, dtype)
 
 
 def resnet18_third(*widths: int, dtype: Dtype = "float32") -> Net:
@@ -28,20 +67,12 @@ def resnet18_third(*widths: int, dtype: Dtype = "float32") -> Net:
     that it never uses.
 
     Args:
-      dtype: type of convolutions and activations; parameters, statistics of BatchNorm, pooled
-        features and logits stay in float32 (float64 for float64 images, with dtype float32).
+      dtype: type of convolutions and activations, as of ``resnet32``.
 
     Raises:
       UserError: unless there are four widths of at least 1, or for an unknown dtype.
     """
-    widths = widths or (21, 42, 85, 170)
-    if len(widths) != 4:
-        given = ",".join(map(str, widths))
-        raise UserError(
-            f"resnet18-third has widths {given}, but it takes four, such as 8,16,32,64."
-        )
-    for width in widths:
-        check_positive(width=width)
+    widths = _checked("resnet18-third", widths, (21, 42, 85, 170))
     compute = _compute(dtype)
 
     def net(num_outputs: int) -> Model:
@@ -49,30 +80,78 @@ def resnet18_third(*widths: int, dtype: Dtype = "float32") -> Net:
 
         return from_linen(SinglePath(num_outputs, widths, compute), head="head")
 
-    net.__name__ = f"resnet18-third:{','.join(map(str, widths))}" + _suffix(dtype)
+    net.__name__ = _name("resnet18-third", ",".join(map(str, widths)), dtype)
     return net
 
 
-def resnet18(*, dtype: Dtype = "float32") -> Net:
+def resnet18(*, head: Head = "linear", last_relu: bool = True, dtype: Dtype = "float32") -> Net:
     """ResNet-18 as for ImageNet: 7x7 stem of stride 2, max-pool, widths 64 to 512, mean-pooling.
 
-    Convolutions have no bias, the head has one: 11 227 812 parameters with 100 outputs.
+    Convolutions have no bias, a linear head has one: 11 227 812 parameters with 100 outputs.
+    Mnemonics training's has a cosine head and no last ReLU: 11 202 113 with 50.
 
     Args:
-      dtype: type of convolutions and activations, as of ``resnet18_third``.
+      head: linear or cosine, as of ``resnet32``.
+      last_relu: whether a ReLU follows the last block.
+      dtype: type of convolutions and activations, as of ``resnet32``.
 
     Raises:
-      UserError: for an unknown dtype.
+      UserError: for an unknown head or dtype.
     """
+    words = ("" if head == "linear" else head, "" if last_relu else "no-last-relu")
+    name = _name("resnet18", *words, dtype)
+    return _plain(name, head, last_relu, dtype, (64, 128, 256, 512), blocks=2, large_stem=True)
+
+
+def _cifar(
+    kind: str,
+    blocks: int,
+    widths: tuple[int, ...],
+    default: tuple[int, ...],
+    head: Head,
+    last_relu: bool,
+    dtype: Dtype,
+) -> Net:
+    widths = _checked(kind, widths, default)
+    sizes = "" if widths == default else ",".join(map(str, widths))
+    words = ("" if head == "cosine" else head, "last-relu" if last_relu else "")
+    name = _name(kind, sizes, *words, dtype)
+    return _plain(name, head, last_relu, dtype, widths, blocks=blocks, large_stem=False)
+
+
+def _plain(
+    name: str,
+    head: Head,
+    last_relu: bool,
+    dtype: Dtype,
+    widths: tuple[int, ...],
+    *,
+    blocks: int,
+    large_stem: bool,
+) -> Net:
+    check_known("head", head, get_args(Head))
     compute = _compute(dtype)
 
     def net(num_outputs: int) -> Model:
-        from cljax.nets.residual import ResNet18
+        from cljax.nets.residual import ResNet
 
-        return from_linen(ResNet18(num_outputs, compute), head="head")
+        module = ResNet(num_outputs, widths, blocks, large_stem, head, last_relu, compute)
+        return from_linen(module, head="head")._replace(cosine=head == "cosine")
 
-    net.__name__ = "resnet18" + _suffix(dtype)
+    net.__name__ = name
     return net
+
+
+def _checked(kind: str, widths: tuple[int, ...], default: tuple[int, ...]) -> tuple[int, ...]:
+    """``widths``, as many as ``default`` and at least 1, or ``default`` where there are none."""
+    widths = widths or default
+    if len(widths) != len(default):
+        given, right = (",".join(map(str, sizes)) for sizes in (widths, default))
+        count = {3: "three", 4: "four"}[len(default)]
+        raise UserError(f"{kind} has widths {given}, but it takes {count}, such as {right}.")
+    for width in widths:
+        check_positive(width=width)
+    return widths
 
 
 def _compute(dtype: str) -> Any:
@@ -81,5 +160,6 @@ def _compute(dtype: str) -> Any:
     return None if dtype == "float32" else dtype
 
 
-def _suffix(dtype: str) -> str:
-    return "" if dtype == "float32" else f":{dtype}"
+def _name(*words: str) -> str:
+    """A name for ``cljax.resolve.net``: every word but those for defaults."""
+    return ":".join(word for word in words if word not in ("", "float32"))

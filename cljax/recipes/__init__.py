@@ -61,9 +61,9 @@ class Recipe:
 
 def recipes() -> tuple[Recipe, ...]:
     """All recipes, the first of a (method, stream) pair being its default."""
-    from cljax.recipes import itaml, lamaml, mer
+    from cljax.recipes import itaml, lamaml, mer, mnemonics
 
-    return lamaml.RECIPES + mer.RECIPES + itaml.RECIPES
+    return lamaml.RECIPES + mer.RECIPES + itaml.RECIPES + mnemonics.RECIPES
 
 
 def default(method: str, stream: str) -> Recipe:
@@ -82,7 +82,7 @@ def recipe(
     Args:
       source: a table such as ``lamaml-table1``, or the start of one; None: the pair's default.
       variant: ``reference`` (the authors' code) or ``paper`` (the printed values); iTAML's are
-        ``tuned``, ``released`` and ``paper``.
+        ``tuned``, ``released`` and ``paper``; mnemonics' stand in ``cljax.recipes.mnemonics``.
 
     Raises:
       UserError: if there is no such recipe, with those that there are.

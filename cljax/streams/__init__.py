@@ -13,6 +13,7 @@ from types import MappingProxyType
 from cljax.streams.arrays import from_arrays
 from cljax.streams.augment import (
     compose,
+    crop_flip,
     crop_flip_rotation,
     horizontal_flip,
     random_crop,
@@ -34,20 +35,32 @@ from cljax.streams.cifar import (
     cifar100_5x20,
     cifar100_10x10,
     cifar100_20x5,
+    cifar100_b50_5,
+    cifar100_b50_10,
+    cifar100_b50_25,
 )
-from cljax.streams.folders import class_folders, imagenet, imagenet1k_10x100, imagenet100_10x10
+from cljax.streams.folders import (
+    class_folders,
+    imagenet,
+    imagenet1k_10x100,
+    imagenet100_10x10,
+    imagenet100_b50_5,
+    imagenet100_b50_10,
+    imagenet100_b50_25,
+)
 from cljax.streams.mnist import mnist_many_permutations, mnist_permutations, mnist_rotations
-from cljax.streams.split import split_by_class, split_mnist
+from cljax.streams.split import mnist_b5_5, split_by_class, split_mnist
 from cljax.streams.svhn import svhn
 from cljax.streams.taskfree import blurry, task_free
 from cljax.streams.transforms import normalised
 
 __all__ = [
     "STREAMS", "Augmentation", "Stream", "Transform", "batches", "blurry", "cifar100",
-    "class_folders", "compose", "crop_flip_rotation", "from_arrays", "horizontal_flip", "imagenet",
-    "mnist_many_permutations", "mnist_permutations", "mnist_rotations", "normalised",
-    "on_validation", "plan", "random_crop", "random_resized_crop", "rotation", "rows_used",
-    "split_by_class", "split_mnist", "svhn", "task_free",
+    "class_folders", "compose", "crop_flip", "crop_flip_rotation", "from_arrays",
+    "horizontal_flip", "imagenet", "mnist_b5_5", "mnist_many_permutations", "mnist_permutations",
+    "mnist_rotations", "normalised", "on_validation", "plan", "random_crop",
+    "random_resized_crop", "rotation", "rows_used", "split_by_class", "split_mnist", "svhn",
+    "task_free",
 ]  # fmt: skip
 
 STREAMS: Mapping[str, Callable[..., Stream]] = MappingProxyType(
@@ -56,13 +69,20 @@ STREAMS: Mapping[str, Callable[..., Stream]] = MappingProxyType(
         "mnist-permutations": mnist_permutations,
         "mnist-many-permutations": mnist_many_permutations,
         "split-mnist": split_mnist,
+        "mnist-b5-5": mnist_b5_5,
         "cifar100-10x10": cifar100_10x10,
         "cifar100-5x20": cifar100_5x20,
         "cifar100-20x5": cifar100_20x5,
         "cifar100-2x50": cifar100_2x50,
+        "cifar100-b50-5": cifar100_b50_5,
+        "cifar100-b50-10": cifar100_b50_10,
+        "cifar100-b50-25": cifar100_b50_25,
         "split-svhn": svhn,
         "class-folders": class_folders,
         "imagenet100-10x10": imagenet100_10x10,
         "imagenet1k-10x100": imagenet1k_10x100,
+        "imagenet100-b50-5": imagenet100_b50_5,
+        "imagenet100-b50-10": imagenet100_b50_10,
+        "imagenet100-b50-25": imagenet100_b50_25,
     }
 )

@@ -17,8 +17,8 @@ from cljax.streams.base import Augmentation
 from cljax.types import Array, PyTree
 
 __all__ = [
-    "compose", "crop_flip_rotation", "horizontal_flip", "random_crop", "random_resized_crop",
-    "rotation",
+    "compose", "crop_flip", "crop_flip_rotation", "horizontal_flip", "random_crop",
+    "random_resized_crop", "rotation",
 ]  # fmt: skip
 
 _ATTEMPTS = 10  # of random_resized_crop to find a box that fits, as in torchvision
@@ -167,6 +167,11 @@ def compose(*augmentations: Augmentation) -> Augmentation:
         return x
 
     return Augmentation(draw, apply, "-".join(a.name for a in augmentations) or "none")
+
+
+def crop_flip(pad: int = 4) -> Augmentation:
+    """Crop, then flip: training images of CIFAR in mnemonics training (arXiv:2002.10211)."""
+    return compose(random_crop(pad), horizontal_flip())
 
 
 def crop_flip_rotation(pad: int = 4, degrees: float = 10.0) -> Augmentation:

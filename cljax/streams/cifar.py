@@ -1,44 +1,60 @@
 """CIFAR-100 in tasks of a few classes each.
 
-In ``cifar100-AxB`` A is the number of tasks and B the classes of each. Papers differ in what a
-name leaves open: class order, augmentation, validation images, one head or many. These are
-options, and recipes set them. The defaults are those of iTAML (Rajasegaran et al. 2020, released
-configurations) but for the validation images, which it does not hold out (``val=0``).
+In ``cifar100-AxB`` A is the number of tasks and B the classes of each; in ``cifar100-bB-A`` a
+task of B classes comes first, then A equal ones of the others. Papers differ in what a name leaves
+open: class order, augmentation, validation images, one head or many. These are options, and
+recipes set them. The defaults of the former are those of iTAML (Rajasegaran et al. 2020, released
+configurations) but for the validation images, which it does not hold out (``val=0``); those of the
+latter are mnemonics training's (Liu et al. 2020, arXiv:2002.10211, section 5.1 and released code).
 
-Images reach the network as [32, 32, 3], less the mean of CIFAR-100 and over its deviation.
+Images reach the network as [32, 32, 3], less the mean of CIFAR-100 and over its deviation: of all
+pixels, or the mean of each image's own.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
 from cljax.data import ImageData, check_images, images_or_sample
 from cljax.errors import UserError, check_known
-from cljax.streams.augment import crop_flip_rotation
+from cljax.streams.augment import crop_flip, crop_flip_rotation
 from cljax.streams.base import Augmentation, Stream
+from cljax.streams.classes import ClassOrder, class_groups, name_of
 from cljax.streams.named import with_defaults
-from cljax.streams.split import ClassOrder, class_groups, split_by_class
+from cljax.streams.split import split_by_class
 from cljax.streams.transforms import normalised
 
-__all__ = ["CIFAR100_MEAN", "CIFAR100_STD", "augmentation", "check_colour", "cifar100",
-           "cifar100_2x50", "cifar100_5x20", "cifar100_10x10", "cifar100_20x5"]  # fmt: skip
+__all__ = [
+    "CIFAR100_MEAN", "CIFAR100_MNEMONICS", "CIFAR100_STD", "Augment", "augmentation",
+    "check_colour", "cifar100", "cifar100_2x50", "cifar100_5x20", "cifar100_10x10",
+    "cifar100_20x5", "cifar100_b50_5", "cifar100_b50_10", "cifar100_b50_25",
+]  # fmt: skip
 
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-# Options of published protocols: class order, share of validation images, many heads, augmentation.
-_PUBLISHED = (("natural", 0.0, False, "standard"),)  # iTAML
+CIFAR100_MNEMONICS = (0.5071, 0.4866, 0.4409), (0.2009, 0.1984, 0.2023)  # mean, deviation
+Augment: TypeAlias = Literal["none", "standard", "crop-flip"]
+# Options of published protocols: first task, class order, share of validation images, many heads,
+# augmentation, whose mean and deviation.
+_PUBLISHED = (
+    (None, "natural", 0.0, False, "standard", "itaml"),
+    (50, "1993", 0.0, False, "crop-flip", "mnemonics"),
+)
 
 
 def cifar100(
     data: ImageData | None = None,
     *,
     classes_per_task: int = 10,
+    base: int | None = None,
     classes: int = 100,
     class_order: ClassOrder = "natural",
     class_seed: int = 0,
     samples_per_task: int | None = None,
+    samples_per_class: int | None = None,
     val: float = 0.1,
     multi_head: bool = False,
-    augment: Literal["none", "standard"] = "standard",
+    augment: Augment = "standard",
+    pixels: Literal["itaml", "mnemonics"] = "itaml",
     data_dir: str | None = None,
     sample: bool = False,
 ) -> Stream:
@@ -47,16 +63,20 @@ def cifar100(
     Args:
       data: images to use instead of those found by name.
       classes_per_task: classes of each task; the last has fewer where they do not divide.
+      base: classes of a first task that differs from the others; None: it has as many as they.
       classes: how many classes to use, the first ones of the order: fewer for small runs.
-      class_order: natural, by number, or seeded, in an order that --class-seed chooses; outputs
-        are numbered in that order.
+      class_order: natural, by number; seeded, in an order that --class-seed chooses; or 1993, the
+        shuffle of LUCIR's and mnemonics' code. Outputs are numbered in that order.
       class_seed: of the seeded order, which all seeds of a run share.
       samples_per_task: training images of each task; by default all but the validation images.
+      samples_per_class: of each class instead, for tasks that differ in size.
       val: share of each class's training images, drawn anew for each seed, that validates.
       multi_head: tell losses and predictions the task, so that each competes over its own
         classes (task-incremental) instead of all of them (class-incremental).
       augment: of training images; standard is a crop of the image with a margin of 4, a flip and
-        a rotation of up to 10 degrees.
+        a rotation of up to 10 degrees, crop-flip the same without the rotation.
+      pixels: whose mean and deviation scale the images: itaml's, of all pixels, or mnemonics',
+        with the smaller deviations (.2009, .1984, .2023).
       data_dir: folder with the prepared CIFAR-100; else CLJAX_DATA_DIR, else
         ~/tensorflow_datasets.
       sample: refused, for cljax ships no sample of CIFAR-100.
@@ -65,25 +85,30 @@ def cifar100(
       UserError: for counts out of range, an unknown order or augmentation, or missing data.
     """
     augmented = augmentation(augment)
+    check_known("pixels", pixels, ("itaml", "mnemonics"))
+    scale = CIFAR100_MNEMONICS if pixels == "mnemonics" else (CIFAR100_MEAN, CIFAR100_STD)
     groups = class_groups(
-        100, classes_per_task, classes=classes, order=class_order, seed=class_seed
+        100, classes_per_task, base=base, classes=classes, order=class_order, seed=class_seed
     )
     data = images_or_sample("cifar100", data_dir, sample) if data is None else data
     check_images(data, 100)
     check_colour(data)
-    whole = data.source.startswith("tfds:cifar100/") and classes == 100 and samples_per_task is None
+    whole = data.source.startswith("tfds:cifar100/") and classes == 100
+    whole = whole and samples_per_task is None and samples_per_class is None
+    options = (base, class_order, val, multi_head, augment, pixels)
     return split_by_class(
-        f"cifar100-{len(groups)}x{classes_per_task}", data, groups,
-        samples_per_task=samples_per_task, multi_head=multi_head, hold_out=val, renumber=True,
-        transform=normalised(CIFAR100_MEAN, CIFAR100_STD, augment=augmented),
-        published=whole and (class_order, val, multi_head, augment) in _PUBLISHED,
+        name_of("cifar100", groups, classes_per_task, base), data, groups,
+        samples_per_task=samples_per_task, samples_per_class=samples_per_class,
+        multi_head=multi_head, hold_out=val, renumber=True,
+        transform=normalised(*scale, augment=augmented),
+        published=whole and options in _PUBLISHED,
     )  # fmt: skip
 
 
-def augmentation(name: Literal["none", "standard"]) -> Augmentation | None:
+def augmentation(name: Augment) -> Augmentation | None:
     """The augmentation that an option names, for images whose size it keeps."""
-    check_known("augmentation", name, ("none", "standard"))
-    return crop_flip_rotation() if name == "standard" else None
+    check_known("augmentation", name, get_args(Augment))
+    return {"none": None, "standard": crop_flip_rotation(), "crop-flip": crop_flip()}[name]
 
 
 def check_colour(data: ImageData) -> None:
@@ -104,4 +129,18 @@ cifar100_10x10, cifar100_5x20, cifar100_20x5, cifar100_2x50 = (
         classes_per_task=each,
     )
     for each in (10, 20, 5, 50)
+)
+cifar100_b50_5, cifar100_b50_10, cifar100_b50_25 = (
+    with_defaults(
+        cifar100,
+        f"cifar100-b50-{tasks}",
+        f"CIFAR-100 in a task of 50 classes, then {tasks} of {50 // tasks} new ones.",
+        base=50,
+        classes_per_task=50 // tasks,
+        class_order="1993",
+        val=0.0,
+        augment="crop-flip",
+        pixels="mnemonics",
+    )
+    for tasks in (5, 10, 25)
 )

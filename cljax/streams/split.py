@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -11,14 +11,15 @@ from cljax.data import ImageData
 from cljax.errors import UserError, check_known, check_positive
 from cljax.streams import transforms
 from cljax.streams.base import Stream, Transform, checksum
+from cljax.streams.classes import ClassOrder, class_groups, name_of
 from cljax.streams.mnist import mnist_data
 from cljax.streams.orders import permutation
 from cljax.streams.transforms import normalised
 
-__all__ = ["ClassOrder", "class_groups", "split_by_class", "split_mnist"]
+__all__ = ["mnist_b5_5", "split_by_class", "split_mnist"]
 
 _MEAN, _DEVIATION = (0.1307,), (0.3081,)  # of MNIST's training images
-ClassOrder: TypeAlias = Literal["natural", "seeded"]
+Pixels: TypeAlias = Literal["unit", "normalised"]
 
 
 def split_mnist(
@@ -27,7 +28,7 @@ def split_mnist(
     num_tasks: int = 5,
     samples_per_task: int | None = None,
     multi_head: bool = False,
-    pixels: Literal["unit", "normalised"] = "unit",
+    pixels: Pixels = "unit",
     data_dir: str | None = None,
     sample: bool = False,
 ) -> Stream:
@@ -52,15 +53,60 @@ def split_mnist(
       UserError: for counts out of range or missing data.
     """
     check_positive(num_tasks=num_tasks)
-    check_known("pixels", pixels, ("unit", "normalised"))
     if 10 % num_tasks:
         raise UserError(f"num_tasks is {num_tasks}, but ten digits split into 1, 2, 5 or 10 tasks.")
+    transform = _mnist_transform(pixels)
     data, whole = mnist_data(data, data_dir, sample)
     groups = np.arange(10).reshape(num_tasks, -1).tolist()
     return split_by_class(
         "split-mnist", data, groups, samples_per_task=samples_per_task, multi_head=multi_head,
-        published=whole and num_tasks == 5 and samples_per_task is None,
-        transform=transforms.pixels if pixels == "unit" else normalised(_MEAN, _DEVIATION),
+        published=whole and num_tasks == 5 and samples_per_task is None, transform=transform,
+    )  # fmt: skip
+
+
+def mnist_b5_5(
+    data: ImageData | None = None,
+    *,
+    base: int = 5,
+    classes_per_task: int = 1,
+    class_order: ClassOrder = "natural",
+    class_seed: int = 0,
+    samples_per_class: int | None = None,
+    multi_head: bool = False,
+    pixels: Pixels = "unit",
+    data_dir: str | None = None,
+    sample: bool = False,
+) -> Stream:
+    """Five digits, then the other five one at a time.
+
+    Images reach the network as [28, 28, 1].
+
+    Args:
+      data: images to use instead of those found by name.
+      base: digits of the first task.
+      classes_per_task: digits of each later task; the last has fewer where they do not divide.
+      class_order: natural, by number; seeded, in an order that --class-seed chooses; or 1993, the
+        shuffle of mnemonics' code. Outputs are numbered in that order.
+      class_seed: of the seeded order, which all seeds of a run share.
+      samples_per_class: training images of each digit; by default all but the validation images,
+        one in ten of each digit.
+      multi_head: tell losses and predictions the task, so that each competes over its own digits
+        (task-incremental) instead of all ten (class-incremental).
+      pixels: unit is 0 to 1; normalised has mean 0 and deviation 1 over the training images.
+      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, else the
+        sample that cljax ships.
+      sample: use the sample that cljax ships.
+
+    Raises:
+      UserError: for counts out of range, an unknown order or missing data.
+    """
+    transform = _mnist_transform(pixels)
+    groups = class_groups(10, classes_per_task, base=base, order=class_order, seed=class_seed)
+    data, _ = mnist_data(data, data_dir, sample)
+    return split_by_class(
+        name_of("mnist", groups, classes_per_task, base), data, groups,
+        samples_per_class=samples_per_class, multi_head=multi_head, renumber=True,
+        transform=transform,
     )  # fmt: skip
 
 
@@ -70,6 +116,7 @@ def split_by_class(
     groups: Sequence[Sequence[int]],
     *,
     samples_per_task: int | None = None,
+    samples_per_class: int | None = None,
     multi_head: bool = False,
     hold_out: float = 0.1,
     renumber: bool = False,
@@ -81,6 +128,7 @@ def split_by_class(
     Args:
       groups: disjoint lists of classes; outputs are numbered by label.
       samples_per_task: training images of each task, drawn anew for each seed; None for all.
+      samples_per_class: of each class instead, for tasks that differ in size.
       hold_out: share of each class's training images, drawn anew for each seed, that validates.
       renumber: number outputs by place in ``groups`` instead, so that each task's follow those
         of the one before, and leave out images of other classes. The manifest's ``class_order``
@@ -106,14 +154,15 @@ def split_by_class(
     if absent:
         raise UserError(f"{data.source} has no training or no test images of class {absent[0]}.")
     held = {c: int(len(rows) * hold_out) for c, rows in members.items()}
-    sizes = [sum(len(members[c]) - held[c] for c in group) for group in groups]
-    if samples_per_task is not None:
-        check_positive(samples_per_task=samples_per_task)
-        if samples_per_task > min(sizes):
-            raise UserError(
-                f"samples_per_task is {samples_per_task}, but a task of {name} has only "
-                f"{min(sizes)} training images beside its validation images."
-            )
+    free = {c: len(rows) - held[c] for c, rows in members.items()}
+    if samples_per_task is not None and samples_per_class is not None:
+        raise UserError(
+            f"samples_per_task is {samples_per_task} and samples_per_class is "
+            f"{samples_per_class}, but only one of them can be given."
+        )
+    tasks = [sum(free[c] for c in group) for group in groups]
+    _check_samples("task", samples_per_task, min(tasks), name)
+    _check_samples("class", samples_per_class, min(free.values()), name)
 
     def shuffled(seed: int, c: int) -> np.ndarray:
         return members[c][permutation(len(members[c]), name, "valid", seed, c)]
@@ -121,7 +170,8 @@ def split_by_class(
     def subsets(seed: int) -> tuple[np.ndarray, ...]:
         parts = []
         for task, group in enumerate(groups):
-            rows = np.concatenate([np.sort(shuffled(seed, c)[held[c] :]) for c in group])
+            kept = [shuffled(seed, c)[held[c] :][:samples_per_class] for c in group]
+            rows = np.concatenate([np.sort(own) for own in kept])
             order = permutation(len(rows), name, "subset", seed, task, take=samples_per_task)
             parts.append(rows[order])
         return tuple(parts)
@@ -139,6 +189,8 @@ def split_by_class(
     for task, group in enumerate(groups):
         class_mask[task, outputs[group]] = True
     more = ["renumbered"] * renumber + [transform.name] * bool(transform.name)
+    if samples_per_class is not None:
+        more.append(f"{samples_per_class} of each class")
     if transform.augment is not None:
         more.append(transform.augment.name)
     return Stream(
@@ -164,37 +216,20 @@ def split_by_class(
     )
 
 
-def class_groups(
-    num_classes: int,
-    classes_per_task: int,
-    *,
-    classes: int | None = None,
-    order: ClassOrder = "natural",
-    seed: int = 0,
-) -> list[list[int]]:
-    """The classes of each task; the last task has fewer where they do not divide.
+def _mnist_transform(pixels: str) -> Transform:
+    check_known("pixels", pixels, get_args(Pixels))
+    return transforms.pixels if pixels == "unit" else normalised(_MEAN, _DEVIATION)
 
-    Args:
-      num_classes: of the data set.
-      classes: how many of them to use, the first ones of the order; None for all.
-      order: ``natural``, by number, or ``seeded``, a permutation that ``seed`` chooses.
 
-    Raises:
-      UserError: for counts out of range or an unknown order.
-    """
-    check_known("class order", order, ("natural", "seeded"))
-    classes = num_classes if classes is None else classes
-    check_positive(classes=classes, classes_per_task=classes_per_task)
-    if classes > num_classes:
-        raise UserError(f"classes is {classes}, but there are only {num_classes} classes.")
-    if classes_per_task > classes:
+def _check_samples(part: str, asked: int | None, there: int, name: str) -> None:
+    if asked is None:
+        return
+    check_positive(**{f"samples_per_{part}": asked})
+    if asked > there:
         raise UserError(
-            f"classes_per_task is {classes_per_task}, but there are only {classes} classes."
+            f"samples_per_{part} is {asked}, but a {part} of {name} has only {there} training "
+            "images beside its validation images."
         )
-    natural = np.arange(num_classes)
-    ordered = natural if order == "natural" else permutation(num_classes, "class-order", seed)
-    chosen = ordered[:classes].tolist()
-    return [chosen[i : i + classes_per_task] for i in range(0, classes, classes_per_task)]
 
 
 def _without_others(data: ImageData, classes: Sequence[int]) -> ImageData:

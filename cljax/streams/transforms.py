@@ -27,6 +27,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RG
 
 
 def _scale(x: Array) -> Array:
+    if jnp.issubdtype(x.dtype, jnp.floating):  # learned exemplars, in grey levels
+        return x / jnp.asarray(255, x.dtype)
     # By table: XLA makes x * (1 / 255) of a division, which rounds some values differently.
     dtype = jnp.result_type(float)
     table = jnp.asarray(np.arange(256, dtype=dtype) / np.asarray(255, dtype))
@@ -52,7 +54,7 @@ def _apply_as_is(tables: PyTree, x: Array, task: Array) -> Array:
 
 
 pixels = Transform((), _apply_pixels)
-"""uint8 [B, ...] to floats in [0, 1], the same for every task."""
+"""uint8, or floats in grey levels, [B, ...] to floats in [0, 1], the same for every task."""
 
 cast = Transform((), _apply_cast)
 """Floats in the default precision, values unchanged."""
@@ -78,7 +80,7 @@ def normalised(
     crop: int | None = None,
     augment: Augmentation | None = None,
 ) -> Transform:
-    """uint8 [B, H, W, C] to ``(x / 255 - mean) / std`` by channel, the same for every task.
+    """Grey levels [B, H, W, C] to ``(x / 255 - mean) / std`` by channel, the same for every task.
 
     Rounded after each operation, as PyTorch does where images are scaled and then normalised.
 
@@ -107,6 +109,8 @@ def normalised(
             )
         x = x if crop is None else _centre(x, crop)
         dtype = jnp.result_type(float)
+        if jnp.issubdtype(x.dtype, jnp.floating):  # learned exemplars, in grey levels
+            return (x / 255 - np.asarray(mean, x.dtype)) / np.asarray(std, x.dtype)
         scaled = np.arange(256, dtype=dtype)[:, None] / np.asarray(255, dtype)
         values = (scaled - np.asarray(mean, dtype)) / np.asarray(std, dtype)
         channel = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)

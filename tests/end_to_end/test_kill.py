@@ -16,16 +16,21 @@ import pytest
 from cljax.config import canonical
 
 DATA = ["mnist-rotations", "--sample", "--num-tasks", "3", "--seeds", "2"]
+CLASSES = ["split-mnist", "--sample", "--seeds", "2"]
 # What changes no result: checkpoints and segments as often as can be.
 OFTEN = ["--checkpoint-every", "0.05s", "--segment-seconds", "0.05"]
 SMALL = ["lamaml", *DATA, "--samples-per-task", "100"]
 METHODS = {
-    "lamaml": ["--samples-per-task", "300", "--eval-every", "70", "--online"],
-    "er": ["--samples-per-task", "1000", "--lanes", "vmap"],
-    "ewc": ["--samples-per-task", "1000"],  # phases
-    "gem": ["--samples-per-task", "500", "--precision", "float64"],
-    "mer": ["--samples-per-task", "60", "--lanes", "sequential"],
-}
+    "lamaml": [*DATA, "--samples-per-task", "300", "--eval-every", "70", "--online"],
+    "er": [*DATA, "--samples-per-task", "1000", "--lanes", "vmap"],
+    "ewc": [*DATA, "--samples-per-task", "1000"],  # phases
+    "gem": [*DATA, "--samples-per-task", "500", "--precision", "float64"],
+    "mer": [*DATA, "--samples-per-task", "60", "--lanes", "sequential"],
+    "lucir": [  # phases before and after tasks, exemplars that are learned
+        *CLASSES, "--net", "mlp:20:cosine", "--epochs", "5", "--capacity", "40", "--exemplars",
+        "mnemonics:inner_steps=2,outer_epochs=3", "--balanced-epochs", "5",
+    ],
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -156,7 +161,7 @@ def test_a_killed_run_goes_on_to_the_results_of_an_unbroken_one(begin, unbroken,
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_survives_kills_at_many_moments(method, begin, unbroken, tmp_path):
     moments = ["a while", "its beginning", "a save", "a checkpoint", "a save", "its plots"]
-    command = [method, *DATA, *METHODS[method]]
+    command = [method, *METHODS[method]]
     kill_at_each(moments, command, tmp_path / "run", begin, unbroken, method)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cljax.errors import UserError
 from cljax.learn import learn
-from cljax.memory import exemplars, policies
+from cljax.memory import exemplars, policies, selection
 from cljax.methods.common import initial, logits_predictor
 from cljax.nets import mlp
 from cljax.streams.base import plan
@@ -58,7 +58,7 @@ def idle(policy: ExemplarPolicy, total: int | None = 12, per_class: int | None =
 
         def init(key):
             none = jnp.zeros(2, jnp.int32)
-            return State(*initial(model, spec, key), policy.init(spec, slots), none)
+            return State(*initial(model, spec, key), policy.init(model, spec, slots), none)
 
         def update(state, batch, draws):
             old = (batch.index < -1) & batch.mask
@@ -91,7 +91,7 @@ def held(kept: exemplars.Exemplars) -> dict[int, list[int]]:
     return found
 
 
-@pytest.mark.parametrize("name", sorted(policies.POLICIES))
+@pytest.mark.parametrize("name", sorted(selection.SELECTIONS))
 @pytest.mark.parametrize("budget", [{"total": 12}, {"total": None, "per_class": 4}])
 def test_each_class_keeps_its_share_of_distinct_examples_of_its_own(name, budget):
     source = stream()
@@ -114,14 +114,14 @@ def test_each_class_keeps_its_share_of_distinct_examples_of_its_own(name, budget
 
 def test_random_exemplars_differ_between_seeds_and_first_ones_do_not():
     source = stream()
-    one, two = (held(state.exemplars) for state in final(policies.random(), (0, 1)))
+    one, two = (held(state.exemplars) for state in final(selection.random(), (0, 1)))
     assert one != two
-    kept = held(final(policies.first())[0].exemplars)
+    kept = held(final(selection.first())[0].exemplars)
     for label, rows in kept.items():
         assert rows == np.flatnonzero(source.train_y == label)[: len(rows)].tolist()
 
 
-@pytest.mark.parametrize("name", sorted(policies.POLICIES))
+@pytest.mark.parametrize("name", sorted(selection.SELECTIONS))
 def test_a_smaller_share_keeps_the_first_exemplars(name):
     """The same run with fewer tasks has more exemplars of each class; the longer one a prefix."""
     whole = stream()
@@ -138,7 +138,7 @@ def test_a_smaller_share_keeps_the_first_exemplars(name):
 
 def test_batches_hold_each_exemplar_once_an_epoch_as_it_is_stored():
     source = stream()
-    state = final(policies.first())[0]
+    state = final(selection.first())[0]
     total, number = 0, 0
     for seen, share in ((2, 6), (4, 3)):  # 12 exemplars over 2 classes, then over 4
         for label in range(seen):

@@ -17,6 +17,7 @@ from incremental_support import (
     gradient,
     learned,
     one_hot,
+    phase,
     seen,
     softmax,
     step,
@@ -42,7 +43,8 @@ PER_OUTPUT = np.repeat(SCALE, 4), np.repeat(SHIFT, 4)
 
 
 def biased(state):
-    return state._replace(correction=Correction(jnp.asarray(SCALE), jnp.asarray(SHIFT)))
+    pairs = Correction(jnp.asarray(SCALE), jnp.asarray(SHIFT))
+    return state._replace(own=state.own._replace(correction=pairs))
 
 
 def test_two_steps_of_stage_1_by_hand():
@@ -81,13 +83,13 @@ def test_two_steps_of_stage_2_by_hand():
     lr = 0.05
     learner = bind(cljax.bic(correction_lr=lr, capacity=24))
     state = biased(learner.init(jax.random.key(0)))
-    phase = learner.phases[1]
-    assert phase.name == "correction" and not phase.before
+    correction = phase(learner, "correction")
+    assert not correction.before
     w, pair, m, v = weights(state.params), np.array([1.0, 0.0]), np.zeros(2), np.zeros(2)
     start = state
     for k in (1, 2):
         own = batch([0, 2, 1, 2, 2], seed=k, masked=[3])
-        state, info = jax.jit(phase.update)(state, own, ())
+        state, info = jax.jit(correction.update)(state, own, ())
         rows = np.asarray(own.mask)
         x, target = np.asarray(own.x)[rows], one_hot(own.y)[rows]
         y = x @ w[0] + w[1]
@@ -100,21 +102,55 @@ def test_two_steps_of_stage_2_by_hand():
         g = np.array([(d * y[:, new]).sum(), d.sum()])
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
         pair = pair - lr * (m / (1 - 0.9**k)) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
-    np.testing.assert_allclose([a[2] for a in state.correction], pair, rtol=1e-10)
-    for ours, before in zip(state.correction, start.correction, strict=True):
+    np.testing.assert_allclose([a[2] for a in state.own.correction], pair, rtol=1e-10)
+    for ours, before in zip(state.own.correction, start.own.correction, strict=True):
         np.testing.assert_array_equal(ours[:2], before[:2])
-    support.assert_close(
-        state._replace(correction=start.correction, correction_opt=start.correction_opt), start
-    )
+    support.assert_close(state._replace(own=start.own), start)
 
 
 def test_a_correction_of_one_and_zero_changes_no_bit():
     learner = bind(cljax.bic(capacity=24))
     state = learner.init(jax.random.key(0))
     own = batch([0, 1, 2])
-    views = {name: p.scores(p.prepare(state), own) for name, p in learner.predictors.items()}
+    views = {
+        name: learner.predictors[name].scores(learner.predictors[name].prepare(state), own)
+        for name in ("logits", "uncorrected")
+    }
     np.testing.assert_array_equal(views["logits"], views["uncorrected"])
-    assert list(learner.predictors) == ["logits", "uncorrected"]
+
+
+def test_predictors_and_phases_in_order():
+    learner = bind(cljax.bic(capacity=24, imprint=True, balanced_epochs=1))
+    assert list(learner.predictors) == ["logits", "nearest-mean", "uncorrected"]
+    names = ["session", "imprint", "correction", "exemplars", "balanced"]
+    assert [phase.name for phase in learner.phases] == names
+
+
+def test_a_session_keeps_the_pairs_and_begins_the_newest_ones_optimiser():
+    learner = bind(cljax.bic(capacity=24))
+    fresh = learner.init(jax.random.key(0))
+    state = biased(fresh)
+    state, _ = jax.jit(phase(learner, "correction").update)(state, batch([0, 1, 2]), ())
+    begun, _ = jax.jit(phase(learner, "session").update)(state, batch([2]), ())
+    support.assert_close(begun.own.correction, state.own.correction)
+    support.assert_close(begun.own.opt_state, fresh.own.opt_state)
+    assert state.own.opt_state.count == 1  # it had taken a step
+
+
+def test_fine_tuning_on_exemplars_sees_corrected_logits():
+    learner = bind(cljax.bic(capacity=24, balanced_epochs=1, balanced_lr=0.1))
+    state = biased(learner.init(jax.random.key(0)))
+    state = state._replace(exemplars=state.exemplars._replace(mask=jnp.ones(24, bool)))
+    w, own = weights(state.params), batch([0, 2, 1, 2], masked=[1])
+    own = own._replace(index=-2 - own.index)
+    after, _ = jax.jit(phase(learner, "balanced").update)(state, own, ())
+    rows = np.asarray(own.mask)
+    x, y = np.asarray(own.x)[rows], np.asarray(own.y)[rows]
+    a, b = PER_OUTPUT
+    p = softmax(a * (x @ w[0] + w[1]) + b, seen(2))
+    grads = gradient(x, a * (p - one_hot(y)) / len(x))
+    assert_weights(after.params, (v - 0.1 * g for v, g in zip(w, grads, strict=True)))
+    support.assert_close(after.own, state.own)
 
 
 def test_outputs_are_corrected_by_their_own_task():
@@ -130,11 +166,11 @@ def held_out(source, method, batch_size=8, epochs=2):
     arranged = method.arrange(source)
     whole = cljax.replayed(capacity=60, exemplars="herding").arrange(source)
     rows, all_rows = plan(arranged, 0, batch_size, epochs), plan(whole, 0, batch_size, epochs)
-    phase = method.bind(cljax.nets.mlp(5)(6), arranged.spec(batch_size)).phases[1]
+    learner = method.bind(cljax.nets.mlp(5)(6), arranged.spec(batch_size))
     steps = []
     for task in range(3):
         own = jax.tree.map(lambda a, t=task: a[rows.current == t], rows)
-        steps.append(phase.plan(task, own))
+        steps.append(phase(learner, "correction").plan(task, own))
     return all_rows, rows, steps
 
 
@@ -202,7 +238,7 @@ def test_padding_is_harmless():
 def test_it_learns_all_tasks_and_the_first_pair_stays():
     state, final = learned(cljax.bic(lr=0.2, capacity=60), "logits", "uncorrected")
     assert final["logits"] > 0.6 and final["logits"] >= final["uncorrected"] - 0.1, final
-    scale, shift = (np.asarray(a) for a in state.correction)
+    scale, shift = (np.asarray(a) for a in state.own.correction)
     assert scale[0] == 1 and shift[0] == 0
     assert (scale[1:] != 1).all() and (shift[1:] != 0).all()
 

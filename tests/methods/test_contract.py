@@ -42,13 +42,17 @@ CASES = {
     "fixed-rep": ({"lr": 0.1}, "lr"),
     "icarl": ({"capacity": 24, "lr": 0.1}, "lr"),
     "bic": ({"capacity": 24, "lr": 0.1}, "lr"),
+    "lwf-exemplars": ({"capacity": 24, "lr": 0.1, "optimizer": "momentum"}, "strength"),
+    "lucir": ({"capacity": 24, "lr": 0.5, "weight_decay": 1e-3}, "less_forget"),
     "itaml": ({"capacity": 24, "lr": 0.5, "optimizer": "momentum"}, "lr"),
 }
 MULTI_HEAD = {"icarl-ti"}  # not defined on one head
 # These need tasks with classes of their own in one head.
 CLASS_INCREMENTAL = {
-    "replayed", "oracle", "reptile", "fomaml", "fixed-rep", "icarl", "bic", "itaml",
+    "replayed", "oracle", "reptile", "fomaml", "fixed-rep", "icarl", "bic", "lwf-exemplars",
+    "lucir", "itaml",
 }  # fmt: skip
+COSINE = {"lucir"}  # compares outputs by angle
 EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 
 
@@ -68,7 +72,8 @@ def form(name) -> dict[str, bool]:
 
 
 def bind(method) -> Learner:
-    return support.bind(method, **form(method.name))
+    head = "cosine" if method.name in COSINE else "linear"
+    return support.bind(method, **form(method.name), head=head)
 
 
 def batches_for(name, num, **options):

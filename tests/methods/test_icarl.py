@@ -27,7 +27,7 @@ from incremental_support import (
 import cljax
 from cljax.errors import UserError
 from cljax.memory.exemplars import Exemplars
-from cljax.methods import replayed
+from cljax.methods import METHODS, replayed
 from cljax.methods.nearest import nearest_mean
 
 LOSSES = pytest.mark.parametrize("loss", ["bce", "kl"])
@@ -105,6 +105,23 @@ def test_the_teacher_is_the_network_as_the_task_begins():
     support.assert_close(begun.params, trained.params)
 
 
+def test_one_training_gives_the_rows_of_icarl_and_of_lwf_with_exemplars():
+    shared = {"lr": 0.1, "strength": 0.7, "temperature": 3.0, "capacity": 24}
+    ours = {
+        "icarl": bind(cljax.icarl(loss="kl", **shared)),
+        "lwf-exemplars": bind(METHODS["lwf-exemplars"](**shared)),
+    }
+    state, _ = with_teacher(ours["icarl"])
+    after = [step(learner, state, batch([0, 1, 1]))[0] for learner in ours.values()]
+    support.assert_close(*after)
+    assert list(ours["icarl"].predictors) == ["nearest-mean", "logits"]
+    assert list(ours["lwf-exemplars"].predictors) == ["logits", "nearest-mean"]
+    own = batch([0, 1, 2])
+    for name in ("logits", "nearest-mean"):
+        predictors = [learner.predictors[name] for learner in ours.values()]
+        support.assert_close(*(p.scores(p.prepare(after[0]), own) for p in predictors))
+
+
 @LOSSES
 def test_padding_is_harmless(loss):
     assert_padding_is_harmless(cljax.icarl(loss=loss, capacity=24))
@@ -175,6 +192,13 @@ def test_bad_options_and_streams_are_refused():
     for options in ({"loss": "mse"}, {"temperature": np.nan}, {"exemplars": "herd"}):
         with pytest.raises(UserError):
             cljax.icarl(**options)
+    for options in (
+        {"strength": np.inf},
+        {"temperature": np.nan},
+        {"capacity": 24, "per_class": 1},
+    ):
+        with pytest.raises(UserError):
+            METHODS["lwf-exemplars"](**options)
     with pytest.raises(UserError, match="must be at least 12"):
         bind(cljax.icarl(capacity=11))
     with pytest.raises(UserError, match="choose multi_head=False"):

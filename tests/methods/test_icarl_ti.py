@@ -12,7 +12,7 @@ import cljax
 from cljax.errors import UserError
 from cljax.evaluate import Evaluation
 from cljax.learn import learn
-from cljax.memory.policies import herd
+from cljax.memory.selection import herd
 from cljax.methods.icarl_ti import icarl_ti
 from cljax.streams.arrays import from_arrays
 from cljax.types import Spec

@@ -10,6 +10,8 @@ import pytest
 from cljax import resolve
 from cljax.errors import UserError
 from cljax.nets import mlp
+from cljax.nets.cosine import cosines
+from cljax.types import Variables
 
 X = jax.random.normal(jax.random.key(1), (5, 2, 3))
 
@@ -33,6 +35,9 @@ def test_numbers_of_parameters(name, count):
         (mlp(init="lecun-normal"), "mlp::lecun-normal"),
         (mlp(400, 400, head_bias=False), "mlp:400,400:no-head-bias"),
         (mlp(4, init="pytorch", head_bias=False), "mlp:4:pytorch:no-head-bias"),
+        (mlp(64, head="cosine"), "mlp:64:cosine"),
+        (mlp(5, init="pytorch", head_bias=False, head="cosine"), "mlp:5:pytorch:cosine"),
+        (mlp(head="cosine"), "mlp::cosine"),
     ],
 )
 def test_a_nets_name_makes_it_again(net, name):
@@ -46,11 +51,32 @@ def test_a_nets_name_makes_it_again(net, name):
         ("mlp:x", "whole numbers"),
         ("mlp:5:uniform", "'uniform' is not known"),
         ("mlp:5:bfloat16", "mlp does not take that"),
+        ("mlp:5:last-relu", "mlp does not take that"),
     ],
 )
 def test_mistakes(name, says):
     with pytest.raises(UserError, match=says):
         resolve.net(name)
+    with pytest.raises(UserError, match="head 'cosin' is not known"):
+        mlp(5, head="cosin")  # type: ignore[arg-type]
+
+
+def test_words_for_defaults_may_be_said():
+    assert resolve.net("mlp:5:linear").__name__ == "mlp:5"
+    assert resolve.net("mlp:cosine").__name__ == "mlp::cosine"
+
+
+def test_a_cosine_head_on_the_last_hidden_layer():
+    linear, cosine = mlp(5, 6)(3), mlp(5, 6, head="cosine")(3)
+    assert cosine.first_product is None
+    body = linear.init(jax.random.key(0), X).params
+    params = cosine.init(jax.random.key(0), X).params
+    assert set(params) == {"Dense_0", "Dense_1", "head"}
+    params = {**params, "Dense_0": body["Dense_0"], "Dense_1": body["Dense_1"]}
+    features = linear.apply(Variables(body, {}), X, True)[0].features
+    output = cosine.apply(Variables(params, {}), X, True)[0]
+    np.testing.assert_array_equal(output.features, features)
+    np.testing.assert_allclose(output.logits, cosines(features, params["head"]["kernel"]), 1e-6)
 
 
 def test_pytorchs_initialisation():

@@ -11,7 +11,7 @@ import pytest
 
 from cljax import resolve
 from cljax.errors import UserError
-from cljax.nets import masked, resnet18, resnet18_third
+from cljax.nets import masked, resnet8, resnet18, resnet18_third, resnet32
 from cljax.nets.residual import halve
 from cljax.types import Variables
 
@@ -47,6 +47,12 @@ def tiny(dtype="float32", x_dtype="float32"):
         ("resnet18", 1000, 11_689_512),
         ("resnet18", 10_000, 16_306_512),
         ("resnet18:bfloat16", 100, 11_227_812),
+        ("resnet18:cosine:no-last-relu", 50, 11_202_113),
+        ("resnet32", 50, 469_457),
+        ("resnet32", 51, 469_457 + 64),
+        ("resnet32:linear", 10, 466_256 + 650),
+        ("resnet32:last-relu", 50, 469_457),
+        ("resnet8", 10, 19_624 + 321),
     ],
 )
 def test_numbers_of_parameters(name, num_outputs, count):
@@ -56,7 +62,8 @@ def test_numbers_of_parameters(name, num_outputs, count):
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "features"), [("resnet18-third", 32, 170), ("resnet18", 112, 512)]
+    ("name", "size", "features"),
+    [("resnet18-third", 32, 170), ("resnet18", 112, 512), ("resnet32", 32, 64), ("resnet8", 8, 32)],
 )
 def test_outputs(name, size, features):
     x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
@@ -74,6 +81,11 @@ def test_outputs(name, size, features):
         resnet18_third(1, 2, 3, 4, dtype="bfloat16"),
         resnet18(),
         resnet18(dtype="bfloat16"),
+        resnet18(head="cosine", last_relu=False),
+        resnet32(),
+        resnet32(head="linear", last_relu=True, dtype="bfloat16"),
+        resnet8(),
+        resnet8(2, 3, 4, dtype="bfloat16"),
     ],
 )
 def test_a_nets_name_makes_it_again(net):
@@ -86,6 +98,12 @@ def test_names():
         resnet18_third(1, 2, 3, 4, dtype="bfloat16").__name__ == "resnet18-third:1,2,3,4:bfloat16"
     )
     assert resnet18(dtype="bfloat16").__name__ == "resnet18:bfloat16"
+    assert resnet18(head="cosine", last_relu=False).__name__ == "resnet18:cosine:no-last-relu"
+    assert resnet32().__name__ == resnet32(16, 32, 64).__name__ == "resnet32"
+    assert resnet32(head="linear", last_relu=True).__name__ == "resnet32:linear:last-relu"
+    assert resnet8(2, 3, 4, dtype="bfloat16").__name__ == "resnet8:2,3,4:bfloat16"
+    assert resolve.net("resnet8:8,16,32:bfloat16:no-last-relu").__name__ == "resnet8:bfloat16"
+    assert resolve.net("resnet18:linear:last-relu").__name__ == "resnet18"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +114,9 @@ def test_names():
         ("resnet18-third:1,2,3,4:float16", "does not take"),
         ("resnet18:64", "does not take"),
         ("resnet18:x", "does not take"),
+        ("resnet18-third:cosine", "does not take"),
+        ("resnet32:16,32", "takes three, such as 16,32,64"),
+        ("resnet8:0,1,2", "at least 1"),
         ("resnet19", "did you mean"),
     ],
 )
@@ -104,6 +125,9 @@ def test_mistakes(name, says):
         resolve.net(name)
     with pytest.raises(UserError, match="dtype"):
         resnet18(dtype="float16")  # type: ignore[arg-type]
+    for net in (resnet18, resnet32, resnet8):
+        with pytest.raises(UserError, match="head 'dense' is not known"):
+            net(head="dense")
 
 
 def test_initialisation():
@@ -173,13 +197,7 @@ def test_resnet18_against_numpy():
     with jax.enable_x64(True):
         model = resnet18()(3)
         x = jax.random.normal(jax.random.key(1), (2, 32, 32, 3), jnp.float64)
-        # Parameters by hand: drawing 11 million normal numbers takes longer than the test.
-        rng = np.random.default_rng(0)
-        variables = jax.tree.map(
-            lambda s: rng.uniform(0.5, 1, s.shape) if len(s.shape) == 1
-            else rng.uniform(-1, 1, s.shape) / np.sqrt(np.prod(s.shape[:-1])),
-            jax.eval_shape(model.init, jax.random.key(0), x),
-        )  # fmt: skip
+        variables = by_shapes(model, x)
         output = jax.jit(model.apply, static_argnums=2)(variables, x, False)[0]
         relu = lambda a: np.maximum(a, 0)
         y = relu(conv_bn(variables, ["ConvBN_0"], np.asarray(x), False, 2))
@@ -194,6 +212,74 @@ def test_resnet18_against_numpy():
         np.testing.assert_allclose(output.features, features, 1e-9)
         head = variables.params["head"]
         np.testing.assert_allclose(output.logits, features @ head["kernel"] + head["bias"], 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("net", "blocks", "train"),
+    [
+        (resnet8(3, 4, 5), 1, True),
+        (resnet8(3, 4, 5, head="linear", last_relu=True), 1, False),
+        (resnet32(2, 3, 4), 5, False),
+    ],
+)
+def test_cifars_networks_against_numpy(net, blocks, train):
+    with jax.enable_x64(True):
+        model = net(3)
+        x = jax.random.normal(jax.random.key(1), (3, 8, 8, 3), jnp.float64)
+        variables = by_shapes(model, x)
+        output = jax.jit(model.apply, static_argnums=2)(variables, x, train)[0]
+        relu = lambda a: np.maximum(a, 0)
+        y = conv_bn(variables, ["ConvBN_0"], np.asarray(x), train)
+        for block in range(3 * blocks):
+            name, y = f"BasicBlock_{block}", relu(y)
+            halves = block in (blocks, 2 * blocks)
+            branch = relu(conv_bn(variables, [name, "ConvBN_0"], y, train, 2 if halves else 1))
+            branch = conv_bn(variables, [name, "ConvBN_1"], branch, train)
+            y = conv_bn(variables, [name, "ConvBN_2"], y, train, 2) if halves else y
+            y = branch + y
+        assert set(variables.params) == {
+            "ConvBN_0", "head", *(f"BasicBlock_{block}" for block in range(3 * blocks))
+        }  # fmt: skip
+        head = variables.params["head"]
+        if ":linear" in net.__name__:
+            features = relu(y).mean((1, 2))
+            logits = features @ head["kernel"] + head["bias"]
+        else:
+            features = y.mean((1, 2))
+            lengths = np.linalg.norm(features, axis=1)[:, None]
+            logits = head["sigma"] * (features / lengths) @ head["kernel"]
+            logits = logits / np.linalg.norm(head["kernel"], axis=0)[None]
+        np.testing.assert_allclose(output.features, features, 1e-9, 1e-12)
+        np.testing.assert_allclose(output.logits, logits, 1e-9, 1e-12)
+
+
+@pytest.mark.parametrize("last_relu", [False, True])
+def test_features_may_be_negative_without_the_last_relu(last_relu):
+    model = resnet8(4, 4, 8, last_relu=last_relu)(2)
+    x = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    features = jax.jit(model.apply, static_argnums=2)(variables, x, True)[0].features
+    assert (jnp.min(features) < -0.01) == (not last_relu)
+
+
+def test_bfloat16_keeps_the_head_in_float32():
+    model = resnet8(2, 3, 4, dtype="bfloat16")(2)
+    x = jax.random.normal(jax.random.key(1), (6, 8, 8, 3))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    found = jax.jit(model.apply, static_argnums=2)(variables, x, True)
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, found))} == {jnp.dtype("float32")}
+    exact = jax.jit(resnet8(2, 3, 4)(2).apply, static_argnums=2)(variables, x, True)[0]
+    assert 0 < jnp.max(jnp.abs(found[0].features - exact.features)) < 0.1
+
+
+def by_shapes(model, x):
+    """Parameters by hand: drawing so many normal numbers takes longer than a test."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda s: rng.uniform(0.5, 1, s.shape) if len(s.shape) < 2
+        else rng.uniform(-1, 1, s.shape) / np.sqrt(np.prod(s.shape[:-1])),
+        jax.eval_shape(model.init, jax.random.key(0), x),
+    )  # fmt: skip
 
 
 def test_masked_is_unpadded():
@@ -254,7 +340,7 @@ def test_bfloat16_is_finite_and_near_float32():
     assert 0 < jnp.max(jnp.abs(output.features - exact.features)) < 0.1
 
 
-@pytest.mark.parametrize("name", ["resnet18-third:2,3,4,5", "resnet18"])
+@pytest.mark.parametrize("name", ["resnet18-third:2,3,4,5", "resnet18", "resnet18:cosine"])
 def test_head_marks_the_outputs_that_learn(name):
     model, variables = shapes(name, 4)
     assert model.head is not None
