@@ -1,0 +1,151 @@
+"""What an outer step of mnemonics needs: memory by its back-propagation, time in training steps.
+
+    python experiments/benchmarks/mnemonics_speed.py [--net resnet32 --inner-steps 20 --images 16]
+    python experiments/benchmarks/mnemonics_speed.py --smoke
+
+Memory is the compiled program's own analysis of its temporaries, as loops over the inner steps, for
+``--images`` exemplars in each and as many validation images; time is of a small network on a CPU,
+where inner steps are unrolled. A training step is forward, backward and SGD on 128 images. The
+table goes to experiments/results/mnemonics_speed.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from cljax import resolve
+from cljax.losses import cross_entropy
+from cljax.types import Variables
+from cljax.unroll import sgd_step, unroll
+
+CLASSES, SIZE = 50, 32
+
+
+def problem(net: str, steps: int, images: int, judges: int):
+    model = resolve.net(net)(CLASSES)
+    variables = model.init(jax.random.key(0), jnp.zeros((2, SIZE, SIZE, 3)))
+    draw = lambda key, n: jax.random.normal(jax.random.key(key), (n, SIZE, SIZE, 3))
+    x = draw(1, steps * images).reshape(steps, images, SIZE, SIZE, 3)
+    y = jnp.arange(steps * images).reshape(steps, images) % CLASSES
+    return model, variables, (x, y), (draw(2, judges), jnp.arange(judges) % CLASSES)
+
+
+def outer(net: str, steps: int, images: int, judges: int, **options):
+    """A function of exemplars that gives the validation loss and its gradient, and arguments."""
+    model, variables, (x, y), judged = problem(net, steps, images, judges)
+
+    def losses(params, batch):
+        x, y = batch
+        return cross_entropy(
+            model.apply(Variables(params, variables.model_state), x, False)[0][0], y
+        )
+
+    def value(x, params):
+        fitted = unroll(sgd_step(losses, 0.01), params, (x, y), order=2, **options).params
+        return jnp.mean(losses(fitted, judged))
+
+    return jax.value_and_grad(value), (x, variables.params)
+
+
+def training(net: str, images: int):
+    model, variables, (x, y), _ = problem(net, 1, images, 2)
+
+    def step(params):
+        def loss(params):
+            output, _ = model.apply(Variables(params, variables.model_state), x[0], True)
+            return jnp.mean(cross_entropy(output.logits, y[0]))
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    return step, (variables.params,)
+
+
+def compiled(function, args):
+    began = time.perf_counter()
+    program = jax.jit(function).lower(*args).compile()
+    return program, time.perf_counter() - began
+
+
+def median_ms(program, args, repeats: int) -> float:
+    jax.block_until_ready(program(*args))
+    found = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(program(*args))
+        found.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--net", default="resnet32", help="for memory")
+    parser.add_argument("--inner-steps", type=int, default=20)
+    parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--small", default="resnet8", help="for time")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true", help="small networks, once")
+    parser.add_argument(
+        "--out", type=Path, default=Path("experiments/results/mnemonics_speed.md")
+    )  # fmt: skip
+    args = parser.parse_args()
+    if args.smoke:
+        args.net, args.small, args.inner_steps, args.repeats = (
+            "resnet8:2,3,4",
+            "resnet8:2,3,4",
+            4,
+            1,
+        )
+
+    print(jax.devices()[0].device_kind, flush=True)
+    make = functools.partial(outer, args.net, args.inner_steps, args.images, args.images)
+    lines = [
+        "# Cost of an outer step of mnemonics", "",
+        "Made by `python experiments/benchmarks/mnemonics_speed.py`, on "
+        f"{jax.devices()[0].device_kind}.", "",
+        f"Temporaries of one outer step of {args.net}, {args.inner_steps} inner steps of "
+        f"{args.images} images, as loops:", "", "| back-propagation | MB | compiling, s |",
+        "| --- | --- | --- |",
+    ]  # fmt: skip
+    kinds = {
+        "rematerialised": {"remat": True},
+        "plain": {},
+        "the last 5 steps": {"last": min(5, args.inner_steps)},
+    }
+    for name, options in kinds.items():
+        program, took = compiled(*make(**options))
+        size = program.memory_analysis().temp_size_in_bytes / 1e6
+        lines.append(f"| {name} | {size:.0f} | {took:.0f} |")
+        print(lines[-1], flush=True)
+    program, _ = compiled(*training(args.net, 128))
+    size = program.memory_analysis().temp_size_in_bytes / 1e6
+    lines.append(f"| (a training step of 128 images) | {size:.0f} | - |")
+    lines += [
+        "", f"Time of an outer step of {args.small}, 16 exemplars an inner step, 128 validation "
+        "images, unrolled; and the images that pass forward and backward, in training steps:", "",
+        "| step | ms | in training steps | images, in training steps |", "| --- " * 4 + "|",
+    ]  # fmt: skip
+    plain, inputs = training(args.small, 128)
+    base = median_ms(compiled(plain, inputs)[0], inputs, args.repeats)
+    lines.append(f"| training, 128 images | {base:.0f} | 1.0 | 1.0 |")
+    for steps in (1, 3, 5):
+        function, inputs = outer(args.small, steps, 16, 128, unroll_steps=True)
+        took = median_ms(compiled(function, inputs)[0], inputs, args.repeats)
+        # An inner step's gradient and its second derivatives are about 2.8 plain passes.
+        images = (2.8 * 16 * steps + 128) / 128
+        lines.append(f"| outer, T = {steps} | {took:.0f} | {took / base:.1f} | {images:.1f} |")
+        print(lines[-1], flush=True)
+    if not args.smoke:
+        old = args.out.read_text() if args.out.exists() else ""
+        reading = "\n" + old[old.index("## Reading") :] if "## Reading" in old else ""
+        args.out.write_text("\n".join(lines) + "\n" + reading)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Exemplars that were learned against chosen ones, on digits, with what they look like.
+
+    python experiments/mnemonics_toy.py --data-dir DIR
+    python experiments/mnemonics_toy.py --smoke
+
+LUCIR's recipe ``toy`` on mnist-b5-5 (five digits, then one at a time; five exemplars a class),
+fine-tuned on the exemplars after each task. For each policy: the average incremental accuracy, the
+validation loss of a network trained from fresh weights on the final exemplars alone, and how far
+they moved. Pictures of one seed: exemplars before and after, exemplars among the data in feature
+space, the validation loss over the outer steps. The table goes to
+experiments/results/mnemonics_toy.md, the pictures beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+
+import cljax
+from cljax import geometry, plot, resolve, stats
+from cljax.losses import cross_entropy, masked_mean
+from cljax.memory.learned import change
+from cljax.types import Variables
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+_SHARED = "outputs=all,validation=all,old=false,normalise=true,outer_epochs=2,inner_images=5"
+FRESH = f"mnemonics:{_SHARED},inner_start=fresh,inner_steps=20,inner_lr=0.2,lr=0.0001"
+POLICIES = {
+    "random": "random",
+    "herding": "herding",
+    "learned from the trained network": f"mnemonics:{_SHARED},inner_steps=5,inner_lr=0.1,lr=0.0001",
+    "learned from fresh networks": FRESH,
+}
+BALANCED = {"balanced_epochs": 10, "balanced_lr": 0.01}
+STEPS, RATE = 300, 0.1  # of the network trained on exemplars alone
+
+
+def alone(stream, kept, seed: int) -> tuple[float, float]:
+    """Loss and accuracy on validation images of a network trained on the exemplars alone."""
+    spec, model = stream.spec(64), resolve.net("mlp:100")(10)
+    shown = spec.show(kept.x, kept.task)
+    params = model.init(jax.random.key(10_000 + seed), shown).params
+
+    def loss(params, x, y, mask):
+        logits = model.apply(Variables(params, {}), x, False)[0].logits
+        return masked_mean(cross_entropy(logits, y), mask), jnp.mean(jnp.argmax(logits, 1) == y)
+
+    @jax.jit
+    def fitted(params):
+        slope = jax.grad(lambda p: loss(p, shown, kept.y, kept.mask)[0])
+        step = lambda i, p: jax.tree.map(lambda a, g: a - RATE * g, p, slope(p))
+        return jax.lax.fori_loop(0, STEPS, step, params)
+
+    rows = np.concatenate(stream.valid(seed))
+    x = spec.show(jnp.asarray(stream.train_x[rows]), jnp.zeros(len(rows), jnp.int32))
+    y = jnp.asarray(stream.train_y[rows])
+    value, right = jax.jit(loss)(fitted(params), x, y, jnp.ones(len(rows), bool))
+    return float(value), float(right)
+
+
+def interval(values, scale: float = 1.0) -> str:
+    cell = stats.summary(np.asarray(values, float))
+    text = f"{scale * cell.mean:.2f}"
+    if cell.ci95 is not None:
+        text += f" [{scale * cell.ci95[0]:.2f}, {scale * cell.ci95[1]:.2f}]"
+    return text
+
+
+def features(stream, state, x) -> jax.Array:
+    model = resolve.net("mlp:100:cosine")(10)
+    variables = Variables(state.params, state.model_state)
+    shown = stream.spec(64).show(jnp.asarray(x), jnp.zeros(len(x), jnp.int32))
+    return jax.jit(lambda v, x: model.apply(v, x, False)[0].features)(variables, shown)
+
+
+def pictures(stream, states: dict[str, Any], losses, out: Path) -> None:
+    kept = states["learned from fresh networks"].exemplars
+    figure, axis = plt.subplots(figsize=(7, 14))
+    plot.exemplar_grid(
+        np.asarray(kept.x), np.asarray(kept.y), mask=np.asarray(kept.mask),
+        before=np.asarray(kept.chosen), ax=axis,
+    )  # fmt: skip
+    figure.savefig(out.with_name(f"{out.stem}_exemplars.png"), dpi=110, bbox_inches="tight")
+    figure, axes = plt.subplots(1, len(states), figsize=(5 * len(states), 5))
+    rng = np.random.default_rng(0)
+    rows = np.concatenate(stream.valid(0))
+    rows = rng.permutation(rows)[:600]
+    rows = rows[stream.train_y[rows] < 5]
+    for axis, (name, state) in zip(axes, states.items(), strict=True):
+        kept = state.exemplars
+        few = np.asarray(kept.mask) & (np.asarray(kept.y) < 5)
+        plot.tsne(
+            features(stream, state, stream.train_x[rows]), stream.train_y[rows],
+            features(stream, state, np.asarray(kept.x)[few]), np.asarray(kept.y)[few], seed=0,
+            ax=axis,
+        )  # fmt: skip
+        axis.set_title(name)
+    figure.savefig(out.with_name(f"{out.stem}_tsne.png"), dpi=110, bbox_inches="tight")
+    figure, axis = plt.subplots(figsize=(7, 4))
+    plot.outer_loss(losses, ax=axis, window=50)
+    figure.savefig(out.with_name(f"{out.stem}_loss.png"), dpi=110, bbox_inches="tight")
+    plt.close("all")
+
+
+def shape(stream, state, seed: int) -> tuple[float, float]:
+    """Mean boundary ratio of the exemplars, and their silhouette, in feature space."""
+    kept, rows = state.exemplars, np.concatenate(stream.valid(seed))
+    data = features(stream, state, stream.train_x[rows])
+    means = geometry.centroids(data, jnp.asarray(stream.train_y[rows]), num_classes=10)
+    own = features(stream, state, np.asarray(kept.x))
+    ratio = geometry.boundary_ratio(own, kept.y, means, mask=kept.mask)
+    spread = geometry.silhouette(own, kept.y, num_classes=10, mask=kept.mask)
+    return float(jnp.nanmean(ratio)), float(spread.mean)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--smoke", action="store_true", help="the sample, 1 epoch, 1 seed")
+    parser.add_argument("--out", type=Path, default=Path("experiments/results/mnemonics_toy.md"))
+    args = parser.parse_args()
+
+    seeds = 1 if args.smoke else args.seeds
+    stream = cljax.streams.mnist_b5_5(data_dir=args.data_dir, sample=args.smoke)
+    recipe = cljax.recipe("lucir", "mnist-b5-5", "mnemonics-toy", "toy")
+    lines, finals = [], {}
+    for name, policy in POLICIES.items():
+        if args.smoke:
+            policy = policy.replace("outer_epochs=2", "outer_epochs=1")
+        began = time.perf_counter()
+        method = cljax.lucir(**{**recipe.method_options, **BALANCED, "exemplars": policy})
+        run = cljax.run(
+            method, stream, seeds=seeds, net=recipe.net, batch_size=recipe.batch_size,
+            epochs=1 if args.smoke else recipe.epochs,
+        )  # fmt: skip
+        took = time.perf_counter() - began
+        finals[name] = run.states[0]
+        found = [alone(stream, state.exemplars, i) for i, state in enumerate(run.states)]
+        shapes = [shape(stream, state, i) for i, state in enumerate(run.states)]
+        gaps = [0.0]
+        if "chosen" in run.states[0].exemplars._fields:
+            gaps = [float(change(state.exemplars)[0].mean()) for state in run.states]
+        lines.append(
+            f"| {name} | {interval(run.metric('AIA'), 100)} | {interval(run.metric('F'), 100)} | "
+            f"{interval([loss for loss, _ in found])} | "
+            f"{interval([right for _, right in found], 100)} | {np.mean(gaps):.1f} | "
+            f"{np.mean([r for r, _ in shapes]):.2f} | {np.mean([s for _, s in shapes]):.2f} | "
+            f"{took:.0f} |"
+        )
+        print(lines[-1], flush=True)
+    if args.smoke:
+        return
+    losses = {}
+    for name, policy in list(POLICIES.items())[2:]:
+        losses[name] = _losses(stream, recipe, policy)
+    pictures(stream, finals, losses, args.out)
+    old = args.out.read_text() if args.out.exists() else ""
+    reading = old[old.index("## Reading") :] if "## Reading" in old else ""
+    policies = [f"- {name}: `{policy}`" for name, policy in POLICIES.items()]
+    text = [
+        "# Learned exemplars on digits", "",
+        "Made by `python experiments/mnemonics_toy.py --data-dir DIR`: mnist-b5-5, LUCIR, "
+        f"{recipe.net}, 5 exemplars a class, {seeds} seeds, with 95 % t-intervals; AIA, F and "
+        "accuracies in percent. Alone: loss in nats and accuracy on validation images of a "
+        f"network trained from fresh weights on the final exemplars alone ({STEPS} steps of "
+        f"{RATE}). Change: mean absolute change since they were chosen, in grey levels.", "",
+        *policies, "",
+        "| exemplars | AIA | F | loss alone | accuracy alone | change | boundary ratio | "
+        "silhouette | seconds, all seeds |", "| --- " * 9 + "|", *lines, "",
+        f"![exemplars before and after]({args.out.stem}_exemplars.png)",
+        f"![exemplars among the data]({args.out.stem}_tsne.png)",
+        f"![validation loss]({args.out.stem}_loss.png)", "",
+    ]  # fmt: skip
+    args.out.write_text("\n".join(text) + ("\n" + reading if reading else ""))
+
+
+def _losses(stream, recipe, policy: str) -> np.ndarray:
+    """Validation loss of the first task's outer steps, one seed."""
+    from cljax.learn import learn
+
+    method = cljax.lucir(**{**recipe.method_options, "exemplars": policy})
+    first = cljax.streams.base.first_tasks(stream, 1)
+    history = learn(
+        method, resolve.net(recipe.net)(10), first, [0], batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+    )  # fmt: skip
+    return history.phase_losses["mnemonics"][0][0]
+
+
+if __name__ == "__main__":
+    main()
