@@ -6,8 +6,9 @@
 A step is forward, backward and the SGD update of one batch of 32x32 images, float32 unless the
 network's name says bfloat16; the compilation is apart. Variants show where the time goes: another
 max-pool, no BatchNorm (which is another network), and each stage's convolution alone in two
-layouts. ``--torch`` names a Python with PyTorch, which then times ResNet-18(1/3) with as many
-threads as cores. The tables go to experiments/results/resnet_speed.md.
+layouts. ``--torch`` names a Python with PyTorch, which then times ResNet-18(1/3) or
+ResNet-32 (``--net resnet32:linear``) with as many threads as cores. The tables go to
+experiments/results, a file a network.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def convolution(size: int, width: int, batch: int, layout: str, repeats: int) ->
     return timed(lambda: jax.block_until_ready(grads(x, kernel)), repeats)
 
 
-def in_torch(widths: tuple[int, ...], batch: int, repeats: int) -> dict[str, Any]:
+def in_torch(kind: str, widths: tuple[int, ...], batch: int, repeats: int) -> dict[str, Any]:
     """The same step and convolutions in PyTorch, in both memory formats; ``Timed``s as lists."""
     import torch
     from torch import nn
@@ -181,8 +182,10 @@ def in_torch(widths: tuple[int, ...], batch: int, repeats: int) -> dict[str, Any
             y = y + (x if self.shortcut is None else F.relu(self.shortcut(x)))
             return F.relu(F.max_pool2d(y, 2, 2) if self.pool else y)
 
-    def conv_bn(fan_in: int, width: int, kernel: int = 3) -> Any:
-        conv = nn.Conv2d(fan_in, width, kernel, padding=kernel // 2)
+    def conv_bn(
+        fan_in: int, width: int, kernel: int = 3, stride: int = 1, bias: bool = True
+    ) -> Any:
+        conv = nn.Conv2d(fan_in, width, kernel, stride, padding=kernel // 2, bias=bias)
         return nn.Sequential(conv, nn.BatchNorm2d(width))
 
     class Network(nn.Module):
@@ -200,8 +203,37 @@ def in_torch(widths: tuple[int, ...], batch: int, repeats: int) -> dict[str, Any
             x = self.blocks(F.relu(self.stem(x)))
             return self.head(x.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3))
 
+    class Plain(nn.Module):
+        def __init__(self, fan_in: int, width: int, stride: int) -> None:
+            super().__init__()
+            self.first = conv_bn(fan_in, width, stride=stride, bias=False)
+            self.second = conv_bn(width, width, bias=False)
+            short = conv_bn(fan_in, width, 1, stride=stride, bias=False)
+            self.shortcut = short if stride > 1 else None
+
+        def forward(self, x: Any) -> Any:
+            y = self.second(F.relu(self.first(x)))
+            return y + (x if self.shortcut is None else self.shortcut(x))
+
+    class Cifar(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            blocks, last = [], widths[0]
+            for stage, width in enumerate(widths):
+                for block in range(5):
+                    blocks.append(Plain(last, width, 2 if stage and not block else 1))
+                    blocks.append(nn.ReLU())
+                    last = width
+            self.stem = conv_bn(3, widths[0], bias=False)
+            self.blocks, self.head = nn.Sequential(*blocks[:-1]), nn.Linear(last, CLASSES)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.blocks(F.relu(self.stem(x))).mean((2, 3)))
+
+    made = Network if kind == "resnet18-third" else Cifar
+
     def training(layout: Any) -> Timed:
-        network = Network().to(memory_format=layout)
+        network = made().to(memory_format=layout)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
         x = torch.randn(batch, 3, 32, 32).to(memory_format=layout)
         y = torch.arange(batch) % CLASSES
@@ -221,7 +253,7 @@ def in_torch(widths: tuple[int, ...], batch: int, repeats: int) -> dict[str, Any
     layouts = {name: getattr(torch, name) for name in ("contiguous_format", "channels_last")}
     return {
         "version": torch.__version__,
-        "parameters": sum(p.numel() for p in Network().parameters()),
+        "parameters": sum(p.numel() for p in made().parameters()),
         "steps": {name: training(layout) for name, layout in layouts.items()},
         "convolutions": [
             [convolution(size, width, layout) for layout in layouts.values()]
@@ -315,19 +347,24 @@ def main() -> None:
     if args.smoke:
         args.net, args.batch, args.repeats = "resnet18-third:2,3,4,5", 2, 1
     if args.in_torch:
-        widths = tuple(int(w) for w in args.net.partition(":")[2].split(",") if w) or WIDTHS
-        print(json.dumps(in_torch(widths, args.batch, args.repeats)))
+        kind, _, given = args.net.removesuffix(":linear").partition(":")
+        default = WIDTHS if kind == "resnet18-third" else (16, 32, 64)
+        widths = tuple(int(w) for w in given.split(",") if w) or default
+        print(json.dumps(in_torch(kind, widths, args.batch, args.repeats)))
         return
-    if args.torch and not re.fullmatch(r"resnet18-third(:[\d,]+)?", args.net):
-        parser.error("--torch times resnet18-third in float32 only")
+    if args.torch and not re.fullmatch(r"resnet18-third(:[\d,]+)?|resnet32:linear", args.net):
+        parser.error("--torch times resnet18-third and resnet32:linear in float32 only")
     command = f"python experiments/benchmarks/resnet_speed.py --net {args.net} --batch {args.batch}"
     command += f" --repeats {args.repeats}" + (" --torch PY" if args.torch else "")
     lines = tables(args)
     print("\n".join(lines))
     if args.smoke:
         return
-    title = ["# Speed of residual networks", "", f"Made by `{command}`.", ""]
-    (args.out / "resnet_speed.md").write_text("\n".join(title + lines) + "\n")
+    title = [f"# Speed of {args.net}", "", f"Made by `{command}`.", ""]
+    out = args.out / f"{args.net.partition(':')[0]}_speed.md"
+    old = out.read_text() if out.exists() else ""
+    reading = "\n" + old[old.index("## Reading") :] if "## Reading" in old else ""
+    out.write_text("\n".join(title + lines) + "\n" + reading)
 
 
 if __name__ == "__main__":
