@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +21,9 @@ from cljax.memory.mnemonics import mnemonics
 from cljax.memory.policies import named
 from cljax.memory.turns import geometry_of
 from cljax.methods.with_exemplars import View
-from cljax.nets import mlp
+from cljax.nets import from_linen, mlp
+from cljax.nets.batchnorm import BatchNorm
+from cljax.nets.transfer import with_scales
 from cljax.streams.base import plan
 from cljax.types import Batch, Clock, Spec, Variables
 
@@ -160,6 +163,66 @@ def test_the_implicit_gradient_points_the_same_way_near_the_end_of_training():
     exact = grads()
     cosine = jnp.vdot(near, exact) / (jnp.linalg.norm(near) * jnp.linalg.norm(exact))
     assert cosine > 0.9
+
+
+class Convolving(nn.Module):
+    """A convolution, BatchNorm and a head."""
+
+    @nn.compact
+    def __call__(self, x, train, member=None):
+        x = x.reshape(x.shape[0], 2, 2, 1)
+        x = nn.Conv(3, (2, 2), param_dtype=x.dtype)(x)
+        x = nn.relu(BatchNorm(param_dtype=x.dtype)(x, train, member)).mean(axis=(1, 2))
+        return nn.Dense(CLASSES, param_dtype=x.dtype, name="head")(x), x
+
+
+def convolving(num_outputs):
+    return from_linen(Convolving(), head="head")
+
+
+def test_the_inner_loop_keeps_to_running_statistics_and_compiles_to_no_loop():
+    """BatchNorm is in evaluation mode in inner and outer loss; gradients of convolutions are slow
+    in loops on CPUs."""
+    model, spec, variables, kept, judged, slots, every = problem(convolving)
+
+    def value(variables):
+        return outer_gradient(
+            model, spec, variables, kept, slots[:3], every[:3], judged, jnp.int32(0),
+            Bilevel(3, 0.5),
+        )  # fmt: skip
+
+    loss, grads = jax.jit(value)(variables)
+    assert np.isfinite(loss) and float(jnp.abs(grads).max()) > 0
+    # Each judge counts for itself: its loss is not that of another batch's statistics.
+    alone = [
+        outer_gradient(
+            model, spec, variables, kept, slots[:3], every[:3],
+            judged._replace(mask=jnp.arange(5) == i), jnp.int32(0), Bilevel(3, 0.5),
+        )[0]
+        for i in (0, 1, 2, 4)
+    ]  # fmt: skip
+    np.testing.assert_allclose(loss, np.mean(alone), rtol=1e-12)
+    shifted = jax.tree.map(lambda a: a + 0.5, variables.model_state)
+    moved, _ = jax.jit(value)(variables._replace(model_state=shifted))
+    assert abs(float(moved - loss)) > 1e-3
+    assert "while" not in jax.jit(value).lower(variables).as_text()
+
+
+def test_under_weight_transfer_the_inner_loop_moves_scales_and_not_kernels():
+    model, spec, _, kept, judged, slots, every = problem(lambda n: with_scales(convolving(n)))
+    variables = model.init(jax.random.key(0), jnp.zeros((2, SIZE)))
+    frozen = {}
+    for task in (0, 1):
+        learns = model.learns(variables.params, jnp.int32(task))
+        kernel, scale = learns["weights"]["Conv_0"]["kernel"], learns["scales"]["Conv_0"]["kernel"]
+        frozen[task] = (bool(kernel), bool(scale))
+        loss, grads = outer_gradient(
+            model, spec, variables, kept, slots[:2], every[:2], judged, jnp.int32(task),
+            Bilevel(2, 0.5),
+        )  # fmt: skip
+        frozen[task] += (float(loss),)
+    assert frozen[0][:2] == (True, False) and frozen[1][:2] == (False, True)
+    assert frozen[0][2] != frozen[1][2]
 
 
 def test_a_step_in_grey_levels_is_a_step_in_normalised_pixels():
