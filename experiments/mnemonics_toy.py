@@ -110,6 +110,8 @@ def pictures(stream, states: dict[str, Any], losses, out: Path) -> None:
             ax=axis,
         )  # fmt: skip
         axis.set_title(name)
+        if axis is not axes[-1] and axis.get_legend() is not None:
+            axis.get_legend().remove()
     figure.savefig(out.with_name(f"{out.stem}_tsne.png"), dpi=110, bbox_inches="tight")
     figure, axis = plt.subplots(figsize=(7, 4))
     plot.outer_loss(losses, ax=axis, window=50)
