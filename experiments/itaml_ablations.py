@@ -238,7 +238,8 @@ def draw(curves, found, path: Path) -> None:
                     mean = found[start, name, label].get(column, {"mean": None})["mean"]
                     values.append(np.nan if mean is None else 100 * mean)
                 axis.plot(range(len(labels)), values, colour, ls=line, marker=marker, ms=4)
-        axis.set_xticks(range(len(labels)), [label.split(",")[0] for label in labels], fontsize=8)
+        shown = [label.split(" 0.")[0].split(" decay")[0].replace(", ", ",\n") for label in labels]
+        axis.set_xticks(range(len(labels)), shown, fontsize=8)
         axis.set(xlabel=name, ylabel="%")
     for axis in axes.flat:
         axis.set_visible(axis.has_data())
