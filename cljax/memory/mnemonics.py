@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, get_args
 
+import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import UserError, check_finite, check_known, check_positive
@@ -143,7 +144,9 @@ def mnemonics(
             )
         if free.min() < 1:
             raise UserError("All exemplars stay real with this budget; lower real.")
-        if outputs == "own" and (np.diff(budget.seen, prepend=0) < 2).any():
+        # Old exemplars compete over all past outputs, which are fewest after the first task.
+        sizes = np.diff(budget.seen, prepend=0) if new else budget.seen[:1]
+        if outputs == "own" and (sizes < 2).any():
             raise UserError(
                 "A task brings a single class, whose exemplars have nothing to learn while its "
                 "output competes alone; choose outputs=all, or tasks of two classes or more."
@@ -159,7 +162,9 @@ def mnemonics(
             x = shown(spec, kept.pixels[turn.judges], kept.task[turn.judges]) if x is None else x
             loss, grads = outer_gradient(
                 model, spec, starting(state, x, draws), kept, turn.slots,
-                turn.mask & kept.mask[turn.slots], Judged(x, y, mask, competing), task,
+                turn.mask & kept.mask[turn.slots], Judged(x, y, mask, competing),
+                # Fresh weights are those of a first task: nothing of them is transferred.
+                task if inner_start == "trained" else jnp.zeros_like(task),
                 how._replace(last=None if last is None else min(last, turn.slots.shape[0])),
             )  # fmt: skip
             rate = lr * 0.5 ** (batch.clock.epoch // halve_every)

@@ -520,5 +520,6 @@ def test_bad_budgets_are_refused():
     single = store.budget_of(mask, per_class=4)
     with pytest.raises(UserError, match="brings a single class"):
         mnemonics().init(mlp(5)(3), spec, single)
+    mnemonics(new=False).init(mlp(5)(3), spec, single)  # old ones have two outputs or more
     with pytest.raises(UserError, match="plan of its own"):
         cljax.with_exemplars(cljax.icarl(), per_class=2)
