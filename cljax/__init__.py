@@ -15,6 +15,7 @@ from cljax import (
     tree,
     types,
 )  # fmt: skip
+from cljax.allocator import keep_freed_memory
 from cljax.comparison import Study, Tune, compare
 from cljax.continuum import continuum_lower_bound
 from cljax.evaluate import Evaluation
@@ -34,25 +35,30 @@ from cljax.methods.lamaml import cmaml, lamaml, sync_lamaml
 from cljax.methods.lucir import lucir
 from cljax.methods.mer import mer
 from cljax.methods.metabgd import meta_bgd
+from cljax.methods.pretrained import pretrained
 from cljax.methods.replayed import oracle, replayed
 from cljax.methods.reptile import fomaml, reptile
+from cljax.methods.teacher import teacher
 from cljax.methods.with_exemplars import with_exemplars
 from cljax.penalties import ewc, lwf, mas, online_ewc, rwalk, si
 from cljax.published import published
+from cljax.readout import readout
 from cljax.recipes import Recipe, recipe
 from cljax.run import Run, Running, load, resume, run
-from cljax.types import Method, Penalty
+from cljax.types import Method, Penalty, Readout
 from cljax.unroll import InnerStep, Unrolled, optax_step, sgd_step, split, unroll
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Evaluation", "InnerStep", "Method", "Penalty", "Recipe", "Run", "Running", "Study",
-    "Tune", "Unrolled", "agem", "bic", "cmaml", "compare", "continuum_lower_bound", "data",
+    "Evaluation", "InnerStep", "Method", "Penalty", "Readout", "Recipe", "Run", "Running",
+    "Study", "Tune", "Unrolled", "agem", "bic", "cmaml", "compare", "continuum_lower_bound", "data",
     "er", "errors", "ewc", "finetune", "fixed_rep", "fomaml", "gem", "icarl", "icarl_ti",
-    "iid", "implicit_gradient", "independent", "itaml", "joint", "la_er", "lamaml", "load",
+    "iid", "implicit_gradient", "independent", "itaml", "joint", "keep_freed_memory", "la_er",
+    "lamaml", "load",
     "losses", "lucir", "lwf", "lwf_exemplars", "mas", "memory", "mer", "meta_bgd", "methods",
-    "metrics", "nets", "online_ewc", "optax_step", "oracle", "penalties", "published",
-    "recipe", "replayed", "reptile", "resume", "run", "rwalk", "sgd_step", "si", "split",
-    "stats", "streams", "sweep", "sync_lamaml", "tree", "types", "unroll", "with_exemplars",
+    "metrics", "nets", "online_ewc", "optax_step", "oracle", "penalties", "pretrained", "published",
+    "readout", "recipe", "replayed", "reptile", "resume", "run", "rwalk", "sgd_step", "si", "split",
+    "stats", "streams", "sweep", "sync_lamaml", "teacher", "tree", "types", "unroll",
+    "with_exemplars",
 ]  # fmt: skip

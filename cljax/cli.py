@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
+from cljax.allocator import keep_freed_memory
 from cljax.errors import Interrupted, UserError, check_known
 
 __all__ = ["main"]  # the rest is for ``cljax.cli_sweep``
@@ -37,6 +38,7 @@ USAGE = "usage: cljax COMMAND ...\n\n" + "\n".join(f"  cljax {line}" for line in
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command line and exits."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    keep_freed_memory()
     try:
         sys.exit(_dispatch(arguments))
     except UserError as error:
@@ -103,6 +105,7 @@ RUN_FLAGS: dict[str, tuple[Any, Any, str]] = {
         Literal["diagonal-last", "lower", "full"] | None, None, "entries of the accuracy matrix",
     ),
     "eval_every": (int, 0, "also test the tasks seen so far every so many updates; 0: never"),
+    "readout": (bool, False, "also test a linear layer fitted anew on the frozen features"),
     "online": (bool, False, "count right predictions on each batch before learning from it"),
     "lanes": (
         Literal["auto", "threads", "sequential", "vmap", "map"], "auto", "how seeds run together",
@@ -337,7 +340,7 @@ def options_of_run(job: Job) -> dict[str, Any]:
     flags = job.flags
     _join(flags.get("distributed"))
     _double(flags["precision"])
-    names = ("precision", "eval_every", "online", "lanes", "loop")
+    names = ("precision", "eval_every", "online", "readout", "lanes", "loop")
     seeds = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
     return {"seeds": seeds, "origins": job.origins, **{name: flags[name] for name in names}}
 

@@ -18,9 +18,11 @@ import numpy as np
 from jax.core import Tracer
 
 from cljax.errors import UserError
-from cljax.types import Penalty
+from cljax.types import Evaluation, Penalty, Readout
 
-__all__ = ["canonical", "config_hash", "differences", "environment", "plain"]
+__all__ = [
+    "canonical", "config_hash", "differences", "entry_of", "environment", "evaluation_of", "plain",
+]  # fmt: skip
 
 # What decides a run's results; the rest of a config is about where and when.
 _IDENTITY = (
@@ -59,6 +61,20 @@ def plain(value: Any) -> Any:
     if callable(value):
         return _function(value)
     raise UserError(f"{value!r} cannot be written into a run's config; give a number or a string.")
+
+
+def entry_of(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON; one without a readout says nothing of it, as before there were any."""
+    entry = plain(evaluation)
+    if entry["readout"] is None:
+        del entry["readout"]
+    return entry
+
+
+def evaluation_of(entry: Mapping[str, Any]) -> Evaluation:
+    """The evaluation that ``entry_of`` wrote."""
+    fitted = entry.get("readout")
+    return Evaluation(**{**entry, "readout": None if fitted is None else Readout(**fitted)})
 
 
 def _function(value: Any) -> Any:

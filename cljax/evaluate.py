@@ -28,7 +28,7 @@ from cljax.types import Array, Batch, Clock, Evaluation, Predictor, PyTree
 
 __all__ = [
     "Evaluation", "TestData", "TestImages", "TestRows", "allowed_outputs", "correct_fn",
-    "infer_task", "predictors_of", "test_data", "test_images", "test_rows", "wanted",
+    "infer_task", "predictors_of", "test_data", "test_images", "test_rows", "unlabelled", "wanted",
 ]  # fmt: skip
 
 _CHUNK = 1000  # test images a step: large enough for full speed, small enough for any memory
@@ -137,13 +137,9 @@ def correct_fn(
     def correct(views: Mapping[str, PyTree], data: TestData, task: Array, allowed: Array) -> Array:
         def chunk(total: Array, rows_mask: tuple[Array, Array]) -> tuple[Array, None]:
             rows, mask = rows_mask
-            tasks = jnp.full(rows.shape, task, jnp.int32)
-            x = transform.apply(data.tables, data.x[rows], tasks)
-            unknown = jnp.full(rows.shape, -1, jnp.int32)
-            zero = jnp.zeros((), jnp.int32)
-            clock = Clock(zero, zero, zero, jnp.zeros((), bool), jnp.zeros((), bool))
-            batch = Batch(x, unknown, unknown, mask, unknown, clock)
-            told, outputs = tasks, jnp.broadcast_to(allowed[None], (*rows.shape, *allowed.shape))
+            batch = unlabelled(data, transform, rows, mask, task)
+            told = jnp.full(rows.shape, task, jnp.int32)
+            outputs = jnp.broadcast_to(allowed[None], (*rows.shape, *allowed.shape))
             if evaluation.continuum is not None:
                 scores = predictors[evaluation.infer].scores(views[evaluation.infer], batch)
                 told = infer_task(scores, mask, owner & allowed[None], evaluation.continuum)
@@ -162,6 +158,16 @@ def correct_fn(
         return jax.lax.scan(chunk, zero, (data.rows[task], data.mask[task]))[0]
 
     return correct
+
+
+def unlabelled(
+    data: TestData, transform: Transform, rows: Array, mask: Array, task: Array | int
+) -> Batch:
+    """Examples as a predictor gets them: rows [B] seen as ``task``, which it is not told of."""
+    x = transform.apply(data.tables, data.x[rows], jnp.full(rows.shape, task, jnp.int32))
+    unknown, zero = jnp.full(rows.shape, -1, jnp.int32), jnp.zeros((), jnp.int32)
+    clock = Clock(zero, zero, zero, jnp.zeros((), bool), jnp.zeros((), bool))
+    return Batch(x, unknown, unknown, mask, unknown, clock)
 
 
 def infer_task(

@@ -23,7 +23,7 @@ from cljax import checkpoint, keys
 from cljax.checkpoint import Snapshot, host_copy
 from cljax.evaluate import Evaluation, TestImages, allowed_outputs, predictors_of, wanted
 from cljax.schedule import Item
-from cljax.segments import Batching, Carry, Hyper, Programs, TrainData, leaf_names, put
+from cljax.segments import Batching, Carry, Hyper, Programs, TrainData, leaf_names, put, read_by
 from cljax.streams.base import Stream
 from cljax.types import Array, PyTree, StepPlan
 
@@ -68,6 +68,7 @@ class Lane(NamedTuple):
     hyper: Hyper
     plans: Mapping[tuple[str, int], StepPlan]  # (program, task) -> device plan; ("task", -1)
     tests: tuple[Array, Array]  # rows and their mask
+    fits: PyTree  # the same of what readouts are fitted on; () without any
     counts: np.ndarray  # [T] or [L, T], test images of each task
     batching: Batching | None
 
@@ -77,7 +78,8 @@ class Record:
     """What one run has shown so far."""
 
     matrices: dict[str, np.ndarray]  # evaluation -> [T+1, T]
-    anytime: dict[int, np.ndarray] = field(default_factory=dict)  # step -> [T]
+    # (evaluation, step) -> [T]
+    anytime: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     phase_losses: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     divergence: Divergence | None = None
 
@@ -252,8 +254,10 @@ def _evaluation(
             own = {name: views[name] for name in predictors_of(e)}
             for t in asked:
                 allowed = allowed_outputs(setup.stream.class_mask, e.scenario, t, seen)
-                program = setup.programs.corrects[e.name]
-                correct = program(lane.hyper, own, lane.tests, setup.images, np.int32(t), allowed)
+                correct = setup.programs.corrects[e.name](
+                    lane.hyper, own, lane.tests, setup.images,
+                    *read_by(e, lane.fits, setup.data), np.int32(t), allowed,
+                )  # fmt: skip
                 table[:, t] = host_copy(correct) / lane.counts[..., t]
             accuracies[e.name] = table
         events = []
@@ -262,11 +266,11 @@ def _evaluation(
             for name, table in accuracies.items():
                 if row is not None and member in alive:
                     record.matrices[name][row, sorted(tasks)] = table[i, sorted(tasks)]
+                if anytime:
+                    unseen = np.arange(num_tasks) > task
+                    record.anytime[name, step] = np.where(unseen, np.nan, table[i])
             headline = accuracies[setup.evaluations[0].name][i]
             mean = float(np.nanmean(headline[asked]))
-            if anytime:
-                unseen = np.arange(num_tasks) > task
-                record.anytime[step] = np.where(unseen, np.nan, headline)
             num_steps = setup.items[-1].stop
             events.append(Event("eval", member, seed, step, num_steps, task, mean))
         return events
@@ -286,7 +290,9 @@ def snapshot(setup: Setup, lane: Lane, place: Place) -> Snapshot:
 def recorded(record: Record) -> Snapshot:
     """A run's record, as copies."""
     arrays = {f"matrix/{name}": matrix.copy() for name, matrix in record.matrices.items()}
-    arrays |= {f"anytime/{step}": row.copy() for step, row in list(record.anytime.items())}
+    arrays |= {
+        f"anytime/{name}/{step}": row.copy() for (name, step), row in list(record.anytime.items())
+    }
     arrays |= {
         f"phase/{name}/{task}": row.copy()
         for (name, task), row in list(record.phase_losses.items())
@@ -312,7 +318,8 @@ def restored(setup: Setup, lane: Lane, kept: Snapshot) -> Place:
             if kind == "matrix":
                 record.matrices[rest][:] = array
             elif kind == "anytime":
-                record.anytime[int(rest)] = array
+                evaluation, _, step = rest.rpartition("/")
+                record.anytime[evaluation or _headline(setup), int(step)] = array
             else:
                 phase, _, task = rest.rpartition("/")
                 record.phase_losses[phase, int(task)] = array
@@ -341,6 +348,13 @@ def restored(setup: Setup, lane: Lane, kept: Snapshot) -> Place:
     found = jax.tree.unflatten(structure, leaves)
     main = found["carry"] if training else found["main"]
     return Place(number, position["at"], found["carry"], main)
+
+
+def _headline(setup: Setup) -> str:
+    """Whose curve a checkpoint holds that names no evaluation: earlier versions kept only that."""
+    if len(setup.evaluations) != 1:
+        raise ValueError("it holds the curve of the first evaluation only, by an earlier version")
+    return setup.evaluations[0].name
 
 
 def _within(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -31,8 +31,10 @@ from cljax.evaluate import (
     test_images,
     test_rows,
 )
+from cljax.evaluate_readout import check_readouts, fitted_rows
 from cljax.factories import real_options
 from cljax.lanes import START, Divergence, Event, Lane, Place, Record, Setup, restored
+from cljax.methods.common import check_features, with_features
 from cljax.nets.transfer import convolves
 from cljax.schedule import schedule
 from cljax.segments import Batching, Carry, compile_programs, device_plan, put, train_data
@@ -55,7 +57,8 @@ class History(NamedTuple):
     losses: np.ndarray  # [S, U], mean loss each update reported
     online_correct: np.ndarray | None  # [S, U]
     batch_sizes: np.ndarray  # [U], examples of each update
-    anytime: tuple[tuple[tuple[int, np.ndarray], ...], ...]  # per run: (step, [T] accuracies)
+    # by evaluation, per run: (step, [T] accuracies)
+    anytime: Mapping[str, tuple[tuple[tuple[int, np.ndarray], ...], ...]]
     phase_losses: Mapping[str, tuple[tuple[np.ndarray, ...], ...]]  # name -> per run, per task
     diverged: tuple[Divergence | None, ...]  # per run: where something was first not finite
     time: Mapping[str, float]  # seconds; train_s and eval_s are summed over threads
@@ -148,10 +151,14 @@ def learn(
         stream = method.arrange(stream)
     began = time.perf_counter()
     policy = resolve_lanes(lanes)
-    learner = method.bind(model, stream.spec(batch_size))
+    spec = stream.spec(batch_size)
+    bind = lambda method: with_features(method.bind(model, spec), model)
+    learner = bind(method)
     _check_evaluations(evaluations, learner, stream)
+    if any(e.predictor == "features" for e in evaluations):
+        check_features(method.bind(model, spec), model, spec)
     if loop == "auto":
-        slow = jax.default_backend() == "cpu" and convolves(model, stream.spec(batch_size).example)
+        slow = jax.default_backend() == "cpu" and convolves(model, spec.example)
         loop = "steps" if slow else "scan"
     hypers = _hypers(method, settings or [{}] * len(seeds))
     batching = _batching(policy, len(seeds), lanes_at_a_time, devices)
@@ -161,20 +168,18 @@ def learn(
     tested = {seed: stream.valid(seed) if validate else stream.test_index for seed in set(seeds)}
     longest = max(len(rows) for index in tested.values() for rows in index)
     tests = {seed: test_rows(index, longest, evaluations) for seed, index in tested.items()}
+    fits = fitted_rows(stream, seeds, evaluations)
     plans = {seed: plan(stream, seed, batch_size, epochs) for seed in set(seeds)}
     items, phase_plans = schedule(learner, stream, plans[seeds[0]], eval_every)
     made_of = {
-        seed: _Seed({("task", -1): rows, **phase_plans(rows)}, tests[seed])
+        seed: _Seed({("task", -1): rows, **phase_plans(rows)}, tests[seed], fits[seed])
         for seed, rows in plans.items()
     }
     size = 1 if batching is None else batching.lanes
     bundles = [range(i, min(i + size, len(seeds))) for i in range(0, len(seeds), size)]
     names = [str(i) for i in range(len(seeds))] if labels is None else labels
     if batching is None:
-        made_of = {
-            seed: _Seed(device_plan(plans), device_plan(own)._replace(counts=own.counts))
-            for seed, (plans, own) in made_of.items()
-        }
+        made_of = {seed: _on_device(own) for seed, own in made_of.items()}
     made = [_lane(bundle, names, seeds, hypers, made_of, batching, validate) for bundle in bundles]
     emit = progress or (lambda event: None)
     emit(Event("compile"))
@@ -182,8 +187,8 @@ def learn(
     with ThreadPoolExecutor(workers) as pool:
         shapes = {name: rows for (name, _), rows in made[0].plans.items()}
         programs = compile_programs(
-            lambda hyper: _remade(method, hyper).bind(model, stream.spec(batch_size)),
-            made[0].hyper, stream, shapes, data, images, made[0].tests,
+            lambda hyper: bind(_remade(method, hyper)),
+            made[0].hyper, stream, shapes, data, images, made[0].tests, made[0].fits,
             tuple(evaluations), own_tests=validate, online=online, loop=loop, batching=batching,
             pool=pool,
         )  # fmt: skip
@@ -233,6 +238,11 @@ def learn(
 
 
 def _check_evaluations(evaluations: Sequence[Evaluation], learner: Learner, stream: Stream) -> None:
+    names = [evaluation.name for evaluation in evaluations]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"There are two evaluations named {twice}; give each its own name.")
+    check_readouts(evaluations, stream)
     for evaluation in evaluations:
         for name in predictors_of(evaluation):
             check_known("predictor", name, learner.predictors)
@@ -295,6 +305,13 @@ class _Seed(NamedTuple):
 
     plans: Mapping[tuple[str, int], StepPlan]
     tests: TestRows
+    fits: PyTree  # rows and mask of what readouts are fitted on; () without any
+
+
+def _on_device(own: _Seed) -> _Seed:
+    """All but the counts of tests."""
+    there = device_plan(own)
+    return there._replace(tests=there.tests._replace(counts=own.tests.counts))
 
 
 def _lane(
@@ -309,9 +326,9 @@ def _lane(
     """A lane of one or more runs; a batched one is filled up with copies of its last run."""
     if batching is None:
         (i,) = bundle
-        (plans, (rows, mask, counts)) = made_of[seeds[i]]
+        plans, (rows, mask, counts), fits = made_of[seeds[i]]
         hyper = jax.tree.map(jnp.asarray, hypers[i])
-        return Lane((i,), labels[i], (seeds[i],), hyper, plans, (rows, mask), counts, None)
+        return Lane((i,), labels[i], (seeds[i],), hyper, plans, (rows, mask), fits, counts, None)
     filled = tuple(bundle) + (bundle[-1],) * (batching.lanes - len(bundle))
     stack = lambda *leaves: put(np.stack(leaves), batching)
     plans = jax.tree.map(stack, *[made_of[seeds[i]].plans for i in filled])
@@ -322,12 +339,13 @@ def _lane(
         shown = jax.tree.map(stack, *rows_mask)
     else:
         shown = jax.tree.map(lambda a: put(a, batching, None), rows_mask[0])
+    fits = jax.tree.map(stack, *[made_of[seeds[i]].fits for i in filled])
     label = "+".join(labels[i] for i in bundle)
     if len(bundle) > 1:
         label = f"{len(bundle)}-{hashlib.sha256(label.encode()).hexdigest()[:12]}"
     counts = np.stack([own.counts for own in tests])
     own_seeds = tuple(seeds[i] for i in filled)
-    return Lane(filled, label, own_seeds, hyper, plans, shown, counts, batching)
+    return Lane(filled, label, own_seeds, hyper, plans, shown, fits, counts, batching)
 
 
 def _resumed(
@@ -382,7 +400,7 @@ def _history(
         np.stack([np.asarray(carry.losses) for carry in finals]),
         np.stack([np.asarray(carry.online_correct) for carry in finals]) if online else None,
         rows.mask.sum(axis=1),
-        tuple(tuple(sorted(r.anytime.items())) for r in records),
+        {e.name: tuple(_curve(r, e.name) for r in records) for e in setup.evaluations},
         {
             name: tuple(
                 tuple(r.phase_losses[name, t] for t in tasks if (name, t) in r.phase_losses)
@@ -393,3 +411,8 @@ def _history(
         tuple(record.divergence for record in records),
         dict(spent),
     )
+
+
+def _curve(record: Record, name: str) -> tuple[tuple[int, np.ndarray], ...]:
+    """(step, [T] accuracies) of an evaluation, in order."""
+    return tuple((step, row) for (own, step), row in sorted(record.anytime.items()) if own == name)

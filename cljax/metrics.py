@@ -112,6 +112,12 @@ def forgetting(matrix: ArrayLike) -> np.ndarray:
     arXiv:1801.10112). The maximum starts when the task is learned, so that the value does not
     depend on whether tasks were also tested before that; negative for a task that ends best.
 
+    Of the matrix of an evaluation with a readout, this and the other measures of forgetting are of
+    the representation ("Learning to Remember from a Multi-Task Teacher"). Its R_t, the readout's
+    accuracy on task t when the next task began less that at the end, ``a(t, t) - a(T-1, t)``, is
+    ``forgetting_rate`` for task 0, and ``-backward_transfer`` is its mean over all T tasks; here
+    the best accuracy since task t stands for the first.
+
     Args:
       matrix: [..., T+1, T] accuracies; needs a(i, j) for i >= j. NaN for one task.
 

@@ -84,6 +84,8 @@ def paragraph(config: Mapping[str, Any]) -> str:
     held = "no replay memory"
     if options.get("capacity") is not None:
         held = f"a replay memory of {options['capacity']} examples"
+    elif options.get("capacity_bytes") is not None:
+        held = f"exemplars of {options['capacity_bytes']} bytes in all"
     elif options.get("per_class") is not None:
         held = f"{options['per_class']} exemplars of each class"
     seeds = config["seeds"]
@@ -114,4 +116,7 @@ def _evaluated(entry: Mapping[str, Any]) -> str:
     if entry["continuum"] is not None:
         told = f"the task inferred from {entry['continuum']} examples that share it"
     what = "" if entry["hit"] == "class" else ", counting right tasks"
+    if entry.get("readout") is not None:
+        steps = entry["readout"]["steps"]
+        return f"a linear layer fitted anew on frozen features ({told}, {steps} steps of Adam)"
     return f"{entry['predictor']} ({told}{what})"

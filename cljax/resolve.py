@@ -31,6 +31,10 @@ _WORDS: dict[str, tuple[str, Any]] = {
     "no-head-bias": ("head_bias", False),
     "linear": ("head", "linear"),
     "cosine": ("head", "cosine"),
+    "batch": ("norm", "batch"),
+    "group": ("norm", "group"),
+    "patches": ("lowering", "patches"),
+    "xla": ("lowering", "xla"),
     "last-relu": ("last_relu", True),
     "no-last-relu": ("last_relu", False),
 }

@@ -11,6 +11,7 @@ import numpy as np
 
 from cljax import keys, metrics, stats, tree
 from cljax.learn import History
+from cljax.methods.common import with_features
 from cljax.streams.base import Stream
 from cljax.types import Learner, Method, Model, Spec
 
@@ -22,29 +23,34 @@ def results_of(
 ) -> dict[str, Any]:
     """The contract's ``results.json``, less its times."""
     spec = stream.spec(config["batch_size"])
+    predictors = with_features(method.bind(model, spec), model).predictors
     evaluations, headline, absent = {}, {}, {}
     alive = np.array([step is None for step in history.diverged])
     for i, entry in enumerate(config["evaluations"]):
         name, matrix = entry["name"], history.evaluations[entry["name"]]
         computed = metrics.compute(matrix[alive] if alive.any() else matrix, history.test_counts)
         values = {metric: _spread(v, alive) for metric, v in computed.values.items()}
-        predictor = method.bind(model, spec).predictors[entry["predictor"]]
         evaluations[name] = {
             "predictor": entry["predictor"],
             "scenario": entry["scenario"],
             "task_ids": entry["continuum"] is None
-            and (predictor.needs_task_ids or entry["scenario"] == "task"),
+            and (predictors[entry["predictor"]].needs_task_ids or entry["scenario"] == "task"),
             "continuum": entry["continuum"],
             "accuracy_matrix": _nullable(matrix),
             "test_counts": history.test_counts.tolist(),
             "metrics": values,
         }
+        if "readout" in entry:
+            evaluations[name]["readout"] = entry["readout"]
         if i == 0:
             headline, absent = dict(values), dict(computed.absent)
+        else:  # the headline's own stands at the top
+            evaluations[name]["anytime"] = _curves(history.anytime[name])
+    curves = next(iter(history.anytime.values()))
     online = metrics.compute_online(
         None if history.online_correct is None else history.online_correct[alive],
         history.batch_sizes,
-        [_accuracies(p) for p, ok in zip(history.anytime, alive, strict=True) if ok],
+        [_accuracies(p) for p, ok in zip(curves, alive, strict=True) if ok],
     )
     headline |= {name: _spread(value, alive) for name, value in online.values.items()}
     absent |= dict(online.absent)
@@ -65,10 +71,7 @@ def results_of(
         "absent": absent,
         "evaluations": evaluations,
         "accuracy_matrix": _nullable(first[:, 1:]),
-        "anytime": [
-            [{"step": step, "accuracy": _nullable(row)} for step, row in points]
-            for points in history.anytime
-        ],
+        "anytime": _curves(curves),
         "diverged": [found and found.step for found in history.diverged],
         "divergence": [found and found._asdict() for found in history.diverged],
         "cost": _cost(method, model, spec, history),
@@ -127,6 +130,11 @@ def flops(learner: Learner, model: Model, updates: int) -> float | None:
     kernel = jax.eval_shape(lambda p: model.first_product.split(p)[0], params).size  # type: ignore
     total = sum(leaf.size for leaf in jax.tree.leaves(params))
     return float(updates * examples * (6 * total - 2 * kernel))
+
+
+def _curves(runs: Sequence[Sequence[tuple[int, np.ndarray]]]) -> list[list[dict[str, Any]]]:
+    """For each run, the accuracies while learning."""
+    return [[{"step": step, "accuracy": _nullable(row)} for step, row in run] for run in runs]
 
 
 def _accuracies(points: Sequence[tuple[int, np.ndarray]]) -> list[np.ndarray]:

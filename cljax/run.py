@@ -20,16 +20,18 @@ import numpy as np
 
 from cljax import artefacts, resolve
 from cljax.checkpoint import FORMAT, newest_place
-from cljax.config import config_hash, environment, plain
+from cljax.config import config_hash, entry_of, environment, evaluation_of, plain
 from cljax.errors import Diverged, Interrupted, UserError, check_known, check_positive
 from cljax.evaluate import Evaluation
 from cljax.interrupts import signals
 from cljax.learn import Checkpoints, Event, History, learn, resolve_lanes
+from cljax.learned.stored import save_rule
+from cljax.methods.pretrained import pretrained
 from cljax.progress import journal
 from cljax.recipes import Recipe, default
 from cljax.results import results_of
 from cljax.streams.base import Stream, rows_used
-from cljax.types import Method, Net, PyTree
+from cljax.types import Method, Net, PyTree, Readout
 
 __all__ = [
     "Prepared", "Run", "Running", "begun_as", "checkpoints_of", "learn_options", "load", "make",
@@ -157,6 +159,7 @@ def run(
                 signals() as interrupted,
             ):
                 history, results = _learn(prepared, record, running, checkpoints, interrupted)
+                _keep_rules(prepared, history, folder)
                 _plots(folder / "plots", results)
                 artefacts.write_json(folder / "results.json", results)
             shutil.rmtree(folder / "checkpoint", ignore_errors=True)
@@ -184,6 +187,7 @@ def prepare(
     eval_every: int = 0,
     online: bool = False,
     evaluations: Sequence[Evaluation] | None = None,
+    readout: bool = False,
     lanes: str = "auto",
     loop: str = "auto",
     precision: str = "float32",
@@ -198,6 +202,8 @@ def prepare(
       online: count right predictions on each batch before learning from it.
       evaluations: ways to fill an accuracy matrix; the first is the headline. None: one for each
         of the method's predictors, in its order.
+      readout: add an evaluation "readout": a linear layer fitted anew on frozen features, to see
+        what features have forgotten (``cljax.readout``).
       lanes, loop: how seeds and updates are run; see ``cljax.learn.learn``.
       precision: "float32" or "float64" (which needs ``jax_enable_x64``).
       origins: where values came from, by option, for the record.
@@ -214,6 +220,8 @@ def prepare(
             "jax.config.update('jax_enable_x64', ...) first."
         )
     recipe, method, source = _resolve(what, stream)
+    if source.pretraining is not None:
+        method = pretrained(method, source.pretraining)
     network = recipe.net if net is None else net
     network = resolve.net(network) if isinstance(network, str) else network
     size = recipe.batch_size if batch_size is None else batch_size
@@ -225,8 +233,11 @@ def prepare(
         or tuple(
             Evaluation(name, name, source.scenario)  # type: ignore[arg-type]
             for name in learner.predictors
+            if name != "features"  # those are for readouts
         )
     )
+    if readout:
+        asked += (Evaluation("readout", "features", "task", readout=Readout()),)
     config = {
         "method": {"name": method.name, "options": plain(method.options)},
         "stream": {
@@ -242,7 +253,7 @@ def prepare(
         "entries": recipe.entries if entries is None else entries,
         "eval_every": eval_every,
         "online": online,
-        "evaluations": [e._asdict() for e in asked],
+        "evaluations": [entry_of(e) for e in asked],
         "lanes": resolve_lanes(lanes),  # type: ignore[arg-type]
         "loop": loop,
         "precision": precision,
@@ -292,7 +303,7 @@ def resume(
     names = ("seeds", "batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop",
              "precision", "origins")  # fmt: skip
     options = {name: config[name] for name in names}
-    options["evaluations"] = [Evaluation(**entry) for entry in config["evaluations"]]
+    options["evaluations"] = [evaluation_of(entry) for entry in config["evaluations"]]
     return run(Recipe(**begun), out=folder, progress=progress, running=running, **options)
 
 
@@ -413,7 +424,7 @@ def _learn(
 def learn_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a config ``cljax.learn.learn`` takes."""
     names = ("batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop")
-    evaluations = [Evaluation(**entry) for entry in config["evaluations"]]
+    evaluations = [evaluation_of(entry) for entry in config["evaluations"]]
     return {"evaluations": evaluations, **{name: config[name] for name in names}}
 
 
@@ -451,6 +462,15 @@ def interval(text: str) -> tuple[float | None, int | None]:
         f"checkpoint_every is {text}, but it must be seconds, such as 30s, or a number of "
         "updates, such as 500."
     )
+
+
+def _keep_rules(prepared: Prepared, history: History, folder: Path) -> None:
+    """Writes the update rules that a method learned, one a seed, for runs to come."""
+    model = prepared.net(prepared.stream.num_classes)
+    rule = prepared.method.bind(model, prepared.stream.spec(prepared.config["batch_size"])).rule
+    if rule is not None:
+        for seed, state in zip(history.seeds, history.states, strict=True):
+            save_rule(folder, rule(state), seed=seed)
 
 
 def _plots(folder: Path, results: Mapping[str, Any]) -> None:

@@ -22,12 +22,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax import keys
 from cljax.evaluate import Evaluation, TestData, TestImages, correct_fn, predictors_of
+from cljax.evaluate_readout import readout_fn
 from cljax.streams.base import Stream, Transform
 from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, Recall, StepPlan
 
 __all__ = [
     "Batching", "Carry", "Hyper", "Programs", "TrainData", "batch_of", "begin", "compile_programs",
-    "device_plan", "leaf_names", "make_step", "put", "train_data", "whole",
+    "device_plan", "leaf_names", "make_step", "put", "read_by", "train_data", "whole",
 ]  # fmt: skip
 
 Hyper = Mapping[str, Any]  # real hyper-parameters by name, [] or [L]
@@ -42,7 +43,8 @@ class TrainData(NamedTuple):
     tables: PyTree
 
 
-_AUGMENT = zlib.crc32(b"augment")  # the purpose of the key beside the draws' own
+# Purposes of keys beside the draws' own.
+_AUGMENT, _SELECT = zlib.crc32(b"augment"), zlib.crc32(b"select")
 Row = StepPlan  # a row of a plan: the same fields without the leading axis
 
 
@@ -62,7 +64,8 @@ class Programs(NamedTuple):
     init: Callable[[Hyper, Array], PyTree]
     segments: dict[str, Callable[..., Carry]]  # (hyper, carry, plan, data, key, start, stop)
     views: dict[str, Callable[..., PyTree]]  # predictor -> (hyper, state) -> its view, copied
-    corrects: dict[str, Callable[..., Array]]  # (hyper, views, tests, images, task, allowed) -> []
+    # (hyper, views, tests, images, fits, data, task, allowed) -> []; see ``read_by``
+    corrects: dict[str, Callable[..., Array]]
     state: PyTree  # shapes and types of the state, with a leading axis where lanes are stacked
 
 
@@ -140,19 +143,22 @@ def make_step(
     source: Learner | Phase, transform: Transform, online: Callable[[PyTree, Batch], Array] | None
 ) -> Step:
     """``(state, row, data, key, i) -> (state, info, online_correct)``: one update of a plan."""
-    stored, augmented = False, True
+    stored, augmented, select = False, True, None
     if isinstance(source, Phase):
-        stored, augmented = source.stored, source.augment
+        stored, augmented, select = source.stored, source.augment, source.select
 
     def step(
         state: PyTree, row: Row, data: TrainData, key: Array, i: Array
     ) -> tuple[PyTree, Info, Array]:
-        own = jax.random.fold_in(jax.random.fold_in(key, i), _AUGMENT) if augmented else None
+        key = jax.random.fold_in(key, i)
+        own = jax.random.fold_in(key, _AUGMENT) if augmented else None
+        if select is not None:
+            row = select(state, row, jax.random.fold_in(key, _SELECT))
         batch = batch_of(
             state, row, data, transform, i, recall=source.recall, key=own, stored=stored
         )
         correct = jnp.zeros((), jnp.int32) if online is None else online(state, batch)
-        draws = source.draw(state, batch, jax.random.fold_in(key, i))
+        draws = source.draw(state, batch, key)
         state, info = source.update(state, batch, draws)
         return state, info, correct
 
@@ -201,6 +207,7 @@ def compile_programs(
     data: TrainData,
     images: TestImages,
     tests: tuple[Array, Array],
+    fits: PyTree,
     evaluations: tuple[Evaluation, ...],
     *,
     own_tests: bool,
@@ -217,6 +224,8 @@ def compile_programs(
       hyper: real hyper-parameters of a lane, by name; with ``batching`` each is [L].
       plans: device plans by program name, "task" and the phases'; only shapes are read, and with
         ``batching`` they have a leading axis of lanes.
+      tests: rows and mask of each task's tests. fits: of what readouts are fitted on, each lane's
+        own; () where there are none.
       own_tests: whether each lane has test rows of its own.
       loop: ``scan`` compiles the loop; ``steps`` compiles one update and loops outside, for
         networks whose gradients are slow inside a compiled loop (convolutions on CPUs).
@@ -294,16 +303,19 @@ def compile_programs(
 
         def correct(
             hyper: Hyper, views: PyTree, tests: tuple[Array, Array], images: TestImages,
-            task: Array, allowed: Array, evaluation: Evaluation = evaluation,
+            fits: PyTree, data: PyTree, task: Array, allowed: Array,
+            evaluation: Evaluation = evaluation,
         ) -> Array:  # fmt: skip
-            predictors = bind(hyper).predictors
-            count = correct_fn(evaluation, predictors, stream.transform, stream.class_mask)
-            return count(views, TestData(*images, *tests, None), task, allowed)  # type: ignore
+            made_of = (evaluation, bind(hyper).predictors, stream.transform, stream.class_mask)
+            asked = TestData(*images, *tests, None)  # type: ignore
+            if evaluation.readout is None:
+                return correct_fn(*made_of)(views, asked, task, allowed)
+            return readout_fn(*made_of)(views, asked, TestData(*data, *fits, None), task)  # type: ignore
 
         corrects[evaluation.name] = compiled(
-            correct, (0, 0, 0 if own_tests else None, None, None, None), hyper,
-            {name: shown[name] for name in predictors_of(evaluation)}, tests, images, bound,
-            allowed,
+            correct, (0, 0, 0 if own_tests else None, None, 0, None, None, None), hyper,
+            {name: shown[name] for name in predictors_of(evaluation)}, tests, images,
+            *read_by(evaluation, fits, data), bound, allowed,
         )  # fmt: skip
 
     loops = {name: future.result() for name, future in segments.items()}
@@ -316,6 +328,11 @@ def compile_programs(
         {name: future.result() for name, future in corrects.items()},
         state,
     )
+
+
+def read_by(evaluation: Evaluation, fits: PyTree, data: TrainData) -> tuple[PyTree, PyTree]:
+    """The arguments ``fits`` and ``data`` of an evaluation's program: () unless it reads them."""
+    return ((), ()) if evaluation.readout is None else (fits, data)
 
 
 def _sharding(batching: Batching | None, axis: int | None) -> NamedSharding | None:

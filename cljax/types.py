@@ -26,7 +26,8 @@ import numpy as np
 __all__ = [
     "Array", "Batch", "Clock", "Evaluation", "ExemplarPolicy", "Examples", "FirstProduct", "Info",
     "Learner", "Lens", "Method", "Model", "Needs", "Net", "Network", "Output", "Params",
-    "Penalty", "Phase", "Predictor", "Recall", "Spec", "StepPlan", "Variables",
+    "Penalty", "Phase", "Predictor", "Pretraining", "Readout", "Recall", "Spec", "StepPlan",
+    "Tape", "Variables",
 ]  # fmt: skip
 
 Array: TypeAlias = jax.Array
@@ -68,6 +69,13 @@ class Output(NamedTuple):
 
     logits: Array
     features: Array
+
+
+class Tape(NamedTuple):
+    """What one layer saw and gave, averaged over the batch and over positions."""
+
+    pre: Array  # [C_in], its input: presynaptic activations (of a scale or shift: what it acts on)
+    post: Array  # [C_out], its own output
 
 
 class Variables(NamedTuple):
@@ -120,6 +128,11 @@ class Model(NamedTuple):
 
     ``learns(params, task)`` says which parameters may learn during a task, as ``head`` does; None:
     all of them.
+
+    ``tape(variables, x, mask=None) -> (Output, {layer: Tape})`` is ``apply`` in evaluation mode
+    that also says what went into and came out of each layer below the head, on average over the
+    rows of the mask; a layer's name is the path of its parameters, as in "Dense_0". Needed by
+    learned update rules.
     """
 
     init: Callable[[Array, PyTree], Variables]
@@ -130,6 +143,7 @@ class Model(NamedTuple):
     rows: Lens | None = None
     cosine: bool = False
     learns: Callable[[Params, Array], PyTree] | None = None
+    tape: Callable[..., tuple[Output, Mapping[str, Tape]]] | None = None
 
 
 Net: TypeAlias = Callable[[int], Model]  # number of outputs -> Model
@@ -153,6 +167,9 @@ class Spec(NamedTuple):
     stored: PyTree = None  # of one example as the stream stores it; None: as the network sees it
     show: Callable[..., PyTree] = _as_it_is
     train_y: np.ndarray | None = None  # [N] labels of the training examples, for plans
+    held: np.ndarray | None = None  # [H, n] rows of training examples that no task learns from,
+    # a row a class, for methods that learn how to learn before they meet a new task
+    pretraining: Pretraining | None = None  # how the first task is learned, see ``Stream``
 
     @property
     def num_tasks(self) -> int:
@@ -197,6 +214,13 @@ class Predictor(NamedTuple):
 Recall: TypeAlias = Callable[[PyTree, PyTree, Array, Array], tuple[PyTree, Array]]
 
 
+class Readout(NamedTuple):
+    """A linear layer fitted anew for an evaluation, on frozen features; see ``cljax.readout``."""
+
+    steps: int = 500  # of Adam, on all examples
+    lr: float = 0.1
+
+
 class Evaluation(NamedTuple):
     """One way to fill an accuracy matrix: which predictor, over which outputs, told what.
 
@@ -204,6 +228,10 @@ class Evaluation(NamedTuple):
     which: it is the one whose outputs' largest scores by ``infer`` are highest on average over
     the p examples (iTAML, arXiv:2003.11652, Algorithm 2). Its outputs are then the allowed ones,
     and the predictor is told of it as if it were true.
+
+    With ``readout``, scores are features [B, D], such as those of the predictor "features" that
+    every method has: a linear layer is fitted on those of the task's training examples, over the
+    task's own classes, and tested in the scenario "task". It is a probe and changes no state.
     """
 
     name: str = "logits"
@@ -213,6 +241,7 @@ class Evaluation(NamedTuple):
     infer: str = "logits"  # the predictor that infers the continuum's task
     hit: Literal["class", "task"] = "class"  # what must be right of an example
     metric: str = ""  # also report the accuracy on all that was seen under this name
+    readout: Readout | None = None
 
 
 class StepPlan(NamedTuple):
@@ -227,6 +256,17 @@ class StepPlan(NamedTuple):
     last: Any  # [S] bool
 
 
+class Pretraining(NamedTuple):
+    """How a network learns a stream's first task before any method begins; see ``pretrained``."""
+
+    steps: int = 3000
+    lr: float = 0.1
+    batch_size: int = 128
+    optimizer: str = "momentum"
+    weight_decay: float = 0.0
+    milestones: tuple[float, ...] = ()  # shares of the steps after which the rate drops tenfold
+
+
 class Phase(NamedTuple):
     """Steps that precede or follow a task's data: exemplars, balanced fine-tuning, Fisher, ...
 
@@ -234,7 +274,8 @@ class Phase(NamedTuple):
     ``StepPlan`` of the task just learned (``None``: no steps for this task); ``draw`` and
     ``update`` are a method's. Lengths may differ from task to task without recompilation;
     the batch width may not. Being steps, a phase is segmented, checkpointed and resumed like
-    training.
+    training. ``select(state, row, key) -> row`` may put another row, of any width, in place of
+    the plan's, where only the state knows which examples are next.
     """
 
     name: str
@@ -245,6 +286,7 @@ class Phase(NamedTuple):
     stored: bool = False  # True: examples come as the stream stores them, not as it shows them
     augment: bool = False  # True: examples come augmented, as in training
     recall: Recall | None = None  # as a learner's
+    select: Callable[[PyTree, StepPlan, Array], StepPlan] | None = None
 
 
 class Learner(NamedTuple):
@@ -254,6 +296,8 @@ class Learner(NamedTuple):
     update; ``update(state, batch, draws) -> (State, Info)`` is deterministic, so recorded draws
     go straight in. ``recall`` puts remembered examples in the places of the plan's rows below
     -1. ``evaluations`` are those that the method is judged by; none: one for each predictor.
+    ``rule(state)`` is a learned update rule in the final state, which a run then keeps in its
+    folder.
     """
 
     init: Callable[[Array], PyTree]
@@ -265,6 +309,7 @@ class Learner(NamedTuple):
     evaluations: tuple[Evaluation, ...] = ()
     gradients_per_update: int | None = None  # gradient evaluations, each over some examples
     examples_per_update: int | None = None  # examples in all of those together
+    rule: Callable[[PyTree], PyTree] | None = None
 
 
 class Method(NamedTuple):

@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="20 classes, a small network")
     parser.add_argument("--out", type=Path, help="a Markdown file that the table is added to")
     args = parser.parse_args()
+    cljax.keep_freed_memory()
 
     net = args.net + (":bfloat16" if args.dtype == "bfloat16" else "")
     if args.one_session:

@@ -18,6 +18,7 @@ experiments/results/mnemonics_table2.md.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from cljax.published import sources
 
 # Of two cores: fewer outer epochs, inner steps of several images, a step size that is visible.
 SMALL = (
-    "inner_steps=3,inner_images=3,inner_lr=0.05,outer_epochs=5,lr=0.0005,halve_every=2,"
+    "inner_steps=3,inner_images=3,inner_lr=0.05,outer_epochs=3,lr=0.0005,halve_every=1,"
     "normalise=true"
 )
 TINY = "inner_steps=1,outer_epochs=1"
@@ -79,13 +80,20 @@ def percent(cell) -> str:
 
 
 def moved(run: cljax.Run) -> str:
-    """Mean absolute change of the final exemplars since they were chosen, in grey levels."""
+    """Mean absolute change of the final exemplars since they were chosen, in grey levels.
+
+    Kept beside the results: the exemplars themselves are not.
+    """
+    assert run.path is not None
+    kept = run.path / "change.json"
     gaps = []
     for state in run.states or ():
-        if "chosen" not in state.exemplars._fields:
-            return "-"
-        gap, mask = change(state.exemplars)
-        gaps.append(float((gap * mask).sum() / mask.sum()))
+        if "chosen" in state.exemplars._fields:
+            gap, mask = change(state.exemplars)
+            gaps.append(float((gap * mask).sum() / mask.sum()))
+    if gaps:
+        kept.write_text(json.dumps(gaps))
+    gaps = json.loads(kept.read_text()) if kept.exists() else gaps
     return f"{sum(gaps) / len(gaps):.2f}" if gaps else "-"
 
 
@@ -125,6 +133,7 @@ def main() -> None:
         "--out", type=Path, default=Path("experiments/results/mnemonics_table2.md")
     )  # fmt: skip
     args = parser.parse_args()
+    cljax.keep_freed_memory()
 
     full = args.recipe == "paper"
     options = TINY if args.smoke else "" if full else SMALL

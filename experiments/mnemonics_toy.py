@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="the sample, 1 epoch, 1 seed")
     parser.add_argument("--out", type=Path, default=Path("experiments/results/mnemonics_toy.md"))
     args = parser.parse_args()
+    cljax.keep_freed_memory()
 
     seeds = 1 if args.smoke else args.seeds
     stream = cljax.streams.mnist_b5_5(data_dir=args.data_dir, sample=args.smoke)

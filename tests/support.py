@@ -25,6 +25,13 @@ def spec(multi_head: bool = False, own_classes: bool = False) -> Spec:
     return Spec(example, mask, BATCH, multi_head)
 
 
+def held_spec() -> Spec:
+    """With a head for each task, and two examples of each of eight more classes held out."""
+    problem, rows = spec(multi_head=True), np.arange(16, dtype=np.int32)
+    labels = problem.num_classes + rows // 2
+    return problem._replace(held=rows.reshape(8, 2), train_y=labels)
+
+
 def bind(
     method: Method, multi_head: bool = False, own_classes: bool = False, head: Head = "linear"
 ) -> Learner:

@@ -159,8 +159,9 @@ def test_scenarios_of_the_same_weights():
 
 def test_anytime_and_online_measures():
     history = run(seeds=(0,), eval_every=2, online=True)
-    assert [step for step, _ in history.anytime[0]] == [2, 4, 6, 8]
-    assert np.isnan(history.anytime[0][0][1][1:]).all() and history.anytime[0][0][1][0] >= 0
+    (curve,) = history.anytime["logits"]
+    assert [step for step, _ in curve] == [2, 4, 6, 8]
+    assert np.isnan(curve[0][1][1:]).all() and curve[0][1][0] >= 0
     assert history.online_correct.shape == (1, 9) and history.online_correct.max() <= 4
     assert history.batch_sizes.tolist() == [4] * 9
     assert history.online_correct[0, 1:].sum() > 0

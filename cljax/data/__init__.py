@@ -1,12 +1,21 @@
-"""Images as uint8 arrays: through tensorflow-datasets, from folders, and a shipped sample."""
+"""Images as uint8 arrays: through tensorflow-datasets, from folders, archives, a shipped sample."""
 
 from cljax.data.folders import class_folders, class_names
 from cljax.data.load import Report, describe, images, images_or_sample, sample, sample_rows
 from cljax.data.prepared import prepare
-from cljax.data.sources import SOURCES, ImageData, Source, check_images, digest, licences
+from cljax.data.sources import (
+    SOURCES,
+    ImageData,
+    Source,
+    check_images,
+    digest,
+    licences,
+    mark_of,
+    marked,
+)
 
 __all__ = [
     "SOURCES", "ImageData", "Report", "Source", "check_images", "class_folders", "class_names",
-    "describe", "digest", "images", "images_or_sample", "licences", "prepare", "sample",
-    "sample_rows",
+    "describe", "digest", "images", "images_or_sample", "licences", "mark_of", "marked", "prepare",
+    "sample", "sample_rows",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cljax.data import cache, prepared
+from cljax.data import archive, cache, prepared
 from cljax.data.sources import SOURCES, ImageData, check_images, digest
 from cljax.errors import UserError, check_known
 
@@ -26,7 +26,7 @@ class Report(NamedTuple):
 
     name: str
     source: str
-    path: Path  # the prepared folder, or the sample's file
+    path: Path  # the prepared folder, or the file of a part or of the sample
     cache: Path | None  # the decoded arrays; None: decoded anew each time
     num_train: int
     num_test: int
@@ -38,11 +38,18 @@ class Report(NamedTuple):
     citation: str
 
 
+class _Found(NamedTuple):
+    data: ImageData
+    path: Path  # the prepared folder, or the archive
+    cache: Path | None
+
+
 def images(name: str, data_dir: str | os.PathLike[str] | None = None) -> ImageData:
     """A whole data set that tensorflow-datasets has prepared, as uint8 arrays.
 
     The first call decodes it and keeps the arrays beside the data, or in the user's cache folder
-    where that is read-only; later calls read those and check them.
+    where that is read-only; later calls read those and check them. Where no whole Fashion-MNIST is
+    prepared, the part of it in ``fashion_mnist_15k.npz`` is read (``cljax.data.archive``).
 
     Args:
       name: of a data set in ``SOURCES``, such as ``mnist``.
@@ -52,7 +59,7 @@ def images(name: str, data_dir: str | os.PathLike[str] | None = None) -> ImageDa
     Raises:
       UserError: for an unknown name, a folder without the data set, or damaged data.
     """
-    return _load(name, data_dir)[0]
+    return _load(name, data_dir).data
 
 
 def sample(name: str = "mnist") -> ImageData:
@@ -61,17 +68,19 @@ def sample(name: str = "mnist") -> ImageData:
     Raises:
       UserError: for a data set without a sample.
     """
-    archive = _sample_archive(name)
-    train_x, train_y, test_x, test_y = (archive[part] for part in _PARTS)
+    shipped = _sample_archive(name)
+    train_x, train_y, test_x, test_y = (shipped[part] for part in _PARTS)
     arrays = (train_x, train_y.astype(np.int32), test_x, test_y.astype(np.int32))
     licence = f"{SOURCES[name].licence}; see MNIST_SAMPLE_LICENSE.txt"
-    return _image_data(arrays, f"cljax sample of {name}", licence, digest(*arrays), name, True)
+    return _image_data(
+        arrays, f"cljax sample of {name}", licence, digest(*arrays), name, small=True
+    )
 
 
 def sample_rows(name: str = "mnist") -> tuple[np.ndarray, np.ndarray]:
     """Rows of the whole data set that the sample holds: ``(train [N], test [M])`` int32."""
-    archive = _sample_archive(name)
-    return archive["train_rows"], archive["test_rows"]
+    shipped = _sample_archive(name)
+    return shipped["train_rows"], shipped["test_rows"]
 
 
 def images_or_sample(
@@ -105,8 +114,7 @@ def describe(
     if data.sample:
         path, kept = Path(str(_sample_file(name))), None
     else:
-        path = prepared.find(name, data_dir)
-        kept = _load(name, data_dir)[1]
+        data, path, kept = _load(name, data_dir)
     return Report(
         name,
         data.source,
@@ -123,20 +131,34 @@ def describe(
     )
 
 
-def _load(name: str, data_dir: str | os.PathLike[str] | None) -> tuple[ImageData, Path | None]:
+def _load(name: str, data_dir: str | os.PathLike[str] | None) -> _Found:
     check_known("data set", name, SOURCES)
-    folder, source = prepared.find(name, data_dir), SOURCES[name]
+    source = SOURCES[name]
+    part = archive.find(source, prepared.data_folder(data_dir))
+    if part is not None and not prepared.versions(name, data_dir):
+        arrays = archive.read(part)
+        label, own = f"archive:{part.name}", digest(*arrays)
+        data = _image_data(arrays, label, source.licence, own, name, mark=source.mark)
+        return _Found(data, part, None)
+    folder = prepared.find(name, data_dir)
     kept = cache.cached_arrays(folder, name, lambda: prepared.decode(folder, source))
     label = f"tfds:{name}/{folder.name}"
-    data = _image_data(kept.arrays, label, source.licence, kept.checksum, name, False)
-    return data, kept.path
+    data = _image_data(kept.arrays, label, source.licence, kept.checksum, name)
+    return _Found(data, folder, kept.path)
 
 
 def _image_data(
-    arrays: tuple[np.ndarray, ...], label: str, licence: str, checksum: str, name: str, small: bool
+    arrays: tuple[np.ndarray, ...],
+    label: str,
+    licence: str,
+    checksum: str,
+    name: str,
+    *,
+    small: bool = False,
+    mark: str = "",
 ) -> ImageData:
     train_x, train_y, test_x, test_y = arrays
-    data = ImageData(train_x, train_y, test_x, test_y, label, licence, checksum, small)
+    data = ImageData(train_x, train_y, test_x, test_y, label, licence, checksum, small, mark)
     check_images(data, SOURCES[name].num_classes)
     for array in arrays:
         array.flags.writeable = False  # one copy serves every stream

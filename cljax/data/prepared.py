@@ -17,7 +17,7 @@ import numpy as np
 from cljax.data.sources import SOURCES, Source
 from cljax.errors import UserError, check_known
 
-__all__ = ["data_folder", "decode", "find", "prepare"]
+__all__ = ["data_folder", "decode", "find", "prepare", "versions"]
 
 _BATCH = 5000  # examples decoded at once: as fast as any, little memory
 _log = logging.getLogger(__name__)
@@ -29,6 +29,12 @@ def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
     return Path(chosen).expanduser()
 
 
+def versions(name: str, data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
+    """The folders of all prepared versions of a data set."""
+    folder = data_folder(data_dir)
+    return [path.parent for path in folder.glob(f"{name}/*/dataset_info.json")]
+
+
 def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     """The folder of the newest prepared version of a data set, such as ``DIR/mnist/3.0.1``.
 
@@ -36,18 +42,18 @@ def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
       UserError: for an unknown name, or if the data set is not there.
     """
     check_known("data set", name, SOURCES)
-    folder = data_folder(data_dir)
-    versions = [path.parent for path in folder.glob(f"{name}/*/dataset_info.json")]
-    if not versions:
+    folder, found, archive = data_folder(data_dir), versions(name, data_dir), SOURCES[name].archive
+    if not found:
         sample = ", or use the sample that cljax ships (--sample)" if name == "mnist" else ""
+        part = f", or put the file {archive} there or in the folder above" if archive else ""
         raise UserError(
             f"No data set {name} in {folder} (looked for {folder / name}/VERSION/dataset_info.json)"
             f": copy a folder that tensorflow-datasets prepared there, or prepare it with "
             f"`cljax data {name} --prepare`, which needs a network and TensorFlow "
-            f"(pip install 'cljax[prepare]'){sample}."
+            f"(pip install 'cljax[prepare]'){sample}{part}."
         )
     return max(
-        versions, key=lambda path: [int(n) if n.isdigit() else -1 for n in path.name.split(".")]
+        found, key=lambda path: [int(n) if n.isdigit() else -1 for n in path.name.split(".")]
     )
 
 

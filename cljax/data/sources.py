@@ -11,7 +11,16 @@ import numpy as np
 
 from cljax.errors import UserError
 
-__all__ = ["SOURCES", "ImageData", "Source", "check_images", "digest", "licences"]
+__all__ = [
+    "SOURCES",
+    "ImageData",
+    "Source",
+    "check_images",
+    "digest",
+    "licences",
+    "mark_of",
+    "marked",
+]
 
 
 class Source(NamedTuple):
@@ -23,6 +32,8 @@ class Source(NamedTuple):
     citation: str
     image: str = "image"
     label: str = "label"
+    archive: str = ""  # file that holds a part of it, see ``cljax.data.archive``
+    mark: str = ""  # of that part, in the names of streams
 
 
 class ImageData(NamedTuple):
@@ -36,6 +47,7 @@ class ImageData(NamedTuple):
     licence: str
     checksum: str  # ``digest`` of the four arrays
     sample: bool = False  # the small sample that cljax ships, not the whole data set
+    mark: str = ""  # of another part of it, such as "15k"
 
 
 _SOURCES = (
@@ -53,11 +65,19 @@ _SOURCES = (
         "A. Krizhevsky: Learning multiple layers of features from tiny images, 2009",
     ),
     Source(
+        "cifar10",
+        10,
+        "no licence stated by its author, Alex Krizhevsky; cite the report",
+        "A. Krizhevsky: Learning multiple layers of features from tiny images, 2009",
+    ),
+    Source(
         "fashion_mnist",
         10,
         "MIT, Zalando SE",
         "H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST: a novel image dataset for benchmarking "
         "machine learning algorithms, 2017",
+        archive="fashion_mnist_15k.npz",
+        mark="15k",
     ),
     Source(
         "svhn_cropped",  # its split "extra" is not read
@@ -84,6 +104,16 @@ def digest(*arrays: np.ndarray) -> str:
         total.update(f"{array.dtype.str}{array.shape}".encode())
         total.update(array.reshape(-1).view(np.uint8).data)
     return total.hexdigest()
+
+
+def mark_of(data: ImageData) -> str:
+    """Says which part of a data set this is: sample, 15k, ...; "" for the whole."""
+    return "sample" if data.sample else data.mark
+
+
+def marked(name: str, data: ImageData) -> str:
+    """A stream's name, with the mark of its images if they have one."""
+    return f"{name}[{mark_of(data)}]" if mark_of(data) else name
 
 
 def check_images(data: ImageData, num_classes: int) -> None:

@@ -3,7 +3,8 @@
     theta' = theta;  for i = 1..T:  theta' = theta' - alpha grad L(theta'; E_i)
     grad_E L(theta'(E); V),  through all T steps, the last few, or by the implicit function theorem
 
-L is cross-entropy over chosen outputs, with BatchNorm's running statistics. See ``mnemonics``.
+L is cross-entropy over chosen outputs. L(.; V) uses BatchNorm's running statistics, which stay as
+they are; L(.; E_i) the same ones, or those of the batch E_i itself. See ``mnemonics``.
 
 Symbols: theta ``params``, E ``pixels``, T ``inner_steps``, alpha ``inner_lr``, V ``judged``.
 
@@ -21,13 +22,16 @@ from cljax.errors import UserError
 from cljax.implicit import implicit_gradient
 from cljax.losses import cross_entropy, masked_mean
 from cljax.memory.learned import Learned, shown
+from cljax.nets.masked import masked
+from cljax.nets.transfer import convolves
 from cljax.types import Array, Model, Params, PyTree, Spec, Variables
 from cljax.unroll import sgd_step, unroll
 
-__all__ = ["Bilevel", "Gradient", "Inner", "Judged", "outer_gradient"]
+__all__ = ["Bilevel", "Gradient", "Inner", "Judged", "Norm", "outer_gradient"]
 
 Gradient: TypeAlias = Literal["unrolled", "implicit"]
 Inner: TypeAlias = Literal["all", "head"]
+Norm: TypeAlias = Literal["frozen", "batch"]
 
 
 class Bilevel(NamedTuple):
@@ -41,6 +45,7 @@ class Bilevel(NamedTuple):
     damping: Array | float = 1.0  # of the implicit gradient
     solver_steps: int = 10  # of the implicit gradient
     remat: bool | None = None  # recompute inner steps; None: on accelerators
+    inner_norm: Norm = "frozen"  # BatchNorm's statistics in inner steps: running, or the batch's
 
 
 class Judged(NamedTuple):
@@ -68,14 +73,19 @@ def outer_gradient(
     Args:
       slots: [T, W] int32, the exemplars of each inner step. mask: [T, W] bool.
       task: [] int32, the task just learned, for networks whose trainable part depends on it.
+
+    Raises:
+      UserError: for a network that lacks what ``how`` asks for.
     """
     state = variables.model_state
     learns = _movable(model, variables.params, task, how.inner_params)
     labels = kept.y[slots]
 
-    def losses(params: Params, x: Array, y: Array, mask: Array) -> Array:
-        logits = model.apply(Variables(params, state), x, False)[0].logits
-        return masked_mean(cross_entropy(logits, y, judged.outputs[None]), mask)
+    def losses(params: Params, x: Array, y: Array, mask: Array, train: bool = False) -> Array:
+        variables = Variables(params, state)
+        # Nothing keeps the running statistics after a step: the network is thrown away.
+        seen = masked(model, variables, x, mask) if train else model.apply(variables, x, False)
+        return masked_mean(cross_entropy(seen[0].logits, y, judged.outputs[None]), mask)
 
     def rate() -> Any:
         if learns is None:
@@ -85,15 +95,16 @@ def outer_gradient(
 
     # On CPUs gradients of convolutions are slow in compiled loops.
     cpu = jax.default_backend() == "cpu"
-    convolves = any(leaf.ndim == 4 for leaf in jax.tree.leaves(variables.params))
+    slow = cpu and convolves(model, spec.example)
     remat = not cpu if how.remat is None else how.remat
 
     def fitted(pixels: Array) -> Params:
         x = shown(spec, pixels[slots], kept.task[slots])
-        step = sgd_step(lambda params, batch: losses(params, *batch), rate())
+        train = how.inner_norm == "batch"
+        step = sgd_step(lambda params, batch: losses(params, *batch, train=train), rate())
         return unroll(
             step, variables.params, (x, labels, mask), order=2, last=how.last, remat=remat,
-            unroll_steps=True if cpu and convolves else 1,
+            unroll_steps=True if slow else 1,
         ).params  # fmt: skip
 
     def outer(params: Params) -> Array:

@@ -1,6 +1,7 @@
 """Exemplars: a few stored examples of every class seen, within a budget, replayed beside new data.
 
-    budget:   after task t each of the n_t classes seen has  m_t  slots:  m, or  floor(M / n_t)
+    budget:   after task t each of the n_t classes seen has  m_t  slots:  m, or  floor(M / n_t),
+              with  M = floor(bytes / those of an example)  where a number of bytes is given
     slots:    class k (in order of arrival) owns slots  k m_t .. (k + 1) m_t - 1,  best first
     task t:   learns from its own examples and the exemplars of earlier tasks, shuffled together
     after it: older classes keep their first m_t exemplars, a policy fills in the new ones
@@ -23,6 +24,7 @@ import numpy as np
 from jaxtyping import Array as AnyArray
 from jaxtyping import Int
 
+from cljax import tree
 from cljax.errors import UserError, check_positive
 from cljax.streams.base import Stream, batches, checksum
 from cljax.streams.orders import permutation
@@ -57,19 +59,29 @@ class Budget(NamedTuple):
 
 
 def budget_of(
-    class_mask: np.ndarray, *, total: int | None = None, per_class: int | None = None
+    class_mask: np.ndarray,
+    *,
+    total: int | None = None,
+    per_class: int | None = None,
+    total_bytes: int | None = None,
+    example: PyTree = None,
 ) -> Budget:
     """The slots of each class after each task, within a total or so many a class.
 
     Args:
       class_mask: [T, C] bool; no class may belong to two tasks.
-      total: exemplars of all classes together. per_class: of each class. Give one of them.
+      total: exemplars of all classes together. per_class: of each class. total_bytes: of all
+        classes together, in bytes of ``example``. Give one of them.
+      example: one as the stream stores it, see ``stored``; needed for total_bytes.
 
     Raises:
       UserError: for a budget below one exemplar a class, or tasks that share classes.
     """
-    if (total is None) == (per_class is None):
-        raise UserError("A budget of exemplars is a total or a number per class; give one of them.")
+    if sum(count is not None for count in (total, per_class, total_bytes)) != 1:
+        raise UserError(
+            "A budget of exemplars is a total, a number per class or a total of bytes; give one of "
+            "them."
+        )
     if np.any(class_mask.sum(axis=0) > 1):
         raise UserError(
             "Exemplars by class need a stream in which no class belongs to two tasks, such as "
@@ -80,6 +92,15 @@ def budget_of(
     if per_class is not None:
         check_positive(per_class=per_class)
         shares = np.full(len(seen), per_class)
+    elif total_bytes is not None:
+        check_positive(total_bytes=total_bytes)
+        each = tree.size(example)
+        shares = total_bytes // each // seen
+        if shares[-1] < 1:
+            raise UserError(
+                f"The budget of exemplars is {total_bytes} bytes, but it must be at least "
+                f"{each * seen[-1]}, one of {each} bytes of each class of the stream."
+            )
     else:
         assert total is not None
         check_positive(total=total)

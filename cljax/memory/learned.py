@@ -40,7 +40,7 @@ class Learned(NamedTuple):
     chosen: Array  # [M, ...], the examples as they were chosen, for comparison
     pixels: Array  # [M, ...] float, while a phase learns them
     velocity: Array  # [M, ...] float
-    anchors: PyTree  # what a phase computes once, at its first step
+    anchors: PyTree  # what a policy computes once and looks at in the steps that follow
 
 
 def empty(spec: Spec, budget: Budget, *, rounding: Rounding, anchors: PyTree = ()) -> Learned:

@@ -4,12 +4,14 @@
         theta' = theta;  for i = 1..T:  theta' = theta' - alpha grad L(theta'; E_i)
         E      = E - beta grad_E L(theta'(E); V)
     old classes, split in folds A, B, ... of each class's exemplars; folds take turns f:
-        V is a batch of the other folds, as they are by now;  E is fold f;  as above
+        V is a batch of the other folds, as they are by now, or as they were when the round of
+        turns began;  E is fold f;  as above
 
 E_i holds a few exemplars of every class, in turn. L is cross-entropy over the phase's own outputs
-(or all seen), with BatchNorm's running statistics. theta' is thrown away. beta halves every few
-epochs. The gradient goes through all T steps, through the last few, or is that of the implicit
-function theorem at theta'; T = 1 aligns the gradients of E and V.
+(or all seen), with BatchNorm's running statistics (in the inner steps, or the batch's). theta' is
+thrown away, with its statistics. beta halves every few epochs. The gradient goes through all T
+steps, through the last few, or is that of the implicit function theorem at theta'; T = 1 aligns the
+gradients of E and V.
 
 Exemplars start as policies of ``selection`` choose them, and are rounded to the stored type when a
 phase ends. What ``learned`` says of units and projection holds here.
@@ -31,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import UserError, check_finite, check_known, check_positive
-from cljax.memory.bilevel import Bilevel, Gradient, Inner, Judged, outer_gradient
+from cljax.memory.bilevel import Bilevel, Gradient, Inner, Judged, Norm, outer_gradient
 from cljax.memory.exemplars import Budget
 from cljax.memory.learned import Learned, begin, empty, finish, moved, shown
 from cljax.memory.selection import SELECTIONS, Selection
@@ -41,6 +43,7 @@ from cljax.types import Array, Batch, ExemplarPolicy, Info, Model, Phase, PyTree
 __all__ = ["mnemonics"]
 
 Begin: TypeAlias = Literal["trained", "fresh"]
+Turns: TypeAlias = Literal["sequential", "simultaneous"]
 
 
 def mnemonics(
@@ -58,6 +61,7 @@ def mnemonics(
     inner_lr: Array | float = 0.01,
     inner_params: Inner = "all",
     inner_start: Begin = "trained",
+    inner_norm: Norm = "frozen",
     gradient: Gradient = "unrolled",
     last: int | None = None,
     damping: Array | float = 1.0,
@@ -65,6 +69,7 @@ def mnemonics(
     validation: Literal["new", "all"] = "new",
     outputs: Literal["own", "all"] = "own",
     folds: int = 2,
+    turns: Turns = "sequential",
     old_steps: int | None = None,
     real: float = 0.0,
     rounding: Literal["nearest", "none"] = "nearest",
@@ -87,6 +92,8 @@ def mnemonics(
       inner_start: where it starts: at the trained network (the paper), or at fresh initial
         weights, other ones at every step, as dataset distillation does (Wang et al.,
         arXiv:1811.10959), which needs a longer loop with larger steps.
+      inner_norm: BatchNorm's statistics in it: frozen, the running ones it starts with; or batch,
+        those of each step's own exemplars, while the validation loss keeps to the running ones.
       gradient: unrolled or implicit.
       last: inner steps that the unrolled gradient goes through; None for all.
       damping: added to the Hessian of the implicit gradient. May be traced.
@@ -95,6 +102,8 @@ def mnemonics(
       outputs: that compete: the new (old) classes' own; or all seen, where the inner steps of new
         ones also hold the old exemplars, as they are.
       folds: of each old class's exemplars.
+      turns: sequential, each fold judged by the others as they are by now; or simultaneous, as they
+        were when the round of turns began, for one more copy of the exemplars as floats.
       old_steps: T for old exemplars; None for as many as go once through a fold.
       real: share of each class's exemplars, the last ones, that stay as they were chosen.
       rounding: nearest stores the type that the stream does; none stores floats, four times as
@@ -109,9 +118,11 @@ def mnemonics(
     for label, value, choices in (
         ("inner parameters", inner_params, get_args(Inner)),
         ("inner start", inner_start, get_args(Begin)),
+        ("inner norm", inner_norm, get_args(Norm)),
         ("gradient", gradient, get_args(Gradient)),
         ("validation", validation, ("new", "all")),
         ("outputs", outputs, ("own", "all")),
+        ("turns", turns, get_args(Turns)),
         ("rounding", rounding, ("nearest", "none")),
     ):
         check_known(label, value, choices)
@@ -127,12 +138,18 @@ def mnemonics(
             "validation is all, but outputs is own, which leaves out the labels of old exemplars; "
             "choose outputs=all."
         )
+    if inner_norm == "batch" and gradient == "implicit":
+        raise UserError(
+            "inner_norm is batch, but the implicit gradient sees all inner batches as one, whose "
+            "statistics are not theirs; choose inner_norm=frozen or gradient=unrolled."
+        )
     if folds < 2:
         raise UserError(f"folds is {folds}, but old exemplars are split in at least 2.")
     if not 0 <= real < 1:
         raise UserError(f"real is {real}, but it must be a share from 0 to below 1.")
     how = Bilevel(
-        inner_steps, inner_lr, inner_params, gradient, last, damping, solver_steps, remat
+        inner_steps, inner_lr, inner_params, gradient, last, damping, solver_steps, remat,
+        inner_norm,
     )  # fmt: skip
 
     def init(model: Model, spec: Spec, budget: Budget) -> Learned:
@@ -151,7 +168,8 @@ def mnemonics(
                 "A task brings a single class, whose exemplars have nothing to learn while its "
                 "output competes alone; choose outputs=all, or tasks of two classes or more."
             )
-        return empty(spec, budget, rounding=rounding)
+        kept = empty(spec, budget, rounding=rounding)
+        return kept._replace(anchors=kept.pixels) if turns == "simultaneous" else kept
 
     def phases(model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
         def learn(
@@ -159,7 +177,13 @@ def mnemonics(
             competing: Array,
         ) -> tuple[PyTree, Info]:  # fmt: skip
             kept, task = begin(state.exemplars, batch), batch.clock.task
-            x = shown(spec, kept.pixels[turn.judges], kept.task[turn.judges]) if x is None else x
+            if x is None:  # exemplars of the other folds judge
+                still = kept.pixels
+                if turns == "simultaneous":
+                    begins = batch.clock.step % folds == 0
+                    still = jnp.where(begins, kept.pixels, kept.anchors)
+                    kept = kept._replace(anchors=still)
+                x = shown(spec, still[turn.judges], kept.task[turn.judges])
             loss, grads = outer_gradient(
                 model, spec, starting(state, x, draws), kept, turn.slots,
                 turn.mask & kept.mask[turn.slots], Judged(x, y, mask, competing),

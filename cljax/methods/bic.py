@@ -142,7 +142,7 @@ def bic_objective(
         if budget.shares[-1] < 2:
             raise UserError(
                 f"bic keeps {budget.shares[-1]} exemplar of each class at the end, but it needs "
-                "at least 2, one of them held out; raise capacity or per_class."
+                "at least 2, one of them held out; raise the budget of exemplars."
             )
 
         def init() -> Bias:
@@ -167,7 +167,7 @@ def bic_objective(
 
     def arrange(stream: Stream, held: Rehearsal) -> Stream:
         whole, labels = stream.planner, np.asarray(stream.train_y)
-        budget = held.budget(stream.class_mask)
+        budget = held.budget(stream.spec(1))
         assert whole is not None
 
         def planner(seed: int, batch_size: int, epochs: int) -> StepPlan:

@@ -161,6 +161,7 @@ def class_incremental(
     lr: Array | float = 0.1,
     capacity: int | None = 2000,
     per_class: int | None = None,
+    capacity_bytes: int | None = None,
     exemplars: Policy = "herding",
     optimizer: Optimizer = "sgd",
     momentum: float = 0.9,
@@ -180,8 +181,9 @@ def class_incremental(
     Args:
       objective: what is minimised, and what goes with it.
       lr: step size. May be traced.
-      capacity: exemplars of all classes together; None with per_class.
+      capacity: exemplars of all classes together; None with per_class or capacity_bytes.
       per_class: exemplars of each class, instead of a total.
+      capacity_bytes: all exemplars together in bytes, as the stream stores examples, instead.
       exemplars: herding, random, first, mnemonics or mnemonics-released, with options after a
         colon, as in mnemonics:inner_steps=5,outer_epochs=10; or an ``ExemplarPolicy``.
       optimizer: sgd, momentum, adam, radam, or directions of your own (``optax.scale_by_...``).
@@ -209,7 +211,7 @@ def class_incremental(
     check_finite(balanced_lr=balanced_lr)
     if balanced_epochs:
         check_positive(balanced_epochs=balanced_epochs)
-    held = rehearsal(exemplars, capacity, per_class, first_epochs)
+    held = rehearsal(exemplars, capacity, per_class, capacity_bytes, first_epochs)
     shared: dict[str, Any] = {
         "momentum": momentum, "weight_decay": weight_decay, "decay": decay
     }  # fmt: skip
@@ -227,7 +229,7 @@ def class_incremental(
                 "of its parameters those are; give its Model rows and a head (see "
                 "cljax.types.Model)."
             )
-        budget = held.budget(spec.class_mask)
+        budget = held.budget(spec)
         terms = objective.bind(model, spec, budget)
 
         def init(key: Array) -> State:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax.errors import UserError
 from cljax.losses import LossFn, classification_loss
 from cljax.optimizers import Transformation
 from cljax.types import (
@@ -16,8 +17,10 @@ from cljax.types import (
     Batch,
     Examples,
     Info,
+    Learner,
     Model,
     Network,
+    Output,
     Params,
     Penalty,
     Phase,
@@ -29,21 +32,55 @@ from cljax.types import (
 )
 
 __all__ = [
-    "Descent", "descend", "initial", "logits_predictor", "mean_weights", "network_of",
-    "penalty_gradient", "penalty_phases", "penalty_state",
+    "Descent", "check_features", "descend", "features_predictor", "initial", "logits_predictor",
+    "mean_weights", "network_of", "penalty_gradient", "penalty_phases", "penalty_state",
+    "with_features",
 ]  # fmt: skip
 
 
 def logits_predictor(model: Model) -> Predictor:
     """Scores are the network's logits in evaluation mode, for states with ``params``."""
+    return _predictor(model, lambda output: output.logits)
 
+
+def features_predictor(model: Model) -> Predictor:
+    """Scores are the network's features [B, D] in evaluation mode: what a readout is fitted on."""
+    return _predictor(model, lambda output: output.features)
+
+
+def _predictor(model: Model, part: Callable[[Output], Array]) -> Predictor:
     def prepare(state: PyTree) -> Variables:
         return Variables(state.params, state.model_state)
 
     def scores(variables: Variables, batch: Batch) -> Array:
-        return model.apply(variables, batch.x, False)[0].logits
+        return part(model.apply(variables, batch.x, False)[0])
 
     return Predictor(prepare, scores)
+
+
+def with_features(learner: Learner, model: Model) -> Learner:
+    """The learner with a predictor "features", its own or that of the network in its state."""
+    added = {"features": features_predictor(model)}
+    return learner._replace(predictors={**added, **learner.predictors})
+
+
+def check_features(learner: Learner, model: Model, spec: Spec) -> None:
+    """Checks that the state of a learner holds the network that ``with_features`` looks into.
+
+    Raises:
+      UserError: if it does not, and the learner has no predictor "features" of its own.
+    """
+    if "features" in learner.predictors:
+        return
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state, network = jax.eval_shape(lambda k: (learner.init(k), initial(model, spec, k)), key)
+    held = getattr(state, "params", None), getattr(state, "model_state", None)
+    shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
+    if shapes(held) != shapes(network):
+        raise UserError(
+            "A readout needs features, but the method's state has no params and model_state of "
+            "the network to take them from; give its learner a predictor named features."
+        )
 
 
 def initial(model: Model, spec: Spec, key: Array) -> Variables:

@@ -16,6 +16,7 @@ network; Riemer et al. 2019.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -35,6 +36,7 @@ from cljax.types import (
     Method,
     Model,
     Needs,
+    Output,
     Params,
     Predictor,
     PyTree,
@@ -117,7 +119,10 @@ def independent(
             init,
             draw,
             update,
-            {"logits": _predictor(model)},
+            {
+                "logits": _predictor(model, lambda output: output.logits),
+                "features": _predictor(model, lambda output: output.features),
+            },
             gradients_per_update=1,
             examples_per_update=spec.batch_size,
         )
@@ -126,14 +131,14 @@ def independent(
     return Method("independent", bind, needs, options, make=independent)
 
 
-def _predictor(model: Model) -> Predictor:
-    """The logits of the network of the examples' task; a batch's examples share one task."""
+def _predictor(model: Model, part: Callable[[Output], Array]) -> Predictor:
+    """A part of the output of the network of the examples' task, which a batch's share."""
 
     def prepare(state: State) -> Variables:
         return Variables(state.params, state.model_state)
 
     def scores(every: Variables, batch: Batch) -> Array:
-        return model.apply(_at(every, batch.task[0]), batch.x, False)[0].logits
+        return part(model.apply(_at(every, batch.task[0]), batch.x, False)[0])
 
     return Predictor(prepare, scores, needs_task_ids=True)
 

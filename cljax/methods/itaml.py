@@ -361,12 +361,12 @@ def itaml(
         and last_inner_steps is None,
     )  # fmt: skip
     towards = direction(optimizer, momentum=momentum, weight_decay=weight_decay)
-    held = rehearsal(exemplars, capacity, None, first_epochs)
+    held = rehearsal(exemplars, capacity, None, None, first_epochs)
     per_task = mode == "paper" and optimizer_state == "per-task"
 
     def bind(model: Model, spec: Spec) -> Learner:
         check_single_head("itaml", spec)
-        budget, num_tasks = held.budget(spec.class_mask), spec.num_tasks
+        budget, num_tasks = held.budget(spec), spec.num_tasks
         if model.head is None and (
             mode == "paper" or loss_outputs == "seen-frozen" or head_combine == "own"
         ):

@@ -5,47 +5,57 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
 from cljax.errors import UserError, check_positive
 from cljax.memory import exemplars as memory
 from cljax.memory.exemplars import Budget
 from cljax.memory.policies import Policy, named
 from cljax.streams.base import Stream
-from cljax.types import Array, ExemplarPolicy, PyTree
+from cljax.types import Array, ExemplarPolicy, PyTree, Spec
 
 __all__ = ["Rehearsal", "recall", "rehearsal"]
 
 
 class Rehearsal(NamedTuple):
-    """``budget(class_mask)`` is the slots' owners, ``arrange(stream)`` replays the exemplars."""
+    """``budget(spec)`` is the slots' owners, ``arrange(stream)`` replays the exemplars."""
 
     policy: ExemplarPolicy
-    budget: Callable[[np.ndarray], Budget]
+    budget: Callable[[Spec], Budget]
     arrange: Callable[[Stream], Stream]
 
 
 def rehearsal(
-    exemplars: Policy, capacity: int | None, per_class: int | None, first_epochs: int | None
+    exemplars: Policy,
+    capacity: int | None,
+    per_class: int | None,
+    capacity_bytes: int | None,
+    first_epochs: int | None,
 ) -> Rehearsal:
-    """Exemplars of a total ``capacity`` or so many ``per_class``; one of them is None.
+    """Exemplars of a total ``capacity``, so many ``per_class``, or a total ``capacity_bytes``.
+
+    Two of them are None. An exemplar's bytes are those of an example as the stream stores it, also
+    where a policy keeps floats of grey levels, which take four times as many (``rounding=none``).
 
     Raises:
       UserError: unless one is given, for a count below 1, or an unknown policy.
     """
-    if (capacity is None) == (per_class is None):
+    counts = {"capacity": capacity, "per_class": per_class, "capacity_bytes": capacity_bytes}
+    if sum(count is not None for count in counts.values()) != 1:
         raise UserError(
-            f"capacity is {capacity} and per_class {per_class}, but a budget of exemplars is one "
-            "of them; set the other to None."
+            f"capacity is {capacity}, per_class {per_class} and capacity_bytes {capacity_bytes}, "
+            "but a budget of exemplars is one of them; set the others to None."
         )
-    given = {"capacity": capacity, "per_class": per_class, "first_epochs": first_epochs}
+    given = {**counts, "first_epochs": first_epochs}
     check_positive(**{name: count for name, count in given.items() if count is not None})
 
-    def budget(class_mask: np.ndarray) -> Budget:
-        return memory.budget_of(class_mask, total=capacity, per_class=per_class)
+    def budget(spec: Spec) -> Budget:
+        return memory.budget_of(
+            spec.class_mask, total=capacity, per_class=per_class, total_bytes=capacity_bytes,
+            example=memory.stored(spec),
+        )  # fmt: skip
 
     def arrange(stream: Stream) -> Stream:
-        return memory.replayed(stream, budget(stream.class_mask), first_epochs=first_epochs)
+        # The budget does not depend on the batches.
+        return memory.replayed(stream, budget(stream.spec(1)), first_epochs=first_epochs)
 
     return Rehearsal(named(exemplars), budget, arrange)
 

@@ -103,6 +103,7 @@ def replayed(
     loss: Loss = "softmax",
     capacity: int | None = 2000,
     per_class: int | None = None,
+    capacity_bytes: int | None = None,
     exemplars: Policy = "random",
     optimizer: Optimizer = "sgd",
     momentum: float = 0.9,
@@ -116,9 +117,10 @@ def replayed(
     Args:
       lr: step size. May be traced.
       loss: softmax, or sigmoid for the mean binary cross-entropy, over all outputs seen.
-      capacity: exemplars of all classes together; None with per_class. Both None replay all past
-        examples.
+      capacity: exemplars of all classes together; None with per_class or capacity_bytes. All three
+        None replay all past examples.
       per_class: exemplars of each class, instead of a total.
+      capacity_bytes: all exemplars together in bytes, as the stream stores examples, instead.
       exemplars: random, first or herding, or an ``ExemplarPolicy``.
       optimizer: sgd, momentum, adam, radam, or directions of your own (``optax.scale_by_...``).
       momentum: of the optimiser "momentum".
@@ -134,8 +136,8 @@ def replayed(
     options = dict(locals())
     check_known("loss", loss, get_args(Loss))
     held = None
-    if capacity is not None or per_class is not None:
-        held = rehearsal(exemplars, capacity, per_class, first_epochs)
+    if any(count is not None for count in (capacity, per_class, capacity_bytes)):
+        held = rehearsal(exemplars, capacity, per_class, capacity_bytes, first_epochs)
     by = descent(
         optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, milestones=milestones,
         decay=decay,
@@ -145,7 +147,7 @@ def replayed(
         check_single_head("oracle" if held is None else "replayed", spec)
         policy = budget = None
         if held is not None:
-            policy, budget = held.policy, held.budget(spec.class_mask)
+            policy, budget = held.policy, held.budget(spec)
 
         def init(key: Array) -> State:
             params, model_state = initial(model, spec, key)
@@ -177,5 +179,5 @@ oracle = variant(
     replayed,
     "oracle",
     "Oracle: joint training on the current task's data and all data of the earlier ones.",
-    fixed={"capacity": None, "per_class": None, "exemplars": "random"},
+    fixed={"capacity": None, "per_class": None, "capacity_bytes": None, "exemplars": "random"},
 )

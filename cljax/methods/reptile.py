@@ -181,6 +181,7 @@ def reptile(
     loss: Loss = "sigmoid",
     capacity: int | None = 2000,
     per_class: int | None = None,
+    capacity_bytes: int | None = None,
     exemplars: Policy = "random",
     optimizer: Optimizer = "sgd",
     momentum: float = 0.9,
@@ -196,8 +197,9 @@ def reptile(
       epsilon: how far the model moves towards the mean of the tasks' models. May be traced.
       inner_steps: parts of a task's examples, a step on each (r).
       loss: sigmoid, the mean binary cross-entropy, or softmax, over all outputs seen.
-      capacity: exemplars of all classes together; None with per_class.
+      capacity: exemplars of all classes together; None with per_class or capacity_bytes.
       per_class: exemplars of each class, instead of a total.
+      capacity_bytes: all exemplars together in bytes, as the stream stores examples, instead.
       exemplars: random, first or herding, or an ``ExemplarPolicy``.
       optimizer: of the inner loop: sgd, momentum, adam, radam, or directions of your own
         (``optax.scale_by_...``).
@@ -215,7 +217,7 @@ def reptile(
     check_positive(inner_steps=inner_steps)
     check_known("loss", loss, get_args(Loss))
     check_finite(epsilon=epsilon)
-    held = rehearsal(exemplars, capacity, per_class, first_epochs)
+    held = rehearsal(exemplars, capacity, per_class, capacity_bytes, first_epochs)
     by = descent(
         optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, milestones=milestones,
         decay=decay,
@@ -234,6 +236,7 @@ def fomaml(
     loss: Loss = "sigmoid",
     capacity: int | None = 2000,
     per_class: int | None = None,
+    capacity_bytes: int | None = None,
     exemplars: Policy = "random",
     optimizer: Optimizer = "sgd",
     momentum: float = 0.9,
@@ -249,8 +252,9 @@ def fomaml(
       inner_lr: step size of the inner loop, which is plain gradient descent. May be traced.
       inner_steps: inner steps, each on the whole first half of a task's examples (r).
       loss: sigmoid, the mean binary cross-entropy, or softmax, over all outputs seen.
-      capacity: exemplars of all classes together; None with per_class.
+      capacity: exemplars of all classes together; None with per_class or capacity_bytes.
       per_class: exemplars of each class, instead of a total.
+      capacity_bytes: all exemplars together in bytes, as the stream stores examples, instead.
       exemplars: random, first or herding, or an ``ExemplarPolicy``.
       optimizer: of the outer loop: sgd, momentum, adam, radam, or directions of your own
         (``optax.scale_by_...``).
@@ -268,7 +272,7 @@ def fomaml(
     check_positive(inner_steps=inner_steps)
     check_known("loss", loss, get_args(Loss))
     check_finite(inner_lr=inner_lr)
-    held = rehearsal(exemplars, capacity, per_class, first_epochs)
+    held = rehearsal(exemplars, capacity, per_class, capacity_bytes, first_epochs)
     by = descent(
         optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, milestones=milestones,
         decay=decay,
@@ -289,7 +293,7 @@ def _method(
 ) -> Method:
     def bind(model: Model, spec: Spec) -> Learner:
         check_single_head(name, spec)
-        budget = held.budget(spec.class_mask)
+        budget = held.budget(spec)
 
         def init(key: Array) -> State:
             params, model_state = initial(model, spec, key)

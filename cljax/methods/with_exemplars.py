@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from cljax.errors import UserError
 from cljax.memory.policies import Policy
+from cljax.methods.common import with_features
 from cljax.methods.rehearsal import recall, rehearsal
 from cljax.types import (
     Array,
@@ -51,6 +52,7 @@ def with_exemplars(
     *,
     capacity: int | None = None,
     per_class: int | None = None,
+    capacity_bytes: int | None = None,
 ) -> Method:
     """A method whose batches hold exemplars of earlier classes beside the task's data.
 
@@ -58,7 +60,8 @@ def with_exemplars(
       method: whose state has ``params`` and ``model_state``, such as ``er``, and which has no
         exemplars or plan of its own.
       exemplars: a policy's name, with options after a colon, or an ``ExemplarPolicy``.
-      capacity: exemplars of all classes together. per_class: of each class. Give one of them.
+      capacity: exemplars of all classes together. per_class: of each class. capacity_bytes: all
+        together in bytes, as the stream stores examples. Give one of them.
 
     Raises:
       UserError: unless one is given, for an unknown policy, or a method that does not fit.
@@ -66,7 +69,7 @@ def with_exemplars(
     Example:
       ``with_exemplars(cljax.er(), "mnemonics:inner_steps=5,old=false", per_class=5)``
     """
-    held = rehearsal(exemplars, capacity, per_class, None)
+    held = rehearsal(exemplars, capacity, per_class, capacity_bytes, None)
     if method.arrange is not None:
         raise UserError(
             f"{method.name} has a plan of its own, so exemplars cannot join its batches; many "
@@ -74,7 +77,8 @@ def with_exemplars(
         )
 
     def bind(model: Model, spec: Spec) -> Learner:
-        learner, budget = method.bind(model, spec), held.budget(spec.class_mask)
+        learner = with_features(method.bind(model, spec), model)
+        budget = held.budget(spec)
 
         def init(key: Array) -> State:
             inner = learner.init(key)
@@ -127,7 +131,7 @@ def with_exemplars(
 
     options = {
         **method.options, "exemplars": exemplars, "exemplar_capacity": capacity,
-        "exemplars_per_class": per_class,
+        "exemplars_per_class": per_class, "exemplar_capacity_bytes": capacity_bytes,
     }  # fmt: skip
     name = f"{method.name}+exemplars"
     return method._replace(name=name, bind=bind, options=options, arrange=held.arrange, make=None)

@@ -1,20 +1,23 @@
 """Networks behind one signature; a net is a function from the number of outputs to a Model."""
 
 from cljax.nets import transfer
+from cljax.nets.convnet import convnet
 from cljax.nets.dense import mlp
 from cljax.nets.linen import from_linen
 from cljax.nets.masked import masked
-from cljax.nets.resnet import resnet8, resnet18, resnet18_third, resnet32
+from cljax.nets.resnet import resnet8, resnet14, resnet18, resnet18_third, resnet32
 
 NETS = {
     "mlp": mlp,
+    "conv": convnet,
     "resnet8": resnet8,
+    "resnet14": resnet14,
     "resnet32": resnet32,
     "resnet18-third": resnet18_third,
     "resnet18": resnet18,
 }
 
 __all__ = [
-    "NETS", "from_linen", "masked", "mlp", "resnet8", "resnet18", "resnet18_third", "resnet32",
-    "transfer",
+    "NETS", "convnet", "from_linen", "masked", "mlp", "resnet8", "resnet14", "resnet18",
+    "resnet18_third", "resnet32", "transfer",
 ]  # fmt: skip

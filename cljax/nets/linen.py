@@ -19,13 +19,15 @@ def from_linen(module: Any, *, head: str | None = None) -> Model:
     Collections other than ``params`` (BatchNorm statistics) become ``model_state`` and are
     updated when ``train`` is True. A module whose ``__call__(x, train, member)`` hands ``member``
     on to every ``cljax.nets.batchnorm.BatchNorm`` has ``grouped``; rows of no group reach it as
-    zeros, so that NaN in padding stays there.
+    zeros, so that NaN in padding stays there. The ``tape`` is that of ``cljax.nets.tape``.
 
     Args:
       head: name of the output layer, whose parameters all have the outputs as their last axis, but
         for scalars, which all outputs share; its leaf ``kernel`` [D, C] makes the model's ``rows``.
-        None for networks that do not say.
+        None for networks that do not say, whose tape then holds it too.
     """
+
+    from cljax.nets.tape import taped
 
     def init(key: Array, x: PyTree) -> Variables:
         collections = dict(module.init(key, x, False))
@@ -68,4 +70,5 @@ def from_linen(module: Any, *, head: str | None = None) -> Model:
         grouped=grouped if takes_groups else None,
         head=of_head if head is not None else None,
         rows=rows if head is not None else None,
+        tape=taped(module, head),
     )

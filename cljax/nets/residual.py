@@ -10,11 +10,17 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cljax.nets.batchnorm import BatchNorm
+from cljax.nets.conv import Lowering, convolution
 from cljax.nets.cosine import Head, cosine_head
+from cljax.nets.groupnorm import GroupNorm
 from cljax.nets.inits import fan_in_uniform
 from cljax.types import Array
 
-__all__ = ["BasicBlock", "ConvBN", "ResNet", "SinglePath", "generalised_mean", "halve"]
+__all__ = [
+    "BasicBlock", "ConvBN", "ConvGN", "ResNet", "SinglePath", "generalised_mean", "halve", "linear",
+]  # fmt: skip
+
+_he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class ConvBN(nn.Module):
@@ -27,31 +33,49 @@ class ConvBN(nn.Module):
     kernel: int = 3
     stride: int = 1
     use_bias: bool = False
+    lowering: Lowering = "xla"
     dtype: Any = None  # of the convolution and of what comes out; None: that of the parameters
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool, member: Array | None = None) -> Array:
         fan_in = self.kernel**2 * x.shape[-1]
-        x = nn.Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            self.stride,
-            [(self.kernel // 2, self.kernel // 2)] * 2,
-            use_bias=self.use_bias,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-            bias_init=fan_in_uniform(fan_in),
-        )(x)
+        x = convolution(
+            self.features, self.kernel, self.stride, self.lowering,
+            use_bias=self.use_bias, dtype=self.dtype, param_dtype=self.param_dtype,
+            kernel_init=_he_fan_out, bias_init=fan_in_uniform(fan_in),
+        )(x)  # fmt: skip
         return BatchNorm(param_dtype=self.param_dtype)(x, train, member)
+
+
+class ConvGN(nn.Module):
+    """A convolution without bias and its GroupNorm, otherwise as ``ConvBN``, of which it takes the
+    arguments; examples do not see each other, so ``train`` and ``member`` change nothing."""
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 8
+    lowering: Lowering = "auto"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, member: Array | None = None) -> Array:
+        x = convolution(
+            self.features, self.kernel, self.stride, self.lowering,
+            use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype,
+            kernel_init=_he_fan_out,
+        )(x)  # fmt: skip
+        return GroupNorm(self.groups, param_dtype=self.param_dtype)(x)
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 ``conv`` and a shortcut, summed; what follows the sum is the network's to say.
 
-    ``conv`` is ``ConvBN`` with a network's options. ``project`` puts a 1x1 ``conv`` on the
-    shortcut, and ``relu_shortcut`` a ReLU after that.
+    ``conv`` is ``ConvBN`` or ``ConvGN`` with a network's options. ``project`` puts a 1x1 ``conv``
+    on the shortcut, and ``relu_shortcut`` a ReLU after that; without it the shortcut has no
+    parameters (He et al.'s option A).
     """
 
     features: int
@@ -67,7 +91,16 @@ class BasicBlock(nn.Module):
         if self.project:
             x = self.conv(self.features, kernel=1, stride=self.stride)(x, train, member)
             x = nn.relu(x) if self.relu_shortcut else x
+        else:
+            x = _thinned(x, self.stride, self.features)
         return x + y
+
+
+def _thinned(x: Array, stride: int, features: int) -> Array:
+    """Every ``stride``-th row and column, and channels of zeros up to so many ``features``."""
+    x = x[:, ::stride, ::stride] if stride > 1 else x
+    more = features - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more))) if more else x
 
 
 def halve(x: Array) -> Array:
@@ -110,14 +143,15 @@ class SinglePath(nn.Module):
             x = halve(x) if stage in (1, 2) else x
             x = nn.relu(x)
         features = generalised_mean(x.astype(kept))
-        return _head(self.num_outputs, features, use_bias=False), features
+        return linear(self.num_outputs, features, use_bias=False), features
 
 
 class ResNet(nn.Module):
     """The other networks of ``cljax.nets.resnet``: images [B, H, W, C] of any size.
 
     A stem of the first width, then a stage of so many ``blocks`` for each width, the later ones
-    starting with stride 2 and a projection, and the mean over positions.
+    starting with stride 2, and the mean over positions. Shortcuts of those are projected, but with
+    GroupNorm in place of BatchNorm they have no parameters.
     """
 
     num_outputs: int
@@ -127,11 +161,13 @@ class ResNet(nn.Module):
     head: Head
     last_relu: bool  # False: features may be negative
     dtype: Any = None
+    group: bool = False  # GroupNorm
 
     @nn.compact
     def __call__(self, x: Array, train: bool, member: Array | None = None) -> tuple[Array, Array]:
         kept = jnp.promote_types(x.dtype, jnp.float32)
-        conv = functools.partial(ConvBN, dtype=self.dtype, param_dtype=kept)
+        layer = ConvGN if self.group else ConvBN
+        conv = functools.partial(layer, dtype=self.dtype, param_dtype=kept)
         kernel, stride = (7, 2) if self.large_stem else (3, 1)
         x = nn.relu(conv(self.widths[0], kernel=kernel, stride=stride)(x, train, member))
         if self.large_stem:
@@ -140,15 +176,17 @@ class ResNet(nn.Module):
             for block in range(self.blocks):
                 x = nn.relu(x) if stage or block else x
                 stride = 2 if stage and not block else 1
-                x = BasicBlock(width, conv, stride, project=stride == 2)(x, train, member)
+                project = stride == 2 and not self.group
+                x = BasicBlock(width, conv, stride, project)(x, train, member)
         x = nn.relu(x) if self.last_relu else x
         features = jnp.mean(x.astype(kept), axis=(1, 2))
-        return _head(self.num_outputs, features, use_bias=True, kind=self.head), features
+        if self.head == "cosine":
+            return cosine_head(self.num_outputs)(features), features
+        return linear(self.num_outputs, features), features
 
 
-def _head(num_outputs: int, features: Array, use_bias: bool, kind: Head = "linear") -> Array:
-    if kind == "cosine":
-        return cosine_head(num_outputs)(features)
+def linear(num_outputs: int, features: Array, use_bias: bool = True) -> Array:
+    """Logits of a linear layer named ``head``, PyTorch's at first; only in compact methods."""
     uniform = fan_in_uniform(features.shape[-1])
     return nn.Dense(
         num_outputs, use_bias=use_bias, kernel_init=uniform, bias_init=uniform,

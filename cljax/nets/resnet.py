@@ -1,10 +1,11 @@
-"""Residual networks: CIFAR's with 32 and 8 layers, and two with 18, iTAML's and ImageNet's.
+"""Residual networks: CIFAR's with 32, 14 and 8 layers, and two with 18, iTAML's and ImageNet's.
 
 Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv:1512.03385);
 Liu et al., "Mnemonics Training", CVPR 2020 (arXiv:2002.10211), released code, for CIFAR's, their
 projections, cosine heads and features that may be negative. Rajasegaran et al., "iTAML: An
 Incremental Task-Agnostic Meta-learning Approach", CVPR 2020 (arXiv:2003.11652), for the thinner
-ResNet-18, that of RPS-net (NeurIPS 2019, arXiv:1906.01120) with a single path.
+ResNet-18, that of RPS-net (NeurIPS 2019, arXiv:1906.01120) with a single path. Xiong et al.,
+"Learning to Remember from a Multi-Task Teacher", 2019, for CIFAR's with GroupNorm.
 """
 
 from __future__ import annotations
@@ -16,46 +17,86 @@ from cljax.nets.cosine import Head
 from cljax.nets.linen import from_linen
 from cljax.types import Model, Net
 
-__all__ = ["resnet8", "resnet18", "resnet18_third", "resnet32"]
+__all__ = ["Norm", "resnet8", "resnet14", "resnet18", "resnet18_third", "resnet32"]
 
 Dtype = Literal["float32", "bfloat16"]
+Norm = Literal["batch", "group"]
 
 
 def resnet32(
-    *widths: int, head: Head = "cosine", last_relu: bool = False, dtype: Dtype = "float32"
+    *widths: int,
+    norm: Norm = "batch",
+    head: Head | None = None,
+    last_relu: bool | None = None,
+    dtype: Dtype = "float32",
 ) -> Net:
     """ResNet-32 for 32x32 images: a 3x3 stem, three stages of five blocks, mean-pooling.
 
     Stages of widths 16, 32, 64 unless given; the second and third start with stride 2 and a 1x1
     projection. Convolutions have no bias: 466 256 parameters before the head, and with a cosine
-    head of 50 outputs 469 457.
+    head of 50 outputs 469 457. With GroupNorm shortcuts have no parameters, every other pixel and
+    channels of zeros in place of projections: 463 504 before the head; on CPUs its convolutions
+    are matrix products (see ``cljax.nets.conv``).
 
     Args:
+      norm: BatchNorm, or GroupNorm of 8 groups (fewer where 8 do not divide the width), under
+        which examples do not see each other.
       head: cosine compares directions and has no bias (see ``cljax.nets.cosine``); linear has one.
-      last_relu: whether a ReLU follows the last block; without it features may be negative.
+        None is cosine, but linear with GroupNorm.
+      last_relu: whether a ReLU follows the last block; without it features may be negative. None
+        is False, but True with GroupNorm.
       dtype: type of convolutions and activations; parameters, statistics of BatchNorm, pooled
         features and logits stay in float32 (float64 for float64 images, with dtype float32).
 
     Raises:
-      UserError: unless there are three widths of at least 1, or for an unknown head or dtype.
+      UserError: unless there are three widths of at least 1, or for an unknown norm, head or
+        dtype; also for widths that fall, with GroupNorm.
     """
-    return _cifar("resnet32", 5, widths, (16, 32, 64), head, last_relu, dtype)
+    return _cifar("resnet32", 5, widths, (16, 32, 64), norm, head, last_relu, dtype)
 
 
-def resnet8(
-    *widths: int, head: Head = "cosine", last_relu: bool = False, dtype: Dtype = "float32"
+def resnet14(
+    *widths: int,
+    norm: Norm = "batch",
+    head: Head | None = None,
+    last_relu: bool | None = None,
+    dtype: Dtype = "float32",
 ) -> Net:
-    """ResNet-8 for small images: ``resnet32`` with one block a stage, of widths 8, 16, 32.
+    """ResNet-14 for 32x32 images: ``resnet32`` with two blocks a stage.
+
+    With GroupNorm 171 856 parameters before the head.
 
     Args:
+      norm: BatchNorm or GroupNorm, as of ``resnet32``.
       head: linear or cosine, as of ``resnet32``.
-      last_relu: whether a ReLU follows the last block.
+      last_relu: whether a ReLU follows the last block, as of ``resnet32``.
       dtype: type of convolutions and activations, as of ``resnet32``.
 
     Raises:
       UserError: as ``resnet32``.
     """
-    return _cifar("resnet8", 1, widths, (8, 16, 32), head, last_relu, dtype)
+    return _cifar("resnet14", 2, widths, (16, 32, 64), norm, head, last_relu, dtype)
+
+
+def resnet8(
+    *widths: int,
+    norm: Norm = "batch",
+    head: Head | None = None,
+    last_relu: bool | None = None,
+    dtype: Dtype = "float32",
+) -> Net:
+    """ResNet-8 for small images: ``resnet32`` with one block a stage, of widths 8, 16, 32.
+
+    Args:
+      norm: BatchNorm or GroupNorm, as of ``resnet32``.
+      head: linear or cosine, as of ``resnet32``.
+      last_relu: whether a ReLU follows the last block, as of ``resnet32``.
+      dtype: type of convolutions and activations, as of ``resnet32``.
+
+    Raises:
+      UserError: as ``resnet32``.
+    """
+    return _cifar("resnet8", 1, widths, (8, 16, 32), norm, head, last_relu, dtype)
 
 
 def resnet18_third(*widths: int, dtype: Dtype = "float32") -> Net:
@@ -108,15 +149,28 @@ def _cifar(
     blocks: int,
     widths: tuple[int, ...],
     default: tuple[int, ...],
-    head: Head,
-    last_relu: bool,
+    norm: Norm,
+    head: Head | None,
+    last_relu: bool | None,
     dtype: Dtype,
 ) -> Net:
+    check_known("norm", norm, get_args(Norm))
+    group = norm == "group"
     widths = _checked(kind, widths, default)
+    if group and list(widths) != sorted(widths):
+        raise UserError(
+            f"{kind} has widths {','.join(map(str, widths))}, but with GroupNorm, where shortcuts "
+            "only add channels, none can be below the one before."
+        )
+    usual: tuple[Head, bool] = ("linear", True) if group else ("cosine", False)
+    head = usual[0] if head is None else head
+    last_relu = usual[1] if last_relu is None else last_relu
+    relu = "" if last_relu == usual[1] else "last-relu" if last_relu else "no-last-relu"
     sizes = "" if widths == default else ",".join(map(str, widths))
-    words = ("" if head == "cosine" else head, "last-relu" if last_relu else "")
-    name = _name(kind, sizes, *words, dtype)
-    return _plain(name, head, last_relu, dtype, widths, blocks=blocks, large_stem=False)
+    name = _name(kind, sizes, "group" * group, "" if head == usual[0] else head, relu, dtype)
+    return _plain(
+        name, head, last_relu, dtype, widths, blocks=blocks, large_stem=False, group=group
+    )
 
 
 def _plain(
@@ -128,6 +182,7 @@ def _plain(
     *,
     blocks: int,
     large_stem: bool,
+    group: bool = False,
 ) -> Net:
     check_known("head", head, get_args(Head))
     compute = _compute(dtype)
@@ -135,7 +190,7 @@ def _plain(
     def net(num_outputs: int) -> Model:
         from cljax.nets.residual import ResNet
 
-        module = ResNet(num_outputs, widths, blocks, large_stem, head, last_relu, compute)
+        module = ResNet(num_outputs, widths, blocks, large_stem, head, last_relu, compute, group)
         return from_linen(module, head="head")._replace(cosine=head == "cosine")
 
     net.__name__ = name

@@ -95,10 +95,16 @@ def folded(params: Params) -> Params:
 
 
 def convolves(model: Model, example: PyTree) -> bool:
-    """Whether the network has kernels of convolutions; ``example`` is one example's shapes."""
+    """Whether the network asks XLA for convolutions; ``example`` is one example's shapes.
+
+    Those of ``cljax.nets.conv.PatchConv`` are matrix products and do not count.
+    """
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), example)
-    params = jax.eval_shape(model.init, jax.random.key(0), x).params
-    return any(_is_kernel(leaf) for leaf in jax.tree.leaves(params))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    if not any(_is_kernel(leaf) for leaf in jax.tree.leaves(variables.params)):
+        return False
+    traced = jax.make_jaxpr(lambda v, x: model.apply(v, x, False)[0])(variables, x)
+    return "conv_general_dilated" in str(traced)
 
 
 def _is_kernel(leaf: Array) -> bool:

@@ -61,9 +61,9 @@ class Recipe:
 
 def recipes() -> tuple[Recipe, ...]:
     """All recipes, the first of a (method, stream) pair being its default."""
-    from cljax.recipes import itaml, lamaml, mer, mnemonics
+    from cljax.recipes import itaml, lamaml, mer, mnemonics, teacher
 
-    return lamaml.RECIPES + mer.RECIPES + itaml.RECIPES + mnemonics.RECIPES
+    return lamaml.RECIPES + mer.RECIPES + itaml.RECIPES + mnemonics.RECIPES + teacher.RECIPES
 
 
 def default(method: str, stream: str) -> Recipe:

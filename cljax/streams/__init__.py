@@ -1,8 +1,8 @@
 """Streams: plans of which examples arrive when, over one copy of the images.
 
 ``STREAMS`` holds the built-in names of the command line; the keyword arguments of their factories
-are their flags. ``from_arrays`` makes a stream of your own examples; ``task_free`` and ``blurry``
-take the boundaries from any stream.
+are their flags. ``from_arrays`` makes a stream of your own examples, ``transfer`` one of a task to
+start from and new ones of a few updates; ``task_free`` and ``blurry`` take the boundaries from any.
 """
 
 from __future__ import annotations
@@ -52,15 +52,26 @@ from cljax.streams.mnist import mnist_many_permutations, mnist_permutations, mni
 from cljax.streams.split import mnist_b5_5, split_by_class, split_mnist
 from cljax.streams.svhn import svhn
 from cljax.streams.taskfree import blurry, task_free
+from cljax.streams.transfer import joined, pooled, transfer
+from cljax.streams.transfers import (
+    cifar10_5_5,
+    cifar10_5_cifar100_5,
+    cifar10_5_tinyimagenet_5,
+    cifar10_10_10_10,
+    cifar100_10_5,
+    fashion_4_3_3,
+    fashion_5_5,
+    fashion_5_mnist_5,
+)
 from cljax.streams.transforms import normalised
 
 __all__ = [
     "STREAMS", "Augmentation", "Stream", "Transform", "batches", "blurry", "cifar100",
     "class_folders", "compose", "crop_flip", "crop_flip_rotation", "from_arrays",
-    "horizontal_flip", "imagenet", "mnist_b5_5", "mnist_many_permutations", "mnist_permutations",
-    "mnist_rotations", "normalised", "on_validation", "plan", "random_crop",
-    "random_resized_crop", "rotation", "rows_used", "split_by_class", "split_mnist", "svhn",
-    "task_free",
+    "horizontal_flip", "imagenet", "joined", "mnist_b5_5", "mnist_many_permutations",
+    "mnist_permutations", "mnist_rotations", "normalised", "on_validation", "plan", "pooled",
+    "random_crop", "random_resized_crop", "rotation", "rows_used", "split_by_class", "split_mnist",
+    "svhn", "task_free", "transfer",
 ]  # fmt: skip
 
 STREAMS: Mapping[str, Callable[..., Stream]] = MappingProxyType(
@@ -84,5 +95,13 @@ STREAMS: Mapping[str, Callable[..., Stream]] = MappingProxyType(
         "imagenet100-b50-5": imagenet100_b50_5,
         "imagenet100-b50-10": imagenet100_b50_10,
         "imagenet100-b50-25": imagenet100_b50_25,
+        "fashion-5-5": fashion_5_5,
+        "fashion-4-3-3": fashion_4_3_3,
+        "fashion-5-mnist-5": fashion_5_mnist_5,
+        "cifar100-10-5": cifar100_10_5,
+        "cifar10-5-5": cifar10_5_5,
+        "cifar10-5-cifar100-5": cifar10_5_cifar100_5,
+        "cifar10-5-tinyimagenet-5": cifar10_5_tinyimagenet_5,
+        "cifar10-10-10-10": cifar10_10_10_10,
     }
 )

@@ -23,7 +23,7 @@ import numpy as np
 
 from cljax.errors import UserError, check_positive
 from cljax.streams.orders import permutation
-from cljax.types import Array, PyTree, Spec, StepPlan
+from cljax.types import Array, Pretraining, PyTree, Spec, StepPlan
 
 __all__ = [
     "Augmentation",
@@ -85,6 +85,10 @@ class Stream:
       boundaries: False for task-free streams, whose tasks only group tests.
       scenario: ``domain``, ``class`` or ``task``.
       planner: (seed, batch_size, epochs) -> plan; None for the default, task after task.
+      held: [H, n] rows of ``train_x``, a row a class, that no task learns from: what methods that
+        learn how to learn may practise on. None: nothing is held out for them.
+      pretraining: how the first task is learned before any method begins, as transfer streams
+        have it; None: the method learns it like the others.
       manifest: angles, permutations and recorded indices, as used.
       source, licence: of the examples.
       checksum: SHA-256 over examples, labels and manifest.
@@ -105,6 +109,8 @@ class Stream:
     boundaries: bool = True
     scenario: str = "domain"
     planner: Callable[[int, int, int], StepPlan] | None = None
+    held: np.ndarray | None = None
+    pretraining: Pretraining | None = None
     manifest: Mapping[str, np.ndarray] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
@@ -139,7 +145,7 @@ class Stream:
 
         return Spec(
             self.example, self.class_mask, batch_size, self.multi_head, stored, show,
-            np.asarray(self.train_y),
+            np.asarray(self.train_y), self.held, self.pretraining,
         )  # fmt: skip
 
 

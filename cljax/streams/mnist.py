@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cljax.data import ImageData, check_images, images_or_sample
+from cljax.data import ImageData, check_images, images_or_sample, marked
 from cljax.errors import UserError, check_positive
 from cljax.streams import fixed
 from cljax.streams.base import Rows, Stream, checksum
@@ -205,7 +205,7 @@ def _tasks(
         kind = "rotations" if "rotations_angles" in manifest else "permutations"
         manifest = {**manifest, f"{kind}_train_indices": recorded}
     return Stream(
-        name=f"{name}[sample]" if data.sample else name,
+        name=marked(name, data),
         train_x=data.train_x.reshape(num_train, -1),
         train_y=data.train_y,
         test_x=data.test_x.reshape(len(data.test_y), -1),

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
-from cljax.data import ImageData
+from cljax.data import ImageData, marked
 from cljax.errors import UserError, check_known, check_positive
 from cljax.streams import transforms
 from cljax.streams.base import Stream, Transform, checksum
@@ -194,7 +194,7 @@ def split_by_class(
     if transform.augment is not None:
         more.append(transform.augment.name)
     return Stream(
-        name=f"{name}[sample]" if data.sample else name,
+        name=marked(name, data),
         train_x=data.train_x,
         train_y=data.train_y,
         test_x=data.test_x,

@@ -5,10 +5,11 @@
 
 A step is forward, backward and the SGD update of one batch of 32x32 images, float32 unless the
 network's name says bfloat16; the compilation is apart. Variants show where the time goes: another
-max-pool, no BatchNorm (which is another network), and each stage's convolution alone in two
-layouts. ``--torch`` names a Python with PyTorch, which then times ResNet-18(1/3) or
-ResNet-32 (``--net resnet32:linear``) with as many threads as cores. The tables go to
-experiments/results, a file a network.
+max-pool, no BatchNorm (which is another network), each stage's convolution alone in two layouts;
+and, on CPUs, what is cheap to gain: the C library keeps freed memory (``cljax.allocator``, as the
+command line has it), and the batch is split over two host devices. ``--torch`` names a Python with
+PyTorch, which then times ResNet-18(1/3) or ResNet-32 (``--net resnet32:linear``) with as many
+threads as cores. The tables go to experiments/results, a file a network.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import re
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,8 +52,16 @@ def timed(step: Callable[[], Any], repeats: int, warm_up: int = 2) -> Timed:
     return Timed(statistics.median(taken), min(taken), statistics.median(spent))
 
 
+# What is cheap to gain on a CPU: (label, whether freed memory is kept, host devices).
+CHEAP = {
+    "kept": ("freed memory kept", True, 1),
+    "split": ("batch over two host devices", False, 2),
+    "both": ("both", True, 2),
+}
+
+
 def training_step(net: str, batch: int, repeats: int) -> tuple[Timed, float]:
-    """A training step in JAX, and the seconds of its compilation."""
+    """A training step in JAX, its batch split over all devices, and the seconds of compiling it."""
     import jax
     import jax.numpy as jnp
 
@@ -63,25 +73,40 @@ def training_step(net: str, batch: int, repeats: int) -> tuple[Timed, float]:
     x = jax.random.normal(jax.random.key(1), (batch, 32, 32, 3))
     y = jnp.arange(batch) % CLASSES
     variables = jax.jit(model.init)(jax.random.key(0), x)
+    mesh = jax.make_mesh((jax.device_count(),), ("batch",))
+    put = lambda value, *axes: jax.device_put(
+        value, jax.NamedSharding(mesh, jax.P(*axes))
+    )  # fmt: skip
+    x, y, variables = put(x, "batch"), put(y, "batch"), put(variables)
 
-    def loss(params: Any, model_state: Any) -> tuple[Any, Any]:
+    def loss(params: Any, model_state: Any, x: Any, y: Any) -> tuple[Any, Any]:
         output, model_state = model.apply(Variables(params, model_state), x, True)
         return jnp.mean(cross_entropy(output.logits, y)), model_state
 
-    def step(variables: Variables) -> Variables:
-        grads, model_state = jax.grad(loss, has_aux=True)(*variables)
+    def step(variables: Variables, x: Any, y: Any) -> Variables:
+        grads, model_state = jax.grad(loss, has_aux=True)(*variables, x, y)
         params = jax.tree.map(lambda p, g: p - 0.01 * g, variables.params, grads)
         return Variables(params, model_state)
 
     start = time.perf_counter()
-    compiled = jax.jit(step, donate_argnums=0).lower(variables).compile()
+    compiled = jax.jit(step, donate_argnums=0).lower(variables, x, y).compile()
     compile_s = time.perf_counter() - start
 
     def once() -> None:
         nonlocal variables
-        variables = jax.block_until_ready(compiled(variables))
+        variables = jax.block_until_ready(compiled(variables, x, y))
 
     return timed(once, repeats), compile_s
+
+
+def cheap(kind: str, args: argparse.Namespace) -> Timed:
+    """The step in a process of its own, since neither of these can be changed later."""
+    _, _, devices = CHEAP[kind]
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, __file__, "--in-jax", kind, "--net", args.net]
+    command += ["--batch", str(args.batch), "--repeats", str(args.repeats)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env)
+    return Timed(*json.loads(done.stdout))
 
 
 def multiply_adds(net: str) -> int:
@@ -317,6 +342,8 @@ def tables(args: argparse.Namespace) -> list[str]:
     if args.net.startswith("resnet18-third"):
         for name, taken in variants(args.net, batch, args.repeats):
             row(f"JAX, {name}", taken)
+    for kind, (name, *_) in CHEAP.items() if device.platform == "cpu" else ():
+        row(f"JAX, {name}", cheap(kind, args))
     for name, taken in torch["steps"].items() if torch else ():
         row(f"PyTorch, {name}", Timed(*taken))
     lines += [
@@ -341,6 +368,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--torch", metavar="PY", help="a Python that has PyTorch: times it too")
     parser.add_argument("--in-torch", action="store_true", help="PyTorch's part alone, as JSON")
+    parser.add_argument("--in-jax", choices=CHEAP, help="a variant's step alone, as JSON")
     parser.add_argument("--smoke", action="store_true", help="small widths, 2 images, one repeat")
     parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     args = parser.parse_args()
@@ -351,6 +379,13 @@ def main() -> None:
         default = WIDTHS if kind == "resnet18-third" else (16, 32, 64)
         widths = tuple(int(w) for w in given.split(",") if w) or default
         print(json.dumps(in_torch(kind, widths, args.batch, args.repeats)))
+        return
+    if args.in_jax:
+        from cljax.allocator import keep_freed_memory
+
+        if CHEAP[args.in_jax][1]:
+            keep_freed_memory()
+        print(json.dumps(training_step(args.net, args.batch, args.repeats)[0]))
         return
     if args.torch and not re.fullmatch(r"resnet18-third(:[\d,]+)?|resnet32:linear", args.net):
         parser.error("--torch times resnet18-third and resnet32:linear in float32 only")

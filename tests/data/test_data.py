@@ -298,3 +298,84 @@ def test_neither_import_nor_sample_needs_the_readers():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def archive_at(path: Path, **change) -> None:
+    train_x, train_y, test_x, test_y = made_up()
+    arrays = {
+        "x_train": train_x[..., 0],
+        "y_train": train_y.astype(np.uint8),
+        "x_test": test_x[..., 0],
+        "y_test": test_y.astype(np.uint8),
+    } | change
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_part_of_fashion_mnist_in_an_archive(tmp_path, above):
+    folder = tmp_path / "tfds"
+    folder.mkdir()
+    path = (tmp_path if above else folder) / "fashion_mnist_15k.npz"
+    archive_at(path)
+    found = data.images("fashion_mnist", folder)
+    for a, wanted in zip(found[:4], made_up(), strict=True):
+        assert np.array_equal(a, wanted) and a.dtype == wanted.dtype and not a.flags.writeable
+    assert found.source == "archive:fashion_mnist_15k.npz" and found.checksum == data.digest(
+        *made_up()
+    )
+    assert data.marked("s", found) == "s[15k]" and not found.sample and "MIT" in found.licence
+    report = data.describe("fashion_mnist", folder)
+    assert report.path == path and report.cache is None and report.num_train == 30
+    with pytest.raises(UserError, match="No data set cifar10 in"):
+        data.images("cifar10", folder)
+
+
+def test_a_prepared_fashion_mnist_comes_before_the_archive(folder):
+    version = folder / "fashion_mnist" / "3.0.1"
+    version.mkdir(parents=True)
+    (version / "dataset_info.json").write_text("{}")
+    archive_at(folder / "fashion_mnist_15k.npz")
+    found = data.images("fashion_mnist", folder)
+    assert found.source == "tfds:fashion_mnist/3.0.1" and data.marked("s", found) == "s"
+    assert decoded == [version]
+
+
+def test_marks_of_names(folder):
+    assert data.marked("s", data.sample()) == "s[sample]"
+    assert data.marked("s", read(folder)) == "s"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y_test": None}, "has no array y_test; copy it again"),
+        ({"y_train": np.full(30, 10)}, "archive:fashion_mnist_15k.npz holds the label 10"),
+        ({"x_train": np.zeros((30, 28, 28))}, "holds float64 values"),
+        ({"x_train": np.array([None])}, "could not be read"),
+    ],
+)
+def test_an_unsound_archive_gets_a_sentence(tmp_path, change, message):
+    archive_at(tmp_path / "fashion_mnist_15k.npz", **change)
+    with pytest.raises(UserError, match=message):
+        data.images("fashion_mnist", tmp_path)
+
+
+def test_a_damaged_or_missing_archive_gets_a_sentence(tmp_path):
+    folder = tmp_path / "deep" / "tfds"
+    folder.mkdir(parents=True)
+    with pytest.raises(UserError, match="put the file fashion_mnist_15k.npz there or in the") as e:
+        data.images("fashion_mnist", folder)
+    assert str(e.value).count(". ") == 0 and str(folder) in str(e.value)
+    (folder / "fashion_mnist_15k.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(UserError, match="fashion_mnist_15k.npz could not be read .* copy it again"):
+        data.images("fashion_mnist", folder)
+
+
+def test_the_real_archive():
+    path = real_folder().parent / "fashion_mnist_15k.npz"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    found = data.images("fashion_mnist", real_folder())
+    assert found.train_x.shape == (15_000, 28, 28, 1) and found.test_x.shape[0] == 3000
+    assert np.bincount(found.train_y).tolist() == [1500] * 10
+    assert found.checksum == "4261f4b12b5bce1c43582bd869f48b90e38e5baab3e2ac8188ab6751531c04fd"

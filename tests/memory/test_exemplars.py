@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -12,12 +14,14 @@ import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cljax
 from cljax.errors import UserError
 from cljax.learn import learn
 from cljax.memory import exemplars, policies, selection
+from cljax.methods import METHODS
 from cljax.methods.common import initial, logits_predictor
 from cljax.nets import mlp
-from cljax.streams.base import plan
+from cljax.streams.base import Augmentation, plan
 from cljax.types import ExemplarPolicy, Info, Learner, Method
 
 NUM_TASKS = 3
@@ -147,6 +151,45 @@ def test_batches_hold_each_exemplar_once_an_epoch_as_it_is_stored():
     np.testing.assert_array_equal(state.seen, [total, number])
 
 
+def test_exemplars_are_augmented_as_new_examples_are_and_stored_as_they_were():
+    """By an augmentation that makes negatives."""
+    source = stream()
+    negative = Augmentation(lambda key, count: (), lambda x, draws: 255 - x)
+    source = replace(source, transform=source.transform._replace(augment=negative))
+    method = idle(selection.first())
+    state = learn(method, mlp(5)(6), source, [0], batch_size=5, epochs=2).states[0]
+    plain = final(selection.first())[0]
+    total, number = plain.seen
+    np.testing.assert_array_equal(state.seen, [6 * 255 * number - total, number])
+    np.testing.assert_array_equal(state.exemplars.x, plain.exemplars.x)
+
+
+def test_herding_with_repeats_is_the_greedy_rule_but_for_them():
+    """On unit features: against a plain loop where rows win again, and the greedy rule where none
+    does; more exemplars begin with the fewer."""
+    herd = jax.jit(selection.herd, static_argnames=("num", "repeats"))
+    again = 0
+    for seed in range(20):
+        features = np.random.default_rng(seed).normal(size=(9, 3))
+        features /= np.linalg.norm(features, axis=1, keepdims=True)
+        mask = np.arange(9) != 4
+        mean = features[mask].mean(axis=0)
+        w, ranks, wins = mean, [], 0
+        while len(ranks) < 5:
+            row = int(np.argmax(np.where(mask, features @ w, -np.inf)))
+            ranks += [row] * (row not in ranks)
+            w, wins = w + mean - features[row], wins + 1
+        every = jnp.asarray(features), jnp.asarray(mask)
+        found = [herd(*every, num=5, repeats=repeats).tolist() for repeats in (True, False)]
+        assert found[0] == ranks
+        again += wins > 5
+        if wins == 5:
+            assert found[1] == ranks
+        for repeats, whole in zip((True, False), found, strict=True):
+            assert herd(*every, num=3, repeats=repeats).tolist() == whole[:3]
+    assert 3 < again < 17, again
+
+
 def test_the_plan_is_the_union_shuffled_anew_in_every_epoch():
     source, budget = stream(), exemplars.budget_of(stream().class_mask, total=12)
     arranged = exemplars.replayed(source, budget, first_epochs=1)
@@ -184,8 +227,61 @@ def test_a_total_is_never_exceeded_and_every_class_has_its_slots(widths, spare):
         assert len(used) == len(set(used.tolist())) == budget.shares[task] * budget.seen[task]
 
 
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=6), st.integers(0, 4000),
+    st.sampled_from([((7,), "uint8"), ((2, 3), "uint8"), ((5,), "float32")]),
+)  # fmt: skip
+def test_bytes_are_never_exceeded_and_no_exemplar_more_would_fit(widths, spare, form):
+    example = jax.ShapeDtypeStruct(*form)
+    owner = np.repeat(np.arange(len(widths)), widths)
+    mask = owner == np.arange(len(widths))[:, None]
+    each = np.zeros(*form).nbytes
+    total_bytes = len(owner) * each + spare
+    budget = exemplars.budget_of(mask, total_bytes=total_bytes, example=example)
+    assert budget.capacity * each <= total_bytes
+    assert (budget.shares * budget.seen * each <= total_bytes).all()
+    assert ((budget.shares + 1) * budget.seen * each > total_bytes).all()
+    assert budget.shares.min() >= 1
+
+
+CARRIERS = {
+    **{n: make for n, make in METHODS.items() if "per_class" in inspect.signature(make).parameters},
+    "with-exemplars": lambda **budget: cljax.with_exemplars(cljax.er(), "herding", **budget),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CARRIERS))
+def test_a_budget_in_bytes_is_one_of_as_many_whole_exemplars(name):
+    """Of six bytes each, 13 for six classes; in the state and in the plan."""
+    source, net = stream(), mlp(5, head="cosine")(6)
+    states, plans = [], []
+    for budget in ({"capacity": None, "capacity_bytes": 13 * 6 + 5}, {"capacity": 13}):
+        method = CARRIERS[name](**budget)
+        arranged = method.arrange(source)
+        init = method.bind(net, arranged.spec(4)).init
+        states.append(jax.eval_shape(init, jax.random.key(0)).exemplars)
+        plans.append(plan(arranged, 0, 4, 2))
+    assert states[0].y.shape == states[1].y.shape == (12,)
+    jax.tree.map(np.testing.assert_array_equal, *plans)
+    assert (plans[0].index < -1).any()
+    for strange in ({"capacity_bytes": 60}, {"capacity": 9, "per_class": 2, "capacity_bytes": 6}):
+        with pytest.raises(UserError, match="a budget of exemplars is one of them"):
+            CARRIERS[name](**{"capacity": 2000, **strange})
+    with pytest.raises(UserError, match="capacity_bytes is 0"):
+        CARRIERS[name](capacity=None, capacity_bytes=0)
+    small = CARRIERS[name](capacity=None, capacity_bytes=35)
+    with pytest.raises(UserError, match="35 bytes, but it must be at least 36, one of 6 bytes"):
+        small.arrange(source)
+
+
 def test_budgets_and_streams_that_do_not_fit_are_refused():
     mask = stream().class_mask
+    pixel = jax.ShapeDtypeStruct((28, 28), np.uint8)
+    with pytest.raises(UserError, match="4703 bytes, but it must be at least 4704, .* 784 bytes"):
+        exemplars.budget_of(mask, total_bytes=4703, example=pixel)
+    with pytest.raises(UserError, match="give one of them"):
+        exemplars.budget_of(mask, total=9, total_bytes=9000, example=pixel)
     with pytest.raises(UserError, match="budget of exemplars is 5, but it must be at least 6"):
         exemplars.budget_of(mask, total=5)
     with pytest.raises(UserError, match="per_class is 0"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import support
 
+import cljax
 from cljax.methods import CHECKED, METHODS
 from cljax.types import Learner, Method
 
@@ -45,8 +46,14 @@ CASES = {
     "lwf-exemplars": ({"capacity": 24, "lr": 0.1, "optimizer": "momentum"}, "strength"),
     "lucir": ({"capacity": 24, "lr": 0.5, "weight_decay": 1e-3}, "less_forget"),
     "itaml": ({"capacity": 24, "lr": 0.5, "optimizer": "momentum"}, "lr"),
+    "multitask": ({"lr": 0.1}, "lr"),
+    "hat": ({"lr": 0.1, "anneal": 60}, "lr"),
+    "oml": ({"lr": 0.1}, "lr"),
+    "rep": ({"lr": 0.1}, "lr"),
+    "teacher": ({"lr": 0.1, "hidden": 3, "steps_cap": 5, "episodes": 2}, "lr"),
 }
-MULTI_HEAD = {"icarl-ti"}  # not defined on one head
+HELD = {"oml", "rep", "teacher"}  # practise on examples that the stream holds out
+MULTI_HEAD = {"icarl-ti", "hat", *HELD}  # not defined on one head
 # These need tasks with classes of their own in one head.
 CLASS_INCREMENTAL = {
     "replayed", "oracle", "reptile", "fomaml", "fixed-rep", "icarl", "bic", "lwf-exemplars",
@@ -72,6 +79,9 @@ def form(name) -> dict[str, bool]:
 
 
 def bind(method) -> Learner:
+    if method.name in HELD:
+        problem = support.held_spec()
+        return method.bind(cljax.nets.mlp(5)(problem.num_classes), problem)
     head = "cosine" if method.name in COSINE else "linear"
     return support.bind(method, **form(method.name), head=head)
 

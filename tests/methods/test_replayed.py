@@ -109,7 +109,7 @@ def test_both_learn_all_tasks():
 
 def test_bad_options_and_streams_are_refused():
     for words, options in (
-        ("capacity is 2000 and per_class 5", {"per_class": 5}),
+        ("capacity is 2000, per_class 5 and capacity_bytes None", {"per_class": 5}),
         ("loss 'softmaxx' is not known", {"loss": "softmaxx"}),
         ("milestones are", {"milestones": (3, 2)}),
         ("lr is nan", {"lr": np.nan}),

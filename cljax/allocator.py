@@ -1,0 +1,35 @@
+"""Memory that a process keeps: on Linux, freed blocks are not handed back to the kernel.
+
+XLA takes the temporaries of each update from the C library, which by default maps large blocks
+anew and unmaps them again; the kernel then zeroes every page of them at every update. For a step
+of ResNet-8 on 128 images that was a quarter of the processor's time (16 000 page faults).
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+__all__ = ["keep_freed_memory"]
+
+# Of glibc's malloc.h: its name for an option, and a value that keeps what is freed.
+_OPTIONS = {
+    "M_TRIM_THRESHOLD": (-1, 2**31 - 1),
+    "M_TOP_PAD": (-2, 2**28),
+    "M_MMAP_THRESHOLD": (-3, 2**31 - 1),
+    "M_ARENA_MAX": (-8, 1),  # the arenas of other threads map large blocks whatever the threshold
+}
+
+
+def keep_freed_memory() -> bool:
+    """Lets this process keep the memory that it frees, for programs that need it again at once.
+
+    The command line does so by itself; a script of your own may, before its first computation. The
+    process then keeps its largest size until it ends. Costs nothing where updates are small.
+
+    Returns:
+      Whether the C library took it (glibc's does; others have nothing of the kind).
+    """
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        return False
+    return all(library.mallopt(option, value) for option, value in _OPTIONS.values())

@@ -1,0 +1,225 @@
+"""OML: features in which a few steps on the head alone learn a new task; then plain steps.
+
+    pretraining, a step:   P n held classes stand for those of the P new tasks
+        h_0   = the head;  K batches of those classes
+        h_k   = h_{k-1} - alpha grad_h CE(phi, h_{k-1}; batch_k)            k = 1 .. K
+        theta = theta - rate * direction of grad_theta CE(phi, h_K; query),     theta = (phi, h_0)
+    update(batch):         theta = theta - lr grad CE(theta; batch)
+
+The query is a fresh batch of those classes and pretraining's batch of the source task, or the
+former alone; its loss is the mean over all its examples. Its gradient goes through the K steps,
+into the features phi and into where the head starts. Each example competes over the outputs of its
+own task, so the K steps move the new tasks' rows of the head and no others.
+
+Pretraining's steps, optimiser and rates are the stream's (``Stream.pretraining``), whose first task
+is then over; on a stream without, they are those of ``cljax.types.Pretraining``, and the first task
+is learned like the others afterwards.
+
+Symbols: theta ``params``, alpha ``inner_lr``, K ``inner_steps``, rate ``meta_lr``, lr ``lr``.
+
+Source: the baseline MAML in Xiong, Ren, Zeng, Urtasun, "Learning to Remember from a Multi-Task
+Teacher", 2019 (arXiv:1910.04650), after Javed & White, "Meta-Learning Representations for Continual
+Learning", NeurIPS 2019 (arXiv:1905.12588). Ten steps are the former's; which data is query is open.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.learned.episodes import check_stream, drawn_classes, held_rows, labelled
+from cljax.learned.windows import Shown
+from cljax.losses import cross_entropy, masked_mean
+from cljax.methods.common import initial, logits_predictor
+from cljax.methods.pretrained import epochs_for, plain_update, scheduled
+from cljax.nets.heads import split_head
+from cljax.nets.transfer import convolves
+from cljax.optimizers import direction
+from cljax.types import (
+    Array,
+    Batch,
+    Info,
+    Learner,
+    Method,
+    Model,
+    Needs,
+    Params,
+    Phase,
+    Pretraining,
+    PyTree,
+    Spec,
+    StepPlan,
+    Variables,
+)
+from cljax.unroll import sgd_step, unroll
+
+__all__ = ["Draws", "State", "draw", "oml", "query_loss"]
+
+Query = Literal["both", "new"]
+
+
+class State(NamedTuple):
+    """``early`` is pretraining's optimiser, ``classes`` [P, n] int32 those it practises on next."""
+
+    params: Params
+    model_state: PyTree
+    early: PyTree
+    classes: Array
+
+
+class Draws(NamedTuple):
+    """An update makes no random choice; pretraining draws the classes of its next step."""
+
+
+def draw(state: State, batch: Batch, key: Array) -> Draws:
+    """Nothing to draw."""
+    return Draws()
+
+
+def query_loss(
+    model: Model,
+    params: Params,
+    support: Shown,
+    query: Shown,
+    mask: Array,
+    inner_lr: Array | float,
+    *,
+    unroll_steps: int | bool = 1,
+) -> Array:
+    """Mean loss [] of the query after steps on the head alone, differentiable through them.
+
+    Args:
+      support: leaves [K, B, ...], a batch a step. query: leaves [m, ...]. mask: [m] bool.
+      unroll_steps: as in ``cljax.unroll``.
+    """
+    head, join = split_head(model, params, query.outputs.shape[-1])
+
+    def losses(head: list[Array], shown: Shown) -> Array:
+        logits = model.apply(Variables(join(head), {}), shown.x, False)[0].logits
+        return cross_entropy(logits, shown.y, shown.outputs)
+
+    step = sgd_step(losses, inner_lr)
+    after = unroll(step, head, support, order=2, unroll_steps=unroll_steps)
+    return masked_mean(losses(after.params, query), mask)
+
+
+def oml(
+    *,
+    lr: Array | float = 0.1,
+    inner_lr: Array | float | None = None,
+    inner_steps: int = 10,
+    query: Query = "both",
+    meta_lr: Array | float | None = None,
+    clip_norm: float | None = None,
+) -> Method:
+    """Features meta-learned for new heads (MAML as in OML), then gradient descent.
+
+    Args:
+      lr: step size on the stream. May be traced.
+      inner_lr: of the steps on the head in pretraining; None: as lr. May be traced.
+      inner_steps: so many, on a batch each (K).
+      query: what the meta-loss is of: both the practised classes and the source task, or new
+        alone, which leaves the source task's outputs as they were.
+      meta_lr: of pretraining; None: the stream's. May be traced.
+      clip_norm: bound of the global norm of the meta-gradient; None disables.
+
+    Raises:
+      UserError: for a count below 1, a rate that is not finite, an unknown choice, a network with
+        running statistics or without ``head``, or a stream that holds out too little.
+    """
+    options = dict(locals())
+    rates = {"lr": lr, "inner_lr": inner_lr, "meta_lr": meta_lr}
+    check_finite(**{name: rate for name, rate in rates.items() if rate is not None})
+    check_positive(inner_steps=inner_steps)
+    check_known("query", query, get_args(Query))
+
+    def bind(model: Model, spec: Spec) -> Learner:
+        check_stream("oml", spec)
+        _check_network(model, spec)
+        how = Pretraining() if spec.pretraining is None else spec.pretraining
+        towards = direction(how.optimizer, weight_decay=how.weight_decay)
+        practice = how if meta_lr is None else how._replace(lr=meta_lr)  # type: ignore[arg-type]
+        inner = lr if inner_lr is None else inner_lr
+        slow = jax.default_backend() == "cpu" and convolves(model, spec.example)
+        shape = (inner_steps + 1, spec.batch_size)  # the last batch is the query's
+
+        def init(key: Array) -> State:
+            params, model_state = initial(model, spec, key)
+            classes = drawn_classes(spec, jax.random.fold_in(key, 1))
+            return State(params, model_state, towards.init(params), classes)
+
+        def select(state: State, row: StepPlan, key: Array) -> StepPlan:
+            """The source task's batch, then those of the practised classes, end to end."""
+            of_class, of_example = jax.random.split(key)
+            held, classes = jnp.asarray(held_rows(spec)), state.classes.reshape(-1)
+            chosen = jax.random.randint(of_class, shape, 0, classes.shape[0])
+            place = jax.random.randint(of_example, shape, 0, held.shape[1])
+            index = held[classes[chosen], place].reshape(-1)
+            return row._replace(
+                index=jnp.concatenate([row.index, index]),
+                task=jnp.concatenate([row.task, jnp.zeros_like(index)]),
+                mask=jnp.concatenate([row.mask, jnp.ones(index.shape, bool)]),
+            )
+
+        def pretrain(state: State, batch: Batch, classes: Array) -> tuple[State, Info]:
+            first = batch.y.shape[0] - shape[0] * shape[1]
+            cut = lambda a: a[first:].reshape(*shape, *a.shape[1:])
+            y, outputs = labelled(spec, cut(batch.y), state.classes)
+            new = Shown(jax.tree.map(cut, batch.x), y, outputs)
+            support, fresh = (jax.tree.map(lambda a, at=at: a[at], new) for at in (slice(-1), -1))
+            asked, mask = fresh, jnp.ones(shape[1], bool)
+            if query == "both":
+                head = lambda a: a[:first]
+                known = jnp.asarray(spec.class_mask)[batch.task[:first]]
+                source = Shown(jax.tree.map(head, batch.x), batch.y[:first], known)
+                asked = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), source, fresh)
+                mask = jnp.concatenate([batch.mask[:first], mask])
+
+            def objective(params: Params) -> Array:
+                return query_loss(
+                    model, params, support, asked, mask, inner, unroll_steps=True if slow else 1
+                )
+
+            loss, grads = jax.value_and_grad(objective)(state.params)
+            by = scheduled(practice, towards, batch.clock.step)
+            updates, early = by.update(tree.clip_norm(grads, clip_norm), state.early, state.params)
+            params = jax.tree.map(jnp.add, state.params, updates)
+            return state._replace(params=params, early=early, classes=classes), Info(loss)
+
+        def draw_classes(state: State, batch: Batch, key: Array) -> Array:
+            return drawn_classes(spec, key)
+
+        phase = Phase(
+            "pretrain", epochs_for(how), draw_classes, pretrain, before=True, augment=True,
+            select=select,
+        )  # fmt: skip
+        return Learner(
+            init,
+            draw,
+            plain_update(model, spec, lr),
+            {"logits": logits_predictor(model)},
+            (phase,),
+            gradients_per_update=1,
+            examples_per_update=spec.batch_size,
+        )
+
+    needs = Needs(boundaries=True, task_ids_train=True)
+    return Method("oml", bind, needs, options, make=oml)
+
+
+def _check_network(model: Model, spec: Spec) -> None:
+    if model.head is None:
+        raise UserError(
+            "oml practises on the head, but this network does not say which parameters those are; "
+            "give its Model a head (see cljax.types.Model)."
+        )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    if jax.tree.leaves(jax.eval_shape(lambda k: initial(model, spec, k).model_state, key)):
+        raise UserError(
+            "oml works on networks without BatchNorm, whose running statistics no step on the head "
+            "would follow; choose one with GroupNorm, such as resnet32:group."
+        )

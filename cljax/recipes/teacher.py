@@ -1,0 +1,70 @@
+"""Recipes of the multi-task teacher: its experiments at a size for CPUs, and at the paper's.
+
+``mini`` are the specification's small designs; ``paper`` the published sizes, for an accelerator.
+Experiment 3 (unseen first weights) is experiment 2's stream with ``checkpoints``.
+
+Source: Xiong, Ren, Zeng, Urtasun, "Learning to Remember from a Multi-Task Teacher", 2019
+(arXiv:1910.04650), sections 4 and 5.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cljax.recipes import Recipe
+
+__all__ = ["BASELINES", "RECIPES"]
+
+# stream -> (network, batch, step size, options of the learned rule)
+_SMALL: dict[str, Any] = {
+    "hidden": 16, "hidden_norm": 8, "lanes": 4, "level_every": 200, "episodes": 900,
+    "windows": 14000,
+}  # fmt: skip
+_MINI: dict[str, tuple[str, int, float, dict[str, Any]]] = {
+    "fashion-5-5": ("mlp:32,8", 64, 0.3, _SMALL),
+    "fashion-5-mnist-5": ("mlp:32,8", 64, 0.3, _SMALL),
+    "fashion-4-3-3": ("mlp:32,8", 64, 0.3, {**_SMALL, "steps": 2, "longest": 200, "target": 30}),
+    "cifar100-10-5": ("conv:8,16,8:group", 32, 0.3, _SMALL),
+}
+_FULL: dict[str, tuple[str, int, float, dict[str, Any]]] = {
+    "cifar10-5-5": (
+        "resnet32:group", 64, 0.1,
+        {"rho": 300.0, "threshold_cap": 30.0, "steps_cap": 9, "episodes": 900},
+    ),
+    "cifar10-5-cifar100-5": ("resnet32:group", 64, 0.1, {"rho": 300.0}),
+    "cifar10-5-tinyimagenet-5": ("resnet32:group", 64, 0.1, {"rho": 300.0}),
+    "cifar10-10-10-10": (
+        "resnet14:group", 64, 0.1, {"rho": 200.0, "steps": 2, "longest": 300},
+    ),
+}  # fmt: skip
+# What else is compared, by name and options beside the step size.
+BASELINES: dict[str, dict[str, Any]] = {
+    "multitask": {},
+    "sgd": {},
+    "lwf": {"strength": 0.25, "temperature": 2.0},
+    "ewc": {"strength": 1.0, "num_examples": None},
+    "hat": {},
+    "oml": {},
+    "rep": {},
+}
+
+
+def _recipes(
+    table: dict[str, tuple[str, int, float, dict[str, Any]]], variant: str, status: str
+) -> tuple[Recipe, ...]:
+    return tuple(
+        Recipe(
+            method, stream, net=net, source="teacher", variant=variant, batch_size=batch,
+            method_options={"lr": lr, **(learned if method == "teacher" else BASELINES[method])},
+            entries="full", status=status,
+            notes="Every method starts from the same pretrained network; readouts are what counts.",
+        )
+        for stream, (net, batch, lr, learned) in table.items()
+        for method in ("teacher", *BASELINES)
+    )  # fmt: skip
+
+
+RECIPES = (
+    *_recipes(_MINI, "mini", "default: the specification's small designs"),
+    *_recipes(_FULL, "paper", "published, with the defaults of what the paper leaves open"),
+)

@@ -1,0 +1,232 @@
+"""Sequential transfer: a first task to pretrain on, new tasks of a few updates, held-out examples.
+
+    A = groups[0], new tasks B_t = groups[t]
+    held [H, n]: the first n training examples of each held class, in the order of the data
+    task t learns from the others of its classes, less its validation images
+    plan: the examples of A in order, then for each new task ``steps`` updates of
+        B draws with replacement (iid), or batches of one permutation after another (epochs)
+
+No task learns from held examples: a method that learns how to learn practises on them before it
+meets a new task. Their classes may be ones that no task has, whose labels are C and above, or
+those of new tasks, of which each example is then either held or learned from.
+
+Source: Xiong, Ren, Zeng, Urtasun, "Learning to Remember from a Multi-Task Teacher", 2019,
+sections on experiments; its named streams are in ``cljax.streams.transfers``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+
+from cljax.data import ImageData, mark_of
+from cljax.errors import UserError, check_known, check_positive
+from cljax.streams.base import Stream, batches, checksum
+from cljax.streams.orders import permutation, uniform
+from cljax.streams.split import split_by_class
+from cljax.types import Pretraining, StepPlan
+
+__all__ = ["Draws", "joined", "pooled", "transfer"]
+
+Draws: TypeAlias = Literal["iid", "epochs"]
+
+
+def transfer(
+    name: str,
+    data: ImageData,
+    groups: Sequence[Sequence[int]],
+    *,
+    held: Sequence[int] = (),
+    held_share: float = 1.0,
+    steps: int = 500,
+    draws: Draws = "iid",
+    pool: int = 1,
+    val: float = 0.1,
+    pretraining: Pretraining | None = None,
+) -> Stream:
+    """A task to start from, then new tasks of ``steps`` updates each; the task is always told.
+
+    Outputs are numbered by place in ``groups``, held classes of no task from C on. Pixels reach
+    the network between 0 and 1. An epoch is a pass over the first task's examples; new tasks have
+    their ``steps`` whatever the number of epochs.
+
+    Args:
+      name: of the stream, without a mark for parts of a data set.
+      groups: disjoint lists of classes, the first task's first.
+      held: classes of which examples are held out.
+      held_share: share of each held class's training examples that is, the first in the order of
+        the data; of as many as the smallest held class has.
+      steps: updates of each new task.
+      draws: of their examples, iid with replacement, or epochs of shuffled ones.
+      pool: pixels are means over squares of so many by so many, see ``pooled``.
+      val: share of each class's training images that no one holds, drawn anew for each seed, that
+        validates.
+      pretraining: how the first task is learned before any method begins; None: as
+        ``cljax.types.Pretraining`` has it.
+
+    Raises:
+      UserError: for counts or shares out of range, classes without images, or a held class of
+        which nothing is left to its task.
+    """
+    check_positive(steps=steps)
+    check_known("draws", draws, get_args(Draws))
+    if not 0 < held_share <= 1:
+        raise UserError(f"held_share is {held_share}, but it must be a share from above 0 to 1.")
+    data = pooled(data, pool)
+    members = _held_rows(data, held, held_share)
+    taken = np.zeros(len(data.train_y), bool)
+    taken[members] = True
+    wanted = {int(c) for group in groups for c in group}
+    for c in sorted(wanted & set(held)):
+        if taken[data.train_y == c].all():
+            raise UserError(
+                f"held_share is {held_share}, but of class {c}, which a task learns, no training "
+                "example would be left to it; choose a smaller share."
+            )
+    free = data._replace(train_x=data.train_x[~taken], train_y=data.train_y[~taken])
+    base = split_by_class(name, free, groups, multi_head=True, hold_out=val, renumber=True)
+    order = base.manifest["class_order"].tolist()
+    others = [c for c in held if c not in wanted]
+    numbers = {c: i for i, c in enumerate([*order, *others])}  # of outputs, held ones from C on
+    labels = np.repeat(np.array([numbers[c] for c in held], np.int32), members.shape[1])
+    how = Pretraining() if pretraining is None else pretraining
+    first = len(base.train_y)
+    rows = np.arange(first, first + members.size, dtype=np.int32).reshape(members.shape)
+    manifest = {**base.manifest, "held_classes": np.array(held, np.int32), "held_rows": rows}
+    return replace(
+        base,
+        train_x=np.concatenate([base.train_x, data.train_x[members.reshape(-1)]]),
+        train_y=np.concatenate([base.train_y, labels]),
+        planner=_planner(name, base.subsets, steps, draws),
+        held=rows if len(held) else None,
+        pretraining=how,
+        manifest=manifest,
+        checksum=checksum(base.checksum, manifest, held_share, steps, draws, pool, tuple(how)),
+    )
+
+
+def pooled(data: ImageData, pool: int) -> ImageData:
+    """Images whose pixels are means over squares of ``pool`` by ``pool``, rounded to grey levels.
+
+    Raises:
+      UserError: if ``pool`` is below 1 or does not divide height and width.
+    """
+    check_positive(pool=pool)
+    if pool == 1:
+        return data
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        height, width = x.shape[1:3]
+        if height % pool or width % pool:
+            raise UserError(
+                f"pool is {pool}, but images of {data.source} have {height} x {width} pixels, "
+                "which it does not divide."
+            )
+        squares = x.reshape(len(x), height // pool, pool, width // pool, pool, -1)
+        total = squares.sum((2, 4), np.uint32)
+        return ((total + pool**2 // 2) // pool**2).astype(np.uint8)  # halves up
+
+    return data._replace(train_x=mean(data.train_x), test_x=mean(data.test_x))
+
+
+def joined(first: ImageData, second: ImageData, shift: int) -> ImageData:
+    """Two data sets as one; the classes of ``second`` are numbered from ``shift`` on.
+
+    Raises:
+      UserError: if their images differ in shape, or the classes meet.
+    """
+    if first.train_x.shape[1:] != second.train_x.shape[1:]:
+        raise UserError(
+            f"Images of {first.source} have shape {list(first.train_x.shape[1:])} and those of "
+            f"{second.source} {list(second.train_x.shape[1:])}, but one stream needs one shape."
+        )
+    if max(first.train_y.max(), first.test_y.max()) >= shift:
+        raise UserError(
+            f"The classes of {second.source} are to start at {shift}, but {first.source} has "
+            f"classes up to {max(first.train_y.max(), first.test_y.max())}."
+        )
+    shifted = (second.train_x, second.train_y + shift, second.test_x, second.test_y + shift)
+    parts = zip(first[:4], shifted, strict=True)
+    marks = dict.fromkeys(mark_of(part) for part in (first, second))
+    return ImageData(
+        *(np.concatenate(pair) for pair in parts),
+        source=f"{first.source} and {second.source}",
+        licence="; ".join(dict.fromkeys([first.licence, second.licence])),
+        checksum=checksum(first.checksum, {}, second.checksum, shift),
+        mark=",".join(mark for mark in marks if mark),
+    )
+
+
+def _held_rows(data: ImageData, held: Sequence[int], share: float) -> np.ndarray:
+    """[H, n]: the first n training examples of each held class, as many of each."""
+    if len(set(held)) < len(held):
+        raise UserError(f"The held classes {list(held)} name a class twice.")
+    members = [np.flatnonzero(data.train_y == c).astype(np.int32) for c in held]
+    least = min((len(rows) for rows in members), default=0)
+    if held and int(share * least) < 1:
+        scarce = list(held)[[len(rows) for rows in members].index(least)]
+        raise UserError(
+            f"{data.source} has {least} training images of class {scarce}, too few to hold out a "
+            f"share of {share}."
+        )
+    num = int(share * least)
+    return np.array([rows[:num] for rows in members], np.int32).reshape(len(held), num)
+
+
+def _planner(
+    name: str, subsets: Callable[[int], tuple[np.ndarray, ...]], steps: int, draws: Draws
+) -> Callable[[int, int, int], StepPlan]:
+    def planner(seed: int, batch_size: int, epochs: int) -> StepPlan:
+        check_positive(batch_size=batch_size, epochs=epochs)
+        first, *new = subsets(seed)
+        parts = [_passes(first, 0, name, seed, batch_size, epochs)]
+        for task, rows in enumerate(new, start=1):
+            if draws == "iid":
+                parts.append(_drawn(rows, task, name, seed, batch_size, steps))
+            else:
+                needed = -(-steps // -(-len(rows) // batch_size))
+                part = _passes(rows, task, name, seed, batch_size, needed)
+                parts.append(StepPlan(*(column[:steps] for column in part)))
+        for part in parts:
+            part.last[-1] = True
+        return _concatenated(parts)
+
+    return planner
+
+
+def _passes(
+    rows: np.ndarray, task: int, name: str, seed: int, batch_size: int, count: int
+) -> StepPlan:
+    """``count`` passes over a task's rows, the first in their order, later ones shuffled."""
+    parts = []
+    for epoch in range(count):
+        shuffled = permutation(len(rows), name, "order", seed, task, epoch)
+        order = rows[shuffled] if epoch else rows
+        tasks = np.full(len(order), task, np.int32)
+        parts.append(batches(order, tasks, batch_size, current=task, epoch=epoch))
+    return _concatenated(parts)
+
+
+def _drawn(
+    rows: np.ndarray, task: int, name: str, seed: int, batch_size: int, steps: int
+) -> StepPlan:
+    """``steps`` batches drawn with replacement; an epoch is as many draws as there are rows."""
+    shape = (steps, batch_size)
+    places = uniform(steps * batch_size, name, "draw", seed, task) * len(rows)
+    epoch = (np.arange(steps) * batch_size // len(rows)).astype(np.int32)
+    return StepPlan(
+        rows[places.astype(np.int64)].reshape(shape),
+        np.full(shape, task, np.int32),
+        np.ones(shape, bool),
+        np.full(steps, task, np.int32),
+        epoch,
+        epoch == 0,
+        np.zeros(steps, bool),
+    )
+
+
+def _concatenated(parts: Sequence[StepPlan]) -> StepPlan:
+    return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
