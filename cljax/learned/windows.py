@@ -97,39 +97,33 @@ def window(
       shown: leaves [K, E, n, ...]; the first ``level.steps`` steps are taken.
 
     Returns:
-      The gradient, like theta, from lanes where it is finite, and the window.
+      The gradient, like theta, and the window. Where an episode leaves the finite numbers the
+      gradient is zero: one theta for all lanes is worth more speed than such a window.
     """
 
-    def objective(own: PyTree) -> tuple[Array, Window]:
-        seen = _taken(pupils, own, lanes, shown, level, rho)
+    # Lanes that wait see zeros: whatever their examples hold must not reach the others' gradient.
+    clear = lambda a: jnp.where(lanes.done.reshape(1, -1, *(1,) * (a.ndim - 2)), 0, a)
+    shown = shown._replace(x=jax.tree.map(clear, shown.x))
+
+    def objective(theta: PyTree) -> tuple[Array, Window]:
+        seen = taken(pupils, theta, lanes, shown, level, rho)
         return jnp.sum(seen.losses) / jnp.maximum(jnp.sum(seen.live), 1), seen
 
-    grads, seen = jax.grad(objective, has_aux=True)(_each(theta, lanes))
-    return _summed(grads), seen
+    grads, seen = jax.grad(objective, has_aux=True)(theta)
+    return _finite_or_nothing(grads), seen
 
 
 def taken(
     pupils: Pupils, theta: PyTree, lanes: Lanes, shown: Shown, level: Level, rho: Array
 ) -> Window:
     """A window's steps with the rule as it is; arguments as of ``window``."""
-    return _taken(pupils, _each(theta, lanes), lanes, shown, level, rho)
 
-
-def _each(theta: PyTree, lanes: Lanes) -> PyTree:
-    """A theta for each lane: one that left the finite numbers must not reach others' gradients."""
-    num = lanes.done.shape[0]
-    return jax.tree.map(lambda a: jnp.broadcast_to(a[None], (num, *a.shape)), theta)
-
-
-def _taken(
-    pupils: Pupils, theta: PyTree, lanes: Lanes, shown: Shown, level: Level, rho: Array
-) -> Window:
     def body(lanes: Lanes, xs: tuple[Array, Shown]) -> tuple[Lanes, tuple[Array, Array]]:
         k, batch = xs
 
         def step(lanes: Lanes) -> tuple[Lanes, tuple[Array, Array]]:
-            each = lambda theta, lane, own: _step(pupils, theta, lane, own, rho)
-            after, loss = jax.vmap(each)(theta, lanes, batch)
+            each = lambda lane, own: _step(pupils, theta, lane, own, rho)
+            after, loss = jax.vmap(each)(lanes, batch)
             return _after(pupils, lanes, after, loss, level.threshold)
 
         return jax.lax.cond(k < level.steps, step, _skipped, lanes)
@@ -162,7 +156,7 @@ def per_step(
     Returns:
       theta, the optimiser's state, and the window.
     """
-    num_steps, num = shown.y.shape[:2]
+    num_steps = shown.y.shape[0]
     news = jax.tree.map(lambda a: a[:, :, pupils.old :], shown)
 
     def tapes(lanes: Lanes, batch: Shown) -> PyTree:
@@ -180,22 +174,20 @@ def per_step(
             total, slope, carried = at
             student, carry, found, batch = jax.tree.map(lambda a: a[k - i], (*store, news))
 
-            def pull(
-                student: Params, carry: PyTree, found: PyTree, own: Shown, *slopes: PyTree
-            ) -> tuple[PyTree, Params, PyTree]:
-                def again(theta: PyTree, student: Params, carry: PyTree) -> tuple[Params, PyTree]:
-                    rule, seen = _rule(pupils, theta), found
+            def again(theta: PyTree, student: Params, carry: PyTree) -> tuple[Params, PyTree]:
+                def one(student: Params, carry: PyTree, found: PyTree, own: Shown) -> Any:
+                    rule = _rule(pupils, theta)
                     if pupils.order == 2:
-                        seen, carry = rule.gradient(student, carry, own)
-                    return rule.apply(student, carry, seen)
+                        found, carry = rule.gradient(student, carry, own)
+                    return rule.apply(student, carry, found)
 
-                back = jax.vjp(again, theta, student, carry)[1]
-                return back(slopes)  # type: ignore[return-value]
+                return jax.vmap(one)(student, carry, found, batch)
 
-            more, slope, carried = jax.vmap(pull)(student, carry, found, batch, slope, carried)
+            back = jax.vjp(again, theta, student, carry)[1]
+            more, slope, carried = back((slope, carried))
             return jax.tree.map(jnp.add, total, more), slope, carried
 
-        zeros = jax.tree.map(lambda a: jnp.zeros((num, *a.shape), a.dtype), theta)
+        zeros = jax.tree.map(jnp.zeros_like, theta)
         none = jax.tree.map(jnp.zeros_like, lanes.carry)
         return jax.lax.fori_loop(0, k + 1, sweep, (zeros, slope, none))[0]
 
@@ -207,7 +199,6 @@ def per_step(
             new = jax.tree.map(lambda a: a[:, pupils.old :], batch)
             found = tapes(lanes, new)
             entry = (lanes.student, lanes.carry, found)
-            store = jax.tree.map(lambda all_, one: all_.at[k].set(one), store, entry)
 
             def stepped(lane: Lanes, found: PyTree, own: Shown) -> tuple[Lanes, Array, Params]:
                 student, carry = _rule(pupils, theta).apply(lane.student, lane.carry, found)
@@ -220,10 +211,13 @@ def per_step(
 
             after, loss, slope = jax.vmap(stepped)(lanes, found, batch)
             after, (loss, live) = _after(pupils, lanes, after, loss, level.threshold)
-            clear = lambda leaf: jnp.where(_spread(live, leaf), leaf, 0.0)
+            # What a lane that does not count holds must not reach the others' gradient.
+            clear = lambda leaf: jnp.where(_spread(live, leaf), leaf, 0)
+            entry = jax.tree.map(clear, entry)
+            store = jax.tree.map(lambda all_, one: all_.at[k].set(one), store, entry)
             grads = pulled_back(theta, store, k, jax.tree.map(clear, slope))
             count = jnp.maximum(jnp.sum(live), 1)
-            grads = jax.tree.map(lambda g: g / count, _summed(jax.tree.map(clear, grads)))
+            grads = jax.tree.map(lambda g: g / count, _finite_or_nothing(grads))
             updates, moved = optimizer.update(grads, opt_state, theta)
             some = jnp.any(live)
             pick = lambda new, old: jnp.where(some, new, old)
@@ -300,13 +294,10 @@ def _skipped(lanes: Lanes) -> tuple[Lanes, tuple[Array, Array]]:
     return lanes, (jnp.zeros(lanes.done.shape, dtype), jnp.zeros(lanes.done.shape, bool))
 
 
-def _summed(grads: PyTree) -> PyTree:
-    """Sum over lanes [E, ...] of the gradients that are finite."""
-    finite = [
-        jnp.all(jnp.isfinite(g), axis=tuple(range(1, g.ndim))) for g in jax.tree.leaves(grads)
-    ]
-    sound = jnp.all(jnp.stack(finite), axis=0)
-    return jax.tree.map(lambda g: jnp.sum(jnp.where(_spread(sound, g), g, 0.0), axis=0), grads)
+def _finite_or_nothing(grads: PyTree) -> PyTree:
+    """The gradient, or zeros if any of it is not finite."""
+    sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(grads)]))
+    return jax.tree.map(lambda g: jnp.where(sound, g, 0.0), grads)
 
 
 def _spread(flag: Array, leaf: Array) -> Array:

@@ -160,8 +160,7 @@ def test_the_regulariser_counts_free_units_alone():
     assert float(occupied(own, full)) == 0.0
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
-@pytest.mark.parametrize("net", ["mlp:3,2", "conv:4,2:group"])
+@pytest.mark.parametrize(("net", "optimizer"), [("mlp:3,2", "momentum"), ("conv:4,2:group", "sgd")])
 def test_a_mask_saturated_at_one_freezes_its_weights(net, optimizer):
     """Later tasks move heads alone; where it is zero they move everything."""
     from cljax.resolve import net as named
@@ -169,14 +168,14 @@ def test_a_mask_saturated_at_one_freezes_its_weights(net, optimizer):
     shape = (4, 4, 1) if net.startswith("conv") else (3,)
     method = hat(lr=0.3, s_max=400.0, anneal=2, optimizer=optimizer)
     learner = bind(method, named(net), shape=shape)
-    first = begun(learner, learner.init(jax.random.key(0)), 0)
-    for i in range(3):
-        first, _ = stepped(learner, first, batch_of(0, i, shape))
+    learner = learner._replace(update=jax.jit(learner.update))
+    first = begun(learner, jax.jit(learner.init)(jax.random.key(0)), 0)
+    first, _ = stepped(learner, first, batch_of(0, 0, shape))
     for level, frozen in ((6.0, True), (-6.0, False)):
         fill = lambda e, level=level: e.at[0].set(level).at[1].set(0.5)
         state = begun(learner, first._replace(embedding=jax.tree.map(fill, first.embedding)), 1)
         after = state
-        for i in range(4):
+        for i in range(2):
             after, _ = stepped(learner, after, batch_of(1, i, shape))
         same = jax.tree.map(
             lambda a, b: bool((a == b).all()), state.params, after.params
