@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--only", nargs="*", help="rows of these labels alone")
     parser.add_argument("--runs", type=Path, default=Path("runs/teacher_mini"))
-    parser.add_argument("--smoke", action="store_true", help="a few episodes and updates, one seed")
+    parser.add_argument("--smoke", action="store_true", help="three rows, a few updates, one seed")
     parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     args = parser.parse_args()
     cljax.keep_freed_memory()
@@ -89,6 +89,8 @@ def main() -> None:
     runs: dict[str, cljax.Run] = {}
     for label, (method, options) in rows(stream).items():
         if args.only and label not in args.only:
+            continue
+        if args.smoke and label not in ("learned rule", "multitask", "sgd"):
             continue
         recipe = cljax.recipe(method, stream, source="teacher", variant="mini")
         recipe = recipe.replace(data_dir=args.data_dir, **options)

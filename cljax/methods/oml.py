@@ -19,7 +19,8 @@ Symbols: theta ``params``, alpha ``inner_lr``, K ``inner_steps``, rate ``meta_lr
 
 Source: the baseline MAML in Xiong, Ren, Zeng, Urtasun, "Learning to Remember from a Multi-Task
 Teacher", 2019 (arXiv:1910.04650), after Javed & White, "Meta-Learning Representations for Continual
-Learning", NeurIPS 2019 (arXiv:1905.12588). Ten steps are the former's; which data is query is open.
+Learning", NeurIPS 2019 (arXiv:1905.12588). Ten steps are the former's; which data is query is open,
+and the meta-gradient's bound is an addition.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def oml(
     inner_steps: int = 10,
     query: Query = "both",
     meta_lr: Array | float | None = None,
-    clip_norm: float | None = None,
+    clip_norm: float | None = 1.0,
 ) -> Method:
     """Features meta-learned for new heads (MAML as in OML), then gradient descent.
 
@@ -125,7 +126,8 @@ def oml(
       query: what the meta-loss is of: both the practised classes and the source task, or new
         alone, which leaves the source task's outputs as they were.
       meta_lr: of pretraining; None: the stream's. May be traced.
-      clip_norm: bound of the global norm of the meta-gradient; None disables.
+      clip_norm: bound of the global norm of the meta-gradient; None disables, and then small
+        networks can lose their features to one large step.
 
     Raises:
       UserError: for a count below 1, a rate that is not finite, an unknown choice, a network with
