@@ -25,6 +25,7 @@ from cljax.methods.er import er
 from cljax.methods.finetune import finetune
 from cljax.methods.fixed_rep import fixed_rep
 from cljax.methods.gem import agem, gem
+from cljax.methods.hat import hat
 from cljax.methods.icarl import icarl, lwf_exemplars
 from cljax.methods.icarl_ti import icarl_ti
 from cljax.methods.independent import independent
@@ -35,7 +36,10 @@ from cljax.methods.lamaml import cmaml, lamaml, sync_lamaml
 from cljax.methods.lucir import lucir
 from cljax.methods.mer import mer
 from cljax.methods.metabgd import meta_bgd
+from cljax.methods.multitask import multitask
+from cljax.methods.oml import oml
 from cljax.methods.pretrained import pretrained
+from cljax.methods.rep import rep
 from cljax.methods.replayed import oracle, replayed
 from cljax.methods.reptile import fomaml, reptile
 from cljax.methods.teacher import teacher
@@ -51,14 +55,13 @@ from cljax.unroll import InnerStep, Unrolled, optax_step, sgd_step, split, unrol
 __version__ = "0.1.0"
 
 __all__ = [
-    "Evaluation", "InnerStep", "Method", "Penalty", "Readout", "Recipe", "Run", "Running",
-    "Study", "Tune", "Unrolled", "agem", "bic", "cmaml", "compare", "continuum_lower_bound", "data",
-    "er", "errors", "ewc", "finetune", "fixed_rep", "fomaml", "gem", "icarl", "icarl_ti",
-    "iid", "implicit_gradient", "independent", "itaml", "joint", "keep_freed_memory", "la_er",
-    "lamaml", "load",
-    "losses", "lucir", "lwf", "lwf_exemplars", "mas", "memory", "mer", "meta_bgd", "methods",
-    "metrics", "nets", "online_ewc", "optax_step", "oracle", "penalties", "pretrained", "published",
-    "readout", "recipe", "replayed", "reptile", "resume", "run", "rwalk", "sgd_step", "si", "split",
-    "stats", "streams", "sweep", "sync_lamaml", "teacher", "tree", "types", "unroll",
-    "with_exemplars",
+    "Evaluation", "InnerStep", "Method", "Penalty", "Readout", "Recipe", "Run", "Running", "Study",
+    "Tune", "Unrolled", "agem", "bic", "cmaml", "compare", "continuum_lower_bound", "data", "er",
+    "errors", "ewc", "finetune", "fixed_rep", "fomaml", "gem", "hat", "icarl", "icarl_ti", "iid",
+    "implicit_gradient", "independent", "itaml", "joint", "keep_freed_memory", "la_er", "lamaml",
+    "load", "losses", "lucir", "lwf", "lwf_exemplars", "mas", "memory", "mer", "meta_bgd",
+    "methods", "metrics", "multitask", "nets", "oml", "online_ewc", "optax_step", "oracle",
+    "penalties", "pretrained", "published", "readout", "recipe", "rep", "replayed", "reptile",
+    "resume", "run", "rwalk", "sgd_step", "si", "split", "stats", "streams", "sweep", "sync_lamaml",
+    "teacher", "tree", "types", "unroll", "with_exemplars",
 ]  # fmt: skip

@@ -55,13 +55,21 @@ def _recipes(
     return tuple(
         Recipe(
             method, stream, net=net, source="teacher", variant=variant, batch_size=batch,
-            method_options={"lr": lr, **(learned if method == "teacher" else BASELINES[method])},
+            method_options={"lr": lr, **_options(method, learned)},
             entries="full", status=status,
             notes="Every method starts from the same pretrained network; readouts are what counts.",
         )
         for stream, (net, batch, lr, learned) in table.items()
         for method in ("teacher", *BASELINES)
     )  # fmt: skip
+
+
+def _options(method: str, learned: dict[str, Any]) -> dict[str, Any]:
+    if method == "teacher":
+        return learned
+    # Masks are to be as hard as they get when a new task ends.
+    anneal = {"anneal": learned.get("longest", 500)} if method == "hat" else {}
+    return {**BASELINES[method], **anneal}
 
 
 RECIPES = (
