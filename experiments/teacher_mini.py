@@ -33,7 +33,14 @@ STREAMS = {1: "fashion-5-5", 2: "cifar100-10-5", 4: "fashion-5-mnist-5", 5: "fas
 TITLES = {
     1: "known classes, new images", 2: "new classes", 4: "a new data set", 5: "two new tasks",
 }  # fmt: skip
-TINY = {"episodes": 4, "windows": 6, "longest": 20, "steps_cap": 5, "target": 5, "lanes": 2}
+TINY = {
+    "episodes": 4,
+    "windows": 6,
+    "longest": 20,
+    "truncation_cap": 5,
+    "target": 5,
+    "episodes_at_once": 2,
+}
 
 
 def rows(stream: str) -> dict[str, tuple[str, dict]]:

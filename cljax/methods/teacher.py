@@ -8,7 +8,7 @@ G is the gradient of the batch's cross-entropy, over the outputs of its own task
 never seen after task 0: only meta-training sees them, beside held-out new ones.
 
 Symbols: W ``params``, theta ``theta``, (h, c) ``carry``, delta as in ``cljax.learned.gate``,
-alpha ``lr``, E ``lanes``, tau, S, N as in ``cljax.learned.training``.
+alpha ``lr``, E ``episodes_at_once``, tau, S, N as in ``cljax.learned.training``.
 
 Source: Xiong, Ren, Zeng, Urtasun, "Learning to Remember from a Multi-Task Teacher", 2019
 (arXiv:1910.04650), algorithm 1.
@@ -89,7 +89,7 @@ def teacher(
     order: Literal[1, 2] = 1,
     detach: bool = True,
     remat: bool | None = None,
-    lanes: int = 1,
+    episodes_at_once: int = 1,
     old_size: int | None = None,
     checkpoints: int = 0,
     rho: Array | float | None = None,
@@ -97,9 +97,9 @@ def teacher(
     threshold: float = 20.0,
     threshold_step: float = 5.0,
     threshold_cap: float = 50.0,
-    steps: int = 5,
-    steps_step: int = 2,
-    steps_cap: int = 17,
+    truncation: int = 5,
+    truncation_step: int = 2,
+    truncation_cap: int = 17,
     level_every: int = 300,
     longest: int = 500,
     episodes: int = 2000,
@@ -123,7 +123,7 @@ def teacher(
       order: 2 differentiates through the gradients and activations that the rule sees.
       detach: weights that the rule sees are constants in derivatives.
       remat: recompute inner steps in the backward pass; None: where order is 2.
-      lanes: episodes at once, whose gradients are averaged.
+      episodes_at_once: E, whose gradients are averaged.
       old_size: old examples of each inner step, and as many new ones; None: the batch size.
       checkpoints: networks that episodes start from, one drawn for each: pretrained as the
         stream has it, from first weights of their own; 0: all start from this run's network.
@@ -132,9 +132,9 @@ def teacher(
       threshold: tau, the loss at which an episode ends.
       threshold_step: tau grows by this at each level of the curriculum.
       threshold_cap: at most.
-      steps: S, inner steps of a window.
-      steps_step: S grows by this at each level.
-      steps_cap: at most.
+      truncation: S, inner steps of a window.
+      truncation_step: S grows by this at each level.
+      truncation_cap: at most.
       level_every: episodes of a level.
       longest: inner steps of an episode, of each of its parts.
       episodes: N, of meta-training.
@@ -146,14 +146,23 @@ def teacher(
     """
     options = dict(locals())
     check_finite(lr=lr, kappa=kappa, meta_lr=meta_lr)
-    check_positive(lanes=lanes, episodes=episodes, windows=windows, target=target)
+    check_positive(
+        episodes_at_once=episodes_at_once, episodes=episodes, windows=windows, target=target
+    )
     check_known("estimator", estimator, get_args(Estimator))
     if rho is not None:
         check_finite(rho=rho)
     if checkpoints:
         check_positive(checkpoints=checkpoints)
     curriculum = Curriculum(
-        threshold, threshold_step, threshold_cap, steps, steps_step, steps_cap, level_every, longest
+        threshold,
+        threshold_step,
+        threshold_cap,
+        truncation,
+        truncation_step,
+        truncation_cap,
+        level_every,
+        longest,
     )
     check_curriculum(curriculum)
     if order not in (1, 2):
@@ -171,7 +180,8 @@ def teacher(
             detach, order == 2 if remat is None else remat, slow,
         )  # fmt: skip
         course = Course(
-            pupils, curriculum, _adam(meta_lr, clip_norm), estimator, lanes, episodes, windows,
+            pupils, curriculum, _adam(meta_lr, clip_norm), estimator, episodes_at_once, episodes,
+            windows,
             target, spec,
         )  # fmt: skip
         nursery = _nursery(model, spec, checkpoints)

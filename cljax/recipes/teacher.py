@@ -17,24 +17,29 @@ __all__ = ["BASELINES", "RECIPES"]
 
 # stream -> (network, batch, step size, options of the learned rule)
 _SMALL: dict[str, Any] = {
-    "hidden": 16, "hidden_norm": 8, "lanes": 4, "level_every": 200, "episodes": 900,
+    "hidden": 16, "hidden_norm": 8, "episodes_at_once": 4, "level_every": 200, "episodes": 900,
     "windows": 14000,
 }  # fmt: skip
 _MINI: dict[str, tuple[str, int, float, dict[str, Any]]] = {
     "fashion-5-5": ("mlp:32,8", 64, 0.3, _SMALL),
     "fashion-5-mnist-5": ("mlp:32,8", 64, 0.3, _SMALL),
-    "fashion-4-3-3": ("mlp:32,8", 64, 0.3, {**_SMALL, "steps": 2, "longest": 200, "target": 30}),
+    "fashion-4-3-3": (
+        "mlp:32,8",
+        64,
+        0.3,
+        {**_SMALL, "truncation": 2, "longest": 200, "target": 30},
+    ),
     "cifar100-10-5": ("conv:8,16,8:group", 32, 0.3, _SMALL),
 }
 _FULL: dict[str, tuple[str, int, float, dict[str, Any]]] = {
     "cifar10-5-5": (
         "resnet32:group", 64, 0.1,
-        {"rho": 300.0, "threshold_cap": 30.0, "steps_cap": 9, "episodes": 900},
+        {"rho": 300.0, "threshold_cap": 30.0, "truncation_cap": 9, "episodes": 900},
     ),
     "cifar10-5-cifar100-5": ("resnet32:group", 64, 0.1, {"rho": 300.0}),
     "cifar10-5-tinyimagenet-5": ("resnet32:group", 64, 0.1, {"rho": 300.0}),
     "cifar10-10-10-10": (
-        "resnet14:group", 64, 0.1, {"rho": 200.0, "steps": 2, "longest": 300},
+        "resnet14:group", 64, 0.1, {"rho": 200.0, "truncation": 2, "longest": 300},
     ),
 }  # fmt: skip
 # What else is compared, by name and options beside the step size.

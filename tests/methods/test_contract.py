@@ -50,7 +50,7 @@ CASES = {
     "hat": ({"lr": 0.1, "anneal": 60}, "lr"),
     "oml": ({"lr": 0.1}, "lr"),
     "rep": ({"lr": 0.1}, "lr"),
-    "teacher": ({"lr": 0.1, "hidden": 3, "steps_cap": 5, "episodes": 2}, "lr"),
+    "teacher": ({"lr": 0.1, "hidden": 3, "truncation_cap": 5, "episodes": 2}, "lr"),
 }
 HELD = {"oml", "rep", "teacher"}  # practise on examples that the stream holds out
 MULTI_HEAD = {"icarl-ti", "hat", *HELD}  # not defined on one head

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +19,8 @@ from cljax.methods.teacher import teacher
 from cljax.run import Running
 
 SMALL = {
-    "hidden": 4, "lanes": 3, "steps": 2, "steps_step": 1, "steps_cap": 3, "level_every": 2,
-    "longest": 7, "episodes": 6, "windows": 12, "target": 4, "old_size": 5,
+    "hidden": 4, "episodes_at_once": 3, "truncation": 2, "truncation_step": 1, "truncation_cap": 3,
+    "level_every": 2, "longest": 7, "episodes": 6, "windows": 12, "target": 4, "old_size": 5,
 }  # fmt: skip
 
 
@@ -200,8 +203,8 @@ def test_thresholds_that_end_every_episode_at_once_are_reported_and_end():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"lanes": 0}, "lanes"),
-        ({"steps": 5, "steps_cap": 5, "longest": 4}, "longer than an episode"),
+        ({"episodes_at_once": 0}, "episodes_at_once"),
+        ({"truncation": 5, "truncation_cap": 5, "longest": 4}, "longer than an episode"),
         ({"order": 3}, "order 1 or 2"),
         ({"estimator": "pes"}, "pes"),
         ({"rho": float("nan")}, "rho"),
@@ -220,3 +223,14 @@ def test_streams_without_what_it_practises_on_are_refused():
         run(teacher(**SMALL), stream(held=(6, 7)))
     with pytest.raises(UserError, match="equal size"):
         run(teacher(**SMALL), stream(groups=((0, 1, 2), (3, 4), (5,))))
+
+
+def test_its_options_are_flags_beside_those_of_its_streams():
+    """No option has the name of another: the command line would refuse both."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cljax", "run", "teacher", "fashion-5-5", "--help"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for flag in ("--rule", "--truncation-cap", "--episodes-at-once", "--pretrain-steps", "--steps"):
+        assert flag in done.stdout
