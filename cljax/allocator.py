@@ -8,6 +8,7 @@ of ResNet-8 on 128 images that was a quarter of the processor's time (16 000 pag
 from __future__ import annotations
 
 import ctypes
+import sys
 
 __all__ = ["keep_freed_memory"]
 
@@ -29,6 +30,8 @@ def keep_freed_memory() -> bool:
     Returns:
       Whether the C library took it (glibc's does; others have nothing of the kind).
     """
+    if not sys.platform.startswith("linux"):
+        return False
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
         return False

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import resource
 import numpy as np
@@ -27,6 +29,6 @@ def faults(keep):
 
 def test_blocks_are_used_again_without_asking_the_kernel():
     took, kept = faults(True)
-    if not took:  # another C library
-        return
+    if not took:
+        pytest.skip("the C library has no mallopt")
     assert kept < 0.1 * faults(False)[1]

@@ -101,6 +101,7 @@ cifar10_5_5 = with_defaults(
     source="cifar10",
     groups=(range(5), range(5, 10)),
     pool=1,
+    pretrain_steps=39000,
 )
 
 
