@@ -20,7 +20,7 @@ import jax
 
 from cljax import checkpoint
 from cljax.checkpoint import Snapshot
-from cljax.errors import Interrupted
+from cljax.errors import Diverged, Interrupted
 from cljax.lanes import Event, Lane, Place, Setup, advance, agreed, recorded, snapshot
 
 __all__ = ["Checkpoints", "drive"]
@@ -72,6 +72,7 @@ def drive(
 
     Raises:
       Interrupted: when asked to stop, after the last checkpoint is written.
+      Diverged: as ``emit`` does, after a checkpoint that was being collected is written.
     """
     end = len(setup.items)
     outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -84,6 +85,7 @@ def drive(
     collecting: _Round | None = None
     pending, serial = 0, 0
     stopping, saving, last = False, False, False
+    diverged: Diverged | None = None
     saved_at, advanced = time.monotonic(), collections.Counter[int]()
     number = 0 if checkpoints is None else checkpoint.next_number(checkpoints.folder)
     # Programs over several processes must compute in one order: one after another, right here.
@@ -190,7 +192,11 @@ def drive(
             if kind == "train_s":
                 seconds[kind] += took
                 place, (events, evaluation) = outcome
-                report(events)  # first: a run that stops here is not to be kept as it is
+                try:
+                    report(events)  # first: a run that stops here is not to be kept as it is
+                except Diverged as error:  # what was copied before it is, once its tests are in
+                    diverged, stopping, last = diverged or error, True, True
+                    continue
                 if evaluation is not None:
                     test(lane, evaluation)
                 segment_ended(lane, place)
@@ -214,6 +220,8 @@ def drive(
                 last = True
                 active.clear()  # all stand still
                 save({})
+        if diverged is not None:
+            raise diverged
         if stopping and len(ended) < len(lanes):
             raise Interrupted("Interrupted at a segment's end.")
     except BaseException:

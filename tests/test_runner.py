@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import time
 from pathlib import Path
 
 import jax
@@ -185,8 +186,25 @@ def test_a_single_run_that_diverges_stops_with_task_update_and_leaf(tmp_path):
     assert not (tmp_path / "bad" / "results.json").exists()
 
 
-def test_the_last_good_checkpoint_is_kept(tmp_path):
-    """Training is sound until the second task, whose images are not finite."""
+@pytest.mark.parametrize("late", [0.0, 1.0])
+def test_the_last_good_checkpoint_is_kept(tmp_path, monkeypatch, late):
+    """Training is sound until the second task, whose images are not finite.
+
+    Also where the checkpoint still waits for an evaluation that ends after the second task did.
+    """
+    driver = importlib.import_module("cljax.driver")
+
+    def advance(*args):
+        place, (events, evaluation) = advanced(*args)
+
+        def later():
+            time.sleep(late)
+            return evaluation()
+
+        return place, (events, later if evaluation else None)
+
+    advanced = driver.advance
+    monkeypatch.setattr(driver, "advance", advance)
     stream = support.stream()
     transform = stream.transform
 
