@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from teacher_tables import GIVES_UP, keep_reading
 
 import cljax
 from cljax import sweep
@@ -33,11 +34,10 @@ GRIDS = {
     "lwf": sweep.grid(strength=[0.25, 1.0, 2.0], temperature=[1.0])
     + sweep.grid(strength=[0.1, 0.25, 1.0], temperature=[2.0]),
     "ewc": sweep.grid(strength=[0.3, 1.0, 3.0, 10.0, 20.0, 40.0]),
-    "hat": sweep.grid(s_max=[3.0, 20.0], strength=[0.1, 0.75])
+    "hat": sweep.grid(s_max=[3.0, 20.0], strength=[0.01, 0.1, 0.75])
     + sweep.grid(s_max=[100.0, 400.0], strength=[0.1]),
     "oml": sweep.grid(inner_lr=[0.03, 0.3], meta_lr=[0.1]),
 }
-GIVES_UP = 0.03  # of the new tasks' readout, against plain sgd
 
 
 class Tried(NamedTuple):
@@ -132,7 +132,7 @@ def main() -> None:
                 )
                 print(stream, text[-1], flush=True)
         if not args.smoke and args.methods == list(GRIDS):
-            args.out.write_text("\n".join(text) + "\n")
+            keep_reading(args.out, text)
 
 
 if __name__ == "__main__":

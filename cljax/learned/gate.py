@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.learned.cells import stack
 from cljax.types import Array, Model, Output, Params, PyTree, Tape, Variables
 from cljax.unroll import InnerStep
 
@@ -108,7 +109,10 @@ def lstm_gate(
     check_finite(kappa=kappa)
     check_known("norm_unit", norm_unit, get_args(NormUnit))
     groups, dtype = _groups(model, example, hidden, hidden_norm, norm_unit)
-    networks = [_network(group, cells, kappa, dtype) for group in groups]
+    networks = [
+        stack(group.units, group.inputs, group.outputs, group.hidden, cells, kappa, dtype)
+        for group in groups
+    ]
 
     def init(key: Array) -> PyTree:
         theta = []
@@ -286,53 +290,6 @@ def _check_covered(model: Model, params: Params, found: Any) -> None:
         )
 
 
-def _network(group: Group, cells: int, kappa: float, dtype: Any) -> Any:
-    """The LSTMs of one layer: ``init(key) -> params``, ``apply(params, carry, x)``."""
-    import flax.linen as nn
-
-    class Stack(nn.Module):
-        @nn.compact
-        def __call__(self, carry: PyTree, x: Array) -> tuple[PyTree, Array]:
-            after = []
-            for i, kept in enumerate(carry):
-                cell = nn.OptimizedLSTMCell(
-                    group.hidden, param_dtype=dtype, name=f"cell_{i}",
-                    kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "uniform"),
-                    recurrent_kernel_init=nn.initializers.orthogonal(),
-                )  # fmt: skip
-                kept, x = cell(kept, x)
-                after.append(kept)
-                x = nn.relu(x)
-            zeros, ones = nn.initializers.zeros, nn.initializers.ones
-            last = nn.Dense(
-                group.outputs, kernel_init=zeros, bias_init=ones, param_dtype=dtype, name="out"
-            )
-            scale = self.param("kappa", nn.initializers.constant(kappa), (), dtype)
-            return tuple(after), scale * jnp.tanh(last(x))
-
-    module = Stack()
-    zeros = jnp.zeros((group.units, group.hidden), dtype)
-    carry = tuple((zeros, zeros) for _ in range(cells))
-
-    def init(key: Array) -> PyTree:
-        x = jnp.zeros((group.units, group.inputs), dtype)
-        params: Any = module.init(key, carry, x)["params"]
-        for i in range(cells):  # forget gates start open
-            params[f"cell_{i}"]["hf"]["bias"] += 1.0
-        return params
-
-    def apply(params: PyTree, carry: PyTree, x: Array) -> tuple[PyTree, Array]:
-        after: Any = module.apply({"params": params}, carry, x)
-        return after
-
-    return _Network(init, apply)
-
-
-class _Network(NamedTuple):
-    init: Callable[[Array], PyTree]
-    apply: Callable[[PyTree, PyTree, Array], tuple[PyTree, Array]]
-
-
 def _rows(params: Params, slot: Slot, norm_unit: str = "channel") -> Array:
     """A layer's weights, [units, weights a unit], the bias last."""
     leaves = _at(params, slot.name)
@@ -381,7 +338,7 @@ def check_fits(theta: PyTree, groups: tuple[Group, ...]) -> None:
     fits = isinstance(theta, tuple | list) and len(theta) == len(groups)
     for own, group in zip(theta, groups, strict=False) if fits else ():
         lead = (len(group.slots),)
-        fits &= own["cell_0"]["ii"]["kernel"].shape == (*lead, group.inputs, group.hidden)
+        fits &= own["cell_0"]["input"].shape == (*lead, group.inputs, 4 * group.hidden)
         fits &= own["out"]["kernel"].shape == (*lead, group.hidden, group.outputs)
     if not fits:
         wanted = ", ".join(

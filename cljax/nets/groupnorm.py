@@ -58,8 +58,14 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         wide = x.astype(jnp.promote_types(x.dtype, self.param_dtype))
         groups = num_groups(x.shape[-1], self.groups)
-        parts = wide.reshape(x.shape[0], -1, groups, x.shape[-1] // groups)
-        centred = parts - jnp.mean(parts, axis=(1, 3), keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=(1, 3), keepdims=True)
-        normal = (centred * jax.lax.rsqrt(variance + self.epsilon)).reshape(x.shape)
-        return Affine(self.param_dtype)(normal).astype(x.dtype)
+        flat = wide.reshape(x.shape[0], -1, x.shape[-1])
+
+        def of_group(values: Array) -> Array:
+            """[B, P, F] -> [B, 1, F], means: over positions first, the faster way on CPUs."""
+            means = jnp.mean(values, axis=1).reshape(x.shape[0], groups, -1)
+            means = jnp.broadcast_to(jnp.mean(means, axis=2, keepdims=True), means.shape)
+            return means.reshape(x.shape[0], 1, -1)
+
+        centred = flat - of_group(flat)
+        normal = centred * jax.lax.rsqrt(of_group(jnp.square(centred)) + self.epsilon)
+        return Affine(self.param_dtype)(normal.reshape(x.shape)).astype(x.dtype)

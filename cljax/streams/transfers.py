@@ -111,7 +111,7 @@ def cifar100_10_5(
     draw: int = 0,
     steps: int = 500,
     draws: Draws = "iid",
-    pool: int = 2,
+    pool: int = 4,
     pretrain_steps: int = 3000,
     val: float = 0.1,
     data_dir: str | None = None,

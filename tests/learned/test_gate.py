@@ -113,13 +113,11 @@ def test_one_unit_by_hand():
         for _ in range(2):
             z = x
             for i in range(3):
-                w = {k: np.asarray(v["kernel"]) for k, v in weights[f"cell_{i}"].items()}
-                b = {
-                    k: np.asarray(weights[f"cell_{i}"][k]["bias"]) for k in ("hi", "hf", "hg", "ho")
-                }
+                own = {k: np.asarray(v) for k, v in weights[f"cell_{i}"].items()}
                 h, c = kept[i][1], kept[i][0]
-                h = np.zeros(len(b["hi"])) if np.ndim(h) == 0 else h
-                gates = {k: z @ w[f"i{k}"] + h @ w[f"h{k}"] + b[f"h{k}"] for k in "ifgo"}
+                h = np.zeros(len(own["bias"]) // 4) if np.ndim(h) == 0 else h
+                four = np.split(z @ own["input"] + h @ own["recurrent"] + own["bias"], 4)
+                gates = dict(zip("ifgo", four, strict=True))
                 c = sigmoid(gates["f"]) * c + sigmoid(gates["i"]) * np.tanh(gates["g"])
                 h = sigmoid(gates["o"]) * np.tanh(c)
                 kept[i] = (c, h)
