@@ -22,7 +22,7 @@ from cljax.evaluate import Evaluation
 from cljax.implicit import implicit_gradient
 from cljax.methods.bic import bic
 from cljax.methods.er import er
-from cljax.methods.finetune import finetune
+from cljax.methods.finetune import finetune, online, sgd
 from cljax.methods.fixed_rep import fixed_rep
 from cljax.methods.gem import agem, gem
 from cljax.methods.hat import hat
@@ -49,19 +49,21 @@ from cljax.published import published
 from cljax.readout import readout
 from cljax.recipes import Recipe, recipe
 from cljax.run import Run, Running, load, resume, run
+from cljax.trained import Scores, Trained, evaluate
 from cljax.types import Method, Penalty, Readout
 from cljax.unroll import InnerStep, Unrolled, optax_step, sgd_step, split, unroll
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Evaluation", "InnerStep", "Method", "Penalty", "Readout", "Recipe", "Run", "Running", "Study",
-    "Tune", "Unrolled", "agem", "bic", "cmaml", "compare", "continuum_lower_bound", "data", "er",
-    "errors", "ewc", "finetune", "fixed_rep", "fomaml", "gem", "hat", "icarl", "icarl_ti", "iid",
-    "implicit_gradient", "independent", "itaml", "joint", "keep_freed_memory", "la_er", "lamaml",
-    "load", "losses", "lucir", "lwf", "lwf_exemplars", "mas", "memory", "mer", "meta_bgd",
-    "methods", "metrics", "multitask", "nets", "oml", "online_ewc", "optax_step", "oracle",
-    "penalties", "pretrained", "published", "readout", "recipe", "rep", "replayed", "reptile",
-    "resume", "run", "rwalk", "sgd_step", "si", "split", "stats", "streams", "sweep", "sync_lamaml",
-    "teacher", "tree", "types", "unroll", "with_exemplars",
+    "Evaluation", "InnerStep", "Method", "Penalty", "Readout", "Recipe", "Run", "Running", "Scores",
+    "Study", "Trained", "Tune", "Unrolled", "agem", "bic", "cmaml", "compare",
+    "continuum_lower_bound", "data", "er", "errors", "evaluate", "ewc", "finetune", "fixed_rep",
+    "fomaml", "gem", "hat", "icarl", "icarl_ti", "iid", "implicit_gradient", "independent", "itaml",
+    "joint", "keep_freed_memory", "la_er", "lamaml", "load", "losses", "lucir", "lwf",
+    "lwf_exemplars", "mas", "memory", "mer", "meta_bgd", "methods", "metrics", "multitask", "nets",
+    "oml", "online", "online_ewc", "optax_step", "oracle", "penalties", "pretrained", "published",
+    "readout", "recipe", "rep", "replayed", "reptile", "resume", "run", "rwalk", "sgd", "sgd_step",
+    "si", "split", "stats", "streams", "sweep", "sync_lamaml", "teacher", "tree", "types", "unroll",
+    "with_exemplars",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command ``cljax``: run, resume, sweep, list, data, protocol, report, cite.
+"""The command ``cljax``: run, resume, sweep, list, data, protocol, report, cite, docs.
 
 METHOD, STREAM and the recipe are read first; the rest are flags made from the factories'
 signatures and docstrings, parsed by tyro. Exit codes: 0 done, 2 the user's mistake (one sentence
@@ -33,6 +33,7 @@ COMMANDS = {
     "protocol": "protocol METHOD STREAM      the paragraph for a paper",
     "report": "report DIR ...              a page about runs and sweeps, with tables and figures",
     "cite": "cite METHOD|STREAM|DIR ...  BibTeX of what was used",
+    "docs": "docs OUT                    the reference of all modules as HTML (extra 'docs')",
 }
 USAGE = "usage: cljax COMMAND ...\n\n" + "\n".join(f"  cljax {line}" for line in COMMANDS.values())
 
@@ -86,6 +87,7 @@ def _dispatch(arguments: list[str]) -> int:
         "protocol": _protocol,
         "report": _report,
         "cite": _cite,
+        "docs": _docs,
     }[command](rest)
 
 
@@ -168,6 +170,12 @@ def _cite(arguments: list[str]) -> int:
     from cljax import cli_report
 
     return cli_report.cite(arguments)
+
+
+def _docs(arguments: list[str]) -> int:
+    from cljax import cli_report
+
+    return cli_report.docs(arguments)
 
 
 def _resume(arguments: list[str]) -> int:

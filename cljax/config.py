@@ -23,7 +23,8 @@ from cljax.errors import UserError
 from cljax.types import Evaluation, Penalty, Readout
 
 __all__ = [
-    "canonical", "config_hash", "differences", "entry_of", "environment", "evaluation_of", "plain",
+    "canonical", "commit_of", "config_hash", "differences", "entry_of", "environment",
+    "evaluation_of", "plain",
 ]  # fmt: skip
 
 # What decides a run's results; the rest of a config is about where and when.
@@ -125,7 +126,7 @@ def environment() -> dict[str, Any]:
             "kind": device.device_kind,
             "count": jax.device_count(),
         },
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__).parents[1]),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
@@ -137,14 +138,36 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
-    """The commit of the checkout that this package runs from, if it runs from one."""
-    root = Path(__file__).parents[1]
+@functools.cache
+def commit_of(root: Path, distribution: str = "cljax") -> str | None:
+    """The commit that this package is at, with ``-dirty`` where tracked files differ from it.
+
+    Args:
+      root: the folder around the package; where it is no checkout, what pip wrote down counts.
+      distribution: the installed one, whose direct_url.json (PEP 610) names a commit if it came
+        from a repository.
+    """
     if not (root / ".git").exists():
+        return _installed_commit(distribution)
+
+    def asked(*command: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        head = asked("rev-parse", "HEAD")
+        changed = head and asked("status", "--porcelain", "--untracked-files=no")
+    except OSError:  # no git here
         return None
-    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() or None
+    return f"{head}-dirty" if changed else head or None
+
+
+def _installed_commit(distribution: str) -> str | None:
+    try:
+        text = metadata.distribution(distribution).read_text("direct_url.json")
+        return json.loads(text or "{}").get("vcs_info", {}).get("commit_id")
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
 
 
 def _paths(name: str, a: Any, b: Any) -> list[str]:

@@ -60,6 +60,12 @@ def continuum_lower_bound(
 
     Raises:
       UserError: for a value out of range, or if no continuum suffices.
+
+    Example:
+        >>> import cljax
+        >>> bound = cljax.continuum_lower_bound(0.5, classes_per_task=2, num_tasks=5)
+        >>> bound.n, round(bound.probability, 3), round(bound.p, 3)
+        (7, 0.967, 0.556)
     """
     check_positive(classes_per_task=classes_per_task, num_tasks=num_tasks)
     check_known("formula", formula, ("text", "printed"))

@@ -6,7 +6,8 @@
 
 The allowed outputs are the scenario: a task's own (``task``), those of the tasks seen so far
 (``class``), or all of them (``domain``). With a continuum the task is inferred first, from p
-examples in a row; the last ones of a task may be fewer.
+examples in a row; the last ones of a task may be fewer. What is right is the class, the task
+(``hit="task"``), or the place of the class within its task (``hit="place"``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from cljax.types import Array, Batch, Clock, Evaluation, Predictor, PyTree
 
 __all__ = [
     "Evaluation", "TestData", "TestImages", "TestRows", "allowed_outputs", "correct_fn",
-    "infer_task", "predictors_of", "test_data", "test_images", "test_rows", "unlabelled", "wanted",
+    "infer_task", "places", "predictors_of", "test_data", "test_images", "test_rows", "unlabelled",
+    "wanted",
 ]  # fmt: skip
 
 _CHUNK = 1000  # test images a step: large enough for full speed, small enough for any memory
@@ -141,7 +143,7 @@ def correct_fn(
     ``allowed`` [C] bool are traced, so one program serves every entry.
     """
     predictor = predictors[evaluation.predictor]
-    owner = jnp.asarray(class_mask)
+    owner, place = jnp.asarray(class_mask), jnp.asarray(places(class_mask))
 
     def correct(views: Mapping[str, PyTree], data: TestData, task: Array, allowed: Array) -> Array:
         def chunk(total: Array, rows_mask: tuple[Array, Array]) -> tuple[Array, None]:
@@ -159,6 +161,8 @@ def correct_fn(
             guess = jnp.argmax(jnp.where(outputs, scores, -jnp.inf), axis=-1)
             if evaluation.hit == "class":
                 hits = guess == data.y[rows]
+            elif evaluation.hit == "place":
+                hits = place[guess] == place[data.y[rows]]
             else:
                 hits = owner[task][guess]
             return total + jnp.sum(hits & mask, dtype=jnp.int32), None
@@ -167,6 +171,18 @@ def correct_fn(
         return jax.lax.scan(chunk, zero, (data.rows[task], data.mask[task]))[0]
 
     return correct
+
+
+def places(class_mask: np.ndarray) -> np.ndarray:
+    """[C] int, each class's place among those of its task; its own number where tasks share any.
+
+    Args:
+      class_mask: [T, C] bool.
+    """
+    if (class_mask.sum(axis=0) > 1).any():
+        return np.arange(class_mask.shape[1])
+    within = np.cumsum(class_mask, axis=1) - 1
+    return np.where(class_mask, within, 0).max(axis=0)
 
 
 def unlabelled(

@@ -4,6 +4,7 @@
                 memory/x, before       [K, H, W, channels] uint8, thumbnails of the first seed
                 memory/y, task         [K] int32
                 memory/groups, counts  [G] int32, tasks or classes, and the examples of each
+    outer/TASK             [S, n] validation losses of exemplars while they are learned
 
 A row is one of the accuracy matrix: 0 before training, t after task t. Rates are those that a
 method learns for its weights (``State.alpha``, La-MAML, arXiv:2007.13904), all weights together.
@@ -29,12 +30,14 @@ from cljax.memory import reservoir, ring
 from cljax.streams.base import Stream
 from cljax.types import PyTree
 
-__all__ = ["keep", "memory_of", "rate_rows", "rates_of", "read"]
+__all__ = ["keep", "memory_of", "outer_losses", "rate_rows", "rates_of", "read"]
 
 NAME = "kept.npz"
+_OUTER = ("mnemonics-first", "mnemonics")  # phases, in the order of their tasks
 _BINS = 48
 _OF_A_GROUP, _IN_ALL = 12, 600  # thumbnails
 _SIDE = 64  # pixels of a thumbnail at most
+_STEPS = 2000  # outer losses of a task at most
 
 
 def rates_of(state: PyTree, lanes: int | None = None) -> list[np.ndarray | None]:
@@ -73,8 +76,17 @@ def keep(folder: Path, stream: Stream, history: Any) -> None:
         for row, histogram in rows.items()
     }
     arrays |= {f"memory/{name}": a for name, a in memory_of(history.states[0], stream).items()}
+    arrays |= {f"outer/{task}": losses for task, losses in enumerate(outer_losses(history))}
     if arrays:
         artefacts.write_arrays(folder / NAME, arrays)
+
+
+def outer_losses(history: Any) -> list[np.ndarray]:
+    """For each task [S, n], what exemplars were learned by (mnemonics), thinned if it is long."""
+    phases = [history.phase_losses[name] for name in _OUTER if name in history.phase_losses]
+    runs = [[task for phase in phases for task in phase[i]] for i in range(len(history.seeds))]
+    of_tasks = [np.stack(found) for found in zip(*runs, strict=True)]
+    return [losses[:, :: -(-losses.shape[1] // _STEPS) or 1] for losses in of_tasks]
 
 
 def read(folder: Path) -> dict[str, np.ndarray]:

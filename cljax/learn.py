@@ -262,7 +262,7 @@ def _check_evaluations(evaluations: Sequence[Evaluation], learner: Learner, stre
     for evaluation in evaluations:
         for name in predictors_of(evaluation):
             check_known("predictor", name, learner.predictors)
-        check_known("hit", evaluation.hit, ("class", "task"))
+        check_known("hit", evaluation.hit, ("class", "task", "place"))
         shared = bool(np.any(stream.class_mask.sum(axis=0) > 1))
         if shared and (evaluation.continuum is not None or evaluation.hit == "task"):
             raise UserError(

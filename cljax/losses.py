@@ -74,7 +74,13 @@ def distillation(
 
 
 def masked_mean(values: Float[Array, "*B"], mask: Bool[Array, "*B"]) -> Float[Array, ""]:
-    """Mean of the valid values; 0 if none is valid."""
+    """Mean of the valid values; 0 if none is valid.
+
+    Example:
+        >>> import cljax
+        >>> float(cljax.losses.masked_mean(jnp.array([1.0, 3.0, 9.0]), jnp.arange(3) < 2))
+        2.0
+    """
     return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 

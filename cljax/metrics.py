@@ -83,6 +83,14 @@ def backward_transfer(matrix: ArrayLike) -> np.ndarray:
 
     Returns:
       [...] fractions, negative where there was forgetting.
+
+    Example:
+        >>> from cljax import metrics
+        >>> matrix = [[0.5, 0.5], [1.0, 0.5], [0.75, 1.0]]  # untrained, after task 0, after task 1
+        >>> float(metrics.retained_accuracy(matrix)), float(metrics.learning_accuracy(matrix))
+        (0.875, 1.0)
+        >>> float(metrics.backward_transfer(matrix)), float(metrics.forgetting(matrix))
+        (-0.125, 0.25)
     """
     return retained_accuracy(matrix) - learning_accuracy(matrix)
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from cljax.run import Run
+
 __all__ = [
     "accuracy_matrix", "exemplar_grid", "forgetting_bars", "heat_map", "mean_curve", "outer_loss",
     "over_time", "rate_histograms", "save", "task_curves", "tsne",
@@ -36,7 +38,9 @@ __all__ = [
 _WRITTEN = 20  # at most so many tasks get their values written into the cells
 
 
-def accuracy_matrix(matrix: ArrayLike, ax: Axes | None = None, title: str | None = None) -> Axes:
+def accuracy_matrix(
+    matrix: Run | ArrayLike, ax: Axes | None = None, title: str | None = None
+) -> Axes:
     """Heat map of the accuracy on each task (columns) before training and after each task (rows).
 
     Cells hold their value in percent where there are at most 20 tasks; those that were not
@@ -44,13 +48,14 @@ def accuracy_matrix(matrix: ArrayLike, ax: Axes | None = None, title: str | None
     the entry.
 
     Args:
-      matrix: [T+1, T] or [S, T+1, T] fractions, row 0 before training, NaN = not evaluated.
+      matrix: a run, or [T+1, T] or [S, T+1, T] fractions, row 0 before training, NaN = not
+        evaluated.
       ax: where to draw; None: a new figure.
 
     Raises:
       UserError: for another shape.
     """
-    values = _percent(matrix)
+    values = _percent(parts.matrix_of(matrix))
     num_tasks = values.shape[1]
     side = min(6.2, max(2.6, 0.27 * num_tasks + 0.8))  # inches, so that a page holds it
     ax = parts.axes(ax, (side + 0.9, side))
@@ -133,10 +138,11 @@ def heat_map(
 
 
 def over_time(
-    curves: Mapping[str, ArrayLike],
+    curves: Mapping[str, Run | ArrayLike],
     x: ArrayLike | None = None,
     ax: Axes | None = None,
     *,
+    metric: str = "average_accuracy",
     xlabel: str = "Tasks learned",
     ylabel: str = "Test accuracy (%)",
     title: str | None = None,
@@ -147,7 +153,9 @@ def over_time(
     of ``task_curves``, are taken as ordered, coloured from dark to light, and drawn without bands.
 
     Args:
-      curves: name -> [P] or [S, P] fractions at P points for S seeds; NaN = no value.
+      curves: name -> a run, or [P] or [S, P] fractions at P points for S seeds; NaN = no value.
+      metric: of runs, after each task: "average_accuracy", the mean over the tasks seen so far,
+        or a metric that a run has by session, such as "accuracy_task_agnostic".
       x: [P] positions; None: 1 to P, for points after each task.
       ax: where to draw; None: a new figure.
 
@@ -156,13 +164,14 @@ def over_time(
     """
     if not curves:
         raise UserError("there are no curves to draw; give at least one, as name -> accuracies.")
-    arrays = {name: np.atleast_2d(np.asarray(c, np.float64)) * 100 for name, c in curves.items()}
+    found = {name: parts.curve_of(curve, metric) for name, curve in curves.items()}
+    arrays = {name: np.atleast_2d(curve) * 100 for name, curve in found.items()}
     num_points = next(iter(arrays.values())).shape[-1]
     where = np.arange(1, num_points + 1) if x is None else np.asarray(x, np.float64)
     for name, array in arrays.items():
         if array.ndim != 2 or array.shape[-1] != len(where):
             raise UserError(
-                f"curve '{name}' has shape {list(np.shape(curves[name]))}, but it must be "
+                f"curve '{name}' has shape {list(found[name].shape)}, but it must be "
                 f"[{len(where)}] or [seeds, {len(where)}]."
             )
     ax = parts.axes(ax, (7.6, 4.0))
@@ -250,13 +259,13 @@ def _hatch(ax: Axes, missing: np.ndarray) -> None:
 def _write(ax: Axes, values: np.ndarray, image: Any) -> None:
     """Writes each value into its cell, dark on light or light on dark."""
     digits, size = (1, 8) if values.shape[1] <= 10 else (0, 7)
+    light = image.cmap(image.norm(values))[..., :3] @ (0.299, 0.587, 0.114) > 0.48
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            red, green, blue, _ = image.cmap(image.norm(value))
-            light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.48
             ax.text(
                 column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=size,
-                color=parts.INK if light else parts.PAPER, in_layout=False, clip_on=False,
+                color=parts.INK if light[row, column] else parts.PAPER, in_layout=False,
+                clip_on=False,
             )  # fmt: skip
 
 

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cljax.errors import UserError
+from cljax.errors import UserError, check_known
+from cljax.metrics import seen_accuracy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from cljax.run import Run
+
 __all__ = [
-    "BLANK", "INK", "Names", "PALETTE", "PAPER", "axes", "band", "class_name", "labels_of",
-    "legend", "lines", "mean", "tidy",
+    "BLANK", "INK", "Names", "PALETTE", "PAPER", "axes", "band", "class_name", "curve_of",
+    "labels_of", "legend", "lines", "matrix_of", "mean", "tidy",
 ]  # fmt: skip
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C6D1F")
@@ -53,6 +56,25 @@ def mean(values: np.ndarray) -> np.ndarray:
     count = np.isfinite(values).sum(axis=0)
     total = np.where(np.isfinite(values), values, 0.0).sum(axis=0)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def matrix_of(what: Run | ArrayLike) -> ArrayLike:
+    """A run's accuracy matrix, or the array that is one."""
+    own: Any = getattr(what, "accuracy_matrix", None)
+    return np.asarray(what) if own is None else own()
+
+
+def curve_of(what: Run | ArrayLike, metric: str) -> np.ndarray:
+    """A run's curve [S, T] of a metric, or the array that is one."""
+    if not hasattr(what, "accuracy_matrix"):
+        return np.asarray(what, np.float64)
+    if metric == "average_accuracy":
+        return seen_accuracy(matrix_of(what), np.ones(np.shape(matrix_of(what))[-1]))
+    end = "_by_session"
+    metrics = what.results["metrics"]  # type: ignore[union-attr]
+    known = [name.removesuffix(end) for name in metrics if name.endswith(end)]
+    check_known("metric over time", metric, ["average_accuracy", *known])
+    return np.array(metrics[metric + end]["values"], np.float64)
 
 
 def lines(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:

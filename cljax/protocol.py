@@ -49,13 +49,17 @@ def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
 def compare(
     config: Mapping[str, Any], results: Mapping[str, Any]
 ) -> list[tuple[str, str, Cell, Verdict]]:
-    """(source, metric, target, verdict) for each published accuracy of this method and stream."""
+    """(source, metric, target, verdict) for each published accuracy of this method and stream.
+
+    A run by the recipe of one of the tables stands beside that one alone.
+    """
     stream, method = results["stream"], results["method"]
     if str(config["method"]["options"].get("exemplars", "")).startswith("mnemonics"):
         method += "+mnemonics"
     margin = next((m for start, m in _MARGINS.items() if stream.startswith(start)), _MARGIN)
-    rows = []
-    for source in sources_of(method, stream):
+    rows, sources = [], sources_of(method, stream)
+    own = config["recipe"]["name"].partition(":")[0]
+    for source in [own] if own in sources else sources:
         cells = published(source, method=method, stream=stream)
         for published_name, target in cells.items():
             for name in _protocols(published_name, results["metrics"]):
@@ -115,7 +119,8 @@ def _evaluated(entry: Mapping[str, Any]) -> str:
     told = f"{entry['scenario']} scenario"
     if entry["continuum"] is not None:
         told = f"the task inferred from {entry['continuum']} examples that share it"
-    what = "" if entry["hit"] == "class" else ", counting right tasks"
+    what = {"task": ", counting right tasks", "place": ", counting right places in the task"}
+    what = what.get(entry["hit"], "")
     if entry.get("readout") is not None:
         steps = entry["readout"]["steps"]
         return f"a linear layer fitted anew on frozen features ({told}, {steps} steps of Adam)"

@@ -11,14 +11,14 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from cljax import artefacts, resolve
+from cljax import artefacts, cite, protocol, resolve
 from cljax.checkpoint import FORMAT, newest_place
 from cljax.config import config_hash, entry_of, environment, evaluation_of, plain
 from cljax.errors import Diverged, Interrupted, UserError, check_known, check_positive
@@ -27,16 +27,18 @@ from cljax.interrupts import signals
 from cljax.kept import keep
 from cljax.learn import Checkpoints, Event, History, learn, resolve_lanes
 from cljax.learned.stored import save_rule
+from cljax.methods.common import with_features
 from cljax.methods.pretrained import pretrained
 from cljax.progress import journal
 from cljax.recipes import Recipe, default
 from cljax.results import results_of
 from cljax.streams.base import Stream, rows_used
-from cljax.types import Method, Net, PyTree, Readout
+from cljax.trained import Trained
+from cljax.types import Learner, Method, Net, PyTree, Readout
 
 __all__ = [
-    "Prepared", "Run", "Running", "begun_as", "checkpoints_of", "learn_options", "load", "make",
-    "prepare", "resume", "run",
+    "Prepared", "Run", "Running", "begun_as", "checkpoints_of", "learn_options", "learner_of",
+    "load", "make", "prepare", "resume", "run",
 ]  # fmt: skip
 
 _DECISIVE = ("cljax", "jax", "jaxlib", "flax", "optax")  # versions that a resumed run must keep
@@ -51,6 +53,26 @@ class Run:
     path: Path | None = None
     states: tuple[PyTree, ...] = ()
     resumed: bool = False  # True: read back, not run now
+    prepared: Prepared | None = field(default=None, repr=False)  # what it was made of
+
+    @property
+    def state(self) -> Trained:
+        """The final states with what made them, for ``cljax.evaluate``; without diverged seeds.
+
+        Raises:
+          UserError: for a run that was read back, or whose seeds all diverged.
+        """
+        if self.prepared is None:
+            raise UserError(
+                f"The run in {self.path} was read back, and its final states are not stored; run "
+                "it without out, or in another folder."
+            )
+        made, diverged = self.prepared, self.results["diverged"]
+        whole = [i for i, step in enumerate(diverged) if step is None]
+        if not whole:
+            raise UserError("All seeds of this run diverged, so there is no final state.")
+        chosen = [tuple(part[i] for i in whole) for part in (self.config["seeds"], self.states)]
+        return Trained(lambda stream: learner_of(made, stream), made.stream, *chosen)
 
     def metric(self, name: str) -> np.ndarray:
         """Values of a metric, one a seed, as fractions.
@@ -70,17 +92,43 @@ class Run:
         check_known("evaluation", name, evaluations)
         return np.array(evaluations[name]["accuracy_matrix"], float)
 
-    def table(self) -> str:
-        """The metrics in percent with 95 % intervals, and what was published, as text."""
-        from cljax.protocol import table
+    def table(self, form: Literal["text", "latex", "csv"] = "text") -> str:
+        """The metrics in percent with 95 % intervals, and what was published.
 
-        return table(self.config, self.results)
+        Args:
+          form: "text"; "latex" for the package booktabs; "csv", as fractions with all digits.
+
+        Raises:
+          UserError: for another form.
+        """
+        check_known("form of a table", form, ("text", "latex", "csv"))
+        if form == "text":
+            return protocol.table(self.config, self.results)
+        from cljax.report import tables
+
+        if form == "latex":
+            return tables.latex([tables.metrics(self.results)])
+        return tables.as_csv(tables.CSV_HEAD, tables.metric_rows(self._name(), self.results))
+
+    def cite(self, form: Literal["bibtex", "keys"] = "bibtex") -> str:
+        """What to cite: method, penalty, exemplars, recipe, stream and images, each entry once.
+
+        Args:
+          form: "bibtex", or "keys" for a line of the entries' keys.
+
+        Raises:
+          UserError: for another form.
+        """
+        check_known("form of a citation", form, ("bibtex", "keys"))
+        keys = cite.keys_of_config(self.config)
+        return cite.bibtex(keys) if form == "bibtex" else ", ".join(keys)
 
     def protocol(self) -> str:
         """The paragraph for a paper that says how these numbers were made."""
-        from cljax.protocol import paragraph
+        return protocol.paragraph(self.config)
 
-        return paragraph(self.config)
+    def _name(self) -> str:
+        return _folder_name(self.config) if self.path is None else self.path.name
 
 
 class Running(NamedTuple):
@@ -134,7 +182,7 @@ def run(
     config = prepared.config
     if out is None:
         history, results = _learn(prepared, progress, running, None)
-        return Run(config, results, None, history.states)
+        return Run(config, results, None, history.states, prepared=prepared)
     if out == "auto":
         out = Path("runs") / _folder_name(config)
     folder = Path(out).expanduser()
@@ -144,7 +192,7 @@ def run(
     if jax.process_index() > 0:  # of several: the first one writes
         checkpoints = checkpoints_of(config, folder, running)
         history, results = _learn(prepared, progress, running, checkpoints)
-        return Run(config, results, folder, history.states)
+        return Run(config, results, folder, history.states, prepared=prepared)
     with artefacts.claim(folder):
         if artefacts.finished(folder, config):  # by the process that held it until now
             return load(folder)
@@ -174,7 +222,7 @@ def run(
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
-    return Run(config, results, folder, history.states)
+    return Run(config, results, folder, history.states, prepared=prepared)
 
 
 def prepare(
@@ -273,6 +321,14 @@ def prepare(
         config["begun_as"] = None if named is None else begun_as(recipe, named)
     config["config_hash"] = config_hash(config)
     return Prepared(config, method, source, network, time.perf_counter() - began)
+
+
+def learner_of(made: Prepared, stream: Stream) -> Learner:
+    """The run's method for its network and a stream, with predictors as evaluations have them."""
+    model, seen = made.net(stream.num_classes), stream
+    if made.method.arrange is not None:
+        seen = made.method.arrange(stream)
+    return with_features(made.method.bind(model, seen.spec(made.config["batch_size"])), model)
 
 
 def _kept(folder: Path, checkpoints: Checkpoints | None) -> str:

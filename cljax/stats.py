@@ -99,6 +99,12 @@ def summary(values: ArrayLike) -> Summary:
 
     Raises:
       UserError: without values, or with one that is not finite.
+
+    Example:
+        >>> from cljax import stats
+        >>> found = stats.summary([0.75, 0.77, 0.76])
+        >>> round(found.mean, 4), round(found.std, 4), [round(end, 4) for end in found.ci95]
+        (0.76, 0.01, [0.7352, 0.7848])
     """
     x = _finite("values", values)
     mean = float(x.mean())
@@ -157,6 +163,12 @@ def paired(a: ArrayLike, b: ArrayLike) -> Paired:
 
     Raises:
       UserError: if the lengths differ or a value is not finite.
+
+    Example:
+        >>> from cljax import stats
+        >>> found = stats.paired([0.75, 0.77, 0.76], [0.70, 0.73, 0.70])
+        >>> round(found.diff, 4), round(found.p_value, 4), round(found.effect_size, 4)
+        (0.05, 0.0131, 5.0)
     """
     x, y = _finite("a", a), _finite("b", b)
     if x.size != y.size:
@@ -189,6 +201,11 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
     Raises:
       UserError: for a p-value outside [0, 1].
+
+    Example:
+        >>> from cljax import stats
+        >>> stats.holm([0.5, 0.125, 0.25])
+        (0.5, 0.375, 0.5)
     """
     p = np.asarray(p_values, np.float64).reshape(-1)
     bad = p[~((p >= 0) & (p <= 1))]

@@ -20,7 +20,14 @@ __all__ = [
 
 
 def add_scaled(tree: Params, direction: Params, scale: Array | float) -> Params:
-    """``tree + scale * direction``, leaf by leaf."""
+    """``tree + scale * direction``, leaf by leaf.
+
+    Example:
+        >>> import cljax
+        >>> new = cljax.tree.add_scaled({"w": jnp.ones(2)}, {"w": jnp.array([1.0, 2.0])}, -0.5)
+        >>> new["w"].tolist()
+        [0.5, 0.0]
+    """
     return jax.tree.map(lambda a, b: a + scale * b, tree, direction)
 
 
@@ -64,6 +71,12 @@ def size(tree: PyTree) -> int:
 
 
 def weighted_sq(weight: Params, a: Params, b: Params) -> Array:
-    """``sum weight * (a - b)^2`` over all leaves, ``[]``; the shape of every quadratic penalty."""
+    """``sum weight * (a - b)^2`` over all leaves, ``[]``; the shape of every quadratic penalty.
+
+    Example:
+        >>> import cljax
+        >>> float(cljax.tree.weighted_sq(jnp.array([1.0, 2.0]), jnp.ones(2), jnp.zeros(2)))
+        3.0
+    """
     terms = jax.tree.map(lambda w, x, y: jnp.sum(w * (x - y) ** 2), weight, a, b)
     return jax.tree.reduce(jnp.add, terms, jnp.zeros(()))

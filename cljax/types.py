@@ -173,10 +173,12 @@ class Spec(NamedTuple):
 
     @property
     def num_tasks(self) -> int:
+        """T, the rows of ``class_mask``."""
         return self.class_mask.shape[0]
 
     @property
     def num_classes(self) -> int:
+        """C, the columns of ``class_mask``: outputs of the network."""
         return self.class_mask.shape[1]
 
 
@@ -239,7 +241,8 @@ class Evaluation(NamedTuple):
     scenario: Literal["domain", "task", "class"] = "domain"
     continuum: int | None = None
     infer: str = "logits"  # the predictor that infers the continuum's task
-    hit: Literal["class", "task"] = "class"  # what must be right of an example
+    # what must be right of an example; "place": which class of its task, their first, second, ...
+    hit: Literal["class", "task", "place"] = "class"
     metric: str = ""  # also report the accuracy on all that was seen under this name
     readout: Readout | None = None
 

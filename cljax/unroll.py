@@ -70,6 +70,12 @@ def sgd_step(
       lr: a scalar, or a pytree like the parameters. Differentiable.
       clip: bound of each gradient element; None disables. Its derivative is 0 beyond the bound.
       model_state: the network's other state at the first step; None if ``loss_fn`` has none.
+
+    Example:
+        >>> import cljax
+        >>> step = cljax.sgd_step(lambda w, x: (w - x) ** 2, 0.25)
+        >>> float(cljax.unroll(step, jnp.zeros(()), jnp.ones((2, 1))).params)  # 0, 0.5, 0.75
+        0.75
     """
     stateful = model_state is not None
 
@@ -109,6 +115,11 @@ def split(batch: PyTree, num_steps: int) -> PyTree:
 
     Raises:
       UserError: if B is not a multiple of ``num_steps``.
+
+    Example:
+        >>> import cljax
+        >>> cljax.split({"x": jnp.arange(6)}, 3)["x"].tolist()
+        [[0, 1], [2, 3], [4, 5]]
     """
     size = jax.tree.leaves(batch)[0].shape[0]
     if num_steps < 1 or size % num_steps:
@@ -158,6 +169,17 @@ def unroll(
     Raises:
       UserError: if ``order`` is neither 1 nor 2, ``last`` is not in 0..K, or ``segments`` does
         not divide ``last``.
+
+    Example:
+        The derivative of a loss after two steps with respect to the rate of the steps:
+
+        >>> import cljax
+        >>> loss = lambda w, x: (w - x) ** 2
+        >>> def after(lr):
+        ...     step = cljax.sgd_step(loss, lr)
+        ...     return cljax.unroll(step, jnp.zeros(()), jnp.ones((2, 1)), order=2).params
+        >>> float(jax.grad(after)(0.25))  # of 1 - (1 - 2 lr)^2
+        2.0
     """
     if order not in (1, 2):
         raise UserError(f"order is {order}, but a meta-gradient is of order 1 or 2.")

@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cljax import evaluate
 from cljax.errors import UserError
-from cljax.evaluate import Evaluation, correct_fn, infer_task, predictors_of
+from cljax.evaluate import (
+    Evaluation,
+    TestData,
+    correct_fn,
+    infer_task,
+    predictors_of,
+)
+from cljax.evaluate import test_rows as laid_out  # a name that pytest would take for a test
 from cljax.streams.transforms import as_is
 from cljax.types import Predictor
 
@@ -27,8 +33,8 @@ TOLD = Predictor(
 
 
 def count(evaluation, x, y, index, task, allowed=None):
-    rows, mask, counts = evaluate.test_rows(index, evaluations=[evaluation])
-    data = evaluate.TestData(
+    rows, mask, counts = laid_out(index, evaluations=[evaluation])
+    data = TestData(
         jnp.asarray(x), jnp.asarray(y), (), jnp.asarray(rows), jnp.asarray(mask), counts
     )
     correct = correct_fn(evaluation, {"logits": LOGITS, "adapted": TOLD}, as_is, OWNER)
@@ -78,7 +84,7 @@ def test_counts_equal_a_plain_loop_over_continua(continuum, tests, seed):
         "adapted": Evaluation("e", "adapted", "class", continuum),
     }
     index = [np.arange(tests)] * 3
-    shuffled = evaluate.test_rows(index, evaluations=[kinds["class"]]).rows[1].reshape(-1)[:tests]
+    shuffled = laid_out(index, evaluations=[kinds["class"]]).rows[1].reshape(-1)[:tests]
     expected = dict.fromkeys(kinds, 0)
     for start in range(0, tests, continuum):
         rows = shuffled[start : start + continuum]
@@ -103,18 +109,18 @@ def test_without_a_continuum_predictors_are_told_the_true_task_where_they_need_i
 def test_continua_divide_chunks_and_never_cross_tasks():
     index = [np.arange(1500), np.arange(700) + 1500]
     three, seven = (Evaluation("e", continuum=p) for p in (3, 7))
-    rows, mask, counts = evaluate.test_rows(index, evaluations=[three, seven, Evaluation()])
+    rows, mask, counts = laid_out(index, evaluations=[three, seven, Evaluation()])
     assert rows.shape[2] % 21 == 0 and counts.tolist() == [1500, 700]
     for task, own in enumerate(index):
         flat = rows[task].reshape(-1)[mask[task].reshape(-1)]
         assert sorted(flat.tolist()) == own.tolist() and flat.tolist() != own.tolist()
-    plain = evaluate.test_rows(index).rows[0].reshape(-1)[:1500]
+    plain = laid_out(index).rows[0].reshape(-1)[:1500]
     np.testing.assert_array_equal(plain, index[0])  # no continuum: rows as they are
 
 
 def test_continua_below_one_or_longer_than_a_task_are_refused():
     index = [np.arange(9), np.arange(4)]
     with pytest.raises(UserError, match="continuum is 0, but it must be"):
-        evaluate.test_rows(index, evaluations=[Evaluation(continuum=0)])
+        laid_out(index, evaluations=[Evaluation(continuum=0)])
     with pytest.raises(UserError, match="continuum is 5, but task 1 has only 4 test examples"):
-        evaluate.test_rows(index, evaluations=[Evaluation(continuum=5)])
+        laid_out(index, evaluations=[Evaluation(continuum=5)])

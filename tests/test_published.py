@@ -6,6 +6,7 @@ from importlib import resources
 
 import pytest
 
+from cljax import protocol
 from cljax.errors import UserError
 from cljax.published import published, sources, sources_of
 from cljax.stats import Cell, equivalence
@@ -132,3 +133,17 @@ def test_callers_cannot_change_the_data() -> None:
 
 def test_the_file_is_small() -> None:
     assert len(resources.files("cljax").joinpath("published.json").read_bytes()) < 40_000
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sources"),
+    [
+        ("lamaml-table3-single:reference", {"lamaml-table3-single"}),
+        ("defaults", {"lamaml-table3-single", "lamaml-table3-multiple"}),
+    ],
+)
+def test_a_run_by_a_table_s_recipe_stands_beside_that_table_alone(recipe, sources):
+    config = {"method": {"options": {}}, "recipe": {"name": recipe}}
+    metrics = {"RA": {"values": [0.6, 0.62]}}
+    results = {"stream": "cifar100-20x5", "method": "lamaml", "metrics": metrics}
+    assert {source for source, *_ in protocol.compare(config, results)} == sources

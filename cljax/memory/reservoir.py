@@ -121,7 +121,20 @@ def add(
     mask: Bool[Array, B] | None = None,
     rule: Rule = "textbook",
 ) -> Reservoir:
-    """Offers B examples in order: ``draw_slots`` and ``write``."""
+    """Offers B examples in order: ``draw_slots`` and ``write``.
+
+    Args:
+      examples: leaves [B, ...].
+      mask: [B], False = not offered; None: all are.
+      rule: "textbook", or "inclusive" as in the reference code.
+
+    Example:
+        >>> from cljax.memory import reservoir
+        >>> memory = reservoir.init(jax.ShapeDtypeStruct((2,), "float32"), capacity=3)
+        >>> memory = reservoir.add(memory, jnp.ones((5, 2)), jax.random.key(0))
+        >>> int(memory.age), int(reservoir.fill(memory))
+        (5, 3)
+    """
     if mask is None:
         mask = jnp.ones(jax.tree.leaves(examples)[0].shape[0], bool)
     return write(memory, examples, draw_slots(memory, mask, key, rule), mask)
@@ -138,6 +151,14 @@ def sample(
 
     Returns:
       ``(examples, mask)``; rows outside the mask hold stored or zero data, always finite.
+
+    Example:
+        >>> from cljax.memory import reservoir
+        >>> memory = reservoir.init(jax.ShapeDtypeStruct((2,), "float32"), capacity=3)
+        >>> memory = reservoir.add(memory, jnp.ones((2, 2)), jax.random.key(0))
+        >>> examples, mask = reservoir.sample(memory, 4, jax.random.key(1))
+        >>> examples.shape, mask.tolist()
+        ((4, 2), [True, True, False, False])
     """
     size, filled = capacity(memory), fill(memory)
     if replace:

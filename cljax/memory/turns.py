@@ -42,10 +42,12 @@ class Geometry(NamedTuple):
 
 
 def learnable(budget: Budget, real: float) -> np.ndarray:
+    """[T] exemplars of a class after each task that are learned; a share ``real`` stays."""
     return budget.shares - np.ceil(real * budget.shares).astype(int)
 
 
 def geometry_of(budget: Budget, folds: int, real: float) -> Geometry:
+    """Where the learned exemplars of every task lie, and in which of ``folds`` parts each is."""
     free, most = learnable(budget, real), int(budget.shares.max())
     place = np.zeros((len(free), len(budget.classes), most), np.int32)
     fold = np.full(place.shape, -1, np.int32)

@@ -45,7 +45,7 @@ from cljax.types import (
     Spec,
 )
 
-__all__ = ["PENALISED", "Draws", "State", "draw", "finetune", "online", "sgd"]
+__all__ = ["Draws", "State", "draw", "finetune", "online", "sgd"]
 
 
 class State(NamedTuple):
@@ -128,6 +128,7 @@ sgd = variant(
     "SGD: plain gradient descent, the hand-made rule that learned ones are compared with.",
     fixed={"penalty": None, "optimizer": "sgd"},
 )
-PENALISED = {
-    name: with_part(finetune, name, "penalty", factory) for name, factory in PENALTIES.items()
-}
+ewc, online_ewc, si, mas, rwalk, lwf = (
+    with_part(finetune, name, "penalty", PENALTIES[name])
+    for name in ("ewc", "online-ewc", "si", "mas", "rwalk", "lwf")
+)

@@ -54,6 +54,8 @@ __all__ = ["Draws", "State", "agem", "agem_coefficients", "draw", "gem", "gem_co
 
 
 class State(NamedTuple):
+    """The network, its optimiser, and the ring of stored examples."""
+
     params: Params
     model_state: PyTree
     opt_state: PyTree

@@ -54,6 +54,8 @@ Algorithm = Literal["1", "6", "7"]
 
 
 class State(NamedTuple):
+    """The network and the reservoir of stored examples."""
+
     params: Params
     model_state: PyTree
     memory: reservoir.Reservoir

@@ -57,10 +57,12 @@ class State(NamedTuple):
 
     @property
     def params(self) -> Params:
+        """The network's weights, for what looks into a state."""
         return self.inner.params
 
     @property
     def model_state(self) -> PyTree:
+        """The network's running statistics, likewise."""
         return self.inner.model_state
 
 

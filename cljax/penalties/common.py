@@ -61,4 +61,5 @@ def nothing_observed(state: PyTree, params: Params, grads: Params, updates: Para
 
 
 def zeros(params: Params) -> Params:
+    """A tree of zeros like the weights: importance before anything was learned."""
     return jax.tree.map(jnp.zeros_like, params)

@@ -41,6 +41,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
+        """SOURCE:VARIANT, as ``--recipe`` takes it, or that these are defaults."""
         return f"{self.source}:{self.variant}" if self.source else "default, untuned"
 
     def replace(self, **changes: Any) -> Recipe:

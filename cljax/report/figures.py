@@ -18,7 +18,14 @@ from cljax import kept, plot
 from cljax import plot_parts as parts
 from cljax.report.folders import matrix_of
 
-__all__ = ["Picture", "accuracy", "curves", "forgetting", "means", "memory", "rates"]
+__all__ = [
+    "KINDS", "Picture", "accuracy", "curves", "forgetting", "means", "memory", "outer", "rates",
+]  # fmt: skip
+
+# How a figure's name ends, before its .png.
+KINDS = (
+    "accuracy_matrix", "over_time", "forgetting", "rates", "outer_loss", "memory", "heat_map",
+)  # fmt: skip
 
 _DPI = 150
 _MOST = 12  # examples of a task or class
@@ -33,6 +40,7 @@ class Picture(NamedTuple):
     alt: str
 
     def html(self) -> str:
+        """The picture inside the page, with its caption."""
         width, _ = _size(self.png)
         data = base64.b64encode(self.png).decode()
         return (
@@ -43,11 +51,11 @@ class Picture(NamedTuple):
 
 
 def _picture(name: str, ax: Any, caption: str, alt: str) -> Picture:
-    """Renders a figure."""
-    buffer = io.BytesIO()
-    ax.figure.savefig(
-        buffer, format="png", dpi=_DPI, metadata={"Software": None},
-        pil_kwargs={"compress_level": 4},
+    """Renders a figure: at once, where ``savefig`` would draw it a second time for its layout."""
+    buffer, figure = io.BytesIO(), ax.figure
+    figure.set_dpi(_DPI)
+    figure.canvas.print_png(
+        buffer, metadata={"Software": None}, pil_kwargs={"compress_level": 1}
     )  # fmt: skip
     return Picture(_file(name), buffer.getvalue(), caption, alt)
 
@@ -143,6 +151,25 @@ def rates(name: str, arrays: Mapping[str, np.ndarray]) -> Picture | None:
         "Learning rates of all weights after each task, mean of "
         f"{len(every)} seed{'s'[: len(every) > 1]}; shades are logarithmic.",
         f"Histograms of learned rates at {len(rows)} moments.",
+    )
+
+
+def outer(name: str, arrays: Mapping[str, np.ndarray]) -> Picture | None:
+    """Validation losses of exemplars while they were learned; None where none were."""
+    found = {
+        f"task {int(part.removeprefix('outer/')) + 1}": losses
+        for part, losses in arrays.items()
+        if part.startswith("outer/") and np.isfinite(losses).any()
+    }
+    if not found:
+        return None
+    window = max(1, max(losses.shape[1] for losses in found.values()) // 20)
+    return _picture(
+        f"{name}-outer_loss",
+        plot.outer_loss(found, window=window),
+        "Validation loss of a network trained on the exemplars alone, while they were learned, for "
+        "the exemplars of each task.",
+        f"One curve for each of {len(found)} tasks.",
     )
 
 

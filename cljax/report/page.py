@@ -20,6 +20,7 @@ import numpy as np
 from cljax import __version__, artefacts
 from cljax.errors import UserError
 from cljax.report import cells, comparison, sections, tables
+from cljax.report import figures as drawn
 from cljax.report.folders import Found, matrix_of, open_folders
 from cljax.report.parts import Part, attempt, notice
 from cljax.report.sweeps import of_sweep
@@ -228,6 +229,9 @@ def _write(files: dict[Path, tuple[str, str]], page: Path, parts: list[Part]) ->
         for picture in (picture for part in parts for picture in part.pictures):
             written.append(folder / f"{picture.name}.png")
             artefacts.write_bytes(written[-1], picture.png)
+        for kind in drawn.KINDS:  # of the page as it was before
+            for stale in set(folder.glob(f"*-{kind}.png")) - set(written):
+                stale.unlink()
         for path, (_, text) in reversed(files.items()):
             artefacts.write_bytes(path, text.encode("utf-8", errors="replace"))
             written += [path] if path != page else []

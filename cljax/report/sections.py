@@ -47,8 +47,11 @@ def _figures(found: Found) -> Iterator[Part]:
     yield from titled(3, "Accuracy", drawn)
     rates = attempt("The rates", lambda: figures.rates(name, found.kept))
     yield from titled(3, "Learned rates", [rates])
-    memory = attempt("The memory", lambda: figures.memory(name, found.kept))
-    yield from titled(3, "Memory", [memory])
+    memory = [
+        attempt("The memory", lambda: figures.memory(name, found.kept)),
+        attempt("The outer losses", lambda: figures.outer(name, found.kept)),
+    ]
+    yield from titled(3, "Memory", memory)
 
 
 def of_unfinished(found: Found) -> Iterator[Part]:

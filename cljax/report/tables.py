@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-__all__ = ["METRICS_FIRST", "Spread", "Table", "columns", "html", "latex", "metric_rows", "spreads"]
+__all__ = [
+    "METRICS_FIRST", "Spread", "Table", "as_csv", "columns", "html", "latex", "metric_rows",
+    "metrics", "spreads",
+]  # fmt: skip
 
 METRICS_FIRST = ("RA", "LA", "BTI")  # the headline, in this order
 CSV_HEAD = "run,method,stream,seeds,metric,mean,std,ci95_low,ci95_high,n,config_hash"
@@ -92,6 +95,15 @@ def columns(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of all metrics, RA, LA and BTI first."""
     names = {name for some in metrics for name in some}
     return [*(name for name in METRICS_FIRST if name in names), *sorted(names - set(METRICS_FIRST))]
+
+
+def metrics(results: Mapping[str, Any]) -> Table:
+    """A run's metrics, one a row, in percent with intervals."""
+    count = sum(step is None for step in results["diverged"])
+    of = f"mean over {count} seeds with 95 % t-interval" if count > 1 else f"{count} seed"
+    rows = [[name, cell] for name, cell in spreads(results).items()]
+    caption = f"{results['method']} on {results['stream']}, percent, {of}"
+    return Table(caption, ["metric", "value"], rows)
 
 
 def metric_rows(name: str, results: Mapping[str, Any]) -> list[list[Any]]:

@@ -126,10 +126,12 @@ class Stream:
 
     @property
     def num_tasks(self) -> int:
+        """T, the rows of ``class_mask``."""
         return self.class_mask.shape[0]
 
     @property
     def num_classes(self) -> int:
+        """C, the columns of ``class_mask``: outputs of the network."""
         return self.class_mask.shape[1]
 
     @property

@@ -87,6 +87,13 @@ def mnist_permutations(
 
     Raises:
       UserError: for counts out of range, missing data or a bad manifest.
+
+    Example:
+        >>> import cljax
+        >>> options = {"sample": True, "num_tasks": 3, "samples_per_task": 100}
+        >>> stream = cljax.streams.mnist_permutations(**options)
+        >>> stream.name, stream.num_tasks, stream.num_classes
+        ('mnist-permutations[sample]', 3, 10)
     """
     return _permuted(
         "mnist-permutations", data, num_tasks, samples_per_task, data_dir, sample, stream_manifest,

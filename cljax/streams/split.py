@@ -55,6 +55,12 @@ def split_mnist(
 
     Raises:
       UserError: for counts out of range or missing data.
+
+    Example:
+        >>> import cljax
+        >>> stream = cljax.streams.split_mnist(sample=True, samples_per_task=100)
+        >>> stream.name, stream.num_tasks, [len(rows) for rows in stream.subsets(seed=0)]
+        ('split-mnist[sample]', 5, [100, 100, 100, 100, 100])
     """
     check_positive(num_tasks=num_tasks)
     if 10 % num_tasks:

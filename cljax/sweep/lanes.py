@@ -32,7 +32,16 @@ class Lane(NamedTuple):
 
 
 def grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
-    """Every combination of values: ``grid(alpha_init=[.1, .2], seed=range(3))`` has 6 lanes."""
+    """Every combination of values, the last name varying fastest.
+
+    Raises:
+      UserError: for a name without a list of values.
+
+    Example:
+        >>> import cljax
+        >>> cljax.sweep.grid(lr=[0.1, 0.2], seed=range(2))[1:3]
+        [{'lr': 0.1, 'seed': 1}, {'lr': 0.2, 'seed': 0}]
+    """
     for name, options in values.items():
         if isinstance(options, str) or not np.iterable(options) or not len(list(options)):
             raise UserError(f"{name} is {options!r}, but a grid needs a list of values.")
@@ -52,6 +61,7 @@ def label(setting: Mapping[str, Any]) -> str:
 def lanes_of(
     settings: Sequence[Mapping[str, Any]], seeds: int | Sequence[int], on: On
 ) -> list[Lane]:
+    """A lane for every setting and seed; see ``cljax.sweep.plan``."""
     if isinstance(seeds, int):
         check_positive(seeds=seeds)
         first = FIRST_SEED if on == "validation" else 0
@@ -73,6 +83,7 @@ def _short(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
+    """Seconds as people say them: seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -116,9 +116,10 @@ def plan(
     groups = _groups(prepared)
     identity = [made.config["config_hash"] for made in prepared] + [lane.name for lane in lanes]
     state_bytes = max(_state_bytes(prepared[group[0]]) for group in groups)
+    named = isinstance(what, (Recipe, str))
     config = {
         "kind": "sweep",
-        "method": base.method,
+        "method": base.method if named else prepared[0].method.name,  # a lambda has no name
         "stream": source.name,
         "on": on,
         "metric": metric,

@@ -123,3 +123,16 @@ def test_a_damaged_file_is_a_users_error(tmp_path):
         (tmp_path / kept.NAME).write_bytes(content)
         with pytest.raises(UserError, match="damaged"):
             kept.read(tmp_path)
+
+
+def test_outer_losses_are_kept_by_task_and_thinned():
+    first = ((np.arange(3.0),), (np.arange(3.0) + 10,))
+    later = ((np.arange(5000.0), np.arange(2.0)), (np.arange(5000.0) + 1, np.arange(2.0)))
+    history = SimpleNamespace(
+        seeds=(0, 1), phase_losses={"mnemonics": later, "mnemonics-first": first, "balanced": later}
+    )
+    found = kept.outer_losses(history)
+    assert [losses.shape for losses in found] == [(2, 3), (2, 1667), (2, 2)]
+    np.testing.assert_array_equal(found[0][1], [10, 11, 12])
+    np.testing.assert_array_equal(found[1][0], np.arange(0, 5000, 3))
+    assert kept.outer_losses(SimpleNamespace(seeds=(0, 1), phase_losses={})) == []

@@ -315,6 +315,26 @@ def test_only_what_a_report_wrote_is_overwritten(real, tmp_path):
         report(folder, out="/proc/page.html", figures=False)
 
 
+def test_figures_of_the_page_before_go_and_those_of_others_stay(real, tmp_path):
+    folder = variant(real, tmp_path / "a", tasks=2, seeds=2)
+    place = tmp_path / "page_figures"
+    place.mkdir()
+    for name in ("b-accuracy_matrix", "b-rates", "b-outer_loss", "mine"):
+        (place / f"{name}.png").write_bytes(b"old")
+    report(folder, out=tmp_path / "page.html", figures=False)
+    assert [path.name for path in place.iterdir()] == ["mine.png"]
+
+
+def test_learned_exemplars_show_their_outer_losses(real, tmp_path):
+    from cljax.report import figures
+
+    losses = {"outer/0": np.linspace(1, 0.5, 40)[None], "outer/1": np.linspace(1, 0.2, 40)[None]}
+    picture = figures.outer("run", losses)
+    assert picture is not None and picture.name == "run-outer_loss"
+    assert picture.png.startswith(b"\x89PNG") and "2 tasks" in picture.alt
+    assert figures.outer("run", {"outer/0": np.full((1, 3), np.nan), "rates/0/0": losses}) is None
+
+
 def test_a_diverged_seed_and_a_single_seed_are_said(real, tmp_path):
     folder = variant(real, tmp_path / "a", seeds=3, diverged=[None, 17, None])
     assert "Seed 1 diverged" in notices(made(folder, out=tmp_path / "a.html")[1])[0]

@@ -9,9 +9,10 @@ import pytest
 from pictures_support import pictures
 
 import cljax
-from cljax import evaluate, keys, streams
+from cljax import keys, streams
 from cljax.errors import UserError
 from cljax.evaluate import Evaluation
+from cljax.evaluate import test_data as measured_on  # a name that pytest would take for a test
 from cljax.learn import learn
 from cljax.segments import _AUGMENT, make_step, train_data
 from cljax.streams import on_validation, plan, rows_used
@@ -153,4 +154,4 @@ def test_a_narrow_head_and_shared_tests_get_a_sentence():
     with pytest.raises(UserError, match="has 10 outputs, but cifar100-20x5 has 100 classes"):
         learn(cljax.er(), cljax.nets.mlp(3)(10), stream, [0], batch_size=10)
     with pytest.raises(UserError, match="has a class order for each seed"):
-        evaluate.test_data(stream)
+        measured_on(stream)
