@@ -67,6 +67,7 @@ def results_of(
         "data": {"source": stream.source, "checksum": stream.checksum, "licence": stream.licence},
         "device": config["device"],
         "versions": config["versions"],
+        "commit": config["commit"],  # the command stands in config.json: it may differ
         "metrics": headline,
         "absent": absent,
         "evaluations": evaluations,

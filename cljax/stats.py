@@ -180,6 +180,8 @@ def paired(a: ArrayLike, b: ArrayLike) -> Paired:
     if d.size == 1:
         return Paired(diff, None, None, None, 1)
     std = float(d.std(ddof=1))
+    if std <= 1e-12 * abs(diff):  # equal differences, but for rounding
+        std = 0.0
     se, df = std / math.sqrt(d.size), d.size - 1
     p_value = min(1.0, 2 * _upper_tail(abs(diff), se, df)) if diff else 1.0
     return Paired(

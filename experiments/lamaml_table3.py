@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="made-up images, 2 tasks, 2 seeds")
     parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     args = parser.parse_args()
+    cljax.keep_freed_memory()
 
     small = args.smoke or args.recipe == "cpu_small"
     methods = args.methods or (SMALL if small else ROWS[args.passes])

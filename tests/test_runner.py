@@ -34,8 +34,9 @@ def test_the_folder_holds_the_contract(tmp_path):
     names = {path.name for path in done.path.iterdir()}
     files = {"config.json", "results.json", "metrics.jsonl", "kept.npz"}
     assert names == files | {"manifest", "plots"}
-    assert json.loads((done.path / "config.json").read_text())["command"]
+    config = json.loads((done.path / "config.json").read_text())
     results = json.loads((done.path / "results.json").read_text())
+    assert config["command"] and results["commit"] == config["commit"]
     cell = results["metrics"]["RA"]
     assert set(cell) == {"mean", "std", "ci95", "values"} and len(cell["values"]) == 2
     assert cell["mean"] == pytest.approx(np.mean(cell["values"]))

@@ -58,7 +58,7 @@ class Problem(NamedTuple):
 
 PROBLEMS = {
     "mlp": Problem("mlp:32,8", (14, 14, 1), 64, 4, 16, 8),
-    "conv": Problem("conv:8,16,8:group", (16, 16, 3), 32, 4, 16, 8),
+    "conv": Problem("conv:8,16,8:group", (8, 8, 3), 32, 4, 16, 8),
     "resnet32": Problem("resnet32:group", (32, 32, 3), 64, 1, 64, 32),
 }
 TINY = {
