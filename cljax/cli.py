@@ -240,8 +240,8 @@ def running_of(flags: dict[str, Any]) -> Any:
 
 
 def _protocol(arguments: list[str]) -> int:
+    from cljax.prepare import prepare
     from cljax.protocol import paragraph
-    from cljax.run import prepare
 
     job = job_of("protocol", arguments, RUN_FLAGS)
     print(textwrap.fill(paragraph(prepare(job.recipe, **options_of_run(job)).config), 88))
@@ -365,7 +365,7 @@ def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, st
 
 
 def options_of_run(job: Job) -> dict[str, Any]:
-    """Arguments of ``cljax.run.prepare``; switches double precision on before anything is built."""
+    """Arguments of ``prepare``; switches double precision on before anything is built."""
     flags = job.flags
     _join(flags.get("distributed"))
     _double(flags["precision"])

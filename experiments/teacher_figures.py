@@ -22,8 +22,8 @@ from cljax.learned import Gate, learned_step, lstm_gate, multipliers
 from cljax.learned.curriculum import Curriculum, level_at
 from cljax.losses import cross_entropy, head_mask, masked_mean
 from cljax.plot_parts import PALETTE, tidy
+from cljax.prepare import make
 from cljax.recipes import Recipe
-from cljax.run import make
 from cljax.streams.base import Stream
 from cljax.types import Array, Batch, Info, Learner, Method, Model, Spec
 

@@ -227,8 +227,7 @@ def test_the_last_good_checkpoint_is_kept(tmp_path, monkeypatch, late):
 
 def test_an_interrupted_run_goes_on_from_its_folder(tmp_path, monkeypatch):
     """``resume`` rebuilds the run from its config; other data or versions are refused by name."""
-    runs = importlib.import_module("cljax.run")
-
+    runs, prepare = map(importlib.import_module, ("cljax.run", "cljax.prepare"))
     options = {"num_tasks": 2, "samples_per_task": 40, "sample": True}
     recipe = cljax.recipe("cmaml", "mnist-rotations", "lamaml", "reference").replace(**options)
     whole = cljax.run(recipe, seeds=2, out=tmp_path / "whole")
@@ -244,7 +243,7 @@ def test_an_interrupted_run_goes_on_from_its_folder(tmp_path, monkeypatch):
     versions = {**cljax.config.environment()["versions"], "jax": "0.0.1"}
     environment = {**cljax.config.environment(), "versions": versions}
     with monkeypatch.context() as patched:
-        patched.setattr(runs, "environment", lambda: environment)
+        patched.setattr(prepare, "environment", lambda: environment)
         with pytest.raises(UserError, match=rf"{place.name}.*version of jax was .* and is 0.0.1"):
             cljax.resume(tmp_path / "cut")
     other = {**config, "begun_as": {**config["begun_as"], "stream_options": {

@@ -19,7 +19,8 @@ import cljax
 from cljax import artefacts, learn, sweep
 from cljax.config import canonical
 from cljax.errors import UserError
-from cljax.run import Running, prepare
+from cljax.prepare import prepare
+from cljax.run import Running
 from cljax.streams import on_validation
 
 SMALL = {"net": "mlp:5", "batch_size": 4}

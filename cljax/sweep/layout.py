@@ -16,9 +16,9 @@ from cljax.config import canonical, plain
 from cljax.errors import UserError, check_known, check_positive
 from cljax.factories import real_options
 from cljax.learn import resolve_lanes
+from cljax.prepare import Prepared, begun_as, make, prepare
 from cljax.recipes import Recipe
 from cljax.results import flops
-from cljax.run import Prepared, begun_as, make, prepare
 from cljax.streams.base import Stream, on_validation
 from cljax.streams.base import plan as steps
 from cljax.sweep.lanes import OF_RUN, Lane, On, duration, label, lanes_of
@@ -80,7 +80,7 @@ def plan(
       recipe: where the other options come from, itself or SOURCE[:VARIANT]; None: the pair's own,
         or defaults.
       lanes_at_a_time: None: what fits.
-      **options: further ones of ``cljax.run.prepare``, such as entries, lanes or precision.
+      **options: further ones of ``cljax.prepare.prepare``, such as entries, lanes or precision.
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.
