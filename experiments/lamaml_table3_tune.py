@@ -29,8 +29,8 @@ from cljax import sweep
 SOURCE, STREAM = "lamaml-table3-single", "cifar100-20x5"
 # The first setting of each is the released script's, less what cpu_small reduces.
 GRIDS: dict[str, list[dict[str, Any]]] = {
-    "lamaml": sweep.grid(alpha_init=[0.1, 0.03, 0.2], alpha_lr=[0.25, 0.08, 0.8]),
-    "sync-lamaml": sweep.grid(alpha_init=[0.1, 0.2], lr=[0.1, 0.03, 0.3], alpha_lr=[0.35, 0.1]),
+    "lamaml": sweep.grid(alpha_init=[0.1, 0.03, 0.2], alpha_lr=[0.25, 0.8]),
+    "sync-lamaml": sweep.grid(lr=[0.1, 0.03, 0.3], alpha_lr=[0.35, 0.1]),
     "cmaml": [dict(alpha_init=rate, lr=rate) for rate in (0.075, 0.03, 0.15, 0.3)],
     "er": sweep.grid(replay_size=[1, 10], lr=[0.03, 0.01, 0.1, 0.3]),
     "agem": sweep.grid(lr=[0.03, 0.01, 0.1, 0.3]),

@@ -1,12 +1,15 @@
-"""La-MAML's Figure 3 on MNIST rotations: accuracy inside and after the meta-update.
+"""La-MAML's Figure 3: accuracy inside and after the meta-update.
 
     python experiments/lamaml_trace.py --data-dir DIR
+    python experiments/lamaml_trace.py --data-dir DIR --recipe cpu_small
     python experiments/lamaml_trace.py --smoke
 
-Every 25 meta-updates (5 batches of 5 glances), over the first 5 tasks: the mean accuracy over the
-tasks seen so far, on 1000 test images a task, at two points of that meta-update: at theta_K, where
-its inner loop ends, and at theta after it. The paper draws both over CIFAR-100 and sees dips of the
-first that vanish later. Each seed is saved under --runs, so the script goes on where it stopped.
+On MNIST rotations, or on CIFAR-100 with the network and sizes of ``lamaml_table3.py``. Every 25
+meta-updates (5 batches of 5 glances; on CIFAR-100 every 20, 10 batches of 2), over the first 5
+tasks: the mean accuracy over the tasks seen so far, on at most 1000 test images a task, at two
+points of that meta-update: at theta_K, where its inner loop ends, and at theta after it. The paper
+draws both over CIFAR-100 and sees dips of the first that vanish later. Each seed is saved under
+--runs, so the script goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -21,42 +24,43 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from lamaml_table3 import NET, SAMPLES, reduced
 from matplotlib.figure import Figure
 
 import cljax
 from cljax import keys, plot
-from cljax.evaluate import Evaluation, correct_fn, test_data
+from cljax.evaluate import Evaluation, allowed_outputs, correct_fn, test_data
 from cljax.losses import classification_loss
-from cljax.segments import batch_of, device_plan, make_step, train_data
-from cljax.streams.base import plan
-from cljax.types import Examples
+from cljax.resolve import net as net_of
+from cljax.segments import device_plan, make_step, train_data
+from cljax.streams.base import first_tasks, of_seed, plan
+from cljax.types import Examples, Info
+from cljax.unroll import sgd_step, split, unroll
 
-BATCH, EVERY, TESTED = 10, 25, 1000
+BATCH, TASKS, TESTED = 10, 5, 1000
+STRIDE = {"mnist": 5, "cpu_small": 10}  # batches from record to record
 INNER, META = "end of the inner loop", "after the meta-update"
 RESULTS = Path("experiments/results")
-TITLE = """# Inner against meta accuracy of La-MAML
+TITLE = """# Inner against meta accuracy of La-MAML, {what}
 
-Made by `python experiments/lamaml_trace.py --data-dir DIR`: mnist-rotations, first 5 tasks of 1000
-images, the recipe's values, {seeds} seeds; every 25 meta-updates the mean accuracy over the tasks
-seen so far, 1000 test images a task, at the end of that meta-update's inner loop and after it.
-The figure is `lamaml_trace.png`. Mean gap ± standard deviation over seeds.
+Made by `python experiments/lamaml_trace.py --data-dir DIR{more}`: first 5 tasks of {size}
+images, {values}, {seeds} seeds; every {every} meta-updates the mean accuracy over the tasks
+seen so far, {tested} test images a task, at the end of that meta-update's inner loop and after it.
+The figure is `{figure}`. Mean gap ± standard deviation over seeds.
 
 """
 
 
-def inner_loop(loss_fn, params, alpha, model_state, examples: Examples):
-    """theta_K: steps on one example each, with relu(alpha) as rates, as the recipe's are."""
-
-    def step(params, example):
-        one = jax.tree.map(lambda a: a[None], example)
-        grads = jax.grad(lambda p: loss_fn(p, model_state, one)[0].sum())(params)
-        return jax.tree.map(lambda p, a, g: p - jax.nn.relu(a) * g, params, alpha, grads), None
-
-    return jax.lax.scan(step, params, examples)[0]
+def inner_loop(loss_fn, state, examples: Examples, options):
+    """theta_K: the steps of an update's inner loop, as the recipe has them."""
+    rates = jax.tree.map(jax.nn.relu, state.alpha) if options["inner_relu"] else state.alpha
+    step = sgd_step(loss_fn, rates, clip=options["inner_clip"], model_state=state.model_state)
+    chunks = split(examples, options["inner_steps"] or BATCH)
+    return unroll(step, state.params, chunks).params
 
 
-def traced_update(learner, loss_fn):
-    """``(state, batch, draws) -> (state, theta_K)``, theta_K of the update's last glance."""
+def traced(learner, loss_fn, options):
+    """The learner, its updates also reporting theta_K of their last glance."""
 
     def update(state, batch, draws):
         glances = ("order", "replay", "replay_mask")
@@ -65,29 +69,33 @@ def traced_update(learner, loss_fn):
         before, _ = learner.update(state, batch, draws._replace(**cut))
         examples = Examples(batch.x, batch.y, batch.task)
         shuffled = jax.tree.map(lambda a: a[draws.order[-1]], examples)
-        fast = inner_loop(loss_fn, before.params, before.alpha, state.model_state, shuffled)
-        return learner.update(state, batch, draws)[0], fast
+        fast = inner_loop(loss_fn, before, shuffled, options)
+        state, info = learner.update(state, batch, draws)
+        return state, Info(info.loss, {"fast": fast})
 
-    return update
+    return learner._replace(update=update)
 
 
-def compile_trace(options, stream):
+def compile_trace(method, net, stream, stride):
     """``(plan, data, tests, key_init, key_update) -> correct [records, 2, T]``, compiled.
 
     A record's two rows are theta_K and theta after the update.
     """
-    model, spec = cljax.nets.mlp(100, 100)(stream.num_classes), stream.spec(BATCH)
-    learner = cljax.lamaml(**options).bind(model, spec)
+    model, spec = net(stream.num_classes), stream.spec(BATCH)
+    learner = method.bind(model, spec)
     step = make_step(learner, stream.transform, None)
-    traced = traced_update(learner, classification_loss(model, spec))
+    recorded = traced(learner, classification_loss(model, spec), method.options)
+    recorded = make_step(recorded, stream.transform, None)
     predictor = learner.predictors["logits"]
     correct = correct_fn(Evaluation(), learner.predictors, stream.transform, stream.class_mask)
-    allowed, stride = jnp.ones(stream.num_classes, bool), EVERY // options["glances"]
+    allowed = jnp.asarray(
+        [allowed_outputs(stream.class_mask, stream.scenario, t, TASKS) for t in range(TASKS)]
+    )
 
     def run(rows, data, tests, key_init, key_update):
         def test(state):
             views, tasks = {"logits": predictor.prepare(state)}, jnp.arange(stream.num_tasks)
-            return jax.lax.map(lambda t: correct(views, tests, t, allowed), tasks)
+            return jax.lax.map(lambda t: correct(views, tests, t, allowed[t]), tasks)
 
         def plain(state, i_row):
             i, row = i_row
@@ -96,9 +104,8 @@ def compile_trace(options, stream):
         def block(state, i_rows):
             first, (i, row) = (jax.tree.map(lambda a, s=s: a[s], i_rows) for s in (slice(-1), -1))
             state, _ = jax.lax.scan(plain, state, first)
-            batch = batch_of(state, row, data, stream.transform, i)
-            draws = learner.draw(state, batch, jax.random.fold_in(key_update, i))
-            state, fast = traced(state, batch, draws)
+            state, info, _ = recorded(state, row, data, key_update, i)
+            fast = info.metrics["fast"]
             return state, jnp.stack([test(state._replace(params=fast)), test(state)])
 
         i_rows = (jnp.arange(rows.current.shape[0]), rows)
@@ -107,24 +114,32 @@ def compile_trace(options, stream):
 
     # Seeds run in threads, one core each: XLA's own threads would only get in their way.
     xla = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
-    return jax.jit(run, compiler_options=xla), stride
+    return jax.jit(run, compiler_options=xla)
 
 
-def curves(options, stream, seeds, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def curves(method, net, stream, seeds, stride, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean accuracy over the tasks seen so far [seeds, 2, records], and the task of each record."""
-    run, stride = compile_trace(options, stream)
-    data, tests = train_data(stream), test_data(stream)
-    identity = json.dumps([stream.checksum, TESTED, dict(options)], sort_keys=True)
+
+    def cut(seed):
+        """The first tasks as the seed sees them, and at most so many of their tests."""
+        own = first_tasks(of_seed(stream, seed), TASKS)
+        short = tuple(index[:TESTED] for index in own.test_index)
+        return dataclasses.replace(own, test_index=short)
+
+    run = compile_trace(method, net, cut(seeds[0]), stride)
+    identity = [stream.checksum, TASKS, TESTED, stride, net.__name__, dict(method.options)]
+    identity = json.dumps(identity, sort_keys=True)
 
     def one(seed):
         path = folder / f"seed{seed}.npz"
         if path.exists() and (saved := dict(np.load(path)))["identity"] == identity:
             return saved["accuracy"], saved["task"]
-        rows = plan(stream, seed, BATCH)
+        own = cut(seed)
+        rows, data, tests = plan(own, seed, BATCH), train_data(own), test_data(own)
         made = [keys.purpose(seed, name) for name in ("init", "update")]
         correct = run(device_plan(rows), data, tests._replace(counts=None), *made)
         task = rows.current[stride - 1 :: stride]
-        seen = np.arange(stream.num_tasks) <= task[:, None, None]
+        seen = np.arange(TASKS) <= task[:, None, None]
         accuracy = (np.asarray(correct) / tests.counts).mean(axis=-1, where=seen).T
         folder.mkdir(parents=True, exist_ok=True)
         np.savez(path, identity=identity, accuracy=accuracy, task=task)
@@ -136,9 +151,9 @@ def curves(options, stream, seeds, folder: Path) -> tuple[np.ndarray, np.ndarray
     return np.stack([accuracy for accuracy, _ in results]), first[1]
 
 
-def draw(accuracy: np.ndarray, task: np.ndarray, path: Path) -> None:
+def draw(accuracy: np.ndarray, task: np.ndarray, every: int, path: Path) -> None:
     figure = Figure(figsize=(8.6, 5.6), layout="constrained")
-    x = EVERY * np.arange(1, len(task) + 1)
+    x = every * np.arange(1, len(task) + 1)
     titles = ("seed 0", f"mean of {len(accuracy)} seeds, band: 95 % interval")
     panels = figure.subplots(2, 1, sharex=True)
     for ax, values, title in zip(panels, (accuracy[:1], accuracy), titles, strict=True):
@@ -173,23 +188,41 @@ def table(accuracy: np.ndarray, task: np.ndarray) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
+    parser.add_argument("--recipe", choices=STRIDE, default="mnist")
     parser.add_argument("--runs", type=Path, default=Path("runs/lamaml_trace"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="2 tasks of the sample, 2 seeds")
+    parser.add_argument("--smoke", action="store_true", help="40 images a task, 2 seeds")
     args = parser.parse_args()
-    small = {"sample": True, "num_tasks": 2, "samples_per_task": 200}
-    data = small if args.smoke else {"data_dir": args.data_dir, "num_tasks": 5}
-    stream = cljax.streams.mnist_rotations(**data)
-    short = tuple(index[:TESTED] for index in stream.test_index)
-    stream = dataclasses.replace(stream, test_index=short)
-    options = cljax.recipe("lamaml", "mnist-rotations").method_options
-    accuracy, task = curves(options, stream, range(2 if args.smoke else args.seeds), args.runs)
+    cljax.keep_freed_memory()
+    if args.recipe == "mnist":
+        recipe = cljax.recipe("lamaml", "mnist-rotations")
+        data = {"sample": True, "samples_per_task": 100} if args.smoke else {}
+        stream = cljax.streams.mnist_rotations(
+            num_tasks=TASKS, data_dir=None if args.smoke else args.data_dir, **data
+        )
+    else:
+        recipe = cljax.recipe("lamaml", "cifar100-20x5", "lamaml-table3-single", "reference")
+        recipe = reduced(recipe, NET, 100 if args.smoke else SAMPLES)
+        options = {**recipe.stream_options, "data_dir": args.data_dir}
+        stream = cljax.streams.STREAMS["cifar100-20x5"](**options)
+    method = cljax.lamaml(**recipe.method_options)
+    stride, seeds = STRIDE[args.recipe], range(2 if args.smoke else args.seeds)
+    every, folder = stride * recipe.method_options["glances"], args.runs / args.recipe
+    if args.smoke:
+        folder = folder.with_name(f"{folder.name}-smoke")
+    accuracy, task = curves(method, net_of(recipe.net), stream, seeds, stride, folder)
     lines = "\n".join(table(accuracy, task))
     print(lines)
-    out = args.runs if args.smoke else RESULTS
-    draw(accuracy, task, out / "lamaml_trace.png")
+    out, mnist = folder if args.smoke else RESULTS, args.recipe == "mnist"
+    path = out / ("lamaml_trace.md" if mnist else "lamaml_trace_cifar100_cpu_small.md")
+    draw(accuracy, task, every, path.with_suffix(".png"))
     if not args.smoke:
-        path, text = out / "lamaml_trace.md", TITLE.format(seeds=len(accuracy)) + lines
+        text = TITLE.format(
+            what=stream.name, more="" if mnist else f" --recipe {args.recipe}",
+            size=len(stream.subsets(0)[0]), seeds=len(accuracy), every=every,
+            values="the recipe's values" if mnist else f"{recipe.net} and at most 2 glances",
+            tested=min(TESTED, len(stream.test_index[0])), figure=path.with_suffix(".png").name,
+        ) + lines  # fmt: skip
         old = path.read_text() if path.exists() else ""
         _, mark, reading = old.partition("\n## Reading")  # kept
         path.write_text(text + "\n" + mark + reading)
