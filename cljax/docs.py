@@ -111,7 +111,10 @@ def write(folder: str | Path, package: str = "cljax") -> Path:
     pages = {module.__name__: doc.Module(module) for module in modules}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # annotations that pdoc cannot evaluate stay as they stand
-        files = {_place(name): render.html_module(page, pages) for name, page in pages.items()}
+        files = {
+            _place(name): _linked(render.html_module(page, pages), name)
+            for name, page in pages.items()
+        }
     files |= {"search.js": render.search_index(pages), "index.html": _index(modules)}
     try:
         for name, text in files.items():
@@ -124,6 +127,13 @@ def write(folder: str | Path, package: str = "cljax") -> Path:
 def _place(module: str) -> str:
     """A module's page, as pdoc links to it."""
     return f"{module.replace('.', '/')}.html"
+
+
+def _linked(page: str, module: str) -> str:
+    """The page with a way back to the index."""
+    up, begin = "../" * module.count("."), '<nav class="pdoc">'
+    link = f'<a class="pdoc-button module-list-button" href="{up}index.html">All modules</a>'
+    return page.replace(begin, f"{begin}\n{link}", 1)
 
 
 def _index(modules: list[ModuleType]) -> str:

@@ -93,7 +93,7 @@ def test_the_reference_of_cljax_is_written(tmp_path, capsys):
     assert done.value.code == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "api" / "index.html")
     page = (tmp_path / "api" / "cljax" / "memory" / "reservoir.html").read_text()
-    assert "Algorithm R" in page and "sample" in page
+    assert "Algorithm R" in page and "sample" in page and 'href="../../index.html"' in page
     links = (tmp_path / "api" / "index.html").read_text()
     for module in docs.modules_of(cljax):
         assert f">{module.__name__}</a>" in links
