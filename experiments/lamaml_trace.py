@@ -221,7 +221,8 @@ def main() -> None:
             what=stream.name, more="" if mnist else f" --recipe {args.recipe}",
             size=len(stream.subsets(0)[0]), seeds=len(accuracy), every=every,
             values="the recipe's values" if mnist else f"{recipe.net} and at most 2 glances",
-            tested=min(TESTED, len(stream.test_index[0])), figure=path.with_suffix(".png").name,
+            tested=min(TESTED, len(of_seed(stream, 0).test_index[0])),
+            figure=path.with_suffix(".png").name,
         ) + lines  # fmt: skip
         old = path.read_text() if path.exists() else ""
         _, mark, reading = old.partition("\n## Reading")  # kept
