@@ -114,6 +114,7 @@ def similarities(recipe, stream, seeds, folder: Path, num_tasks: int) -> np.ndar
 
 def draw(found: dict[str, np.ndarray], path: Path) -> None:
     figure = Figure(figsize=(8.6, 3.4), layout="constrained")
+    means = 100 * np.stack([values.mean(axis=0) for values in found.values()])
     for k, (ax, title) in enumerate(zip(figure.subplots(1, 2, sharey=True), PARTS, strict=True)):
         x = np.arange(FIRST, FIRST + next(iter(found.values())).shape[1])
         curves = {method: values[:, :, k] for method, values in found.items()}
@@ -121,6 +122,10 @@ def draw(found: dict[str, np.ndarray], path: Path) -> None:
             curves, x, ax, xlabel="Tasks learned", title=title,
             ylabel="Cosine x 100, pairs of old tasks" if k == 0 else "",
         )  # fmt: skip
+        ax.set_ylim(means.min() - 12, means.max() + 18)
+        ax.axhline(0, color="black", linewidth=0.8, zorder=0)
+        if k == 0:
+            ax.get_legend().remove()  # the same as the other panel's
     plot.save(figure, path)
 
 

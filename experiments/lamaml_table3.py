@@ -178,8 +178,8 @@ def main() -> None:
         if stream is None:
             recipe = recipe.replace(data_dir=args.data_dir)
         name = "smoke" if args.smoke else f"{args.recipe}-{args.variant}-{args.passes}"
-        name += "-tuned" * tuned
-        folder = args.runs / f"{name}-{args.stream}" / method
+        own = method + "-tuned" * (tuned and method in TUNED)
+        folder = args.runs / f"{name}-{args.stream}" / own
         run = cljax.run(recipe, stream, seeds=seeds, out=folder, lanes=args.lanes)
         runs[method] = run
         lines.append(row_of(run, method, args.stream, source, MARGIN))

@@ -1,6 +1,6 @@
 """Rates of ``lamaml_table3.py --recipe cpu_small``, chosen on validation images.
 
-    python experiments/lamaml_table3_tune.py --data-dir DIR [--methods lamaml ...]
+    python experiments/lamaml_table3_tune.py --data-dir DIR [--methods er ...]
     python experiments/lamaml_table3_tune.py --data-dir DIR --smoke
 
 For each method a small grid around its published values, seeds from 1000 on, apart from the

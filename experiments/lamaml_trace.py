@@ -161,7 +161,8 @@ def draw(accuracy: np.ndarray, task: np.ndarray, every: int, path: Path) -> None
         plot.over_time(named, x, ax, xlabel="", ylabel="Accuracy, tasks seen (%)", title=title)
         for start in x[np.flatnonzero(np.diff(task))]:  # each task's last record
             ax.axvline(start, color="#999999", linewidth=0.8, zorder=0)
-        ax.set_ylim(10 * np.floor(10 * accuracy.min()), 100)
+        top = min(100, 10 * np.ceil(10 * accuracy.max()) + 5)
+        ax.set_ylim(10 * np.floor(10 * accuracy.min()), top)
     panels[0].get_legend().remove()  # the same as the other panel's
     panels[1].legend(loc="lower right", fontsize=8)
     panels[1].set_xlabel("Meta-updates (grey: a new task begins)", fontsize=9)
