@@ -4,17 +4,19 @@
     python experiments/benchmarks/teacher_speed.py --smoke
 
 A window is S inner steps of E episodes, its meta-gradient, and Adam's step on the rule. For the two
-small networks and for ResNet-32, S = 5 and 17: seconds to compile, temporaries by the compiled
-program's own analysis, windows and inner steps a second. An inner step must take
+small networks with S = 5 and 17, and for ResNet-32 with S = 5: seconds to compile, temporaries by
+the compiled program's own analysis, windows and inner steps a second. An inner step must take
 
     3 F(b) student's gradient + 3 F(2b) teacher's + 2 F(2b) features of both + 2 F(2b) of the
     student's features backward + 3 G the rule forward and backward  =  17 F(b) + 3 G
 
 floating-point operations, F(n) a forward pass of n images and G one of the rule, both as XLA counts
 them, b new images a step and as many old ones; how close it comes is by the machine's matrix
-products. Then the time of a window at the beginning and at the end of episodes of 50, 200 and 500
-inner steps, which truncation keeps flat. On CPUs the convolutional networks' steps are unrolled
-where their layers ask for it. The table goes to experiments/results/teacher_speed.md.
+products. Then the temporaries of ResNet-32's window as a compiled loop, which is what accelerators
+run, with steps kept or recomputed (``remat``); and the time of a window at the beginning and at the
+end of episodes of 50, 200 and 500 inner steps, which truncation keeps flat. On CPUs the
+convolutional networks' steps are unrolled where their layers ask for it. The table goes to
+experiments/results/teacher_speed.md.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ TINY = {
 }
 
 
-def parts(problem: Problem, longest: int) -> tuple[Pupils, Any]:
+def parts(problem: Problem, longest: int, **how: bool) -> tuple[Pupils, Any]:
     """What stays the same in a window, and variables of the network."""
     model = resolve.net(problem.net)(CLASSES)
     variables = model.init(jax.random.key(0), jnp.zeros((2, *problem.shape)))
@@ -77,12 +79,12 @@ def parts(problem: Problem, longest: int) -> tuple[Pupils, Any]:
         model, example, hidden=problem.hidden, hidden_norm=problem.hidden_norm
     )  # fmt: skip
     slow = jax.default_backend() == "cpu" and convolves(model, example)
-    return Pupils(model, gate, 0.1, problem.batch, longest, no_loop=slow), variables
+    return Pupils(model, gate, 0.1, problem.batch, longest, **{"no_loop": slow, **how}), variables
 
 
-def step_of(problem: Problem, steps: int, longest: int, at: int = 0):
+def step_of(problem: Problem, steps: int, longest: int, at: int = 0, **how: bool):
     """A step of meta-training, and arguments: episodes at their inner step ``at``."""
-    pupils, variables = parts(problem, longest)
+    pupils, variables = parts(problem, longest, **how)
     adam = optax.adam(1e-3)
     theta = pupils.gate.init(jax.random.key(1))
     spread = lambda tree: jax.tree.map(
@@ -146,26 +148,40 @@ def main() -> None:
     lines = [
         "# A window of the multi-task teacher's meta-training", "",
         f"Made by `python experiments/benchmarks/teacher_speed.py`, on {on}; medians of "
-        f"{args.repeats}. F(b) and G in operations, forward passes of b images and of the rule; an "
-        "inner step of one episode must take 17 F(b) + 3 G.", "",
+        f"{args.repeats}, ResNet-32 once. F(b) and G in operations, forward passes of b images and "
+        "of the rule; an inner step of one episode must take 17 F(b) + 3 G.", "",
         "| network | E | b | S | compiling, s | temporaries, MB | windows/s | inner steps/s, all "
         "episodes | F(b) | G | GFLOP a window | part of the machine's best |",
         "| --- " * 12 + "|",
     ]  # fmt: skip
     for name in args.nets:
-        problem = problems[name]
+        problem, large = problems[name], name == "resnet32"
         passed, ruled, least = least_flops(problem)
-        for steps in windows:
+        for steps in windows[:1] if large else windows:
             function, inputs = step_of(problem, steps, 500)
             program, took = compiled(function, inputs)
             size = program.memory_analysis().temp_size_in_bytes / 1e6
-            seconds = median_ms(program, inputs, args.repeats) / 1e3
+            seconds = median_ms(program, inputs, 1 if large else args.repeats) / 1e3
             work = steps * problem.lanes * least
             lines.append(
                 f"| {problem.net} | {problem.lanes} | {problem.batch} | {steps} | {took:.1f} | "
                 f"{size:.1f} | {1 / seconds:.2f} | {steps * problem.lanes / seconds:.1f} | "
                 f"{passed:.3g} | {ruled:.3g} | {work / 1e9:.3g} | {work / seconds / peak:.2f} |"
             )
+            print(lines[-1], flush=True)
+    problem = problems["resnet32"]
+    if "resnet32" in args.nets:
+        lines += [
+            "", f"Temporaries of {problem.net}'s window as a compiled loop, MB:", "",
+            "| S | steps kept | steps recomputed |", "| --- " * 3 + "|",
+        ]  # fmt: skip
+        for steps in windows:
+            sizes = []
+            for remat in (False, True):
+                function, inputs = step_of(problem, steps, 500, no_loop=False, remat=remat)
+                analysis = compiled(function, inputs)[0].memory_analysis()
+                sizes.append(f"{analysis.temp_size_in_bytes / 1e6:.0f}")
+            lines.append(f"| {steps} | " + " | ".join(sizes) + " |")
             print(lines[-1], flush=True)
     problem, steps = problems["mlp"], windows[0]
     lines += [
