@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from lamaml_alignment import recorded
 from lamaml_table3 import NET, SAMPLES, reduced
 from matplotlib.figure import Figure
 from teacher_tables import keep_reading
@@ -95,17 +96,16 @@ def similarities(recipe, stream, seeds, folder: Path, num_tasks: int) -> np.ndar
     identity = [stream.checksum, num_tasks, recipe.net, dict(recipe.method_options)]
     identity = json.dumps(identity, sort_keys=True)
 
-    def one(seed):
-        path = folder / f"{recipe.method}-seed{seed}.npz"
-        if path.exists() and (saved := dict(np.load(path)))["identity"] == identity:
-            return among_old(saved["cosines"])
+    def cosines(seed):
         seen = own(seed)
         valid = jnp.asarray(np.stack(seen.valid(seed)))
         made = [keys.purpose(seed, name) for name in ("init", "update")]
-        cosines = run(device_plan(plan(seen, seed, BATCH)), valid, train_data(seen), *made)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, identity=identity, cosines=cosines)
-        return among_old(np.asarray(cosines))
+        found = run(device_plan(plan(seen, seed, BATCH)), valid, train_data(seen), *made)
+        return {"cosines": np.asarray(found)}
+
+    def one(seed):
+        path = folder / f"{recipe.method}-seed{seed}.npz"
+        return among_old(recorded(path, identity, lambda: cosines(seed))["cosines"])
 
     first = one(seeds[0])  # compiles
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--recipe", choices=STRIDE, default="mnist")
     parser.add_argument("--runs", type=Path, default=Path("runs/lamaml_trace"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="40 images a task, 2 seeds")
+    parser.add_argument("--smoke", action="store_true", help="100 images a task, 2 seeds")
     args = parser.parse_args()
     cljax.keep_freed_memory()
     if args.recipe == "mnist":

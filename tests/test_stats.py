@@ -180,6 +180,8 @@ def test_paired_limits() -> None:
     assert stats.paired([0.5], [0.4])[1:] == (None, None, None, 1)
     same = stats.paired([0.5, 0.6], [0.5, 0.6])
     assert (same.p_value, same.effect_size, same.ci95) == (1.0, None, (0.0, 0.0))
+    rounded = stats.paired([0.3, 0.2], [0.2, 0.1])  # equal, but for the last bits
+    assert rounded.effect_size is None and rounded.ci95 == (rounded.diff, rounded.diff)
     shifted = stats.paired([0.75, 0.5], [0.5, 0.25])
     assert (shifted.p_value, shifted.effect_size) == (0.0, None)
     with pytest.raises(UserError, match="same seeds"):

@@ -147,9 +147,10 @@ def main() -> None:
     print(on, flush=True)
     lines = [
         "# A window of the multi-task teacher's meta-training", "",
-        f"Made by `python experiments/benchmarks/teacher_speed.py`, on {on}; medians of "
-        f"{args.repeats}, ResNet-32 once. F(b) and G in operations, forward passes of b images and "
-        "of the rule; an inner step of one episode must take 17 F(b) + 3 G.", "",
+        "Made by `python experiments/benchmarks/teacher_speed.py --repeats "
+        f"{args.repeats}`, on {on}; medians of {args.repeats}, ResNet-32 once. F(b) and G in "
+        "operations, forward passes of b images and of the rule; an inner step of one episode must "
+        "take 17 F(b) + 3 G.", "",
         "| network | E | b | S | compiling, s | temporaries, MB | windows/s | inner steps/s, all "
         "episodes | F(b) | G | GFLOP a window | part of the machine's best |",
         "| --- " * 12 + "|",
