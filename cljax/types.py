@@ -362,7 +362,7 @@ class Network(NamedTuple):
     """The network during an update, for penalties that look at more than parameters."""
 
     logits: Callable[[Variables, PyTree], Array]  # (variables, x [B, ...]) -> [B, C], evaluating
-    losses: Callable[[Variables, Examples], Array]  # (variables, examples) -> [B] nats
+    losses: Callable[[Variables, Examples], Array]  # -> [B] nats, evaluating: row by row
     model_state: PyTree  # at the update
     spec: Spec
 

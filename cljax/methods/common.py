@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError
-from cljax.losses import LossFn, classification_loss
+from cljax.losses import LossFn, cross_entropy, head_mask, masked_mean
 from cljax.optimizers import Transformation
 from cljax.types import (
     Array,
@@ -32,10 +32,19 @@ from cljax.types import (
 )
 
 __all__ = [
-    "Descent", "check_features", "descend", "features_predictor", "initial", "logits_predictor",
-    "mean_weights", "network_of", "penalty_gradient", "penalty_phases", "penalty_state",
-    "with_features",
+    "REDUCTIONS", "Descent", "check_features", "descend", "features_predictor", "initial",
+    "logits_predictor", "mean_weights", "network_of", "penalty_gradient", "penalty_phases",
+    "penalty_state", "with_features",
 ]  # fmt: skip
+
+
+# Losses [K] after inner steps, and which of those hold a valid example [K] bool, to one loss []. A
+# step without any leaves the parameters as they are, so that the last loss is that of the last one.
+REDUCTIONS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "mean": masked_mean,
+    "sum": lambda losses, steps: jnp.sum(jnp.where(steps, losses, 0.0)),
+    "last": lambda losses, steps: losses[-1],
+}
 
 
 def logits_predictor(model: Model) -> Predictor:
@@ -110,11 +119,11 @@ def descend(
     penalty: Penalty | None = None,
     network: Callable[[PyTree], Network] | None = None,
 ) -> tuple[Descent, Array]:
-    """One step on ``sum_i weights_i * loss_i``, plus the penalty.
+    """One step on ``sum_i weights_i * loss_i``, plus the penalty; none on a batch of padding.
 
     Args:
       examples: leaves ``[B, ...]``. weights: ``[B]``, 0 for padding.
-      batch: the incoming batch, for penalties on outputs.
+      batch: the incoming batch, for penalties on outputs; without a valid row nothing changes.
       clip_norm: bound of the global norm of the whole gradient; None disables.
       network: ``model_state -> Network``, needed with a penalty.
 
@@ -124,7 +133,7 @@ def descend(
 
     def weighted(params: Params) -> tuple[Array, PyTree]:
         losses, model_state = loss_fn(params, at.model_state, examples, weights > 0)
-        return jnp.sum(jnp.where(weights > 0, losses, 0.0) * weights), model_state
+        return jnp.sum(losses * weights), model_state
 
     (loss, model_state), grads = jax.value_and_grad(weighted, has_aux=True)(at.params)
     total = grads
@@ -138,7 +147,9 @@ def descend(
     if penalty is not None:
         kept = penalty.observe(at.penalty, at.params, grads, updates)
     params = jax.tree.map(jnp.add, at.params, updates)
-    return Descent(params, model_state, opt_state, kept), loss
+    some = jnp.any(batch.mask)  # replay alone, decay or momentum are no step
+    after = tree.select(some, Descent(params, model_state, opt_state, kept), at)
+    return after, jnp.where(some, loss, 0.0)
 
 
 def mean_weights(mask: Array) -> Array:
@@ -147,14 +158,15 @@ def mean_weights(mask: Array) -> Array:
 
 
 def network_of(model: Model, spec: Spec) -> Callable[[PyTree], Network]:
-    """``model_state -> Network``: what a penalty may ask of the network."""
-    loss_fn = classification_loss(model, spec)
+    """``model_state -> Network``: what a penalty may ask of the network, in evaluation mode."""
 
     def logits(variables: Variables, x: PyTree) -> Array:
         return model.apply(variables, x, False)[0].logits
 
     def losses(variables: Variables, examples: Examples) -> Array:
-        return loss_fn(variables.params, variables.model_state, examples)[0]
+        return cross_entropy(
+            logits(variables, examples.x), examples.y, head_mask(spec, examples.task)
+        )
 
     return lambda model_state: Network(logits, losses, model_state, spec)
 

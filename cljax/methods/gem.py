@@ -18,6 +18,10 @@ Source: Lopez-Paz, Ranzato, "Gradient Episodic Memory for Continual Learning", N
 (arXiv:1706.08840), equations 8 to 12; Chaudhry et al., "Efficient Lifelong Learning with A-GEM",
 ICLR 2019 (arXiv:1812.00420), equation 11. The code released with La-MAML clips the gradients and
 its A-GEM never constrains by the first task (``skip_first_task``).
+
+Under BatchNorm each memory and the batch are normalised by their own statistics; the running ones
+follow the memories that constrain, in the order of their tasks, and then the batch, in each glance.
+A batch of padding is no step.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cljax import tree
 from cljax.errors import UserError, check_finite, check_known, check_positive
 from cljax.losses import classification_loss
 from cljax.memory import ring
@@ -235,11 +240,9 @@ def _binder(
     step = make_optimizer(optimizer, lr)
 
     def bind(model: Model, spec: Spec) -> Learner:
-        gradients_of = (
-            groups.low_rank(model, spec)
-            if algebra == "low-rank"
-            else groups.general(classification_loss(model, spec))
-        )
+        loss_fn = classification_loss(model, spec)
+        low_rank = algebra == "low-rank"
+        gradients_of = groups.low_rank(model, spec) if low_rank else groups.general(loss_fn)
 
         def init(key: Array) -> State:
             params, model_state = initial(model, spec, key)
@@ -250,16 +253,19 @@ def _binder(
             current = Examples(batch.x, batch.y, batch.task)
             memory = ring.add(state.memory, current, batch.clock.task, batch.mask, ring_rule)
             own = groups.Group(*jax.tree.map(lambda a: a[None], (current, batch.mask)))
+            some = jnp.any(batch.mask)
 
             def glance(carry: Any, drawn: Draws) -> tuple[Any, Array]:
-                params, opt_state = carry
+                params, model_state, opt_state = carry
                 if reference_size is None:
                     reference = groups.Group(memory.data, ring.valid(memory))
                     active = past(memory, batch, skip_first_task)
                 else:
                     reference = groups.Group(drawn.reference, drawn.mask)
                     active = jnp.any(drawn.mask, axis=1)
-                made = gradients_of(params, state.model_state, (reference, own))
+                made = gradients_of(params, model_state, (reference, own))
+                seen = reference._replace(mask=reference.mask & active[:, None])
+                model_state = groups.followed(loss_fn, params, model_state, (seen, own))
                 scale = jnp.ones_like(made.loss)
                 if clip_norm is not None:
                     norm = jnp.sqrt(jnp.maximum(jnp.diag(made.gram), 0.0))  # below 0: rounding
@@ -267,11 +273,12 @@ def _binder(
                 chosen = direction(made.gram * scale[:, None] * scale[None], active)
                 turned = made.combine(chosen * scale)
                 updates, opt_state = step.update(turned, opt_state, params)
-                return (jax.tree.map(jnp.add, params, updates), opt_state), made.loss[-1]
+                params = jax.tree.map(jnp.add, params, updates)
+                after = tree.select(some, (params, model_state, opt_state), carry)
+                return after, made.loss[-1]
 
-            carry = (state.params, state.opt_state)
-            (params, opt_state), losses = jax.lax.scan(glance, carry, draws, length=glances)
-            return State(params, state.model_state, opt_state, memory), Info(jnp.mean(losses))
+            after, losses = jax.lax.scan(glance, tuple(state[:3]), draws, length=glances)
+            return State(*after, memory), Info(jnp.mean(losses))
 
         num = spec.num_tasks * per_task if reference_size is None else reference_size
         return Learner(
