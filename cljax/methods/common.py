@@ -180,6 +180,7 @@ def penalty_gradient(
     penalty: Penalty, kept: PyTree, params: Params, batch: Batch, network: Network
 ) -> Params:
     """Gradient of what the penalty adds to the loss."""
+    batch = batch._replace(x=tree.blank(batch.x, batch.mask))
 
     def added(params: Params) -> Array:
         value = penalty.value(kept, params)
