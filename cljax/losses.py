@@ -60,17 +60,21 @@ def distillation(
     teacher: Float[Array, "B C"],
     outputs: Bool[Array, C],
     temperature: Array | float,
+    among: Bool[Array, C] | None = None,
 ) -> Float[Array, B]:
     """``KL(softmax(teacher / tau) || softmax(logits / tau))`` over some outputs, in nats; none: 0.
 
     Args:
+      outputs: those of the teacher. among: those that the new softmax runs over, the teacher's and
+        others, whose target is 0; None: the teacher's.
       temperature: tau. The gradient shrinks as 1 / tau^2; who wants its size back multiplies.
     """
     some = jnp.any(outputs)
     where = jnp.broadcast_to((outputs | ~some)[None], logits.shape)  # over none: anything finite
+    among = where if among is None else where | among[None]
     log_old, log_new = (
-        jnp.where(where, z - jax.nn.logsumexp(z, axis=-1, where=where, keepdims=True), 0.0)
-        for z in (teacher / temperature, logits / temperature)
+        jnp.where(where, z - jax.nn.logsumexp(z, axis=-1, where=over, keepdims=True), 0.0)
+        for z, over in ((teacher / temperature, where), (logits / temperature, among))
     )
     terms = jnp.where(where, jnp.exp(log_old) * (log_old - log_new), 0.0)
     return jnp.where(some, jnp.sum(terms, axis=-1), 0.0)

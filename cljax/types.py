@@ -377,8 +377,9 @@ class Penalty(NamedTuple):
 
     ``plan(task, rows)`` chooses that phase's steps, as a ``Phase``'s does; None is one step, on
     the task's last batch. ``batch.clock.last`` marks the last one. ``distil(P, params, batch,
-    network) -> []`` is added to the loss as well, for penalties on outputs. ``name`` and
-    ``options`` are for a run's identity.
+    network) -> []`` is added to the loss as well, for penalties on outputs. ``share(P) -> []`` is
+    what the method's own loss is multiplied by; None: 1. ``name`` and ``options`` are for a run's
+    identity.
     """
 
     init: Callable[[Params], PyTree]
@@ -389,3 +390,4 @@ class Penalty(NamedTuple):
     distil: Callable[[PyTree, Params, Batch, Network], Array] | None = None
     name: str = "custom"
     options: Mapping[str, Any] = MappingProxyType({})
+    share: Callable[[PyTree], Array] | None = None

@@ -33,7 +33,7 @@ from cljax.types import (
 
 __all__ = [
     "REDUCTIONS", "Descent", "check_features", "descend", "features_predictor", "initial",
-    "logits_predictor", "mean_weights", "network_of", "penalty_gradient", "penalty_phases",
+    "logits_predictor", "mean_weights", "network_of", "penalised", "penalty_phases",
     "penalty_state", "with_features",
 ]  # fmt: skip
 
@@ -139,8 +139,7 @@ def descend(
     total = grads
     if penalty is not None:
         assert network is not None
-        pull = penalty_gradient(penalty, at.penalty, at.params, batch, network(at.model_state))
-        total = jax.tree.map(jnp.add, grads, pull)
+        total = penalised(grads, penalty, at.penalty, at.params, batch, network(at.model_state))
     total = tree.clip_norm(total, clip_norm)
     updates, opt_state = optimizer.update(total, at.opt_state, at.params)
     kept = at.penalty
@@ -176,10 +175,10 @@ def penalty_state(penalty: Penalty | None, params: Params) -> PyTree:
     return () if penalty is None else penalty.init(params)
 
 
-def penalty_gradient(
-    penalty: Penalty, kept: PyTree, params: Params, batch: Batch, network: Network
+def penalised(
+    grads: Params, penalty: Penalty, kept: PyTree, params: Params, batch: Batch, network: Network
 ) -> Params:
-    """Gradient of what the penalty adds to the loss."""
+    """Gradient of the loss, which is ``grads``, with what the penalty makes of it."""
     batch = batch._replace(x=tree.blank(batch.x, batch.mask))
 
     def added(params: Params) -> Array:
@@ -188,7 +187,10 @@ def penalty_gradient(
             value = value + penalty.distil(kept, params, batch, network)
         return value
 
-    return jax.grad(added)(params)
+    pull = jax.grad(added)(params)
+    share = None if penalty.share is None else penalty.share(kept)
+    own = grads if share is None else jax.tree.map(lambda g: share * g, grads)
+    return jax.tree.map(jnp.add, own, pull)
 
 
 def penalty_phases(penalty: Penalty | None, model: Model, spec: Spec) -> tuple[Phase, ...]:

@@ -10,7 +10,8 @@
         A-GEM:  r = mean_p M_p;   if <r, g> < 0:   g = g - <r, g> / <r, r> r
         theta = theta - lr * g
 
-A-GEM takes r from a random draw of all past memories, or (``reference_size=None``) as above.
+A-GEM takes r from a random draw of all past memories, or (``reference_size=None``) as above. A
+step whose dual problem could not be solved is NaN, so that the run reports its seed as diverged.
 
 Symbols: theta ``params``, G ``glances``, m ``per_task``, gamma ``margin``.
 
@@ -83,17 +84,19 @@ def draw(
     reference_size: int | None = None,
     skip_first_task: bool = False,
 ) -> Draws:
-    """Draws A-GEM's reference examples from the memories of past tasks, with replacement."""
+    """Draws A-GEM's reference examples from the memories of past tasks, without replacement.
+
+    Where they hold fewer than ``reference_size``, all of them are drawn.
+    """
     if reference_size is None:
         return Draws((), ())
     usable = ring.valid(state.memory) & past(state.memory, batch, skip_first_task)[:, None]
     flat = usable.reshape(-1)
-    logits = jnp.where(flat, 0.0, -jnp.inf)
-    # With nothing to draw from, any row will do: it is masked.
-    logits = jnp.where(jnp.any(flat), logits, 0.0)
-    rows = jax.random.categorical(key, logits, shape=(glances, 1, reference_size))
+    # The largest of independent values are a draw without replacement; the unusable come last.
+    values = jnp.where(flat, jax.random.uniform(key, (glances, 1, flat.size)), -1.0)
+    rows = jax.lax.top_k(values, min(reference_size, flat.size))[1]
     data = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[rows], state.memory.data)
-    return Draws(data, jnp.broadcast_to(jnp.any(flat), rows.shape))
+    return Draws(data, flat[rows])
 
 
 def past(memory: ring.Ring, batch: Batch, skip_first_task: bool = False) -> Array:
@@ -109,14 +112,13 @@ def gem_coefficients(
 
     Args:
       gram: [N, N], inner products of those gradients. active: [N - 1] bool.
-      ridge: added to the diagonal, where it is at least what rounding needs.
+      ridge: added to the diagonal; 0 also serves gradients of one direction.
+
+    Returns:
+      NaN for the tasks where the dual problem was not solved.
     """
     p, b = gram[:-1, :-1], gram[:-1, -1]
-    # Gradients that are nearly one direction: rounding is relative to their sum of squares.
-    floor = 10 * jnp.finfo(gram.dtype).eps * jnp.sum(jnp.where(active, jnp.diag(p), 0.0))
-    # All-zero gradients leave nothing to project, but the solver needs a positive diagonal.
-    tiny = jnp.finfo(gram.dtype).tiny
-    p = p + jnp.maximum(jnp.maximum(ridge, floor), tiny) * jnp.eye(len(b), dtype=gram.dtype)
+    p = p + ridge * jnp.eye(len(b), dtype=gram.dtype)
     violated = jnp.any(active & (b < 0))
     lower = jnp.full_like(b, margin)
     none = jnp.zeros_like(b)
@@ -195,8 +197,8 @@ def agem(
     Args:
       lr: step size; an optax optimiser of your own brings its own. May be traced.
       per_task: examples stored of each task, its last ones.
-      reference_size: stored examples drawn for the reference gradient; None takes the mean of
-        the past tasks' gradients on all of their memories, as the code of La-MAML does.
+      reference_size: stored examples drawn for the reference gradient, all different; None takes
+        the mean of the past tasks' gradients on all of their memories, as the code of La-MAML does.
       glances: steps on each incoming batch.
       optimizer: sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``.
       clip_norm: bound of the norm of every gradient before the projection; None disables.

@@ -116,7 +116,7 @@ def low_rank(model: Model, spec: Spec) -> GradientsFn:
             jnp.arange(len(counts)), jnp.array(counts), total_repeat_length=x.shape[0]
         )
         member = jax.nn.one_hot(owner, len(counts), dtype=x.dtype)  # [rows, N]
-        of_kernel = member.T @ ((x @ x.T) * (d_z @ d_z.T)) @ member
+        of_kernel = _product(_product(member.T, _product(x, x.T) * _product(d_z, d_z.T)), member)
 
         def combine(coefficients: Array) -> Params:
             d_kernel = x.T @ (coefficients[owner][:, None] * d_z)
@@ -133,7 +133,11 @@ def _joined(parts: list[Any]) -> Any:
 
 def _gram(grads: Params) -> Array:
     flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(grads)]
-    return functools.reduce(jnp.add, [leaf @ leaf.T for leaf in flat])
+    return functools.reduce(jnp.add, [_product(leaf, leaf.T) for leaf in flat])
+
+
+# Inner products of gradients that nearly cancel decide: never in fewer digits than they have.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def _combined(grads: Params, coefficients: Array) -> Params:

@@ -53,7 +53,7 @@ from cljax.methods.common import (
     initial,
     logits_predictor,
     network_of,
-    penalty_gradient,
+    penalised,
     penalty_phases,
     penalty_state,
 )
@@ -253,8 +253,7 @@ def update(
         total = d_params
         if penalty is not None:
             assert network is not None
-            pull = penalty_gradient(penalty, kept, params, batch, network(model_state))
-            total = jax.tree.map(jnp.add, d_params, pull)
+            total = penalised(d_params, penalty, kept, params, batch, network(model_state))
         total, d_alpha = tree.clip_norm(total, clip_norm), tree.clip_norm(d_alpha, clip_norm)
         if alpha_lr is not None:
             alpha = tree.add_scaled(alpha, d_alpha, -alpha_lr)
