@@ -25,12 +25,38 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jax
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs() -> Iterator[None]:
-    """Frees compiled programs after each file: thousands of them exhaust a process's mappings."""
+    """Frees compiled programs before they exhaust the mappings of a process (65530 on Linux)."""
     yield
-    jax.clear_caches()
+    if _num_mappings() > 20_000:
+        jax.clear_caches()
+
+
+def _num_mappings() -> float:
+    try:
+        with open("/proc/self/maps") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return float("inf")
+
+
+class _ByFile(LoadScopeScheduling):
+    """One worker runs a file, so that its fixtures and programs are made once.
+
+    The contract, whose results are shared by the tests of a method, is split by its methods.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, case = nodeid.partition("::")
+        return file + case.partition("[")[2] if "test_contract" in file else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByFile:
+    return _ByFile(config, log)
