@@ -58,5 +58,6 @@ class _ByFile(LoadScopeScheduling):
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByFile:
-    return _ByFile(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByFile | None:
+    """Slow tests are few and long, and are handed out one by one."""
+    return _ByFile(config, log) if config.option.markexpr == "not slow" else None
