@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cljax import data, streams
+from cljax.cli import main
 from cljax.data import folders
 from cljax.errors import UserError
 
@@ -213,13 +212,10 @@ def test_wrong_options_get_a_sentence(root, options, message):
         streams.class_folders(**{"path": str(root), "num_tasks": 5, **options})
 
 
-def test_the_new_data_sets_have_names(tmp_path):
+def test_the_new_data_sets_have_names(tmp_path, capsys):
     for name in ("svhn_cropped", "fashion_mnist"):
         with pytest.raises(UserError, match=f"cljax data {name} --prepare"):
             data.images(name, tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "cljax", "data", "svhn_cropped", "--licences"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and "svhn_cropped: not stated" in done.stdout
+    with pytest.raises(SystemExit) as done:
+        main(["data", "svhn_cropped", "--licences"])
+    assert done.value.code == 0 and "svhn_cropped: not stated" in capsys.readouterr().out
