@@ -196,12 +196,13 @@ def forgetting_rate(matrix: ArrayLike) -> np.ndarray:
 def prequential_accuracy(correct: ArrayLike, batch_sizes: ArrayLike) -> np.ndarray:
     """Share of the stream's training examples classified right just before learning from them.
 
+    Each counts once, when it arrives: not in later passes, nor where it is replayed.
     ``sum_u correct(u) / sum_u n(u)`` over updates (predictive sequential error: Gama et al. 2013,
     Machine Learning 90; online accuracy in Cai et al. 2021, arXiv:2108.09020).
 
     Args:
-      correct: [..., U] examples of each update classified right.
-      batch_sizes: [U] examples of each update.
+      correct: [..., U] new examples of each update classified right.
+      batch_sizes: [U] new examples of each update.
 
     Returns:
       [...] fractions.
@@ -280,8 +281,8 @@ def compute_online(
     """The measures taken while learning: ``prequential_accuracy``, ``average_anytime_accuracy``.
 
     Args:
-      correct: [S, U] examples of each update classified right before learning; None: not counted.
-      batch_sizes: [U] examples of each update.
+      correct: [S, U] new examples of each update classified right; None: not counted.
+      batch_sizes: [U] new examples of each update.
       anytime: for each of S seeds, [P, T] accuracies at the evaluation points, NaN = unseen.
       seen: [P] tasks seen at each point; None: those that are not NaN.
 

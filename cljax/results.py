@@ -49,7 +49,7 @@ def results_of(
     curves = next(iter(history.anytime.values()))
     online = metrics.compute_online(
         None if history.online_correct is None else history.online_correct[alive],
-        history.batch_sizes,
+        history.batch_sizes if history.online_sizes is None else history.online_sizes,
         [_accuracies(p) for p, ok in zip(curves, alive, strict=True) if ok],
     )
     headline |= {name: _spread(value, alive) for name, value in online.values.items()}
