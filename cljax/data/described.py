@@ -65,8 +65,11 @@ def _chosen(keys: list[str], usual: str) -> str:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        told = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} could not be read ({type(error).__name__}); copy the data set again."
         ) from error
+    if not isinstance(told, Mapping):
+        raise UserError(f"{path} holds no description of a data set; copy the data set again.")
+    return told

@@ -79,7 +79,7 @@ def class_folders(
         little larger, tests cut from the centre), a flip and a rotation of up to 10 degrees;
         crop-flip is the same without the rotation, of images stored at 8/7 of the size, as tests
         are resized; standard is a crop of the image with a margin of 4, flip and rotation.
-      test_share: where there are no training images apart, the share of each class's images that are tests.
+      test_share: where no training images lie apart, the share of each class's images that test.
       stream_manifest: .npz file of training and validation images of each seed and task, as every
         run leaves it in manifest/stream.npz.
 
