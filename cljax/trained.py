@@ -188,7 +188,7 @@ def _class_names(stream: Stream, seed: int) -> np.ndarray | None:
 
 def _learned_task(task: int, labels: np.ndarray, learned: Stream) -> int:
     """The learned task whose classes hold those that a task tests; where all share, by number."""
-    holds = learned.class_mask[:, labels].all(axis=1)
+    holds = np.asarray(learned.class_mask[:, labels].all(axis=1))
     if task < len(holds) and holds[task]:
         return task
     found = np.flatnonzero(holds)

@@ -14,7 +14,7 @@ import cljax
 from cljax.errors import UserError
 from cljax.methods.bic import Bias, Correction, _corrected_predictor
 from cljax.methods.nearest import nearest_mean
-from cljax.streams.base import on_validation
+from cljax.streams.base import first_tasks, on_validation
 from cljax.trained import Trained, evaluate
 from cljax.types import Evaluation, Info, Learner, Model, Output, Predictor, Variables
 
@@ -66,7 +66,7 @@ TOLD = Predictor(
 PLAIN = Trained(lambda s: learner({"logits": LOGITS, "told": TOLD}), stream(), (0,), ((),))
 
 
-def by_hand(keep, among=range(C)):
+def by_hand(keep, among=tuple(range(C))):
     """Accuracy on the tests of each task in ``keep``: the largest of the outputs ``among``."""
     x, y, task = TEST
     outputs = np.asarray(list(among))
@@ -91,7 +91,7 @@ def test_all_learned_classes_compete_for_tests_of(name):
     expected = np.array(by_hand(keep))
     order = np.arange(len(keep)) if numbers is None else np.asarray(numbers)
     np.testing.assert_allclose(found[order], expected, rtol=1e-6)
-    within = [by_hand([t], [2 * t, 2 * t + 1])[0] for t in keep]
+    within = [by_hand([t], (2 * t, 2 * t + 1))[0] for t in keep]
     told = evaluate(PLAIN, tested, scenario="task").accuracy[0]
     np.testing.assert_allclose(told[order], within, rtol=1e-6)
     if 0 in keep:  # the last classes take some of the first ones' examples
@@ -160,7 +160,9 @@ MODEL = Model(
 @pytest.mark.parametrize("keep", [[0], [1], [0, 1], [2, 0]])
 def test_nearest_means_are_of_all_learned_classes(keep):
     x, y, task = TRAIN
-    state = State(exemplars=Kept(*map(jnp.asarray, (x, y, task)), jnp.ones(len(y), bool)))
+    state = State(
+        exemplars=Kept(jnp.asarray(x), jnp.asarray(y), jnp.asarray(task), jnp.ones(len(y), bool))
+    )
     bind = lambda s: learner({"nearest-mean": nearest_mean(MODEL, s.spec(4))})
     trained = Trained(bind, stream(), (0,), (state,))
     unit = lambda a: a / np.linalg.norm(a, axis=-1, keepdims=True)
@@ -240,7 +242,7 @@ def unlearned(shift, num):
         (lambda: evaluate(PLAIN, unlearned(1, 7), scenario="class"), "tests the class 6, which"),
         (lambda: evaluate(PLAIN, unlearned(9, 15), scenario="task"), "tests the class 9, which"),
         (lambda: evaluate(
-            PLAIN._replace(learned=cljax.streams.base.first_tasks(stream(), 2)), stream(),
+            PLAIN._replace(learned=first_tasks(stream(), 2)), stream(),
             scenario="class"), "tests the class 4, which the network never learned: .* 4 classes"),
         (lambda: evaluate(
             PLAIN, stream((*TEST[:2], TEST[1] % 2), (*TRAIN[:2], TRAIN[1] % 2)), scenario="task"),
