@@ -12,7 +12,12 @@ import jax
 
 from cljax.types import Array
 
-__all__ = ["purpose"]
+__all__ = ["derived", "purpose"]
+
+
+def derived(key: Array, name: str) -> Array:
+    """The key of a named purpose that belongs to another key."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def purpose(seed: int, name: str, *counters: int) -> Array:
@@ -21,7 +26,7 @@ def purpose(seed: int, name: str, *counters: int) -> Array:
     The counter-based generator is named, not JAX's default, so that a change of the default
     changes no run.
     """
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), zlib.crc32(name.encode()))
+    key = derived(jax.random.key(seed, impl="threefry2x32"), name)
     for counter in counters:
         key = jax.random.fold_in(key, counter)
     return key

@@ -41,6 +41,7 @@ from cljax.segments import (
     CLASS_ORDER,
     Batching,
     Carry,
+    arriving,
     compile_programs,
     device_plan,
     put,
@@ -63,7 +64,7 @@ class History(NamedTuple):
     evaluations: Mapping[str, np.ndarray]  # name -> accuracy matrices [S, T+1, T], NaN: not asked
     test_counts: np.ndarray  # [T]
     losses: np.ndarray  # [S, U], mean loss each update reported
-    online_correct: np.ndarray | None  # [S, U]
+    online_correct: np.ndarray | None  # [S, U], right among the new examples of each update
     batch_sizes: np.ndarray  # [U], examples of each update
     # by evaluation, per run: (step, [T] accuracies)
     anytime: Mapping[str, tuple[tuple[tuple[int, np.ndarray], ...], ...]]
@@ -72,6 +73,7 @@ class History(NamedTuple):
     time: Mapping[str, float]  # seconds; train_s and eval_s are summed over threads
     # per run: row of the matrix -> histogram of learned rates, see ``cljax.kept``
     rates: tuple[Mapping[int, np.ndarray], ...] = ()
+    online_sizes: np.ndarray | None = None  # [U], new examples of each update
 
 
 def resolve_lanes(lanes: Lanes) -> str:
@@ -90,7 +92,7 @@ def learn(
     *,
     batch_size: int,
     epochs: int = 1,
-    evaluations: Sequence[Evaluation] = (Evaluation(),),
+    evaluations: Sequence[Evaluation] | None = None,
     entries: str = "lower",
     eval_every: int = 0,
     online: bool = False,
@@ -117,10 +119,12 @@ def learn(
       seeds: one a run.
       batch_size: examples an update.
       epochs: passes over each task.
-      evaluations: ways to fill an accuracy matrix; the first is the headline.
+      evaluations: ways to fill an accuracy matrix; the first is the headline. None: one of the
+        logits, over the example's own head in multi-head streams, else over all outputs.
       entries: which entries to fill: "diagonal-last", "lower" or "full".
       eval_every: also test the tasks seen so far every so many updates; 0: never.
-      online: count each batch's right predictions before learning from it.
+      online: count right predictions on each batch's new examples before learning from them, over
+        the outputs that the losses see.
       settings: for each run, other values of the method's real options.
       validate: test on each seed's validation rows instead of the tests, for tuning.
       labels: a name for each run, by which a checkpoint knows it again; None: its number.
@@ -166,6 +170,8 @@ def learn(
     _check_head(model, spec, stream)
     bind = lambda method: with_features(method.bind(model, spec), model)
     learner = bind(method)
+    if evaluations is None:
+        evaluations = (Evaluation(scenario="task" if stream.multi_head else "domain"),)
     _check_evaluations(evaluations, learner, stream)
     if any(e.predictor == "features" for e in evaluations):
         check_features(method.bind(model, spec), model, spec)
@@ -440,7 +446,16 @@ def _history(
         tuple(record.divergence for record in records),
         dict(spent),
         tuple(dict(sorted(record.rates.items())) for record in records),
+        _new_examples(rows, setup.stream).sum(axis=1) if online else None,
     )
+
+
+def _new_examples(rows: StepPlan, stream: Stream) -> np.ndarray:
+    """[U, B] bool, the examples of a plan that online accuracy counts."""
+    return arriving(
+        rows.mask, rows.index, rows.task, rows.current, rows.first_pass,
+        boundaries=stream.boundaries,
+    )  # fmt: skip
 
 
 def _curve(record: Record, name: str) -> tuple[tuple[int, np.ndarray], ...]:

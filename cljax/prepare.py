@@ -20,6 +20,7 @@ from cljax.evaluate import Evaluation
 from cljax.learn import resolve_lanes
 from cljax.methods.common import with_features
 from cljax.methods.pretrained import pretrained
+from cljax.metrics import unmeasured
 from cljax.recipes import Recipe, default
 from cljax.streams.base import Stream
 from cljax.types import Learner, Method, Net, Readout
@@ -123,6 +124,7 @@ def prepare(
         "origins": dict(origins or {}),
         "stream_facts": _facts(source),
         "needs": method.needs._asdict(),
+        "unmeasured": unmeasured(method.unmeasured, source.name, boundaries=source.boundaries),
         **environment(),
     }
     check_positive(epochs=config["epochs"])

@@ -31,6 +31,8 @@ def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         if cell["ci95"] is not None:
             interval = f"  [{100 * cell['ci95'][0]:.2f}, {100 * cell['ci95'][1]:.2f}]"
         lines.append(f"  {name:<24}{100 * cell['mean']:8.2f}{interval}")
+    absent = config.get("unmeasured", {})
+    lines += [f"  {name:<24}{'-':>8}  {absent[name]}" for name in _FIRST if name in absent]
     for seed, step in zip(seeds, results["diverged"], strict=True):
         if step is not None:
             lines.append(f"  seed {seed} diverged: its loss was not finite at update {step}")
@@ -106,13 +108,28 @@ def paragraph(config: Mapping[str, Any]) -> str:
         "tuned on test data.",
         f"Each of {len(seeds)} seeds ({', '.join(map(str, seeds))}) has its own images, order and "
         "initial weights, the same for every method.",
-        f"After each task we test with {test}; RA is the mean accuracy over all tasks at the end, "
-        "LA the mean accuracy on each task when it was learned, BTI their difference; intervals "
-        "are 95 % t-intervals over seeds, standard deviations have ddof 1.",
+        f"{_when(config)} we test with {test}; {_measures(config)}; intervals are 95 % t-intervals "
+        "over seeds, standard deviations have ddof 1.",
     ]
     if config["recipe"]["notes"]:
         sentences.append(f"Notes: {config['recipe']['notes']}")
     return " ".join(sentences)
+
+
+def _when(config: Mapping[str, Any]) -> str:
+    ends = config["stream_facts"]["boundaries"] and "AIA" not in config.get("unmeasured", {})
+    return "After each task" if ends else "At the end, and after equal parts of the updates,"
+
+
+def _measures(config: Mapping[str, Any]) -> str:
+    """What RA, LA and BTI are, and which of them are not reported."""
+    said = "RA is the mean accuracy over all tasks at the end"
+    absent = config.get("unmeasured", {})
+    if "LA" not in absent:
+        return (
+            f"{said}, LA the mean accuracy on each task when it was learned, BTI their difference"
+        )
+    return f"{said}; LA and BTI are not reported: {absent['LA'].rstrip('.')}"
 
 
 def _evaluated(entry: Mapping[str, Any]) -> str:

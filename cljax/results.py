@@ -26,9 +26,13 @@ def results_of(
     predictors = with_features(method.bind(model, spec), model).predictors
     evaluations, headline, absent = {}, {}, {}
     alive = np.array([step is None for step in history.diverged])
+    without = dict(config.get("unmeasured", {}))
+    if not alive.any():
+        without = dict.fromkeys(metrics.NAMES, "all seeds diverged.")
     for i, entry in enumerate(config["evaluations"]):
         name, matrix = entry["name"], history.evaluations[entry["name"]]
-        computed = metrics.compute(matrix[alive] if alive.any() else matrix, history.test_counts)
+        chosen = matrix[alive] if alive.any() else matrix
+        computed = metrics.compute(chosen, history.test_counts, without)
         values = {metric: _spread(v, alive) for metric, v in computed.values.items()}
         evaluations[name] = {
             "predictor": entry["predictor"],
@@ -39,6 +43,7 @@ def results_of(
             "accuracy_matrix": _nullable(matrix),
             "test_counts": history.test_counts.tolist(),
             "metrics": values,
+            "absent": dict(computed.absent),
         }
         if "readout" in entry:
             evaluations[name]["readout"] = entry["readout"]
@@ -49,15 +54,19 @@ def results_of(
     curves = next(iter(history.anytime.values()))
     online = metrics.compute_online(
         None if history.online_correct is None else history.online_correct[alive],
-        history.batch_sizes,
+        history.batch_sizes if history.online_sizes is None else history.online_sizes,
         [_accuracies(p) for p, ok in zip(curves, alive, strict=True) if ok],
     )
     headline |= {name: _spread(value, alive) for name, value in online.values.items()}
     absent |= dict(online.absent)
+    absent |= without
+    headline = {name: value for name, value in headline.items() if name not in without}
     for entry in config["evaluations"]:
         if entry["metric"]:
-            matrix = history.evaluations[entry["name"]]
-            headline |= _by_session(entry["metric"], matrix, history.test_counts, alive)
+            matrix, names = history.evaluations[entry["name"]], _session_names(entry["metric"])
+            found = _by_session(entry["metric"], matrix, history.test_counts, alive)
+            headline |= found
+            absent |= {name: why for name, why in names.items() if name not in found}
     first = next(iter(history.evaluations.values()))
     return {
         "method": method.name,
@@ -94,8 +103,10 @@ def _by_session(
     name: str, matrix: np.ndarray, counts: np.ndarray, alive: np.ndarray
 ) -> dict[str, Any]:
     """Accuracy on all test data seen: after the last task, and after each of them."""
-    seen = metrics.seen_accuracy(matrix[alive] if alive.any() else matrix, counts)  # [S, T]
     found = {}
+    if not alive.any():
+        return found
+    seen = metrics.seen_accuracy(matrix[alive], counts)  # [S, T]
     if not np.isnan(seen[:, -1]).any():
         found[name] = _spread(seen[:, -1], alive)
     if not np.isnan(seen).any():
@@ -104,6 +115,15 @@ def _by_session(
             part: [session[part] for session in each] for part in ("mean", "std", "ci95")
         } | {"values": np.array([session["values"] for session in each], object).T.tolist()}
     return found
+
+
+def _session_names(name: str) -> dict[str, str]:
+    """What ``_by_session`` may make, and why it would not."""
+    needs = "needs the accuracies after {} of a seed that did not diverge."
+    return {
+        name: needs.format("the last task"),
+        f"{name}_by_session": needs.format("each task") + " Evaluate with entries='lower'.",
+    }
 
 
 def _cost(method: Method, model: Model, spec: Spec, history: History) -> dict[str, Any]:

@@ -76,7 +76,8 @@ class Run:
           UserError: if the metric was not computed, with the reason.
         """
         if name in self.results["absent"]:
-            raise UserError(f"The metric {name} is absent: {self.results['absent'][name]}.")
+            reason = self.results["absent"][name].rstrip(".")
+            raise UserError(f"The metric {name} is absent: {reason}.")
         check_known("metric", name, self.results["metrics"])
         return np.array(self.results["metrics"][name]["values"], float)
 

@@ -322,7 +322,8 @@ class Method(NamedTuple):
     ``arrange(stream) -> stream`` is for bounds that see the examples in another order (joint
     training); the runner applies it before anything else. ``make(**options)`` makes the method
     again, with other values of its real options, traced ones too: that is how many settings
-    share one compiled program.
+    share one compiled program. ``unmeasured`` names the measures that have no meaning for the
+    method, such as LA of one that learns all tasks at once, and why.
     """
 
     name: str
@@ -331,6 +332,7 @@ class Method(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     arrange: Callable[[Any], Any] | None = None
     make: Callable[..., Method] | None = None
+    unmeasured: Mapping[str, str] = MappingProxyType({})
 
     @staticmethod
     def from_update(

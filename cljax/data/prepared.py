@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax.data.folders import square
+from cljax.data.pictures import square
 from cljax.data.sources import SOURCES, Source
 from cljax.errors import UserError
 

@@ -167,5 +167,6 @@ def _pictures(runs: Sequence[Found], stream: str) -> Iterator[Part]:
     means = {name: curve for name, curve in means.items() if np.isfinite(curve).any()}
     if means:
         yield attempt("The curves", lambda: figures.means(stream, means, note))
-    if len(some) <= 4:
-        yield attempt("Forgetting", lambda: figures.forgetting(f"{stream}-compared", matrices))
+    forgetful = {run.name: matrices[run.name] for run in some if run.forgets}
+    if forgetful and len(some) <= 4:
+        yield attempt("Forgetting", lambda: figures.forgetting(f"{stream}-compared", forgetful))

@@ -35,6 +35,11 @@ class Found:
     problems: tuple[str, ...] = ()
 
     @property
+    def forgets(self) -> bool:
+        """Whether it has a meaning to ask what was forgotten."""
+        return "forgetting" not in self.config.get("unmeasured", {})
+
+    @property
     def title(self) -> str:
         """Method and stream, as far as they are known."""
         if self.kind == "sweep":

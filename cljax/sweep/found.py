@@ -185,7 +185,8 @@ def _setting(folder: Path, lanes: Sequence[Lane], metric: str) -> Setting:
             values.append(None)
             continue
         if metric in results["absent"]:
-            raise UserError(f"The metric {metric} is absent: {results['absent'][metric]}.")
+            reason = results["absent"][metric].rstrip(".")
+            raise UserError(f"The metric {metric} is absent: {reason}.")
         check_known("metric", metric, results["metrics"])
         values.append(results["metrics"][metric]["mean"])
     alive = [value for value in values if value is not None]
