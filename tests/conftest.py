@@ -7,6 +7,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
 
 # Tests compile thousands of tiny programs and run each for microseconds.
 os.environ.setdefault(
@@ -19,6 +21,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+# Commands that tests start import the copy of cljax that the tests do, wherever they run: beside
+# a checkout there may be an installed one, which records another commit.
+_cljax = util.find_spec("cljax")
+assert _cljax is not None and _cljax.origin is not None
+_paths = [str(Path(_cljax.origin).parents[1]), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
 
 import jax
 import pytest
