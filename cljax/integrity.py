@@ -155,6 +155,8 @@ def _own(folder: Path) -> Iterator[str]:
     """Names of the files that belong to a folder, with slashes, in order."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror or error}).") from error
     for entry in entries:

@@ -22,15 +22,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+import jax
+import pytest
+
 # Commands that tests start import the copy of cljax that the tests do, wherever they run: beside
 # a checkout there may be an installed one, which records another commit.
 _cljax = util.find_spec("cljax")
 assert _cljax is not None and _cljax.origin is not None
 _paths = [str(Path(_cljax.origin).parents[1]), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
-
-import jax
-import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
