@@ -278,7 +278,7 @@ def _list(arguments: list[str]) -> int:
         print(title)
         for name, factory in factories.items():
             checked = f" [{CHECKED[name]}]" if title == "methods" else ""
-            print(f"  {name:<26}{(inspect.getdoc(factory) or '').splitlines()[0]}{checked}")
+            print(f"  {name:<26}{(inspect.getdoc(factory) or '').partition(chr(10))[0]}{checked}")
     print("recipes")
     for recipe in recipes():
         print(f"  {recipe.method:<14}{recipe.stream:<26}{recipe.name}")
