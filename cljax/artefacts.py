@@ -46,6 +46,7 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     config = _own_hash(folder, _config(folder), sealed)
     path = folder / "results.json"
     integrity.shaped(path, results, shapes.RESULTS)
+    _check_counts(path, results)
     if results["config_hash"] != config["config_hash"]:
         raise UserError(
             f"{path} is of another run than {folder / 'config.json'}: its config_hash is "
@@ -53,6 +54,20 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "from a copy, or run again in another one."
         )
     return config, results
+
+
+def _check_counts(path: Path, results: Mapping[str, Any]) -> None:
+    """Raises UserError unless there is one value for each seed wherever there is one for some."""
+    counted = {name: results[name] for name in ("diverged", "accuracy_matrix")}
+    counted |= {f"metrics.{name}": cell["values"] for name, cell in results["metrics"].items()}
+    for name, entry in results["evaluations"].items():
+        counted[f"evaluations.{name}"] = entry["accuracy_matrix"]
+    for name, values in counted.items():
+        if len(values) != len(results["seeds"]):
+            raise UserError(
+                f"{path} is damaged: {name} is of {len(values)} seeds, not of the "
+                f"{len(results['seeds'])} that it lists."
+            )
 
 
 def _config(folder: Path) -> dict[str, Any]:

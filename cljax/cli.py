@@ -227,11 +227,13 @@ def _told(done: Any, began: float) -> int:
         print(f"Finished before, stored in {done.path}.\n")
     print(done.table())
     spent = done.results["time"]
-    print(
-        f"\n  {done.path}\n  {time.perf_counter() - began:.1f} s; the run compiled for "
-        f"{spent['compile_s']:.1f} s, trained for {spent['train_s']:.1f} s and tested for "
-        f"{spent['eval_s']:.1f} s, summed over threads."
-    )
+    print(f"\n  {done.path}")
+    if {"compile_s", "train_s", "eval_s"} <= spent.keys():  # lanes of a sweep share theirs
+        print(
+            f"  {time.perf_counter() - began:.1f} s; the run compiled for "
+            f"{spent['compile_s']:.1f} s, trained for {spent['train_s']:.1f} s and tested for "
+            f"{spent['eval_s']:.1f} s, summed over threads."
+        )
     return 0
 
 

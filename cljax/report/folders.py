@@ -54,7 +54,7 @@ def open_folders(folders: Sequence[str | Path]) -> list[Found]:
     """
     paths: list[Path] = []
     for folder in folders:
-        path = Path(folder).expanduser()
+        path = artefacts.place(folder)
         inner = sorted(place.parent for place in path.glob("report/*/config.json"))
         paths += inner if inner and not (path / "config.json").exists() else [path]
     paths = list({path.resolve(): path for path in paths}.values())
@@ -68,7 +68,6 @@ def open_folders(folders: Sequence[str | Path]) -> list[Found]:
 def _open(path: Path, name: str) -> Found:
     """What one folder holds; nothing, and why, where any of its files is not as it was written."""
     try:
-        path = artefacts.place(path)
         if not path.is_dir():
             there = "is a file, not a folder" if path.exists() else "does not exist"
             raise UserError(f"{path} {there}.")

@@ -18,6 +18,7 @@ from cljax.factories import real_options
 from cljax.files import as_json
 from cljax.interrupts import signals
 from cljax.learn import Event, History, learn
+from cljax.locks import tidy
 from cljax.progress import journal
 from cljax.results import results_of
 from cljax.run import Running, check_running, checkpoints_of, learn_options
@@ -64,27 +65,26 @@ def run(
         return whole
     first = jax.process_index() == 0  # of several processes: it writes
     part = f"{index}-of-{count}"
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as held:
+        stack.enter_context(tidy(folder))
         new = not (folder / "sweep.json").exists()
         if first:
             _claim_folder(folder, plan, command)
-            stack.enter_context(artefacts.claim(folder, f".lock-{part}"))
+            held.enter_context(artefacts.claim(folder, f".lock-{part}"))
         try:
             show = progress or (lambda event: None)
             if first:
                 artefacts.refuse_links(folder)
                 log = folder / f"metrics-{part}.jsonl"
-                show = stack.enter_context(journal(log, progress, goes_on=True))
+                show = held.enter_context(journal(log, progress, goes_on=True))
             if not _run_groups(plan, folder, part, show, running):
                 return Sweep(folder, plan.config, None, exit_code=_code(folder, plan))
         except (UserError, OSError) as error:
-            stack.close()
+            held.close()
             if first and new and not _begun(folder):
                 names = [path.name for path in folder.glob("metrics-*.jsonl")]
                 with artefacts.claim(folder):
                     artefacts.undo(folder, "sweep.json", *names)
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
             if isinstance(error, UserError):
                 raise
             reason = error.strerror or error
@@ -133,13 +133,15 @@ def _make_room(place: Path, name: str, fault: str, show: Callable[[Event], None]
 def _code(folder: Path, plan: Plan) -> int:
     """The exit code of an interrupted sweep: 75 if anything of it is kept."""
     finished = None in _faults(folder, plan).values()
-    places = (folder / "checkpoint").glob("*")
+    places = folder.glob("checkpoint/*/checkpoint")
     return RESUMABLE if finished or any(newest_place(place) for place in places) else AT_ONCE
 
 
 def _begun(folder: Path) -> bool:
     """Whether there is anything in a sweep's folder that another run would have to do again."""
-    return bool(at_work(folder) or [*folder.glob("lanes/*"), *folder.glob("checkpoint/*/0*")])
+    return bool(
+        at_work(folder) or [*folder.glob("lanes/*"), *folder.glob("checkpoint/*/checkpoint/*")]
+    )
 
 
 def _whole(folder: Path, plan: Plan) -> Sweep | None:
