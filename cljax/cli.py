@@ -61,10 +61,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         terminal.give_up_output()
         sys.exit(0)
     except Exception as error:
-        if isinstance(error, OSError) and terminal.output_failed():
-            print(
-                f"cljax: the output cannot be written: {error.strerror or error}.", file=sys.stderr
-            )
+        if terminal.of_output(error):
+            reason = os.strerror(getattr(error, "errno", 0))
+            print(f"cljax: the output cannot be written: {reason}.", file=sys.stderr)
             terminal.give_up_output()
             sys.exit(2)
         if os.environ.get("CLJAX_DEBUG"):

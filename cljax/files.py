@@ -33,6 +33,7 @@ __all__ = [
 
 MOST = 1 << 28  # bytes of a JSON file, and of all arrays of an ``.npz``
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")  # of a file that is being written
+_WINDOWS = os.name == "nt"
 _UNFINISHED = ".writing-"  # folders of checkpoints
 _SHOWN = 80  # characters of a path in a sentence
 
@@ -101,10 +102,9 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def sync(path: Path) -> None:
     """Has a file, or the names in a folder, written to the disk; Windows needs none for folders."""
-    windows = os.name == "nt"
-    if windows and path.is_dir():
+    if _WINDOWS and path.is_dir():
         return
-    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if _WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

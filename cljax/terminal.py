@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
 from typing import NoReturn
 
-__all__ = ["give_up_output", "leave", "output_failed", "prepare"]
+__all__ = ["give_up_output", "leave", "of_output", "prepare"]
 
 
 def prepare() -> None:
@@ -24,13 +25,10 @@ def prepare() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
-def output_failed() -> bool:
-    """Whether standard output does not take what is still to be written."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        return True
-    return False
+def of_output(error: Exception) -> bool:
+    """Whether an error is of writing to standard output: files of a run are named by theirs."""
+    codes = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG)
+    return isinstance(error, OSError) and error.filename is None and error.errno in codes
 
 
 def give_up_output() -> None:
