@@ -19,14 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
+from cljax import terminal
 from cljax.allocator import keep_freed_memory
-from cljax.errors import Interrupted, UserError, check_known
+from cljax.errors import AT_ONCE, Interrupted, UserError, check_known
 
 __all__ = ["main"]  # the rest is for ``cljax.cli_sweep`` and ``cljax.cli_report``
 
 COMMANDS = {
     "run": "run METHOD STREAM [flags]   train, test, and leave a folder of results",
-    "resume": "resume DIR                  go on with an interrupted run or sweep",
+    "resume": "resume DIR [--trust]        go on with an interrupted run or sweep",
     "sweep": "sweep METHOD STREAM --over NAME=V1,V2 [flags] | sweep status DIR | sweep merge DIR",
     "list": "list                        methods, streams, networks and recipes",
     "data": "data NAME...                where data sets are, their sizes and licences",
@@ -41,21 +42,30 @@ USAGE = "usage: cljax COMMAND ...\n\n" + "\n".join(f"  cljax {line}" for line in
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command line and exits."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    terminal.prepare()
     keep_freed_memory()
     try:
-        sys.exit(_dispatch(arguments))
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
         print(f"cljax: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except Interrupted as stopped:
         print(f"cljax: {stopped}", file=sys.stderr)
-        sys.exit(75)
+        sys.exit(stopped.code)
     except KeyboardInterrupt:
-        print("cljax: interrupted; the same command starts this run again.", file=sys.stderr)
-        sys.exit(130)
+        print("cljax: interrupted; the same command goes on from what it kept.", file=sys.stderr)
+        terminal.leave(AT_ONCE)
     except BrokenPipeError:
+        terminal.give_up_output()
         sys.exit(0)
     except Exception as error:
+        if terminal.of_output(error):
+            reason = os.strerror(getattr(error, "errno", 0))
+            print(f"cljax: the output cannot be written: {reason}.", file=sys.stderr)
+            terminal.give_up_output()
+            sys.exit(2)
         if os.environ.get("CLJAX_DEBUG"):
             raise
         kind = type(error).__name__
@@ -137,6 +147,7 @@ RUNNING_FLAGS: dict[str, tuple[Any, Any, str]] = {
     ),
     "devices": (int | None, None, "split lanes=vmap or lanes=map over so many; default all GPUs"),
 }
+TRUST = (bool, False, "import the code (package.module:factory) that the folder names")
 _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 _IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", "loop", "precision")
 
@@ -186,18 +197,22 @@ def _resume(arguments: list[str]) -> int:
         arguments = ["DIR", *arguments]
     if not arguments or arguments[0].startswith("-"):
         raise UserError("cljax resume needs the folder of an interrupted run or sweep.")
-    folder, began = Path(arguments[0]), time.perf_counter()
+    folder, began = artefacts.place(arguments[0]), time.perf_counter()
     if (folder / "sweep.json").exists():
         from cljax import cli_sweep
 
         return cli_sweep.resume(folder, arguments[1:])
-    fields = {**RUNNING_FLAGS, "tensorboard": RUN_FLAGS["tensorboard"]}
+    fields = {**RUNNING_FLAGS, "tensorboard": RUN_FLAGS["tensorboard"], "trust": TRUST}
     flags = parse(f"cljax resume {folder}", fields, arguments[1:])
-    stored = artefacts.read(folder, "config.json") if (folder / "config.json").exists() else {}
+    seeds, precision = [], "float32"
+    if (folder / "config.json").exists() and not (folder / "results.json").exists():
+        stored = artefacts.config_of(folder)
+        seeds, precision = stored["seeds"], stored["precision"]
     _join(flags["distributed"])
-    _double(stored.get("precision", "float32"))
-    with shown(len(stored.get("seeds", [])), {**flags, "out": str(folder)}) as progress:
-        done = resume(folder, progress=progress, running=running_of(flags))
+    _double(precision)
+    with shown(len(seeds), {**flags, "out": str(folder)}) as progress:
+        running, trust = running_of(flags), flags["trust"]
+        done = resume(folder, progress=progress, running=running, trust=trust)
     return _told(done, began)
 
 
@@ -211,11 +226,13 @@ def _told(done: Any, began: float) -> int:
         print(f"Finished before, stored in {done.path}.\n")
     print(done.table())
     spent = done.results["time"]
-    print(
-        f"\n  {done.path}\n  {time.perf_counter() - began:.1f} s; the run compiled for "
-        f"{spent['compile_s']:.1f} s, trained for {spent['train_s']:.1f} s and tested for "
-        f"{spent['eval_s']:.1f} s, summed over threads."
-    )
+    print(f"\n  {done.path}")
+    if {"compile_s", "train_s", "eval_s"} <= spent.keys():  # lanes of a sweep share theirs
+        print(
+            f"  {time.perf_counter() - began:.1f} s; the run compiled for "
+            f"{spent['compile_s']:.1f} s, trained for {spent['train_s']:.1f} s and tested for "
+            f"{spent['eval_s']:.1f} s, summed over threads."
+        )
     return 0
 
 
@@ -262,7 +279,7 @@ def _list(arguments: list[str]) -> int:
         print(title)
         for name, factory in factories.items():
             checked = f" [{CHECKED[name]}]" if title == "methods" else ""
-            print(f"  {name:<26}{(inspect.getdoc(factory) or '').splitlines()[0]}{checked}")
+            print(f"  {name:<26}{(inspect.getdoc(factory) or '').partition(chr(10))[0]}{checked}")
     print("recipes")
     for recipe in recipes():
         print(f"  {recipe.method:<14}{recipe.stream:<26}{recipe.name}")

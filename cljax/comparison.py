@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cljax import sweep
-from cljax.errors import Interrupted, UserError
+from cljax.errors import RESUMABLE, Interrupted, UserError
 from cljax.run import Run, Running
 from cljax.run import run as run_one
 from cljax.stats import Paired, holm, paired
@@ -150,7 +150,9 @@ def compare(
         )
         tuned = sweep.run(plan, folder / "tune" / name, running=running)
         if tuned.exit_code:
-            raise Interrupted(f"interrupted and kept in {folder}; the same call goes on.")
+            kept = tuned.exit_code == RESUMABLE or bool(settings)
+            done = f"kept in {folder}; the same call goes on" if kept else "nothing is kept yet"
+            raise Interrupted(f"interrupted; {done}.", kept=kept)
         settings[name] = tuned.best()
     for name, (factory, _) in methods.items():
         method = factory(**settings[name].setting)

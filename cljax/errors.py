@@ -12,6 +12,9 @@ from jax.core import Tracer
 __all__ = ["Diverged", "Interrupted", "UserError", "check_finite", "check_known", "check_positive"]
 
 
+RESUMABLE, AT_ONCE = 75, 130  # exit codes: interrupted and kept; interrupted with nothing kept
+
+
 class UserError(ValueError):
     """A mistake of the user's: one sentence, the value, what would be right (exit code 2)."""
 
@@ -21,7 +24,19 @@ class Diverged(UserError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was asked to stop and did, at a segment's end (exit code 75)."""
+    """A run that was asked to stop and did, at a segment's end.
+
+    ``kept``: whether it can go on from there (exit code 75), or starts anew (130).
+    """
+
+    def __init__(self, message: str = "", *, kept: bool = True) -> None:
+        super().__init__(message)
+        self.kept = kept
+
+    @property
+    def code(self) -> int:
+        """The exit code of a command that it ended."""
+        return RESUMABLE if self.kept else AT_ONCE
 
 
 def check_positive(**counts: int) -> None:

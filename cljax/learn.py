@@ -33,6 +33,7 @@ from cljax.evaluate import (
 )
 from cljax.evaluate_readout import check_readouts, fitted_rows
 from cljax.factories import real_options
+from cljax.interrupts import at_once
 from cljax.lanes import START, Divergence, Event, Lane, Place, Record, Setup, restored
 from cljax.methods.common import check_features, with_features
 from cljax.nets.transfer import convolves
@@ -110,6 +111,7 @@ def learn(
     checkpoints: Checkpoints | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     on_finish: Callable[[int, History], None] | None = None,
+    spent_s: float = 0.0,
 ) -> History | None:
     """Trains on a stream, task after task, once for each seed.
 
@@ -142,6 +144,8 @@ def learn(
       interrupted: asked between segments; once it is True, the run is kept and stops.
       on_finish: called with a run's number and its own history as soon as it ends; what it
         leaves is then forgotten here, and the whole history is not returned.
+      spent_s: seconds of preparing before this call, which the times include; those of earlier
+        attempts are in the checkpoint and count too.
 
     Raises:
       UserError: for counts below 1, an unknown choice, a stream without what ``method`` needs, or
@@ -205,8 +209,8 @@ def learn(
     made = [_lane(bundle, names, seeds, hypers, made_of, batching, own_tests) for bundle in bundles]
     emit = progress or (lambda event: None)
     emit(Event("compile"))
-    workers = len(os.sched_getaffinity(0)) if policy == "threads" else 1
-    with ThreadPoolExecutor(workers) as pool:
+    workers = _cores() if policy == "threads" else 1
+    with at_once(ThreadPoolExecutor(workers)) as pool:
         shapes = {name: rows for (name, _), rows in made[0].plans.items()}
         programs = compile_programs(
             lambda hyper: bind(_remade(method, hyper)),
@@ -214,14 +218,19 @@ def learn(
             tuple(evaluations), own_tests=own_tests, online=online, loop=loop, batching=batching,
             pool=pool,
         )  # fmt: skip
-        compile_s = time.perf_counter() - began
+        compiled_s = time.perf_counter() - began
         blank = np.full((stream.num_tasks + 1, stream.num_tasks), np.nan)
         setup = Setup(
             programs, data, images, stream, tuple(evaluations), entries, items, segment,
             segment_seconds, None if checkpoints is None else checkpoints.every_updates,
             [Record({e.name: blank.copy() for e in evaluations}) for _ in seeds],
         )  # fmt: skip
-        places, spent = _resumed(setup, made, checkpoints, emit)
+        places, earlier = _resumed(setup, made, checkpoints, emit)
+        spent = {name: earlier.get(name, 0.0) for name in ("train_s", "eval_s")} | {
+            "data_s": earlier.get("data_s", 0.0) + spent_s,
+            "compile_s": earlier.get("compile_s", 0.0) + compiled_s,
+            "total_s": earlier.get("total_s", 0.0) + spent_s,
+        }
         finals: dict[int, Carry] = {}
 
         def history(finals: Mapping[int, Carry], spent: Mapping[str, float]) -> History:
@@ -229,7 +238,7 @@ def learn(
             return _history(
                 setup, learner, [seeds[i] for i in numbers], [finals[i] for i in numbers],
                 [setup.records[i] for i in numbers], plans[seeds[0]], online,
-                tests[seeds[numbers[0]]].counts, {"compile_s": compile_s, **spent},
+                tests[seeds[numbers[0]]].counts, spent,
             )  # fmt: skip
 
         def finish(number: int, place: Place) -> bool:
@@ -240,7 +249,7 @@ def learn(
                 finals.update(own)
                 return False
             for member, carry in own.items():
-                on_finish(member, history({member: carry}, {}))
+                on_finish(member, history({member: carry}, {"compile_s": spent["compile_s"]}))
             return True
 
         def watch(event: Event) -> None:
@@ -254,7 +263,7 @@ def learn(
         window = 1 if batching is not None else lanes_at_a_time or _BESIDE * workers
         spent = drive(
             setup, made, places, pool, window=window, emit=watch, finish=finish,
-            checkpoints=checkpoints, interrupted=interrupted, spent=spent,
+            checkpoints=checkpoints, interrupted=interrupted, spent=spent, began=began,
         )  # fmt: skip
     return None if on_finish is not None else history(finals, spent)
 
@@ -388,15 +397,15 @@ def _resumed(
     lanes: Sequence[Lane],
     checkpoints: Checkpoints | None,
     emit: Callable[[Event], None],
-) -> tuple[list[Place], Mapping[str, float] | None]:
+) -> tuple[list[Place], Mapping[str, float]]:
     """Where each lane goes on, from the newest whole checkpoint, and the seconds spent on it."""
     if checkpoints is None:
-        return [START] * len(lanes), None
+        return [START] * len(lanes), {}
     kept, skipped = checkpoint.newest(checkpoints.folder, checkpoints.identity)
     for sentence in skipped:
         emit(Event("note", note=sentence))
     if kept is None:
-        return [START] * len(lanes), None
+        return [START] * len(lanes), {}
     try:
         return [restored(setup, lane, kept) for lane in lanes], kept.position["time"]
     except (KeyError, ValueError) as error:
@@ -404,6 +413,13 @@ def _resumed(
             f"The checkpoint in {checkpoints.folder} does not fit this run ({error}); remove it, "
             "or run in another folder."
         ) from error
+
+
+def _cores() -> int:
+    """Cores that this process may use; where nobody says, those that there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _split(values: PyTree, lane: Lane) -> list[PyTree]:

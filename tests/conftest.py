@@ -7,6 +7,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
 
 # Tests compile thousands of tiny programs and run each for microseconds. The older emitters of
 # fusions, and one module a program, take a third of the time to compile.
@@ -26,6 +28,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jax
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+# Commands that tests start import the copy of cljax that the tests do, wherever they run: beside
+# a checkout there may be an installed one, which records another commit.
+_cljax = util.find_spec("cljax")
+assert _cljax is not None and _cljax.origin is not None
+_paths = [str(Path(_cljax.origin).parents[1]), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -334,7 +334,9 @@ def test_one_diverged_seed_ranks_its_setting_last_but_the_others_count(copied):
     plan, folder = copied
     best = sweep.load(folder).best()
     path = folder / "lanes" / sweep.Lane(best.setting, 1000).name / "results.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "diverged": [5]}))
+    results = json.loads(path.read_text())
+    path.write_text(json.dumps({**results, "diverged": [5]}))
+    artefacts.seal(path.parent, results["config_hash"])
     done = sweep.merge(folder)
     last = done.settings[-1]
     assert last.setting == best.setting and done.best().setting != best.setting

@@ -125,6 +125,7 @@ def plan(
         "metric": metric,
         "over": list(dict.fromkeys(name for lane in lanes for name in lane.setting)),
         "lanes": [{"setting": plain(lane.setting), "seed": lane.seed} for lane in lanes],
+        "hashes": [made.config["config_hash"] for made in prepared],  # of each lane
         "base": _base(base, what, stream, options),
         "sweep_hash": hashlib.sha256("".join([*identity, on, metric]).encode()).hexdigest(),
         "begun_as": None,

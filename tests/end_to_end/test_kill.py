@@ -66,7 +66,7 @@ def unbroken(tmp_path_factory):
             out = tmp_path_factory.mktemp("unbroken") / "run"
             began = time.monotonic()
             arguments = [sys.executable, "-m", "cljax", "run", *command, *OFTEN, "--out", str(out)]
-            done = subprocess.run(arguments, capture_output=True, text=True)
+            done = subprocess.run(arguments, cwd=out.parent, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             known[canonical(command)] = (results(out), time.monotonic() - began)
         return known[canonical(command)]
@@ -98,7 +98,7 @@ def kept(out):
     except FileNotFoundError:
         names = []
     written = {name for name in names if name.startswith(".writing-")}
-    return [0, *(int(name) for name in names if name.isdigit())], written
+    return [0, *(int(name) for name in names if name.isdecimal())], written
 
 
 def moment(name, out, seconds):
@@ -178,7 +178,7 @@ def test_an_interrupted_run_is_kept_and_goes_on(begin, unbroken, tmp_path):
         said = child.said.read_text().splitlines()
         assert said == [
             "compiling, then training ...",
-            "cljax: stopping at the end of this segment ...",
+            "cljax: stopping once this segment or compilation has ended; again stops at once ...",
             f"cljax: interrupted and kept; `cljax resume {out}` goes on.",
         ]
         assert not (out / "results.json").exists()
