@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from cljax.config import config_hash, differences
+from cljax.config import another_run, config_hash
 from cljax.errors import UserError
 
 __all__ = [
@@ -64,11 +64,7 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
         )
     stored = read(folder, "config.json")
     if stored.get("config_hash") != config_hash(config):
-        fields = differences(stored, config)[:4]
-        raise UserError(
-            f"The output folder {folder} holds another run: {', '.join(fields)} differ; name "
-            "another folder."
-        )
+        raise UserError(another_run(folder, stored, config))
     return (folder / "results.json").exists()
 
 

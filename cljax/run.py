@@ -28,6 +28,7 @@ from cljax.prepare import Prepared, learner_of, prepare
 from cljax.progress import journal
 from cljax.recipes import Recipe
 from cljax.results import results_of
+from cljax.settings import decisive
 from cljax.streams.base import Stream, rows_used
 from cljax.trained import Trained
 from cljax.types import Method, PyTree
@@ -35,8 +36,6 @@ from cljax.types import Method, PyTree
 __all__ = [
     "Run", "Running", "checkpoints_of", "interval", "learn_options", "load", "resume", "run",
 ]  # fmt: skip
-
-_DECISIVE = ("cljax", "jax", "jaxlib", "flax", "optax")  # versions that a resumed run must keep
 
 
 @dataclass(frozen=True)
@@ -304,13 +303,11 @@ def checkpoints_of(config: Mapping[str, Any], folder: Path, running: Running) ->
     """Where and when a run is kept, and what must be the same to continue it."""
     if running.checkpoint_every is None:
         return None
-    versions = {f"version of {name}": config["versions"][name] for name in _DECISIVE}
     identity = {
         "config_hash": config["config_hash"],
         "data": config["stream"]["checksum"],
-        "backend": config["device"]["backend"],
         "format": FORMAT,
-        **versions,
+        **decisive(config),
     }
     seconds, updates = interval(running.checkpoint_every)
     return Checkpoints(folder / "checkpoint", identity, seconds, updates, running.keep)

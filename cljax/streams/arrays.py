@@ -9,7 +9,7 @@ import numpy as np
 
 from cljax.data import digest
 from cljax.errors import UserError, check_known
-from cljax.streams.base import Stream, Transform, checksum
+from cljax.streams.base import Stream, Transform, checksum, sealed
 from cljax.streams.orders import permutation
 from cljax.streams.packed import pack, seen_as, unpacked
 from cljax.types import PyTree
@@ -96,7 +96,7 @@ def from_arrays(
         )
 
     arrays = (x, y.astype(np.int32), xt, yt.astype(np.int32))
-    return Stream(
+    stream = Stream(
         name=name,
         train_x=arrays[0],
         train_y=arrays[1],
@@ -118,9 +118,11 @@ def from_arrays(
             shuffle,
             scenario,
             *([transform.name] if transform.name else []),
+            *([own.shape[1]] if own.shape[1] > int(y.max()) + 1 else []),
         ),
         published=False,
     )
+    return sealed(stream)
 
 
 def _stored(
