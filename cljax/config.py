@@ -34,6 +34,9 @@ _IDENTITY = (
 )  # fmt: skip
 # Likewise, where a config has them: what no name tells, and the word of the user's for it.
 _MORE = ("identity", "id")
+# Words of ``cljax.identity`` between the names that a user gave.
+_OF_JSON = ("attributes", "closure", "ends", "entries", "fields", "function", "globals", "values")
+_KINDS = {"class", "function", "object", "partial", "tuple", "unknown", "wrapped"}
 
 
 def canonical(value: Any) -> str:
@@ -97,8 +100,16 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         for name in (*_IDENTITY, *_MORE)
         for path in _paths(name, plain(a.get(name) or {}), plain(b.get(name) or {}))
     ]
-    named = dict.fromkeys(path.removeprefix("identity.") for path in paths)
+    named = dict.fromkeys(_as_written(path) for path in paths)
     return [path for path in named if path not in ("mark", "unknown")]
+
+
+def _as_written(path: str) -> str:
+    """A path into what a run is made of, as its owner would write it: less what JSON adds."""
+    parts = path.split(".")
+    if parts[0] != "identity":
+        return path
+    return ".".join(part for part in parts[1:] if part not in _OF_JSON)
 
 
 def another_run(folder: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -176,7 +187,7 @@ def _installed_commit(distribution: str) -> str | None:
 def _paths(name: str, a: Any, b: Any) -> list[str]:
     if a == b:
         return []
-    if isinstance(a, dict) and isinstance(b, dict):
+    if isinstance(a, dict) and isinstance(b, dict) and not _KINDS & (set(a) ^ set(b)):
         keys = sorted(set(a) | set(b))
         return [path for key in keys for path in _paths(f"{name}.{key}", a.get(key), b.get(key))]
     return [name]

@@ -51,7 +51,7 @@ def check_seeds(seeds: Any) -> tuple[int, ...]:
     if not chosen:
         raise UserError(f"seeds is {seeds!r}, but it must be a list of seeds, such as [0, 1, 2].")
     if len(set(chosen)) < len(chosen):
-        raise UserError(f"seeds are {list(chosen)}, but each must be there once.")
+        raise UserError(f"seeds are {list(chosen)}, but they must be distinct.")
     return chosen
 
 

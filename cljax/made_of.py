@@ -37,6 +37,7 @@ class Parts(NamedTuple):
 
     identity: dict[str, Any]
     packages: dict[str, str]
+    checksum: str  # of the stream: its own where that tells all of it, else of its content
 
 
 def identify(
@@ -60,6 +61,7 @@ def identify(
         "stream": {} if told(stream) else {name: getattr(stream, name) for name in DECISIVE},
         "evaluations": {e.name: e for e in evaluations if not all(map(_plain, e))},
     })  # fmt: skip
+    checksum = stream.checksum if told(stream) else digest_of(found.json["stream"])
     identity = {name: _short(part) for name, part in found.json.items() if part}
     if list(identity.get("net", ())) == ["net"]:
         identity["net"] = identity["net"]["net"]
@@ -73,7 +75,8 @@ def identify(
                 "run cannot tell that it is the same; pass id='...'."
             )
         identity |= {} if id is not None else {"mark": uuid.uuid4().hex}
-    return Parts(identity, {p.name: p.version for p in found.packages.values()})
+    versions = {package.name: package.version for package in found.packages.values()}
+    return Parts(identity, versions, checksum)
 
 
 def net_name(net: Net) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cljax import resolve
+from cljax import protocol, resolve
 from cljax.config import config_hash, entry_of, environment, plain
 from cljax.errors import UserError, check_known, check_positive
 from cljax.evaluate import Evaluation
@@ -27,7 +27,7 @@ from cljax.recipes import Recipe, default
 from cljax.streams.base import Stream
 from cljax.types import Learner, Method, Net, Readout
 
-__all__ = ["Prepared", "begun_as", "learner_of", "make", "prepare"]
+__all__ = ["Prepared", "begun_as", "learner_of", "make", "prepare", "seeds_of"]
 
 
 class Prepared(NamedTuple):
@@ -93,7 +93,7 @@ def prepare(
             f"precision is {precision} with jax_enable_x64={x64}, but the two must agree; call "
             "jax.config.update('jax_enable_x64', ...) first."
         )
-    chosen = _seeds(seeds)
+    chosen = seeds_of(seeds)
     if id is not None and (not isinstance(id, str) or not id):
         raise UserError(f"id is {id!r}, but it must be a text that names what a run is made of.")
     recipe, method, source, notices = _resolve(what, stream)
@@ -105,7 +105,8 @@ def prepare(
     size = recipe.batch_size if batch_size is None else batch_size
     check_positive(batch_size=size)
     learner = method.bind(network(source.num_classes), source.spec(size))  # or it says why not
-    tuned = recipe.tuning if tuning is None else tuning
+    if tuning is not None:
+        recipe, notices = dataclasses.replace(recipe, tuning=tuning), []
     asked = (
         tuple(evaluations or ())
         or learner.evaluations
@@ -118,6 +119,7 @@ def prepare(
     if readout:
         asked += (Evaluation("readout", "features", "task", readout=Readout()),)
     parts = identify(given, network, source, asked, id)
+    source = dataclasses.replace(source, checksum=parts.checksum)
     surroundings = environment()
     config = {
         "method": {"name": method.name, "options": plain(method.options)},
@@ -141,9 +143,17 @@ def prepare(
         "identity": parts.identity,
         "id": id,
         "packages": sorted(parts.packages),
-        "recipe": {"name": recipe.name, "status": recipe.status, "notes": recipe.notes},
-        "origins": dict(origins or {}),
-        "tuning": plain(tuned),
+        "recipe": {"name": recipe.name, "status": _status(recipe), "notes": recipe.notes},
+        "origins": {
+            **_origins(
+                what,
+                recipe,
+                given,
+                dict(net=net, batch_size=batch_size, epochs=epochs, entries=entries),
+            ),
+            **(origins or {}),
+        },
+        "tuning": plain(recipe.tuning),
         "notices": [*notices, *_untold(parts.identity)],
         "stream_facts": _facts(source),
         "needs": method.needs._asdict(),
@@ -225,6 +235,22 @@ def _passed_by(method: Method, stream: Stream) -> list[str]:
     ]
 
 
+def _status(recipe: Recipe) -> str:
+    if recipe.tuning is None:
+        return recipe.status
+    own = protocol.tuned(recipe.tuning)
+    return f"{recipe.status}, {own}" if recipe.source else own
+
+
+def _origins(what: Any, recipe: Recipe, method: Method, given: Mapping[str, Any]) -> dict[str, str]:
+    """Where values come from: the recipe, a default, the object itself, the call, a sweep."""
+    named = isinstance(what, (Recipe, str))
+    origins = dict.fromkeys(method.options, "default" if named else "the method as it was made")
+    origins |= dict.fromkeys((*recipe.method_options, *recipe.stream_options), recipe.status)
+    origins |= {name: recipe.status if value is None else "given" for name, value in given.items()}
+    return origins | dict.fromkeys((recipe.tuning or {}).get("chosen", ()), "tuned")
+
+
 def _untold(identity: Mapping[str, Any]) -> list[str]:
     """That a run is neither read back nor continued, if that is so."""
     if "mark" not in identity:
@@ -243,7 +269,12 @@ def make(factory: Callable[..., Any], options: Mapping[str, Any], name: str) -> 
     return factory(**options)
 
 
-def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """How many seeds (0, 1, ...), or which ones, as a run takes them.
+
+    Raises:
+      UserError: for a number below 1, or seeds that are not from 0 to 2**32 - 1 and distinct.
+    """
     if isinstance(seeds, (int, np.integer)) and not isinstance(seeds, bool):
         check_positive(seeds=int(seeds))
         check_seed(int(seeds) - 1)

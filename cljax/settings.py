@@ -45,10 +45,9 @@ def settings() -> dict[str, Any]:
     """The settings that change bits as they are now, for a run's config."""
     found: dict[str, Any] = {}
     for name in _OF_JAX:
-        try:
-            value = jax.config.read(f"jax_{name}")
-        except (AttributeError, KeyError):  # of another version of JAX
+        if not hasattr(jax.config, f"jax_{name}"):  # of another version of JAX
             continue
+        value = getattr(jax.config, f"jax_{name}")
         plain = value is None or isinstance(value, (bool, int, float, str))
         found[f"jax_{name}"] = value if plain else str(value)
     found |= {name: os.environ[name] for name in _OF_ENVIRONMENT if name in os.environ}

@@ -84,7 +84,35 @@ class Sweep:
         of_run = {name: value for name, value in values.items() if name in OF_RUN}
         options = {name: value for name, value in values.items() if name not in OF_RUN}
         found = Recipe(**{**base, **of_run})
-        return found.replace(method_options={**found.method_options, **options})
+        tuned = self.tuning() if setting is None else None
+        return found.replace(
+            method_options={**found.method_options, **options}, tuning=tuned or found.tuning
+        )
+
+    def tuning(self) -> dict[str, Any]:
+        """How the best setting was chosen, for the record of a run with it.
+
+        Raises:
+          UserError: as ``best``.
+        """
+        best = self.best()
+        grid = {
+            name: list(
+                {str(s.setting.get(name)): s.setting.get(name) for s in self.settings}.values()
+            )
+            for name in self.config["over"]
+        }
+        lanes = self.config["lanes"]
+        return {
+            "metric": self.config["metric"],
+            "on": self.config["on"],
+            "stream": self.config["stream"],
+            "grid": {name: sorted(v, key=str) for name, v in plain(grid).items()},
+            "settings": len(self.settings),
+            "seeds": sorted({lane["seed"] for lane in lanes}),
+            "runs": len(lanes),
+            "chosen": plain(dict(best.setting)),
+        }
 
     def table(self) -> str:
         """The settings as text, in percent with 95 % intervals."""
