@@ -19,12 +19,12 @@ import numpy as np
 from jax.core import Tracer
 
 from cljax.errors import UserError
-from cljax.settings import settings
+from cljax.settings import changes, settings
 from cljax.types import Evaluation, Penalty, Readout
 
 __all__ = [
     "another_run", "canonical", "commit_of", "config_hash", "differences", "entry_of",
-    "environment", "evaluation_of", "plain",
+    "environment", "evaluation_of", "plain", "since",
 ]  # fmt: skip
 
 # What decides a run's results; the rest of a config is about where and when.
@@ -143,6 +143,13 @@ def environment() -> dict[str, Any]:
         "commit": commit_of(Path(__file__).parents[1]),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def since(config: Mapping[str, Any]) -> list[str]:
+    """What that can change bits is other now than when a run was made; see ``cljax.settings``."""
+    packages = {name: _version(name) for name in config.get("packages", ())}
+    now = environment() | {"packages": list(packages)}
+    return changes(config, now | {"versions": {**now["versions"], **packages}})
 
 
 def _version(name: str) -> str | None:

@@ -196,7 +196,8 @@ def _of_array(value: Any, path: str, walk: _Walk) -> Any:
         return {"objects": _of(array.tolist(), path, walk), "shape": list(array.shape)}
     if isinstance(value, np.ma.MaskedArray):
         weak = {"mask": _of_array(np.ma.getmaskarray(value), path, walk)}
-    described = {"dtype": str(array.dtype), "shape": list(array.shape), **weak}
+    by = {"jax": True} if isinstance(value, jax.Array) else {}  # NumPy's arithmetic is another
+    described = {"dtype": str(array.dtype), "shape": list(array.shape), **by, **weak}
     if array.ndim == 0 and array.dtype.kind in "biuf" and bool(np.isfinite(array)):
         return {**described, "value": array.item()}
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -234,7 +235,9 @@ def _of_sequence(value: Sequence[Any], path: str, walk: _Walk) -> Any:
 
 
 def _of_partial(value: functools.partial[Any], path: str, walk: _Walk) -> Any:
+    kind = {} if type(value) is functools.partial else {"of": _of(type(value), path, walk)}
     return {
+        **kind,
         "partial": _of(value.func, path, walk),
         "arguments": _of(list(value.args), _join(path, "arguments"), walk),
         "keywords": _of(dict(value.keywords), _join(path, "keywords"), walk),
@@ -356,6 +359,7 @@ def _of_class(value: type, path: str, walk: _Walk) -> Any:
 _DESCRIPTORS = (
     types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType,
     types.MethodDescriptorType, types.ClassMethodDescriptorType,
+    type(Content.json),  # a field of a named tuple
 )  # fmt: skip
 
 
@@ -386,7 +390,8 @@ def _of_instance(value: Any, path: str, walk: _Walk) -> Any:
 def _of_builtin(value: types.BuiltinFunctionType, path: str, walk: _Walk) -> Any:
     owner = value.__self__
     if owner is None or isinstance(owner, (types.ModuleType, type)):
-        module = value.__module__ or getattr(owner, "__name__", "builtins")
+        home = "__module__" if isinstance(owner, type) else "__name__"
+        module = value.__module__ or getattr(owner, home, "builtins")
         if not _own(module, walk):
             return {"function": f"{module}:{value.__qualname__}"}
         return _untold(path, f"the compiled function {value.__qualname__}", walk)

@@ -17,14 +17,22 @@ _MARGIN = 0.02
 _FIRST = ("RA", "LA", "BTI")  # the headline, in this order
 
 
-def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """Metrics in percent with 95 % intervals, and the published numbers where they apply."""
+def table(
+    config: Mapping[str, Any], results: Mapping[str, Any], changed: Sequence[str] = ()
+) -> str:
+    """Metrics in percent with 95 % intervals, and the published numbers where they apply.
+
+    Args:
+      changed: what can change bits and is other now than when a run was made.
+    """
     seeds = results["seeds"]
     head = f"{results['method']} on {results['stream']}, {len(seeds)} seed{'s'[: len(seeds) > 1]}"
     lines = [f"{head}, recipe {config['recipe']['name']}"]
     if config.get("tuning"):
         lines.append(f"  {tuned(config['tuning'])}")
-    lines += [*(f"  {notice}" for notice in config.get("notices", ())), ""]
+    lines += [f"  {notice}" for notice in config.get("notices", ())]
+    lines += [f"  Made with {'; '.join(changed)}."] if changed else []
+    lines.append("")
     names = [*_FIRST, *sorted(set(results["metrics"]) - set(_FIRST))]
     for name in names:
         cell = results["metrics"].get(name)

@@ -18,7 +18,7 @@ import numpy as np
 
 from cljax import artefacts, cite, protocol
 from cljax.checkpoint import FORMAT, newest_place
-from cljax.config import evaluation_of
+from cljax.config import evaluation_of, since
 from cljax.errors import Diverged, Interrupted, UserError, check_known
 from cljax.interrupts import signals
 from cljax.kept import keep
@@ -97,7 +97,8 @@ class Run:
         """
         check_known("form of a table", form, ("text", "latex", "csv"))
         if form == "text":
-            return protocol.table(self.config, self.results)
+            changed = since(self.config) if self.resumed else ()
+            return protocol.table(self.config, self.results, changed)
         from cljax.report import tables
 
         if form == "latex":

@@ -48,7 +48,7 @@ def settings() -> dict[str, Any]:
         if not hasattr(jax.config, f"jax_{name}"):  # of another version of JAX
             continue
         value = getattr(jax.config, f"jax_{name}")
-        plain = value is None or isinstance(value, (bool, int, float, str))
+        plain = value is None or type(value) in (bool, int, float, str)
         found[f"jax_{name}"] = value if plain else str(value)
     found |= {name: os.environ[name] for name in _OF_ENVIRONMENT if name in os.environ}
     device = jax.devices()[0]

@@ -96,18 +96,16 @@ class Sweep:
           UserError: as ``best``.
         """
         best = self.best()
-        grid = {
-            name: list(
-                {str(s.setting.get(name)): s.setting.get(name) for s in self.settings}.values()
-            )
-            for name in self.config["over"]
-        }
         lanes = self.config["lanes"]
+        grid: dict[str, list[Any]] = {name: [] for name in self.config["over"]}
+        for lane in lanes:
+            for name, value in lane["setting"].items():
+                grid[name] += [] if value in grid[name] else [value]
         return {
             "metric": self.config["metric"],
             "on": self.config["on"],
             "stream": self.config["stream"],
-            "grid": {name: sorted(v, key=str) for name, v in plain(grid).items()},
+            "grid": grid,
             "settings": len(self.settings),
             "seeds": sorted({lane["seed"] for lane in lanes}),
             "runs": len(lanes),
