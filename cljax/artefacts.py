@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cljax import files, integrity, shapes
-from cljax.config import config_hash, differences
+from cljax.config import another_run, config_hash
 from cljax.errors import UserError
 from cljax.files import clean, place, write_arrays, write_bytes, write_json
 from cljax.integrity import read, refuse_links, seal
@@ -116,11 +116,7 @@ def finished(folder: Path, config: Mapping[str, Any]) -> bool:
         )
     stored = config_of(folder)
     if stored["config_hash"] != config_hash(config):
-        fields = differences(stored, config)[:4]
-        raise UserError(
-            f"The output folder {folder} holds another run: {', '.join(fields)} differ; name "
-            "another folder."
-        )
+        raise UserError(another_run(folder, stored, config))
     return "results.json" in entries
 
 

@@ -34,6 +34,7 @@ from cljax.evaluate import (
 from cljax.evaluate_readout import check_readouts, fitted_rows
 from cljax.factories import real_options
 from cljax.interrupts import at_once
+from cljax.keys import check_seed
 from cljax.lanes import START, Divergence, Event, Lane, Place, Record, Setup, restored
 from cljax.methods.common import check_features, with_features
 from cljax.nets.transfer import convolves
@@ -154,6 +155,7 @@ def learn(
       Interrupted: when asked to stop, after the last checkpoint is written.
     """
     check_positive(batch_size=batch_size, epochs=epochs, seeds=len(seeds))
+    seeds = [check_seed(seed) for seed in seeds]
     if segment is not None:
         check_positive(segment=segment)
     if lanes_at_a_time is not None:

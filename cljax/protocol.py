@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,18 +10,29 @@ import numpy as np
 from cljax.published import published, sources_of
 from cljax.stats import Cell, Verdict, equivalence
 
-__all__ = ["compare", "paragraph", "table"]
+__all__ = ["compare", "paragraph", "table", "tuned"]
 
 _MARGINS = {"mnist": 0.015}  # of equivalence, by the start of a stream's name
 _MARGIN = 0.02
 _FIRST = ("RA", "LA", "BTI")  # the headline, in this order
 
 
-def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """Metrics in percent with 95 % intervals, and the published numbers where they apply."""
+def table(
+    config: Mapping[str, Any], results: Mapping[str, Any], changed: Sequence[str] = ()
+) -> str:
+    """Metrics in percent with 95 % intervals, and the published numbers where they apply.
+
+    Args:
+      changed: what can change bits and is other now than when a run was made.
+    """
     seeds = results["seeds"]
     head = f"{results['method']} on {results['stream']}, {len(seeds)} seed{'s'[: len(seeds) > 1]}"
-    lines = [f"{head}, recipe {config['recipe']['name']}", ""]
+    lines = [f"{head}, recipe {config['recipe']['name']}"]
+    if config.get("tuning"):
+        lines.append(f"  {tuned(config['tuning'])}")
+    lines += [f"  {notice}" for notice in config.get("notices", ())]
+    lines += [f"  Made with {'; '.join(changed)}."] if changed else []
+    lines.append("")
     names = [*_FIRST, *sorted(set(results["metrics"]) - set(_FIRST))]
     for name in names:
         cell = results["metrics"].get(name)
@@ -46,6 +57,23 @@ def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
             f"{100 * verdict.diff:+.2f}: {verdict.verdict}"
         )
     return "\n".join(lines)
+
+
+def tuned(tuning: Mapping[str, Any]) -> str:
+    """How a sweep chose values, in a few words: by what, where, among which, with which budget."""
+    grid = "; ".join(f"{name} of {_listed(values)}" for name, values in tuning["grid"].items())
+    chosen = ", ".join(f"{name}={value}" for name, value in tuning["chosen"].items())
+    settings, seeds = tuning["settings"], tuning["seeds"]
+    return (
+        f"tuned by {tuning['metric']} on {tuning['on']} images of {tuning['stream']}: "
+        f"{chosen or 'the only setting'} of {settings} setting{'s'[: settings > 1]} "
+        f"({grid or 'no grid'}), seed{'s'[: len(seeds) > 1]} {_listed(seeds)}, "
+        f"{tuning['runs']} run{'s'[: tuning['runs'] > 1]} in all"
+    )
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))
 
 
 def compare(

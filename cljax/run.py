@@ -19,7 +19,7 @@ import numpy as np
 
 from cljax import artefacts, cite, protocol
 from cljax.checkpoint import FORMAT, newest_place
-from cljax.config import evaluation_of
+from cljax.config import evaluation_of, since
 from cljax.consent import check_consent
 from cljax.errors import Diverged, Interrupted, UserError, check_known, check_positive
 from cljax.interrupts import signals
@@ -30,6 +30,7 @@ from cljax.prepare import Prepared, learner_of, prepare
 from cljax.progress import journal
 from cljax.recipes import Recipe
 from cljax.results import results_of
+from cljax.settings import decisive
 from cljax.streams.base import Stream, rows_used
 from cljax.trained import Trained
 from cljax.types import Method, PyTree
@@ -40,7 +41,6 @@ __all__ = [
 ]  # fmt: skip
 
 _BEGUN = ("config.json", "metrics.jsonl", "manifest")  # of a run before its first update
-_DECISIVE = ("cljax", "jax", "jaxlib", "flax", "optax")  # versions that a resumed run must keep
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ class Run:
         """
         check_known("form of a table", form, ("text", "latex", "csv"))
         if form == "text":
-            return protocol.table(self.config, self.results)
+            changed = since(self.config) if self.resumed else ()
+            return protocol.table(self.config, self.results, changed)
         from cljax.report import tables
 
         if form == "latex":
@@ -365,13 +366,11 @@ def checkpoints_of(config: Mapping[str, Any], folder: Path, running: Running) ->
     """Where and when a run is kept, and what must be the same to continue it."""
     if running.checkpoint_every is None:
         return None
-    versions = {f"version of {name}": config["versions"][name] for name in _DECISIVE}
     identity = {
         "config_hash": config["config_hash"],
         "data": config["stream"]["checksum"],
-        "backend": config["device"]["backend"],
         "format": FORMAT,
-        **versions,
+        **decisive(config),
     }
     seconds, updates = interval(running.checkpoint_every)
     return Checkpoints(folder / "checkpoint", identity, seconds, updates, running.keep)

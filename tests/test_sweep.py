@@ -543,7 +543,7 @@ def test_a_folder_without_a_sweep_is_refused(read, tmp_path):
         ([{"rate": 0.1}], {}, "'rate' is not known"),
         ([{"lr": math.nan}], {}, "lr is nan"),
         ([{"lr": 0.1}, {"lr": 0.1}], {}, "lr=0.1/seed-1000 is there twice"),
-        ([{"lr": 0.1, "seed": -1}], {"on": "test"}, "not negative"),
+        ([{"lr": 0.1, "seed": -1}], {"on": "test"}, "seed -1 must be a whole number"),
         ([{"batch_size": 0}], {"batch_size": None}, "batch_size is 0"),
         (RATES, {"seeds": 0}, "seeds is 0"),
         (RATES, {"lanes_at_a_time": 0}, "lanes_at_a_time is 0"),

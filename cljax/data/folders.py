@@ -119,9 +119,7 @@ def read(
     source = f"folder:{root.resolve().name}"
     data = ImageData(train_x, train_y, test_x, test_y, source, licence, kept.checksum)
     check_images(data, len(found.names))
-    for array in kept.arrays:
-        array.flags.writeable = False
-    return data
+    return data.frozen()
 
 
 def _fingerprint(root: Path, found: Layout, sizes: tuple[int, ...]) -> str:

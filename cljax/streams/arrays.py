@@ -12,7 +12,7 @@ from jax.dtypes import canonicalize_dtype as canonical
 
 from cljax.data import digest
 from cljax.errors import UserError, check_known, check_positive
-from cljax.streams.base import Stream, Transform, checksum
+from cljax.streams.base import Stream, Transform, checksum, sealed
 from cljax.streams.orders import permutation
 from cljax.streams.packed import pack, seen_as, unpacked
 from cljax.types import PyTree
@@ -108,7 +108,7 @@ def from_arrays(
         )
 
     arrays = (x, y.astype(np.int32), xt, yt.astype(np.int32))
-    return Stream(
+    stream = Stream(
         name=name,
         train_x=arrays[0],
         train_y=arrays[1],
@@ -130,9 +130,11 @@ def from_arrays(
             shuffle,
             scenario,
             *([transform.name] if transform.name else []),
+            *([own.shape[1]] if own.shape[1] > int(y.max()) + 1 else []),
         ),
         published=False,
     )
+    return sealed(stream)
 
 
 def _labelled(part: str, given: Labelled) -> Labelled:

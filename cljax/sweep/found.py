@@ -95,7 +95,33 @@ class Sweep:
         except TypeError as error:
             raise UserError(f"The sweep in {self.path} has no recipe: {error}.") from error
         check_consent(self.path, [found.method, found.stream], [found.net], trust=trust)
-        return found.replace(method_options={**found.method_options, **options})
+        tuned = self.tuning() if setting is None else None
+        return found.replace(
+            method_options={**found.method_options, **options}, tuning=tuned or found.tuning
+        )
+
+    def tuning(self) -> dict[str, Any]:
+        """How the best setting was chosen, for the record of a run with it.
+
+        Raises:
+          UserError: as ``best``.
+        """
+        best = self.best()
+        lanes = self.config["lanes"]
+        grid: dict[str, list[Any]] = {name: [] for name in self.config["over"]}
+        for lane in lanes:
+            for name, value in lane["setting"].items():
+                grid[name] += [] if value in grid[name] else [value]
+        return {
+            "metric": self.config["metric"],
+            "on": self.config["on"],
+            "stream": self.config["stream"],
+            "grid": grid,
+            "settings": len(self.settings),
+            "seeds": sorted({lane["seed"] for lane in lanes}),
+            "runs": len(lanes),
+            "chosen": plain(dict(best.setting)),
+        }
 
     def table(self) -> str:
         """The settings as text, in percent with 95 % intervals."""

@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from cljax.errors import UserError, check_positive
+from cljax.identity import content, digest_of
+from cljax.keys import check_seed, check_seeds
 
 __all__ = ["FIRST_SEED", "OF_RUN", "Lane", "On", "duration", "grid", "label", "lanes_of"]
 
@@ -62,15 +64,17 @@ def lanes_of(
     settings: Sequence[Mapping[str, Any]], seeds: int | Sequence[int], on: On
 ) -> list[Lane]:
     """A lane for every setting and seed; see ``cljax.sweep.plan``."""
-    if isinstance(seeds, int):
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
         check_positive(seeds=seeds)
         first = FIRST_SEED if on == "validation" else 0
+        check_seed(first + seeds - 1)
         seeds = range(first, first + seeds)
+    seeds = check_seeds(seeds)
     lanes = []
     for setting in settings or [{}]:
         own = {name: value for name, value in setting.items() if name != "seed"}
         chosen = [setting["seed"]] if "seed" in setting else seeds
-        lanes += [Lane(own, int(seed)) for seed in chosen]
+        lanes += [Lane(own, check_seed(seed)) for seed in chosen]
     names = [lane.name for lane in lanes]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -79,7 +83,13 @@ def lanes_of(
 
 
 def _short(value: Any) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    """A value as part of a folder's name: of an object what it is called, and of what content."""
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    if value is None or isinstance(value, (bool, int, str, tuple, list, np.generic)):
+        return str(value)
+    name = getattr(value, "__name__", type(value).__name__).strip("<>")
+    return f"{name}-{digest_of(content(value).json)[:8]}"
 
 
 def duration(seconds: float) -> str:
