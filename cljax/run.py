@@ -241,6 +241,7 @@ def resume(
              "precision", "origins")  # fmt: skip
     options = {name: config[name] for name in names}
     options["evaluations"] = [evaluation_of(entry) for entry in config["evaluations"]]
+    options["id"] = config.get("id")
     return run(Recipe(**begun), out=folder, progress=progress, running=running, **options)
 
 

@@ -145,6 +145,13 @@ def _claim_folder(folder: Path, plan: Plan, command: Mapping[str, Any] | None) -
     if stored.exists():
         if artefacts.read(folder, "sweep.json").get("sweep_hash") == plan.config["sweep_hash"]:
             return
+        untold = [m.config["identity"] for m in plan.prepared if "mark" in m.config["identity"]]
+        if untold:
+            raise UserError(
+                f"The sweep in {folder} is neither read back nor continued, because "
+                f"{untold[0]['unknown'][0]} cannot be told by its content; pass id='...' from the "
+                "first time on to say that it is the same, or name another folder."
+            )
         raise UserError(f"The folder {folder} holds another sweep; name another folder.")
     if folder.is_file():
         raise UserError(f"The output folder {folder} is a file; name a folder.")
