@@ -128,6 +128,7 @@ RUN_FLAGS: dict[str, tuple[Any, Any, str]] = {
     ),
     "loop": (Literal["auto", "scan", "steps"], "auto", "compiled loop, or one update at a time"),
     "precision": (Literal["float32", "float64"], "float32", "of everything"),
+    "id": (str | None, None, "names what cannot be told of your own code, as part of the run"),
     "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
     "tensorboard": (bool, False, "also write TensorBoard files (extra 'tensorboard')"),
 }  # fmt: skip
@@ -386,7 +387,7 @@ def options_of_run(job: Job) -> dict[str, Any]:
     flags = job.flags
     _join(flags.get("distributed"))
     _double(flags["precision"])
-    names = ("precision", "eval_every", "online", "readout", "lanes", "loop")
+    names = ("precision", "eval_every", "online", "readout", "lanes", "loop", "id")
     seeds = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
     return {"seeds": seeds, "origins": job.origins, **{name: flags[name] for name in names}}
 

@@ -148,8 +148,9 @@ def environment() -> dict[str, Any]:
 def since(config: Mapping[str, Any]) -> list[str]:
     """What that can change bits is other now than when a run was made; see ``cljax.settings``."""
     packages = {name: _version(name) for name in config.get("packages", ())}
-    now = environment() | {"packages": list(packages)}
-    return changes(config, now | {"versions": {**now["versions"], **packages}})
+    now = environment()
+    versions = dict(now["versions"]) | packages
+    return changes(config, now | {"packages": list(packages), "versions": versions})
 
 
 def _version(name: str) -> str | None:

@@ -29,6 +29,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -185,7 +186,7 @@ def _of_array(value: Any, path: str, walk: _Walk) -> Any:
     if isinstance(value, Tracer):
         return _untold(path, "a traced value", walk)
     try:
-        if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             impl, data = str(jax.random.key_impl(value)), jax.random.key_data(value)
             return {"key": impl, "is": _of_array(data, path, walk)}
         array = np.asarray(value)

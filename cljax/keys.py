@@ -52,7 +52,8 @@ def check_seeds(seeds: Any) -> tuple[int, ...]:
       UserError: for none, for one that is there twice, or for one out of range.
     """
     listed = not isinstance(seeds, (str, bytes)) and isinstance(seeds, Iterable)
-    chosen = tuple(map(check_seed, seeds)) if listed and np.ndim(seeds) != 0 else ()
+    listed = listed and getattr(seeds, "ndim", 1) == 1
+    chosen = tuple(map(check_seed, seeds)) if listed else ()
     if not chosen:
         raise UserError(f"seeds is {seeds!r}, but it must be a list of seeds, such as [0, 1, 2].")
     if len(set(chosen)) < len(chosen):

@@ -206,9 +206,9 @@ def _resolve(
         return what, method, make(factory, what.stream_options, what.stream), []
     if stream is None:
         raise UserError(f"The method {what.name} needs a stream; pass one.")
-    if isinstance(stream, str):
-        stream = make(resolve.stream_factory(stream), {}, stream)
-    return Recipe(what.name, stream.name), what, stream, _passed_by(what, stream)
+    by_name = isinstance(stream, str)
+    made = make(resolve.stream_factory(stream), {}, stream) if by_name else stream
+    return Recipe(what.name, made.name), what, made, _passed_by(what, made)
 
 
 def _left_out(recipe: Recipe, stream: Stream) -> list[str]:
@@ -246,10 +246,11 @@ def _status(recipe: Recipe) -> str:
 
 def _origins(what: Any, recipe: Recipe, method: Method, given: Mapping[str, Any]) -> dict[str, str]:
     """Where values come from: the recipe, a default, the object itself, the call, a sweep."""
+    status = recipe.status if recipe.source else "default"
     named = isinstance(what, (Recipe, str))
     origins = dict.fromkeys(method.options, "default" if named else "the method as it was made")
     origins |= dict.fromkeys((*recipe.method_options, *recipe.stream_options), recipe.status)
-    origins |= {name: recipe.status if value is None else "given" for name, value in given.items()}
+    origins |= {name: status if value is None else "given" for name, value in given.items()}
     return origins | dict.fromkeys((recipe.tuning or {}).get("chosen", ()), "tuned")
 
 

@@ -290,6 +290,7 @@ def resume(
         recipe = Recipe(**begun)
         check_consent(folder, [recipe.method, recipe.stream], [recipe.net], trust=trust)
         options["evaluations"] = [evaluation_of(entry) for entry in config["evaluations"]]
+        options["id"] = config.get("id")
         prepared = prepare(recipe, **options)
     except UserError:
         raise

@@ -12,6 +12,7 @@ import cljax
 from cljax import protocol
 from cljax.prepare import prepare
 from cljax.recipes import default, recipes
+from cljax.report import report
 
 FIELDS = ("net", "batch_size", "epochs", "entries")
 PAIRS = [
@@ -96,7 +97,7 @@ def test_lanes_with_networks_as_objects_have_programs_of_their_own():
 def _study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     methods = {
-        "er": (lambda lr: cljax.er(lr=lr, capacity=6, replay_size=3), {"lr": [0.1, 0.01]}),
+        "sgd": (lambda lr: cljax.finetune(lr=lr), {"lr": [0.1, 0.01]}),
         "naive": (lambda lr: cljax.finetune(lr=lr), {"lr": [0.2, 0.02]}),
     }
     tune = cljax.Tune(seeds=(100, 101), tasks=2)
@@ -107,7 +108,7 @@ def _study(tmp_path_factory):
 
 def test_what_a_comparison_tuned_stands_with_its_runs(study):
     found, folder = study
-    for name, values in (("er", "0.1, 0.01"), ("naive", "0.2, 0.02")):
+    for name, values in (("sgd", "0.1, 0.01"), ("naive", "0.2, 0.02")):
         run = found.runs[name]
         stored = json.loads((folder / "report" / name / "config.json").read_text())
         tuning, chosen = stored["tuning"], found.settings[name].setting["lr"]
@@ -118,7 +119,7 @@ def test_what_a_comparison_tuned_stands_with_its_runs(study):
         assert stored["origins"]["lr"] == "tuned" and "untuned" not in run.protocol()
         for text in (run.protocol(), run.table()):
             assert words in text and values in text and "seeds 100, 101" in text, text
-    page = cljax.report.report(folder, figures=False).page.read_text()
+    page = report(folder, figures=False).page.read_text()
     assert "How settings were chosen" in page and "untuned" not in page
     assert page.count("tuned by RA on validation images of rolled[2 tasks]") >= 2
 
@@ -128,8 +129,8 @@ def test_what_a_sweep_tuned_goes_with_its_recipe(tmp_path):
         return tuple(np.arange(36, 56) for _ in range(3))
 
     plan = cljax.sweep.plan(
-        "er", support.stream(valid=valid), cljax.sweep.grid(lr=[0.1, 0.01]), seeds=2, net="mlp:5",
-        batch_size=4,
+        "finetune", support.stream(valid=valid), cljax.sweep.grid(lr=[0.1, 0.01]), seeds=2,
+        net="mlp:5", batch_size=4,
     )  # fmt: skip
     done = cljax.sweep.run(plan, tmp_path)
     tuning = done.tuning()

@@ -340,17 +340,13 @@ def once(folder, **options):
     return cljax.run(cljax.finetune(lr=0.1), support.stream(), **options)
 
 
-def test_a_folder_gives_back_its_own_run_alone(tmp_path, monkeypatch):
-    first = once(tmp_path / "a")
-    assert once(tmp_path / "a").resumed
+def test_a_folder_gives_back_its_own_run_alone(tmp_path):
+    assert not once(tmp_path / "a").resumed and once(tmp_path / "a").resumed
     with pytest.raises(UserError, match=r"another run: net.width differ; name another folder"):
         once(tmp_path / "a", net=linen(4))
-    monkeypatch.chdir(tmp_path)
-    paths = {once("auto", net=linen(width)).path for width in (2, 4, 2)}
-    assert len(paths) == 2 and not first.resumed
 
 
-def test_a_run_that_cannot_be_told_needs_an_id_to_be_read_back(tmp_path, monkeypatch):
+def test_a_run_that_cannot_be_told_needs_an_id_to_be_read_back(tmp_path):
     rng = np.random.default_rng(0)
 
     def net(outputs):
@@ -365,8 +361,18 @@ def test_a_run_that_cannot_be_told_needs_an_id_to_be_read_back(tmp_path, monkeyp
     assert once(tmp_path / "b", net=net, id="first").resumed
     with pytest.raises(UserError, match="id differ"):
         once(tmp_path / "b", net=net, id="second")
-    monkeypatch.chdir(tmp_path)
-    assert once("auto", net=net).path != once("auto", net=net).path
+    assert hash_of(net=net) != hash_of(net=net)  # so "auto" gives each a folder of its own
+    settings = [{"lr": 0.1}]
+    plans = [
+        cljax.sweep.plan("finetune", support.stream(), settings, seeds=1, net=net, id=id)
+        for id in (None, None, "a", "a")
+    ]
+    hashes = [one.config["sweep_hash"] for one in plans]
+    assert len(set(hashes)) == 3 and hashes[2] == hashes[3]
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps(plans[0].config))
+    with pytest.raises(UserError, match=r"sweep in .*rng.*pass id='...'"):
+        cljax.sweep.run(plans[1], tmp_path / "s")
 
 
 SCRIPT = """

@@ -59,7 +59,7 @@ def test_packages_of_own_objects_are_recorded(monkeypatch):
     optax = pytest.importorskip("optax")
     method = cljax.finetune(optimizer=optax.sgd(0.1))
     made = prepare(method, support.stream(), seeds=1, net="mlp:5", batch_size=4).config
-    assert made["packages"] == ["optax"] and made["versions"]["optax"] == optax.__version__
+    assert "optax" in made["packages"] and made["versions"]["optax"] == optax.__version__
     older = {**made, "versions": {**made["versions"], "optax": "0.0.1"}}
     assert since(older) == [f"version of optax: 0.0.1, now {optax.__version__}"]
     before = {name: value for name, value in made.items() if name not in ("settings", "packages")}

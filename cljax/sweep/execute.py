@@ -230,8 +230,18 @@ def _claim_folder(folder: Path, plan: Plan, command: Mapping[str, Any] | None) -
 
 def _check_same(folder: Path, plan: Plan) -> None:
     """Raises UserError if the folder holds another sweep, or a damaged one."""
-    if config_of(folder)["sweep_hash"] != plan.config["sweep_hash"]:
-        raise UserError(f"The folder {folder} holds another sweep; name another folder.")
+    if config_of(folder)["sweep_hash"] == plan.config["sweep_hash"]:
+        return
+    untold = [
+        made.config["identity"] for made in plan.prepared if "mark" in made.config["identity"]
+    ]
+    if untold:
+        raise UserError(
+            f"The sweep in {folder} is neither read back nor continued, because "
+            f"{untold[0]['unknown'][0]} cannot be told by its content; pass id='...' from the "
+            "first time on to say that it is the same, or name another folder."
+        )
+    raise UserError(f"The folder {folder} holds another sweep; name another folder.")
 
 
 def _place(folder: Path, plan: Plan, i: int) -> Path:
