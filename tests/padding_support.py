@@ -83,6 +83,7 @@ def problem(method: Method) -> tuple[Model, Spec]:
 class Programs(NamedTuple):
     """A method's, compiled once, and where it is when a third task begins."""
 
+    start: Any  # before the first batch
     state: Any
     batch: Batch  # of the third task, all its rows valid
     draw: Any
@@ -100,7 +101,7 @@ def programs(case: str) -> Programs:
     fewer = made(case, inner_steps=1) if method.name == "meta-bgd" else method
     short = fewer.bind(model, spec._replace(batch_size=VALID))
     draw, update = jax.jit(learner.draw), jax.jit(learner.update)
-    state = jax.jit(learner.init)(jax.random.key(0))
+    start = state = jax.jit(learner.init)(jax.random.key(0))
     # On the host, here and below, so that nothing else is compiled.
     whole = jax.device_get(contract_support.batches_for(method.name, 5))
     rows = jax.tree.map(lambda a: a[:, :SIZE], whole._replace(clock=None))
@@ -108,7 +109,8 @@ def programs(case: str) -> Programs:
     for i, mask in enumerate([(1, 0, 1), (1, 1, 1), (0, 1, 1), (1, 1, 1)]):
         batch = support.at(batches, i)._replace(mask=np.array(mask, bool))
         state, _ = update(state, batch, draw(state, batch, jax.random.key(i)))
-    return Programs(state, support.at(batches, 4), draw, update, jax.jit(short.update), learner)
+    short = jax.jit(short.update)
+    return Programs(start, state, support.at(batches, 4), draw, update, short, learner)
 
 
 def filled(batch: Batch, mask: np.ndarray, seed: int, kind: str) -> Batch:
@@ -156,6 +158,35 @@ def poisoned(draws: Any) -> Any:
             spoil = lambda a, spread=spread: np.where(spread(a), a, a.dtype.type(7))
             fields[name] = jax.tree.map(spoil, getattr(draws, name))
     return draws._replace(**fields) if fields else draws
+
+
+def emptied(state: Any) -> Any:
+    """A state whose memory holds nothing, with other contents in its empty slots."""
+    spoil = lambda a: np.full(a.shape, 7, a.dtype)
+    if "memory" in state._fields:
+        memory = state.memory
+        return state._replace(memory=memory._replace(data=jax.tree.map(spoil, memory.data)))
+    kept = state.exemplars
+    fields = {name: spoil(getattr(kept, name)) for name in ("x", "exlog")}
+    return state._replace(exemplars=kept._replace(**fields))
+
+
+def learned_from(case: str, at: Programs, draws: Any) -> list[np.ndarray]:
+    """The rows [n, D] of each pass that the running statistics follow, in order."""
+    batch, passes = np.asarray(at.batch.x), []
+    if case == "gem":
+        ring = jax.device_get(at.state.memory)
+        past = [x[:age] for x, age in zip(ring.data.x[:2], ring.age, strict=False)]
+        return [*past, batch] * 2
+    if case == "agem":
+        for x, mask in zip(draws.reference.x, draws.mask, strict=True):
+            passes += [np.asarray(x)[np.asarray(mask)], batch]
+        return passes
+    if case in ("finetune", "icarl-ti"):
+        return [batch]
+    rows = np.asarray(draws.replay.x).reshape(-1, *draws.replay.x.shape[-2:])
+    masks = np.asarray(draws.replay_mask).reshape(len(rows), -1)
+    return [np.concatenate([x[mask], batch]) for x, mask in zip(rows, masks, strict=True)]
 
 
 def same_bits(a: Any, b: Any) -> None:

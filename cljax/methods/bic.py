@@ -50,7 +50,7 @@ from cljax.methods.class_incremental import (
     class_incremental,
 )
 from cljax.methods.common import logits_predictor
-from cljax.methods.incremental import Outputs, classification, seen_outputs
+from cljax.methods.incremental import Outputs, blanked, classification, seen_outputs
 from cljax.methods.nearest import nearest_mean
 from cljax.methods.rehearsal import Rehearsal, recall
 from cljax.optimizers import Optimizer, Transformation, make_optimizer
@@ -302,7 +302,7 @@ def _stage_2(
         return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def update(state: State, batch: Batch, draws: tuple[()]) -> tuple[State, Info]:
-        task, own = batch.clock.task, state.own
+        batch, task, own = blanked(batch), batch.clock.task, state.own
         variables = Variables(state.params, state.model_state)
         logits = model.apply(variables, batch.x, False)[0].logits
         seen = seen_outputs(class_mask, task)

@@ -279,8 +279,11 @@ def _binder(
                 after = tree.select(some, (params, model_state, opt_state), carry)
                 return after, made.loss[-1]
 
-            after, losses = jax.lax.scan(glance, tuple(state[:3]), draws, length=glances)
-            return State(*after, memory), Info(jnp.mean(losses))
+            carry = (state.params, state.model_state, state.opt_state)
+            (params, model_state, opt_state), losses = jax.lax.scan(
+                glance, carry, draws, length=glances
+            )
+            return State(params, model_state, opt_state, memory), Info(jnp.mean(losses))
 
         num = spec.num_tasks * per_task if reference_size is None else reference_size
         return Learner(

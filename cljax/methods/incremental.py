@@ -104,13 +104,16 @@ def descend(
     (loss, model_state), grads = jax.value_and_grad(value, has_aux=True)(state.params)
     towards, opt_state = by.optimizer.update(grads, state.opt_state, state.params)
     params = tree.add_scaled(state.params, towards, -by.rate(batch.clock))
+    some = jnp.any(batch.mask)
+    moves = jax.tree.map(lambda leaf: some, params)
     if learns is not None:  # momentum and decay would move what has no gradient
-        keep = lambda where, new, old: jnp.where(jnp.broadcast_to(where, old.shape), new, old)
-        params = jax.tree.map(keep, learns, params, state.params)
-    before = state.params, state.model_state, state.opt_state
-    after = tree.select(jnp.any(batch.mask), (params, model_state, opt_state), before)
-    params, model_state, opt_state = after
-    return state._replace(params=params, model_state=model_state, opt_state=opt_state), loss
+        moves = jax.tree.map(lambda where: where & some, learns)
+    keep = lambda where, new, old: jnp.where(jnp.broadcast_to(where, old.shape), new, old)
+    return state._replace(
+        params=jax.tree.map(keep, moves, params, state.params),
+        model_state=model_state,
+        opt_state=tree.select(some, opt_state, state.opt_state),
+    ), loss
 
 
 def training(model: Model) -> Forward:

@@ -85,3 +85,49 @@ def test_a_batch_with_a_valid_row_is_a_step(case):
     frozen = case == "fixed-rep"  # from the second task on
     if jax.tree.leaves(after.model_state):
         assert (moved(after.model_state, at.state.model_state) > 1e-6) != frozen
+
+
+@pytest.mark.parametrize("case", ["lamaml", "la-er", "er", "gem", "agem", "mer", "icarl-ti"])
+def test_empty_slots_of_a_memory_hold_nothing(case):
+    at, key = programs(case), jax.random.key(3)
+    after = []
+    for state in (at.start, padding_support.emptied(at.start)):
+        moved, _ = at.update(state, at.batch, at.draw(state, at.batch, key))
+        after.append((moved.params, moved.model_state))
+    padding_support.same_bits(*after)
+
+
+FOLLOWING = ["finetune", "er", "gem", "agem", "lamaml", "la-er", "meta-bgd", "icarl-ti"]
+
+
+@pytest.mark.parametrize("case", FOLLOWING)
+def test_running_statistics_follow_what_a_step_learns_from(case):
+    """By the formula r = 0.9 r + 0.1 s, pass after pass; the unit look-ahead leaves no trace."""
+    at = programs(case)
+    draws = at.draw(at.state, at.batch, jax.random.key(4))
+    after, _ = at.update(at.state, at.batch, draws)
+    mean, var = (np.asarray(at.state.model_state["batch_stats"][k]) for k in ("mean", "var"))
+    for rows in padding_support.learned_from(case, at, draws):
+        mean, var = (0.9 * mean + 0.1 * rows.mean(0), 0.9 * var + 0.1 * rows.var(0, ddof=1))
+    found = after.model_state["batch_stats"]
+    support.assert_close((found["mean"], found["var"]), (mean, var), 1e-12)
+
+
+PHASES = [("ewc", {}), ("mas", {}), ("lwf", {}), ("bic", {}), ("lucir", {"balanced_epochs": 1}),
+          ("rep", {}), ("icarl-ti", {})]  # fmt: skip
+
+
+@pytest.mark.parametrize(("case", "options"), PHASES, ids=[case for case, _ in PHASES])
+def test_rows_outside_the_mask_move_no_bit_in_a_phase(case, options):
+    at = programs(case)
+    learner = at.learner
+    if options:
+        method = padding_support.made(case, **options)
+        learner = method.bind(*padding_support.problem(method))
+    mask, key = np.array([1, 1, 0], bool), jax.random.key(0)
+    clean = padding_support.filled(at.batch, mask, 0, "zeros")
+    other = padding_support.filled(at.batch, mask, 0, "nan")
+    for phase in learner.phases:
+        step = jax.jit(lambda batch, phase=phase: phase.update(
+            at.state, batch, phase.draw(at.state, batch, key)))  # fmt: skip
+        padding_support.same_bits(step(clean), step(other))
