@@ -157,10 +157,8 @@ def _numbered(folder: Path) -> list[Path]:
     """Checkpoints by number, the oldest first."""
     if not folder.is_dir():
         return []
-    places = [Path(entry) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
-    return sorted(
-        (place for place in places if _NUMBER.fullmatch(place.name)), key=lambda p: int(p.name)
-    )
+    found = (entry for entry in folder.iterdir() if _NUMBER.fullmatch(entry.name))
+    return sorted(found, key=lambda entry: int(entry.name))
 
 
 def newest_place(folder: Path) -> Path | None:

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
+from cljax import artefacts
 from cljax.checkpoint import Snapshot, newest, next_number, save
 from cljax.cli import main
 from cljax.config import canonical
@@ -356,7 +357,7 @@ def test_a_read_only_disk_is_one_sentence_and_finished_runs_are_read(finished, t
     with small_disk(tmp_path / "disk", "1m") as disk:
         shutil.copytree(finished, disk / "earlier")
         (disk / "begun").mkdir()
-        shutil.copy(finished / "config.json", disk / "begun")
+        artefacts.begin(disk / "begun", json.loads((finished / "config.json").read_text()))
         mount("-o", "remount,ro", disk)
         for arguments in (
             [*RUN, "--out", str(disk / "run")],
