@@ -97,6 +97,7 @@ def save(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        files.clean(folder)
         temporary = folder / f".writing-{uuid.uuid4().hex}"  # removed by ``cljax.files.clean``
         temporary.mkdir()
     except OSError as error:
@@ -117,11 +118,11 @@ def save(
 def newest(folder: Path, identity: Mapping[str, Any]) -> tuple[Snapshot | None, list[str]]:
     """The newest whole checkpoint of this run, or None, and a sentence for each one skipped.
 
+    Nothing is written.
+
     Raises:
       UserError: if the newest whole one was made with other data or versions.
     """
-    if jax.process_index() == 0:
-        files.clean(folder)
     skipped = []
     for place in reversed(_numbered(folder)):
         try:
@@ -156,10 +157,8 @@ def _numbered(folder: Path) -> list[Path]:
     """Checkpoints by number, the oldest first."""
     if not folder.is_dir():
         return []
-    places = [Path(entry) for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
-    return sorted(
-        (place for place in places if _NUMBER.fullmatch(place.name)), key=lambda p: int(p.name)
-    )
+    found = (entry for entry in folder.iterdir() if _NUMBER.fullmatch(entry.name))
+    return sorted(found, key=lambda entry: int(entry.name))
 
 
 def newest_place(folder: Path) -> Path | None:

@@ -2,7 +2,8 @@
 
 METHOD, STREAM and the recipe are read first; the rest are flags made from the factories'
 signatures and docstrings, parsed by tyro. Exit codes: 0 done, 2 the user's mistake (one sentence
-on standard error), 75 interrupted and resumable, 130 interrupted at once, 1 a defect of ours.
+on standard error), 75 interrupted and resumable, 130 interrupted at once or with nothing kept, 1 a
+defect of ours.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ _UNFINISHED = ".writing-"  # folders of checkpoints
 _SHOWN = 80  # characters of a path in a sentence
 
 
-def place(path: str | Path) -> Path:
+def place(path: str | os.PathLike[str]) -> Path:
     """A path that the user gave, with the home folder for ``~``.
 
     Raises:
@@ -122,7 +122,7 @@ def clean(folder: Path) -> None:
             shutil.rmtree(Path(root, name), ignore_errors=True)
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> io.BufferedReader:
     """A regular file, open for reading; a pipe or a device is none, and does not block.
 
     Raises:
@@ -198,7 +198,7 @@ def _array(content: bytes) -> np.ndarray:
     return array
 
 
-def read_array(file: BinaryIO, size: int) -> np.ndarray:
+def read_array(file: io.BufferedIOBase, size: int) -> np.ndarray:
     """The next array of a ``.npy`` file of ``size`` bytes.
 
     Raises:
@@ -221,6 +221,6 @@ def read_array(file: BinaryIO, size: int) -> np.ndarray:
     if needed > left:
         raise ValueError(f"a header claims {needed} bytes where {left} follow")
     flat = np.empty(count, dtype)
-    if count and file.readinto(flat.view(np.uint8)) != needed:  # type: ignore[attr-defined]
+    if count and file.readinto(flat.view(np.uint8).data) != needed:
         raise ValueError("it was cut")
     return flat.reshape(shape, order="F" if fortran else "C")

@@ -208,13 +208,19 @@ def _run_in(
             last = f"the last good checkpoint is {place}" if place else "no checkpoint was due yet"
             raise Diverged(f"{str(error).rstrip('.')}; {last}.") from error
         except (UserError, OSError) as error:
-            if new and newest_place(folder / "checkpoint") is None:  # nothing is lost by it
+            if new and not _trained(folder):
                 artefacts.undo(folder, *_BEGUN)
             if isinstance(error, UserError):
                 raise
             reason = error.strerror or error
             raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
     return Run(config, results, folder, history.states, prepared=prepared)
+
+
+def _trained(folder: Path) -> bool:
+    """Whether a run has come as far as its first update."""
+    journal = folder / "metrics.jsonl"
+    return journal.exists() and journal.stat().st_size > 0
 
 
 def _kept_run(

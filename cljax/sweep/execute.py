@@ -139,9 +139,8 @@ def _code(folder: Path, plan: Plan) -> int:
 
 def _begun(folder: Path) -> bool:
     """Whether there is anything in a sweep's folder that another run would have to do again."""
-    return bool(
-        at_work(folder) or [*folder.glob("lanes/*"), *folder.glob("checkpoint/*/checkpoint/*")]
-    )
+    journals = [path for path in folder.glob("metrics-*.jsonl") if path.stat().st_size]
+    return bool(at_work(folder) or journals or [*folder.glob("lanes/*")])
 
 
 def _whole(folder: Path, plan: Plan) -> Sweep | None:
