@@ -18,6 +18,7 @@ import pytest
 import support
 
 import cljax
+from cljax import artefacts
 from cljax.config import differences
 from cljax.errors import UserError
 from cljax.identity import content
@@ -370,7 +371,8 @@ def test_a_run_that_cannot_be_told_needs_an_id_to_be_read_back(tmp_path):
     hashes = [one.config["sweep_hash"] for one in plans]
     assert len(set(hashes)) == 3 and hashes[2] == hashes[3]
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "sweep.json").write_text(json.dumps(plans[0].config))
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps({**plans[0].config, "begun_as": None}))
+    artefacts.seal(tmp_path / "s", hashes[0])
     with pytest.raises(UserError, match=r"sweep in .*rng.*pass id='...'"):
         cljax.sweep.run(plans[1], tmp_path / "s")
 
