@@ -57,7 +57,7 @@ _LWF = Recipe(
     method_options={"lr": 1e-3, "optimizer": "adam", "strength": 0.3},
     stream_options={"pixels": "normalised"}, batch_size=256, epochs=20,
     status="tuned: four strengths, seed 1000, validation images",
-    notes="The number is of van de Ven and Tolias: strength 1, batches of 128, 2000 updates a task.",
+    notes="The published number has strength 1, batches of 128 and 2000 updates a task.",
 )  # fmt: skip
 
 
