@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import jax
 
-from cljax.errors import check_known, check_positive
+from cljax.errors import check_flag, check_known, check_positive
 from cljax.nets.cosine import Head, cosine_head
 from cljax.nets.inits import KERNELS, fan_in_uniform
 from cljax.nets.linen import from_linen
@@ -40,8 +40,9 @@ def mlp(
     """
     for width in widths:
         check_positive(width=width)
-    check_known("initialisation", init, KERNELS)
+    check_known("init", init, KERNELS)
     check_known("head", head, get_args(Head))
+    check_flag(head_bias=head_bias)
 
     def net(num_outputs: int) -> Model:
         import flax.linen as nn

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from cljax.errors import check_finite
+from cljax.errors import check_above_zero, check_rate
 from cljax.losses import distillation, masked_mean
 from cljax.penalties.common import nothing_observed
 from cljax.types import Array, Batch, Network, Params, Penalty, Variables
@@ -45,7 +45,8 @@ def lwf(strength: Array | float = 1.0, *, temperature: Array | float = 2.0) -> P
       UserError: for a value that is not finite.
     """
     options = dict(locals())
-    check_finite(strength=strength, temperature=temperature)
+    check_rate(strength=strength)
+    check_above_zero(temperature=temperature)
 
     def init(params: Params) -> State:
         return State(params, jnp.zeros((), jnp.int32))

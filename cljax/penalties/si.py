@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_finite
+from cljax.errors import check_above_zero, check_rate
 from cljax.penalties.common import zeros
 from cljax.types import Array, Batch, Network, Params, Penalty
 
@@ -46,7 +46,8 @@ def si(strength: Array | float = 0.1, *, damping: Array | float = 0.1) -> Penalt
       UserError: for a value that is not finite.
     """
     options = dict(locals())
-    check_finite(strength=strength, damping=damping)
+    check_rate(strength=strength)
+    check_above_zero(damping=damping)
 
     def init(params: Params) -> State:
         return State(zeros(params), params, zeros(params))
