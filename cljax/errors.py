@@ -120,7 +120,7 @@ def _check_whole(name: str, value: Any, least: int) -> None:
 def _check_number(name: str, value: Any, right: Callable[[float], bool], what: str) -> None:
     if callable(value):
         raise UserError(
-            f"{name} is a function, but it must be {what}; a schedule goes into an optax "
+            f"{name} is a function, but it must be a number; a schedule goes into an optax "
             "optimiser, for methods that take one."
         )
     if isinstance(value, Tracer):

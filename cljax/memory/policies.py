@@ -43,7 +43,7 @@ def named(policy: Policy) -> ExemplarPolicy:
             "herding, or an ExemplarPolicy."
         )
     name, _, rest = policy.partition(":")
-    check_known("exemplars", name, POLICIES)
+    check_known("exemplar policy", name, POLICIES)
     takes = inspect.signature(POLICIES[name], eval_str=True).parameters
     options = {}
     for part in rest.split(",") if rest else ():

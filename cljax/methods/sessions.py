@@ -26,6 +26,8 @@ def check_milestones(**milestones: Sequence[int]) -> None:
             whole = [0, *(operator.index(epoch) for epoch in epochs)]
         except TypeError:  # no sequence, or not of whole numbers
             whole = [0, 0]
+        else:
+            epochs = whole[1:]
         if any(later <= sooner for sooner, later in itertools.pairwise(whole)):
             raise UserError(
                 f"{name} are {in_words(epochs)}, but they must be epochs from 1 on, in order."

@@ -61,7 +61,7 @@ def cnn(
         raise UserError(f"dense is {in_words(dense)}, but it must be a list of widths.")
     for width in dense:
         check_positive(dense=width)
-    check_known("init", init, get_args(Init))
+    check_known("initialisation", init, get_args(Init))
     check_known("dtype", dtype, get_args(Dtype))
     lowered(lowering)
     dense = tuple(int(width) for width in dense)

@@ -40,7 +40,7 @@ def mlp(
     """
     for width in widths:
         check_positive(width=width)
-    check_known("init", init, KERNELS)
+    check_known("initialisation", init, KERNELS)
     check_known("head", head, get_args(Head))
     check_flag(head_bias=head_bias)
 

@@ -135,7 +135,7 @@ def cifar100(
 
 def augmentation(name: Augment) -> Augmentation | None:
     """The augmentation that an option names, for images whose size it keeps."""
-    check_known("augment", name, get_args(Augment))
+    check_known("augmentation", name, get_args(Augment))
     made = {
         "standard": crop_flip_rotation,
         "crop-flip": crop_flip,

@@ -89,7 +89,7 @@ def class_groups(
     """
     file = isinstance(order, str) and order.endswith(".json")
     if not file:
-        check_known("class_order", order, _ORDERS)
+        check_known("class order", order, _ORDERS)
     classes = num_classes if classes is None else classes
     check_positive(classes=classes, classes_per_task=classes_per_task)
     if classes > num_classes:

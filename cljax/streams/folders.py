@@ -98,7 +98,7 @@ def class_folders(
         )
     check_positive(num_tasks=num_tasks, image_size=image_size, **given(classes=classes))
     check_share(test_share=test_share)
-    check_known("augment", augment, get_args(Augment))
+    check_known("augmentation", augment, get_args(Augment))
     check_options(
         class_seed=class_seed, samples_per_task=samples_per_task, val=val, multi_head=multi_head,
         stream_manifest=stream_manifest, path=path,
@@ -161,7 +161,7 @@ def imagenet(
         classes=classes, classes_per_task=classes_per_task, image_size=image_size,
         **given(base=base),
     )  # fmt: skip
-    check_known("augment", augment, get_args(Augment))
+    check_known("augmentation", augment, get_args(Augment))
     check_options(
         class_seed=class_seed, samples_per_task=samples_per_task,
         samples_per_class=samples_per_class, val=val, multi_head=multi_head, data_dir=data_dir,

@@ -181,7 +181,7 @@ def split_by_class(
     )  # fmt: skip
     if hold_out == 1:
         raise UserError(
-            "The validation share is 1, but it must be below 1, so that some images train."
+            f"The validation share is {hold_out}, but it must be a share from 0 to below 1."
         )
     groups = [[int(c) for c in group] for group in groups]
     flat = [c for group in groups for c in group]

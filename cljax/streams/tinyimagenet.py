@@ -73,7 +73,7 @@ def tinyimagenet_40x5(
     Raises:
       UserError: for counts out of range, an unknown order or augmentation, or missing data.
     """
-    check_known("augment", augment, get_args(Augment))
+    check_known("augmentation", augment, get_args(Augment))
     check_positive(classes=classes, classes_per_task=classes_per_task)
     check_options(
         class_seed=class_seed, samples_per_task=samples_per_task, val=val, multi_head=multi_head,
