@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import checkpoint
+from cljax.checks import check_network
 from cljax.driver import Checkpoints, drive
 from cljax.errors import Diverged, UserError, check_known, check_positive
 from cljax.evaluate import (
@@ -47,7 +48,7 @@ from cljax.segments import (
     train_data,
 )
 from cljax.streams.base import Stream, plan
-from cljax.types import Learner, Method, Model, PyTree, Spec, StepPlan
+from cljax.types import Learner, Method, Model, PyTree, StepPlan
 
 __all__ = ["Checkpoints", "Event", "History", "learn", "resolve_lanes"]
 
@@ -163,7 +164,7 @@ def learn(
     began = time.perf_counter()
     policy = resolve_lanes(lanes)
     spec = stream.spec(batch_size)
-    _check_head(model, spec, stream)
+    check_network(model, spec.example, stream.num_classes, stream.name)
     bind = lambda method: with_features(method.bind(model, spec), model)
     learner = bind(method)
     _check_evaluations(evaluations, learner, stream)
@@ -274,18 +275,6 @@ def _check_evaluations(evaluations: Sequence[Evaluation], learner: Learner, stre
                 f"The evaluation {evaluation.name} infers the task of a continuum, but its "
                 "scenario 'task' tells it; choose 'class'."
             )
-
-
-def _check_head(model: Model, spec: Spec, stream: Stream) -> None:
-    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), spec.example)
-    logits = jax.eval_shape(
-        lambda key, x: model.apply(model.init(key, x), x, False)[0].logits, jax.random.key(0), x
-    )
-    if logits.shape[-1] < stream.num_classes:
-        raise UserError(
-            f"The network has {logits.shape[-1]} outputs, but {stream.name} has "
-            f"{stream.num_classes} classes; give it as many outputs."
-        )
 
 
 def _hypers(method: Method, settings: Sequence[Mapping[str, float]]) -> list[dict[str, np.ndarray]]:

@@ -9,22 +9,29 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 
 from cljax import resolve
+from cljax.checks import (
+    check_evaluations,
+    check_method,
+    check_network,
+    check_stream,
+    model_of,
+)
 from cljax.config import config_hash, entry_of, environment, plain
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import UserError, check_counts, check_flag, check_known, check_positive
 from cljax.evaluate import Evaluation
 from cljax.learn import resolve_lanes
 from cljax.methods.common import with_features
 from cljax.methods.pretrained import pretrained
 from cljax.recipes import Recipe, default
 from cljax.streams.base import Stream
-from cljax.types import Learner, Method, Net, Readout
+from cljax.types import Learner, Method, Model, Net, Readout
 
-__all__ = ["Prepared", "begun_as", "learner_of", "make", "prepare"]
+__all__ = ["Options", "Prepared", "begun_as", "learner_of", "make", "prepare"]
 
 
 class Prepared(NamedTuple):
@@ -35,6 +42,24 @@ class Prepared(NamedTuple):
     stream: Stream
     net: Net
     seconds: float  # what preparing took
+
+
+class Options(TypedDict, total=False):
+    """The keywords of ``prepare``, for those that pass them on, such as ``cljax.run``."""
+
+    seeds: int | Sequence[int]
+    net: Net | str | None
+    batch_size: int | None
+    epochs: int | None
+    entries: str | None
+    eval_every: int
+    online: bool
+    evaluations: Sequence[Evaluation] | None
+    readout: bool
+    lanes: str
+    loop: str
+    precision: str
+    origins: Mapping[str, str] | None
 
 
 def prepare(
@@ -88,7 +113,11 @@ def prepare(
     network = resolve.net(network) if isinstance(network, str) else network
     size = recipe.batch_size if batch_size is None else batch_size
     check_positive(batch_size=size)
-    learner = method.bind(network(source.num_classes), source.spec(size))  # or it says why not
+    check_flag(online=online, readout=readout)
+    check_counts(eval_every=eval_every)
+    check_evaluations(evaluations)
+    model = model_of(network, source.num_classes)
+    learner = _bound(method, model, source, size)
     asked = (
         tuple(evaluations or ())
         or learner.evaluations
@@ -126,13 +155,22 @@ def prepare(
         **environment(),
     }
     check_positive(epochs=config["epochs"])
-    if eval_every:
-        check_positive(eval_every=eval_every)
     if isinstance(what, (Recipe, str)) and not isinstance(stream, Stream):
         named = net if isinstance(net, str) else recipe.net if net is None else None
         config["begun_as"] = None if named is None else begun_as(recipe, named)
     config["config_hash"] = config_hash(config)
     return Prepared(config, method, source, network, time.perf_counter() - began)
+
+
+def _bound(method: Method, model: Model, stream: Stream, batch_size: int) -> Learner:
+    """The method for its network and stream; or it says why not."""
+    try:
+        return method.bind(model, stream.spec(batch_size))
+    except UserError:
+        raise
+    except Exception:
+        check_network(model, stream.example, stream.num_classes, stream.name)  # is it that?
+        raise
 
 
 def learner_of(made: Prepared, stream: Stream) -> Learner:
@@ -158,19 +196,25 @@ def _resolve(what: Recipe | Method | str, stream: Stream | str | None) -> tuple[
     if isinstance(what, str):
         if stream is None:
             raise UserError(f"The method {what} needs a stream; name one, or pass a recipe.")
+        if not isinstance(stream, str):
+            check_stream(stream)
         what = default(what, stream) if isinstance(stream, str) else Recipe(what, stream.name)
     if isinstance(what, Recipe):
         method = make(resolve.method_factory(what.method), what.method_options, what.method)
+        check_method(method)
         if not isinstance(stream, Stream):
             factory = resolve.stream_factory(what.stream)
             stream = make(factory, what.stream_options, what.stream)
+            check_stream(stream)
         return what, method, stream
+    check_method(what)
     if stream is None:
         raise UserError(f"The method {what.name} needs a stream; pass one.")
     if isinstance(stream, str):
         name = stream
         stream = make(resolve.stream_factory(name), {}, name)
         return Recipe(what.name, name), what, stream
+    check_stream(stream)
     return Recipe(what.name, stream.name), what, stream
 
 

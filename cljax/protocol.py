@@ -22,6 +22,11 @@ def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     seeds = results["seeds"]
     head = f"{results['method']} on {results['stream']}, {len(seeds)} seed{'s'[: len(seeds) > 1]}"
     lines = [f"{head}, recipe {config['recipe']['name']}", ""]
+    lost = sum(step is not None for step in results["diverged"])
+    if lost == len(seeds):
+        lines.append("  All seeds diverged, so there are no numbers; try smaller rates.")
+    elif lost:
+        lines.append(f"  Means over {len(seeds) - lost} of {len(seeds)} seeds; {lost} diverged.")
     names = [*_FIRST, *sorted(set(results["metrics"]) - set(_FIRST))]
     for name in names:
         cell = results["metrics"].get(name)

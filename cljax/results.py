@@ -25,10 +25,14 @@ def results_of(
     spec = stream.spec(config["batch_size"])
     predictors = with_features(method.bind(model, spec), model).predictors
     evaluations, headline, absent = {}, {}, {}
-    alive = np.array([step is None for step in history.diverged])
+    alive = np.array([found is None for found in history.diverged])
+    lost = None if alive.any() else _lost(history)
     for i, entry in enumerate(config["evaluations"]):
         name, matrix = entry["name"], history.evaluations[entry["name"]]
-        computed = metrics.compute(matrix[alive] if alive.any() else matrix, history.test_counts)
+        if lost is None:
+            computed = metrics.compute(matrix[alive], history.test_counts)
+        else:
+            computed = metrics.Metrics({}, dict.fromkeys(metrics.NAMES, lost))
         values = {metric: _spread(v, alive) for metric, v in computed.values.items()}
         evaluations[name] = {
             "predictor": entry["predictor"],
@@ -47,15 +51,19 @@ def results_of(
         else:  # the headline's own stands at the top
             evaluations[name]["anytime"] = _curves(history.anytime[name])
     curves = next(iter(history.anytime.values()))
-    online = metrics.compute_online(
-        None if history.online_correct is None else history.online_correct[alive],
-        history.batch_sizes,
-        [_accuracies(p) for p, ok in zip(curves, alive, strict=True) if ok],
-    )
+    if lost is None:
+        online = metrics.compute_online(
+            None if history.online_correct is None else history.online_correct[alive],
+            history.batch_sizes,
+            [_accuracies(p) for p, ok in zip(curves, alive, strict=True) if ok],
+        )
+    else:
+        own = [entry["metric"] for entry in config["evaluations"] if entry["metric"]]
+        online = metrics.Metrics({}, dict.fromkeys(own, lost))
     headline |= {name: _spread(value, alive) for name, value in online.values.items()}
     absent |= dict(online.absent)
     for entry in config["evaluations"]:
-        if entry["metric"]:
+        if entry["metric"] and lost is None:
             matrix = history.evaluations[entry["name"]]
             headline |= _by_session(entry["metric"], matrix, history.test_counts, alive)
     first = next(iter(history.evaluations.values()))
@@ -79,6 +87,18 @@ def results_of(
     }
 
 
+def _lost(history: History) -> str:
+    """Why a run whose seeds all diverged has no numbers."""
+    where = [
+        f"seed {seed} at update {found.step}"
+        for seed, found in zip(history.seeds, history.diverged, strict=True)
+        if found is not None
+    ]
+    more = ", ..." if len(where) > 3 else ""
+    count = "the only seed" if len(where) == 1 else f"all {len(where)} seeds"
+    return f"{count} diverged ({', '.join(where[:3])}{more}); try smaller rates"
+
+
 def _spread(values: np.ndarray, alive: np.ndarray) -> dict[str, Any]:
     """A metric over seeds; seeds that diverged are null and count in no mean."""
     summary, finite = stats.summary(values), iter(np.atleast_1d(values).tolist())
@@ -94,7 +114,7 @@ def _by_session(
     name: str, matrix: np.ndarray, counts: np.ndarray, alive: np.ndarray
 ) -> dict[str, Any]:
     """Accuracy on all test data seen: after the last task, and after each of them."""
-    seen = metrics.seen_accuracy(matrix[alive] if alive.any() else matrix, counts)  # [S, T]
+    seen = metrics.seen_accuracy(matrix[alive], counts)  # [S, T]
     found = {}
     if not np.isnan(seen[:, -1]).any():
         found[name] = _spread(seen[:, -1], alive)

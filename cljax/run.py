@@ -5,26 +5,38 @@ prepare  ->  learn  ->  metrics  ->  files
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import numpy as np
 
 from cljax import artefacts, cite, protocol
 from cljax.checkpoint import FORMAT, newest_place
+from cljax.checks import check_keywords, check_progress
 from cljax.config import evaluation_of
-from cljax.errors import Diverged, Interrupted, UserError, check_known
+from cljax.errors import (
+    MOST,
+    Diverged,
+    Interrupted,
+    UserError,
+    check_above_zero,
+    check_known,
+    check_positive,
+    given,
+    in_words,
+)
 from cljax.interrupts import signals
 from cljax.kept import keep
 from cljax.learn import Checkpoints, Event, History, learn
 from cljax.learned.stored import save_rule
-from cljax.prepare import Prepared, learner_of, prepare
+from cljax.prepare import Options, Prepared, learner_of, prepare
 from cljax.progress import journal
 from cljax.recipes import Recipe
 from cljax.results import results_of
@@ -49,6 +61,11 @@ class Run:
     states: tuple[PyTree, ...] = ()
     resumed: bool = False  # True: read back, not run now
     prepared: Prepared | None = field(default=None, repr=False)  # what it was made of
+
+    @property
+    def diverged(self) -> bool:
+        """Whether all seeds diverged, so that there are no numbers."""
+        return all(step is not None for step in self.results["diverged"])
 
     @property
     def state(self) -> Trained:
@@ -142,7 +159,7 @@ def run(
     out: str | Path | None = None,
     progress: Callable[[Event], None] | None = None,
     running: Running = Running(),  # noqa: B008, it is frozen
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Run:
     """Runs a recipe, or a method on a stream, for several seeds.
 
@@ -156,13 +173,18 @@ def run(
         same run already finished there is read back.
       progress: called with each ``Event``.
       running: how it is kept and cut up; changes no result.
-      **options: those of ``prepare``: seeds, net, batch_size, epochs, entries, eval_every, ...
+      **options: those of ``cljax.prepare.prepare``: seeds (5: how many, or which), net, batch_size
+        and epochs (the recipe's), entries of the accuracy matrix ("diagonal-last", "lower" or
+        "full"), eval_every, online, evaluations, readout, lanes, loop, precision, origins.
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.
       Diverged: if the only seed's loss or parameters are no longer finite.
       Interrupted: by SIGINT or SIGTERM with ``out``, once all is kept.
     """
+    check_keywords("cljax.run", options, prepare, run)
+    check_progress(progress)
+    check_running(running)
     prepared = prepare(what, stream, **options)
     config = prepared.config
     if out is None:
@@ -227,6 +249,8 @@ def resume(
     Raises:
       UserError: if the folder holds no run, or one whose config, data or versions differ now.
     """
+    check_progress(progress)
+    check_running(running)
     folder = Path(folder).expanduser()
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no run to resume; begin it with cljax run.")
@@ -316,17 +340,30 @@ def checkpoints_of(config: Mapping[str, Any], folder: Path, running: Running) ->
     return Checkpoints(folder / "checkpoint", identity, seconds, updates, running.keep)
 
 
+def check_running(running: Running) -> None:
+    """Raises UserError for a ``Running`` with a value that cannot be."""
+    if not isinstance(running, Running):
+        raise UserError(
+            f"running is {in_words(running)}, but it must be a cljax.Running, such as "
+            'cljax.Running(checkpoint_every="60s").'
+        )
+    if running.checkpoint_every is not None:
+        interval(running.checkpoint_every)
+    check_above_zero(segment_seconds=running.segment_seconds)
+    check_positive(**given(devices=running.devices))
+
+
 def interval(text: str) -> tuple[float | None, int | None]:
     """``30s`` as (30.0, None) seconds, ``500`` as (None, 500) updates.
 
     Raises:
       UserError: for anything else.
     """
-    number = text.removesuffix("s")
+    number = str(text).removesuffix("s")
     try:
-        if text != number and float(number) >= 0:
+        if text != number and 0 <= float(number) < math.inf:
             return float(number), None
-        if text == number and int(number) > 0:
+        if text == number and 0 < int(number) <= MOST:
             return None, int(number)
     except ValueError:
         pass

@@ -101,7 +101,7 @@ def cnn(
                     features
                 ), features
 
-        return from_linen(CNN(), head="head")
+        return from_linen(CNN(), head="head", floats=True)
 
     words = [init] * (init != "kaiming-normal") + [dtype] * (dtype != "float32")
     words += [lowering] * (lowering != "auto")

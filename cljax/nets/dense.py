@@ -58,9 +58,11 @@ def mlp(
                 return _linear(num_outputs, x, init, head_bias)(x), x
 
         if head == "cosine":
-            return from_linen(MLP(), head="head")._replace(cosine=True)
+            return from_linen(MLP(), head="head", floats=True)._replace(cosine=True)
         last = f"Dense_{len(widths)}"
-        return from_linen(MLP(), head=last)._replace(first_product=_first_product(len(widths)))
+        return from_linen(MLP(), head=last, floats=True)._replace(
+            first_product=_first_product(len(widths))
+        )
 
     net.__name__ = f"mlp:{','.join(map(str, widths))}" + (
         f":{init}" if init != "kaiming-normal" else ""

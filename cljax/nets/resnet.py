@@ -129,7 +129,7 @@ def resnet18_third(*widths: int, dtype: Dtype = "float32") -> Net:
     def net(num_outputs: int) -> Model:
         from cljax.nets.residual import SinglePath
 
-        return from_linen(SinglePath(num_outputs, widths, compute), head="head")
+        return from_linen(SinglePath(num_outputs, widths, compute), head="head", floats=True)
 
     net.__name__ = _name("resnet18-third", ",".join(map(str, widths)), dtype)
     return net
@@ -210,7 +210,7 @@ def _plain(
         module = ResNet(
             num_outputs, widths, blocks, large_stem, head, last_relu, lowering, compute, group
         )
-        return from_linen(module, head="head")._replace(cosine=head == "cosine")
+        return from_linen(module, head="head", floats=True)._replace(cosine=head == "cosine")
 
     net.__name__ = name
     return net

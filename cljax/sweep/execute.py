@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 import jax
 
 from cljax import artefacts
-from cljax.errors import Interrupted, UserError
+from cljax.checks import check_progress
+from cljax.errors import Interrupted, UserError, in_words
 from cljax.factories import real_options
 from cljax.interrupts import signals
 from cljax.learn import Event, History, learn
 from cljax.progress import journal
 from cljax.results import results_of
-from cljax.run import Running, checkpoints_of, interval, learn_options
+from cljax.run import Running, check_running, checkpoints_of, learn_options
 from cljax.sweep.found import Sweep, merge
 from cljax.sweep.layout import Plan
 
@@ -48,9 +50,18 @@ def run(
     Raises:
       UserError: for anything the caller can put right, in one sentence.
     """
-    index, count = shard
-    if running.checkpoint_every is not None:
-        interval(running.checkpoint_every)
+    if not isinstance(plan, Plan):
+        raise UserError(
+            f"plan is {in_words(plan)}, but it must be a Plan, which cljax.sweep.plan makes."
+        )
+    check_progress(progress)
+    check_running(running)
+    try:
+        index, count = (operator.index(part) for part in shard)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"shard is {in_words(shard)}, but it must be two whole numbers (i, n)."
+        ) from None
     if not 0 <= index < count:
         raise UserError(f"shard is {index}/{count}, but it must be one of 0/n to n-1/n.")
     folder = Path("runs") / _folder_name(plan) if out == "auto" else Path(out).expanduser()

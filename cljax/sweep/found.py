@@ -52,6 +52,11 @@ class Sweep:
             raise UserError(f"The sweep in {self.path} is not finished: {status(self.path)}")
         return [Setting(**entry) for entry in self.results["settings"]]
 
+    @property
+    def diverged(self) -> bool:
+        """Whether all lanes of the finished sweep diverged."""
+        return all(step is not None for s in self.settings for step in s.diverged)
+
     def best(self) -> Setting:
         """The best setting on validation images.
 
@@ -65,7 +70,10 @@ class Sweep:
             )
         found = self.settings[0]
         if any(step is not None for step in found.diverged):
-            raise UserError(f"Every setting of the sweep in {self.path} diverged; try others.")
+            some = "" if self.diverged else " for some seed"
+            raise UserError(
+                f"Every setting of the sweep in {self.path} diverged{some}; try others."
+            )
         return found
 
     def recipe(self, setting: Setting | None = None) -> Recipe:
@@ -99,6 +107,8 @@ class Sweep:
             if steps:
                 mean += f"  {len(steps)} of {len(s.values)} diverged, first at step {min(steps)}"
             lines.append(f"  {label(s.setting):<{width}}{mean}")
+        if self.diverged:
+            lines += ["", "  All lanes diverged, so there are no numbers; try smaller rates."]
         return "\n".join(lines)
 
 

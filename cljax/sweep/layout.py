@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from cljax import keys, metrics, recipes, resolve, tree
+from cljax.checks import check_keywords, check_network, model_of
 from cljax.config import canonical, plain
 from cljax.errors import UserError, check_known, check_positive
 from cljax.factories import real_options
@@ -85,6 +86,7 @@ def plan(
     Raises:
       UserError: for anything the caller can put right, in one sentence.
     """
+    check_keywords("cljax.sweep.plan", options, prepare, plan)
     check_known("on", on, ("validation", "test"))
     check_known("metric", metric, metrics.NAMES)
     entries = options.pop("entries", None) or "diagonal-last"
@@ -114,6 +116,9 @@ def plan(
         )  # fmt: skip
         prepared.append(made)
     groups = _groups(prepared)
+    for made in (prepared[group[0]] for group in groups):
+        model = model_of(made.net, made.stream.num_classes)
+        check_network(model, made.stream.example, made.stream.num_classes, made.stream.name)
     identity = [made.config["config_hash"] for made in prepared] + [lane.name for lane in lanes]
     state_bytes = max(_state_bytes(prepared[group[0]]) for group in groups)
     named = isinstance(what, (Recipe, str))
