@@ -2,7 +2,8 @@
 
 METHOD, STREAM and the recipe are read first; the rest are flags made from the factories'
 signatures and docstrings, parsed by tyro. Exit codes: 0 done, 2 the user's mistake (one sentence
-on standard error), 75 interrupted and resumable, 130 interrupted at once, 1 a defect of ours.
+on standard error), 3 every seed (every lane of a sweep) diverged, so that there are no numbers, 75
+interrupted and resumable, 130 interrupted at once, 1 a defect of ours.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import re
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
+from cljax import terminal
 from cljax.allocator import keep_freed_memory
-from cljax.errors import Interrupted, UserError, check_known
+from cljax.errors import Diverged, Interrupted, UserError, check_known
 
 __all__ = ["main"]  # the rest is for ``cljax.cli_sweep`` and ``cljax.cli_report``
 
@@ -28,8 +31,8 @@ COMMANDS = {
     "run": "run METHOD STREAM [flags]   train, test, and leave a folder of results",
     "resume": "resume DIR                  go on with an interrupted run or sweep",
     "sweep": "sweep METHOD STREAM --over NAME=V1,V2 [flags] | sweep status DIR | sweep merge DIR",
-    "list": "list                        methods, streams, networks and recipes",
-    "data": "data NAME...                where data sets are, their sizes and licences",
+    "list": "list [KIND] [FILTER]        methods, streams, nets, data and recipes",
+    "data": "data NAME ...               where data sets are, their sizes and licences",
     "protocol": "protocol METHOD STREAM      the paragraph for a paper",
     "report": "report DIR ...              a page about runs and sweeps, with tables and figures",
     "cite": "cite METHOD|STREAM|DIR ...  BibTeX of what was used",
@@ -42,29 +45,34 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command line and exits."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     keep_freed_memory()
+    with open(os.devnull, "w") as nowhere, terminal.printable(nowhere):
+        try:
+            code = _done(arguments)
+        except Diverged as error:
+            code = terminal.say(str(error), 3)
+        except UserError as error:
+            code = terminal.say(str(error), 2)
+        except Interrupted as stopped:
+            code = terminal.say(str(stopped), 75)
+        except KeyboardInterrupt:
+            code = terminal.say("interrupted; the same command starts this run again.", 130)
+        except BrokenPipeError:  # its reader has enough, such as `head`
+            code = terminal.unread()
+        except MemoryError as error:
+            code = terminal.say(f"this machine has too little memory ({error}); ask for less.", 2)
+        except Exception as error:  # noqa: BLE001, told as what it is
+            code = terminal.defect(error)
+        sys.exit(code)
+
+
+def _done(arguments: list[str]) -> Any:
+    """The exit code of a command, all its output written."""
     try:
-        sys.exit(_dispatch(arguments))
-    except UserError as error:
-        print(f"cljax: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except Interrupted as stopped:
-        print(f"cljax: {stopped}", file=sys.stderr)
-        sys.exit(75)
-    except KeyboardInterrupt:
-        print("cljax: interrupted; the same command starts this run again.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
-    except Exception as error:
-        if os.environ.get("CLJAX_DEBUG"):
-            raise
-        kind = type(error).__name__
-        print(
-            f"cljax: a defect of ours: {kind}: {' '.join(str(error).split())[:300]} (set "
-            "CLJAX_DEBUG=1 for the traceback).",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        code = _dispatch(arguments)
+    except SystemExit as done:  # of help
+        code = done.code
+    sys.stdout.flush()
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -172,6 +180,18 @@ def _cite(arguments: list[str]) -> int:
     return cli_report.cite(arguments)
 
 
+def _list(arguments: list[str]) -> int:
+    from cljax import cli_list
+
+    return cli_list.names(arguments)
+
+
+def _data(arguments: list[str]) -> int:
+    from cljax import cli_list
+
+    return cli_list.data_sets(arguments)
+
+
 def _docs(arguments: list[str]) -> int:
     from cljax import cli_report
 
@@ -216,7 +236,7 @@ def _told(done: Any, began: float) -> int:
         f"{spent['compile_s']:.1f} s, trained for {spent['train_s']:.1f} s and tested for "
         f"{spent['eval_s']:.1f} s, summed over threads."
     )
-    return 0
+    return 3 if done.diverged else 0
 
 
 @contextlib.contextmanager
@@ -246,66 +266,6 @@ def _protocol(arguments: list[str]) -> int:
     job = job_of("protocol", arguments, RUN_FLAGS)
     print(textwrap.fill(paragraph(prepare(job.recipe, **options_of_run(job)).config), 88))
     return 0
-
-
-def _list(arguments: list[str]) -> int:
-    import inspect
-
-    from cljax.methods import CHECKED, METHODS
-    from cljax.nets import NETS
-    from cljax.recipes import recipes
-    from cljax.streams import STREAMS
-
-    if arguments:
-        raise UserError(f"cljax list takes no arguments, but got {arguments[0]}.")
-    for title, factories in (("methods", METHODS), ("streams", STREAMS), ("networks", NETS)):
-        print(title)
-        for name, factory in factories.items():
-            checked = f" [{CHECKED[name]}]" if title == "methods" else ""
-            print(f"  {name:<26}{(inspect.getdoc(factory) or '').splitlines()[0]}{checked}")
-    print("recipes")
-    for recipe in recipes():
-        print(f"  {recipe.method:<14}{recipe.stream:<26}{recipe.name}")
-    return 0
-
-
-def _data(arguments: list[str]) -> int:
-    from cljax import data
-
-    names = [
-        a for i, a in enumerate(arguments) if not a.startswith("-") and not _valued(arguments, i)
-    ]
-    rest = [a for i, a in enumerate(arguments) if a.startswith("-") or _valued(arguments, i)]
-    fields = {
-        "data_dir": (str | None, None, "folder with prepared data sets; else CLJAX_DATA_DIR"),
-        "licences": (bool, False, "print licences and citations"),
-        "prepare": (bool, False, "download and prepare (needs the extra 'prepare' and a network)"),
-        "sample": (bool, False, "the sample that cljax ships"),
-    }
-    flags = parse(f"cljax data {' '.join(names)}".strip(), fields, rest)
-    if not names and not flags["licences"]:
-        raise UserError("cljax data needs the name of a data set, such as mnist.")
-    for name in names or list(data.SOURCES):
-        if flags["prepare"]:
-            data.prepare(name, flags["data_dir"])
-        if flags["licences"]:
-            source = data.source_of(name, flags["data_dir"])
-            print(f"{name}: {source.licence}\n  {source.citation}")
-            continue
-        report = data.describe(name, flags["data_dir"], flags["sample"])
-        print(
-            f"{report.name}: {report.num_train} training and {report.num_test} test images of "
-            f"{'x'.join(map(str, report.shape))}, {report.num_classes} classes, "
-            f"{report.num_bytes / 1e6:.1f} MB\n  {report.source} in {report.path}\n"
-            f"  decoded: {report.cache or 'not kept'}\n  sha256 {report.checksum}\n"
-            f"  licence: {report.licence}"
-        )
-    return 0
-
-
-def _valued(arguments: list[str], i: int) -> bool:
-    """Whether argument i is the value of the flag before it."""
-    return i > 0 and arguments[i - 1] == "--data-dir"
 
 
 def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, str]]) -> Job:
@@ -340,9 +300,14 @@ def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, st
             fields[option.name] = (
                 option.type, values.get(option.name, option.default), option.help,
             )  # fmt: skip
-    flags = parse(f"cljax {command} {method} {stream}", fields, rest)
+    flags = parse(f"cljax {command} {method} {stream}", fields, rest, _hints(recipe, fields, own))
     typed = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
     typed |= {name[3:] for name in typed if name.startswith("no_")}
+    if {"seed", "seeds"} <= typed:
+        raise UserError(
+            f"--seeds is {flags['seeds']} and --seed is {flags['seed']}, but only one of them can "
+            "be given: so many seeds from 0 on, or one."
+        )
     origins = {}
     for name, kind in given.items():
         base = recipe.method_options if kind == "method" else recipe.stream_options
@@ -362,6 +327,24 @@ def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, st
     if any(name in typed and given[name] == "method" for name in given):
         recipe = dataclasses.replace(recipe, status=f"{recipe.status}, changed")
     return Job(recipe, flags, origins)
+
+
+def _hints(recipe: Any, fields: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str]:
+    """What a flag is if it is not given, and where that comes from."""
+    given = {**recipe.method_options, **recipe.stream_options}
+    hints = {
+        name: f"(default: {_shown(fields[name][1])}, from {recipe.name})"
+        for name in fields
+        if name in given
+    }
+    for name in _OF_RECIPE:
+        if name in own and own[name][1] is None:
+            hints[name] = f"(default: {_shown(getattr(recipe, name))}, from {recipe.name})"
+    return hints
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def options_of_run(job: Job) -> dict[str, Any]:
@@ -408,9 +391,17 @@ def _flag_value(arguments: list[str], flag: str) -> str | None:
 
 
 def parse(
-    program: str, fields: dict[str, tuple[Any, Any, str]], arguments: list[str]
+    program: str,
+    fields: dict[str, tuple[Any, Any, str]],
+    arguments: list[str],
+    hints: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Parses flags with tyro; its boxes of errors become one sentence."""
+    """Parses flags with tyro; its boxes of errors become one sentence.
+
+    Args:
+      fields: name -> (type, default, help).
+      hints: by name, what ``--help`` says of a default instead of its value.
+    """
     import tyro
 
     flags = {f"--{name.replace('_', '-')}" for name in fields} | {"--help"}
@@ -423,7 +414,11 @@ def parse(
     made = dataclasses.make_dataclass(
         "Flags",
         [
-            (name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default))
+            (
+                name,
+                Annotated[kind, tyro.conf.arg(help=text, help_behavior_hint=hints.get(name))],
+                dataclasses.field(default=default),
+            )
             for name, (kind, default, text) in fields.items()
         ],
     )

@@ -12,8 +12,8 @@ from typing import Any
 from jax.core import Tracer
 
 __all__ = [
-    "Diverged", "Interrupted", "UserError", "check_above_zero", "check_counts", "check_finite",
-    "check_flag", "check_known", "check_path", "check_positive", "check_rate", "check_share",
+    "MOST", "Diverged", "Interrupted", "UserError", "check_above_zero", "check_counts",
+    "check_finite", "check_flag", "check_known", "check_path", "check_positive", "check_rate", "check_share",
     "given", "in_words",
 ]  # fmt: skip
 

@@ -24,7 +24,8 @@ def signals() -> Iterator[Callable[[], bool]]:
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(number)
-        print("cljax: stopping at the end of this segment ...", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print("cljax: stopping at the end of this segment ...", file=sys.stderr, flush=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

@@ -256,6 +256,8 @@ def resume(
         raise UserError(f"{folder} holds no run to resume; begin it with cljax run.")
     config = artefacts.read(folder, "config.json")
     begun = config.get("begun_as")
+    if begun is None and (folder / "results.json").exists():
+        return load(folder)
     if begun is None:
         raise UserError(
             f"The run in {folder} was begun with Python objects, so only Python can resume it: "

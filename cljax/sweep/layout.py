@@ -48,7 +48,7 @@ class Plan:
         lines = [
             f"{len(self.lanes)} lanes ({settings} settings, {seeds} seeds), {programs}, "
             f"{self.state_bytes / 1e6:.1f} MB of state a lane, {self.lanes_at_a_time} at a time",
-            f"estimated {duration(_estimate(self.flops))}"
+            f"estimated {duration(_estimate(self.flops))} of training, beside compiling and testing"
             if self.flops
             else "no estimate of the time: this method does not state its work",
         ]
