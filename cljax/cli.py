@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import os
 import re
 import sys
@@ -18,11 +17,11 @@ import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from cljax import terminal
 from cljax.allocator import keep_freed_memory
+from cljax.cli_flags import parse
 from cljax.errors import Diverged, Interrupted, UserError, check_known
 
 __all__ = ["main"]  # the rest is for ``cljax.cli_sweep`` and ``cljax.cli_report``
@@ -388,60 +387,3 @@ def _flag_value(arguments: list[str], flag: str) -> str | None:
         if argument == flag:
             return arguments[i + 1] if i + 1 < len(arguments) else None
     return None
-
-
-def parse(
-    program: str,
-    fields: dict[str, tuple[Any, Any, str]],
-    arguments: list[str],
-    hints: Mapping[str, str] = MappingProxyType({}),
-) -> dict[str, Any]:
-    """Parses flags with tyro; its boxes of errors become one sentence.
-
-    Args:
-      fields: name -> (type, default, help).
-      hints: by name, what ``--help`` says of a default instead of its value.
-    """
-    import tyro
-
-    flags = {f"--{name.replace('_', '-')}" for name in fields} | {"--help"}
-    flags |= {
-        f"--no-{name.replace('_', '-')}" for name, field in fields.items() if field[0] is bool
-    }
-    for argument in arguments:
-        if argument.startswith("--"):
-            check_known("flag", argument.partition("=")[0].replace("_", "-"), flags)
-    made = dataclasses.make_dataclass(
-        "Flags",
-        [
-            (
-                name,
-                Annotated[kind, tyro.conf.arg(help=text, help_behavior_hint=hints.get(name))],
-                dataclasses.field(default=default),
-            )
-            for name, (kind, default, text) in fields.items()
-        ],
-    )
-    made.__doc__ = " "
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            parsed = tyro.cli(
-                made, prog=program, args=arguments, config=(tyro.conf.AvoidSubcommands,)
-            )
-    except SystemExit as done:
-        if not done.code:
-            raise
-        raise UserError(_sentence(errors.getvalue(), program)) from None
-    return {name: getattr(parsed, name) for name in fields}
-
-
-def _sentence(text: str, program: str) -> str:
-    """The first complaint in tyro's box."""
-    lines = [re.sub(r"[│╭╰─╮╯]+", " ", line).strip() for line in text.splitlines()]
-    words = " ".join(line for line in lines if line)
-    words = re.sub(r"^.*?(Parsing error|Value error|Invalid choice|Missing value)\s*", "", words)
-    words = re.split(
-        r" (?:For full helptext|Perhaps you meant|Arguments similar|Argument helptext|in )", words
-    )[0]
-    return f"{words.strip().rstrip('.')}; see `{program} --help`."

@@ -13,8 +13,8 @@ from jax.core import Tracer
 
 __all__ = [
     "MOST", "Diverged", "Interrupted", "UserError", "check_above_zero", "check_counts",
-    "check_finite", "check_flag", "check_known", "check_path", "check_positive", "check_rate", "check_share",
-    "given", "in_words",
+    "check_finite", "check_flag", "check_known", "check_path", "check_positive", "check_rate",
+    "check_share", "given", "in_words",
 ]  # fmt: skip
 
 MOST = 2**31 - 1  # of what is counted in int32: examples, updates, slots

@@ -223,7 +223,16 @@ def make(factory: Callable[..., Any], options: Mapping[str, Any], name: str) -> 
     known = {option.name for option in resolve.options_of(factory)}
     for option in options:
         check_known(f"option of {name}", option, known)
-    return factory(**options)
+    try:
+        return factory(**options)
+    except UserError:
+        raise
+    except Exception as error:
+        if (factory.__module__ or "").startswith("cljax."):
+            raise
+        raise UserError(
+            f"The factory {name} failed with {type(error).__name__}: {error}."
+        ) from error
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
