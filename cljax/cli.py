@@ -285,21 +285,22 @@ def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, st
     source, _, variant = (_flag_value(rest, "--recipe") or "").partition(":")
     recipe = recipes.recipe(method, stream, source or None, variant or None)
 
-    fields, given = dict(own), {}
+    fields, given = dict(own), {}  # given: flag -> method or stream, its option's name
     for kind, options, values in (
         ("method", method_options, recipe.method_options),
         ("stream", stream_options, recipe.stream_options),
     ):
         for option in options:
-            if option.name in fields:
+            # Of an option that method and stream both have, such as order, the stream's.
+            name = f"stream_{option.name}" if option.name in given else option.name
+            if name in fields:
                 raise UserError(
                     f"The {kind}'s option {option.name} has the name of another flag; rename it."
                 )
-            given[option.name] = kind
-            fields[option.name] = (
-                option.type, values.get(option.name, option.default), option.help,
-            )  # fmt: skip
-    flags = parse(f"cljax {command} {method} {stream}", fields, rest, _hints(recipe, fields, own))
+            given[name] = kind, option.name
+            fields[name] = option.type, values.get(option.name, option.default), option.help
+    hints = _hints(recipe, fields, own, given)
+    flags = parse(f"cljax {command} {method} {stream}", fields, rest, hints)
     typed = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
     typed |= {name[3:] for name in typed if name.startswith("no_")}
     if {"seed", "seeds"} <= typed:
@@ -308,10 +309,10 @@ def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, st
             "be given: so many seeds from 0 on, or one."
         )
     origins = {}
-    for name, kind in given.items():
-        base = recipe.method_options if kind == "method" else recipe.stream_options
+    for name, (kind, option) in given.items():
+        base = _stored(recipe, kind)
         origins[name] = (
-            "command line" if name in typed else recipe.status if name in base else "default"
+            "command line" if name in typed else recipe.status if option in base else "default"
         )
     for name in _IN_CONFIG:
         given_here = name in typed or (name == "seeds" and "seed" in typed)
@@ -319,22 +320,30 @@ def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, st
         origins[name] = "command line" if given_here else base
     recipe = dataclasses.replace(
         recipe,
-        method_options={o.name: flags[o.name] for o in method_options},
-        stream_options={o.name: flags[o.name] for o in stream_options},
+        method_options={o: flags[name] for name, (kind, o) in given.items() if kind == "method"},
+        stream_options={o: flags[name] for name, (kind, o) in given.items() if kind == "stream"},
         **{name: flags[name] for name in _OF_RECIPE if flags[name] is not None},
     )
-    if any(name in typed and given[name] == "method" for name in given):
+    if any(name in typed and kind == "method" for name, (kind, _) in given.items()):
         recipe = dataclasses.replace(recipe, status=f"{recipe.status}, changed")
     return Job(recipe, flags, origins)
 
 
-def _hints(recipe: Any, fields: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str]:
+def _stored(recipe: Any, kind: str) -> Mapping[str, Any]:
+    return recipe.method_options if kind == "method" else recipe.stream_options
+
+
+def _hints(
+    recipe: Any,
+    fields: Mapping[str, Any],
+    own: Mapping[str, Any],
+    given: Mapping[str, tuple[str, str]],
+) -> dict[str, str]:
     """What a flag is if it is not given, and where that comes from."""
-    given = {**recipe.method_options, **recipe.stream_options}
     hints = {
         name: f"(default: {_shown(fields[name][1])}, from {recipe.name})"
-        for name in fields
-        if name in given
+        for name, (kind, option) in given.items()
+        if option in _stored(recipe, kind)
     }
     for name in _OF_RECIPE:
         if name in own and own[name][1] is None:

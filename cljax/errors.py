@@ -144,5 +144,7 @@ def check_known(kind: str, name: Any, known: Iterable[str]) -> None:
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}."
+    more = f" and {len(known) - 30} more" if len(known) > 40 else ""
+    listed = ", ".join(known[:30] if more else known) + more
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known are {listed}."
     raise UserError(f"{kind} '{name}' is not known; {hint}")

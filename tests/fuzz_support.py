@@ -6,6 +6,7 @@ import contextlib
 import io
 import signal
 import traceback
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import numpy as np
 
 from cljax import cli
 from cljax.methods import METHODS
-from cljax.penalties import PENALTIES
+from cljax.resolve import options_of
 from cljax.streams import STREAMS
 
 __all__ = ["Outcome", "command_line", "within", "run_line", "wrong_with"]
@@ -101,16 +102,16 @@ def _of_run(
     if rng.random() < 0.1:
         method, stream = pick([(pick(_VALUES), stream), (method, pick(_VALUES)), ("", "")])
     flags = list(tiny)
-    options = [*_RUN, *_of(METHODS, method), *_of(STREAMS, stream), *_of(PENALTIES, method), "sed"]
-    count = int(rng.integers(1, 4)) if command == "run" or rng.random() < 0.9 else 0
-    for _ in range(count):
-        flag = f"--{pick(options)}"
-        if flag in ("--distributed", "--tensorboard"):  # other machines, another package
+    options = {**dict.fromkeys(_RUN, str), **_of(METHODS, method), **_of(STREAMS, stream)}
+    options |= {"sed": int, "replay-sise": int}
+    for _ in range(int(rng.integers(1, 4)) if command == "run" or rng.random() < 0.9 else 0):
+        name = pick(list(options))
+        if name in ("distributed", "tensorboard"):  # other machines, another package
             continue
-        value = pick(_VALUES)
-        flags += pick([[flag, value], [flag, value], [f"{flag}={value}"], [flag]])
+        value = pick(_VALUES) if rng.random() < 0.3 else pick(_likely(options[name]))
+        flags += pick([[f"--{name}", value]] * 4 + [[f"--{name}={value}"], [f"--{name}"]])
     if command == "run":
-        if count and rng.random() < 0.7:  # one that certainly is refused, so that few train
+        if rng.random() < 0.7:  # one that certainly is refused, so that few train
             flags += pick([["--lr", "-1"], ["--epochs", "0"], ["--seed", "3", "--seeds", "2"],
                            ["--keep", "x"], ["--segment-seconds", "nan"]])  # fmt: skip
         else:
@@ -126,13 +127,23 @@ def _some(rng: np.random.Generator, among: Any, most: int) -> list[str]:
     return [str(among[int(i)]) for i in rng.integers(len(among), size=int(rng.integers(most + 1)))]
 
 
-def _of(factories: Any, name: str) -> list[str]:
-    """The flags of a factory."""
-    from cljax.resolve import options_of
-
+def _of(factories: Any, name: str) -> dict[str, Any]:
+    """The flags of a factory, and their types."""
     if name not in factories:
-        return []
-    return [option.name.replace("_", "-") for option in options_of(factories[name])]
+        return {}
+    return {o.name.replace("_", "-"): o.type for o in options_of(factories[name])}
+
+
+def _likely(kind: Any) -> tuple[str, ...]:
+    """Values that the parser lets through, some of which cannot be."""
+    kinds = set(typing.get_args(kind)) or {kind}
+    if typing.get_origin(kind) is typing.Literal:
+        return tuple(map(str, typing.get_args(kind)))
+    if float in kinds:
+        return ("0", "-1", "0.5", "1", "2", "nan", "inf", "1e30", "1e-9", "None")
+    if int in kinds:
+        return ("0", "1", "2", "3", "-1", "99999999999999999999", "1e3", "None")
+    return _VALUES
 
 
 def run_line(arguments: list[str], seconds: float = 120.0) -> Outcome:
