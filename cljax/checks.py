@@ -1,7 +1,6 @@
-"""What users hand in: methods, streams and networks, each checked in one sentence.
+"""What users hand in: methods, networks and the like, each checked in one sentence.
 
     check_method   a ``Method``; neither a penalty nor a factory that was not called
-    check_stream   a ``Stream``; neither arrays nor a factory
     model_of       what a network's factory makes: a ``Model``; neither a module nor a class
     check_network  what that returns: logits [B, C] and features [B, D], floats, a row an example
 
@@ -18,12 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from cljax.errors import UserError, check_known, in_words
-from cljax.streams.base import Stream
 from cljax.types import Evaluation, Method, Model, Net, Output, Penalty, PyTree, Variables
 
 __all__ = [
     "check_evaluations", "check_keywords", "check_method", "check_network", "check_progress",
-    "check_stream", "model_of",
+    "model_of",
 ]  # fmt: skip
 
 _ROWS = 3  # of the batch that a network is tried on
@@ -38,24 +36,9 @@ def check_method(method: Any) -> None:
             f"The method is the penalty {method.name}, but a penalty is carried by a method: "
             "cljax.finetune(penalty=...), or er, or lamaml."
         )
-    raise UserError(f"The method is {in_words(method)}, but it must be a Method{_called(method)}.")
-
-
-def check_stream(stream: Any) -> None:
-    """Raises UserError unless this is a ``Stream``, with what would make one of it."""
-    if isinstance(stream, Stream):
-        return
-    if isinstance(stream, (tuple, list, dict)) or hasattr(stream, "shape"):
-        more = "; cljax.streams.from_arrays makes one of arrays"
-    else:
-        more = _called(stream)
-    raise UserError(f"The stream is {in_words(stream)}, but it must be a Stream{more}.")
-
-
-def _called(value: Any) -> str:
-    """Advice to call a factory."""
-    name = getattr(value, "__name__", None)
-    return f"; call it: {name}()" if callable(value) and name else ""
+    called = callable(method) and hasattr(method, "__name__")
+    more = f"; call it: {method.__name__}()" if called else ""
+    raise UserError(f"The method is {in_words(method)}, but it must be a Method{more}.")
 
 
 def model_of(net: Net, num_outputs: int) -> Model:

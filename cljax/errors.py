@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 from jax.core import Tracer
 
 __all__ = [
@@ -79,7 +80,28 @@ def check_path(**paths: Any) -> None:
     """Raises UserError unless every path is text, or a ``Path``, that can name a file."""
     for name, value in paths.items():
         if not isinstance(value, (str, os.PathLike)) or not str(value) or "\0" in str(value):
-            raise UserError(f"{name} is {in_words(value)}, but it must be the name of a file.")
+            raise UserError(f"{name} is {in_words(value)}, but it must name a file or folder.")
+
+
+def check_callable(**functions: Any) -> None:
+    """Raises UserError unless every value can be called."""
+    for name, value in functions.items():
+        if not callable(value):
+            raise UserError(f"{name} is {in_words(value)}, but it must be a function.")
+
+
+def as_numbers(name: str, values: Any) -> np.ndarray:
+    """Values as an array of float64.
+
+    Raises:
+      UserError: for what is none, such as text or lists of several lengths.
+    """
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"{name} is {in_words(values)}, but it must be an array of numbers."
+        ) from None
 
 
 def given(**values: Any) -> dict[str, Any]:

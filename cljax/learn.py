@@ -21,9 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import checkpoint
-from cljax.checks import check_network
+from cljax.checks import check_evaluations, check_method, check_network, check_progress
 from cljax.driver import Checkpoints, drive
-from cljax.errors import Diverged, UserError, check_known, check_positive
+from cljax.errors import (
+    Diverged,
+    UserError,
+    check_above_zero,
+    check_counts,
+    check_flag,
+    check_known,
+    check_positive,
+)
 from cljax.evaluate import (
     Evaluation,
     TestImages,
@@ -47,7 +55,7 @@ from cljax.segments import (
     put,
     train_data,
 )
-from cljax.streams.base import Stream, plan
+from cljax.streams.base import Stream, check_stream, plan
 from cljax.types import Learner, Method, Model, PyTree, StepPlan
 
 __all__ = ["Checkpoints", "Event", "History", "learn", "resolve_lanes"]
@@ -146,11 +154,19 @@ def learn(
       Diverged: with on_nonfinite="stop", where a loss or a parameter is no longer finite.
       Interrupted: when asked to stop, after the last checkpoint is written.
     """
+    check_method(method)
+    check_stream(stream)
     check_positive(batch_size=batch_size, epochs=epochs, seeds=len(seeds))
+    check_counts(eval_every=eval_every)
+    check_flag(online=online, validate=validate)
+    check_evaluations(evaluations)
+    check_above_zero(segment_seconds=segment_seconds)
+    check_progress(progress)
     if segment is not None:
         check_positive(segment=segment)
     if lanes_at_a_time is not None:
         check_positive(lanes_at_a_time=lanes_at_a_time)
+    check_known("entries", entries, ("diagonal-last", "lower", "full"))
     check_known("loop", loop, ("auto", "scan", "steps"))
     check_known("on_nonfinite", on_nonfinite, ("mask", "stop"))
     asks = method.needs.boundaries or method.needs.task_ids_train or method.needs.task_ids_test

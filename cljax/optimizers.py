@@ -28,7 +28,8 @@ from cljax.errors import UserError, check_known, check_rate, check_share, in_wor
 from cljax.types import Array, Params, PyTree
 
 __all__ = [
-    "Optimizer", "RAdamState", "Transformation", "direction", "make_optimizer", "scale_by_radam",
+    "Optimizer", "RAdamState", "Transformation", "check_transformation", "direction",
+    "make_optimizer", "scale_by_radam",
 ]  # fmt: skip
 
 # By name, or any ``optax.GradientTransformation``.
@@ -59,7 +60,7 @@ def make_optimizer(optimizer: Optimizer, lr: Array | float) -> Transformation:
       UserError: for an unknown name, or what is no optimiser that steps by a gradient alone.
     """
     if not isinstance(optimizer, str):
-        _check_transformation(optimizer)
+        check_transformation(optimizer)
         return optimizer
     check_known("optimizer", optimizer, _NAMES)
     towards = direction(optimizer)
@@ -88,7 +89,7 @@ def direction(
     check_share(momentum=momentum)
     check_rate(weight_decay=weight_decay)
     if not isinstance(optimizer, str):
-        _check_transformation(optimizer)
+        check_transformation(optimizer)
         _check_uphill(optimizer)
         return optimizer
     check_known("optimizer", optimizer, _NAMES)
@@ -103,7 +104,7 @@ def direction(
     return Transformation(made.init, update)
 
 
-def _check_transformation(made: Any) -> None:
+def check_transformation(made: Any) -> None:
     """Raises UserError unless ``made`` looks like an optax transformation of gradients alone."""
     if hasattr(made, "gradient_transformation"):  # optax.MultiSteps is an object of its own
         raise UserError(

@@ -18,7 +18,6 @@ from cljax.checks import (
     check_evaluations,
     check_method,
     check_network,
-    check_stream,
     model_of,
 )
 from cljax.config import config_hash, entry_of, environment, plain
@@ -28,7 +27,7 @@ from cljax.learn import resolve_lanes
 from cljax.methods.common import with_features
 from cljax.methods.pretrained import pretrained
 from cljax.recipes import Recipe, default
-from cljax.streams.base import Stream
+from cljax.streams.base import Stream, check_stream
 from cljax.types import Learner, Method, Model, Net, Readout
 
 __all__ = ["Options", "Prepared", "begun_as", "learner_of", "make", "prepare"]

@@ -28,6 +28,7 @@ from cljax.errors import (
     UserError,
     check_above_zero,
     check_known,
+    check_path,
     check_positive,
     given,
     in_words,
@@ -92,7 +93,7 @@ class Run:
         Raises:
           UserError: if the metric was not computed, with the reason.
         """
-        if name in self.results["absent"]:
+        if isinstance(name, str) and name in self.results["absent"]:
             raise UserError(f"The metric {name} is absent: {self.results['absent'][name]}.")
         check_known("metric", name, self.results["metrics"])
         return np.array(self.results["metrics"][name]["values"], float)
@@ -185,6 +186,7 @@ def run(
     check_keywords("cljax.run", options, prepare, run)
     check_progress(progress)
     check_running(running)
+    check_path(**given(out=out))
     prepared = prepare(what, stream, **options)
     config = prepared.config
     if out is None:
@@ -251,6 +253,7 @@ def resume(
     """
     check_progress(progress)
     check_running(running)
+    check_path(folder=folder)
     folder = Path(folder).expanduser()
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no run to resume; begin it with cljax run.")
@@ -276,6 +279,7 @@ def load(folder: str | Path) -> Any:
     Raises:
       UserError: if the folder does not hold a finished run or a sweep.
     """
+    check_path(folder=folder)
     folder = Path(folder).expanduser()
     if (folder / "sweep.json").exists():
         from cljax import sweep

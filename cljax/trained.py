@@ -17,7 +17,7 @@ import numpy as np
 
 from cljax.errors import UserError, check_known
 from cljax.evaluate import TestData, allowed_outputs, correct_fn, test_data
-from cljax.streams.base import Stream, of_seed
+from cljax.streams.base import Stream, check_stream, of_seed
 from cljax.types import Array, Evaluation, Learner, PyTree
 
 __all__ = ["Scores", "Trained", "evaluate"]
@@ -68,6 +68,7 @@ def evaluate(
             f"evaluate takes the state of a run, run.state, but got a {type(trained).__name__}."
         )
     check_known("scenario", scenario, ("domain", "task", "class"))
+    check_stream(stream)
     shapes = lambda s: [s.num_classes, jax.tree.map(lambda a: a.shape[1:], s.train_x)]
     if shapes(stream) != shapes(trained.learned):
         raise UserError(

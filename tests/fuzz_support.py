@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import signal
 import traceback
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from cljax import cli
@@ -18,7 +20,7 @@ from cljax.methods import METHODS
 from cljax.resolve import options_of
 from cljax.streams import STREAMS
 
-__all__ = ["Outcome", "command_line", "within", "run_line", "wrong_with"]
+__all__ = ["Hang", "Outcome", "command_line", "defaults", "run_line", "within", "wrong_with"]
 
 # Exit codes: done, the user's mistake, all diverged, interrupted.
 _CODES = (0, 2, 3, 75)
@@ -97,7 +99,9 @@ def _of_run(
     method, stream = pick(list(METHODS)), pick(list(STREAMS))
     tiny: tuple[str, ...] = ()
     if rng.random() < 0.7:  # one that has images here
-        stream = pick(("mnist-rotations", "mnist-permutations", "split-mnist"))
+        stream = pick(
+            [name for name in STREAMS if "mnist" in name and "num-tasks" in _of(STREAMS, name)]
+        )
         tiny = ("--num-tasks", "2", *_TINY)
     if rng.random() < 0.1:
         method, stream = pick([(pick(_VALUES), stream), (method, pick(_VALUES)), ("", "")])
@@ -146,6 +150,15 @@ def _likely(kind: Any) -> tuple[str, ...]:
     return _VALUES
 
 
+def defaults(factory: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
+    """The keyword arguments of a factory, each with its default as what suits."""
+    return {
+        parameter.name: (parameter.default,)
+        for parameter in inspect.signature(factory).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+    }
+
+
 def run_line(arguments: list[str], seconds: float = 120.0) -> Outcome:
     """Runs a command line in this process, with its output caught."""
     out, err = io.StringIO(), io.StringIO()
@@ -161,6 +174,7 @@ def run_line(arguments: list[str], seconds: float = 120.0) -> Outcome:
         except BaseException as error:  # noqa: BLE001, reported with its place
             where = "".join(traceback.format_tb(error.__traceback__)[-3:])
             code = f"{type(error).__name__}: {error}\n{where}"
+    jax.config.update("jax_enable_x64", False)  # which --precision float64 switches on
     return Outcome(" ".join(map(repr, arguments)), code, err.getvalue())
 
 

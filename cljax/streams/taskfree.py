@@ -30,7 +30,7 @@ from typing import Literal
 import numpy as np
 
 from cljax.errors import UserError, check_above_zero, check_known, check_share
-from cljax.streams.base import Stream, batches, checksum
+from cljax.streams.base import Stream, batches, check_stream, checksum
 from cljax.streams.orders import permutation, uniform
 from cljax.types import StepPlan
 
@@ -49,6 +49,7 @@ def task_free(stream: Stream, *, order: Literal["sequential", "shuffled"] = "seq
     Raises:
       UserError: for an unknown order, or if the stream has a plan of its own.
     """
+    check_stream(stream)
     check_known("order", order, ("sequential", "shuffled"))
 
     def arrival(seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,6 +77,7 @@ def blurry(stream: Stream, fraction: float = 0.1) -> Stream:
     Raises:
       UserError: if ``fraction`` is out of range, or the stream has a plan of its own.
     """
+    check_stream(stream)
     check_share(fraction=fraction)
     everything = lambda seed: np.ones(stream.num_classes, bool)
     return _blurred(stream, fraction, everything, f"blurry{100 * fraction:g}")
@@ -97,6 +99,7 @@ def i_blurry(stream: Stream, *, disjoint: float = 0.5, fraction: float = 0.1) ->
       UserError: if a share is out of range, tasks share classes, or the stream has a plan of its
         own.
     """
+    check_stream(stream)
     check_share(disjoint=disjoint, fraction=fraction)
     _check_own_classes(stream, "i-blurry")
 
@@ -133,6 +136,7 @@ def gaussian(
       UserError: if ``width`` is not a positive number, tasks share the classes that are to have a
         peak each, or the stream has a plan of its own.
     """
+    check_stream(stream)
     check_above_zero(width=width)
     check_known("peaks", peaks, ("tasks", "classes"))
     rank = np.zeros(stream.num_classes, int)

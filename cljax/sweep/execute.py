@@ -13,7 +13,7 @@ import jax
 
 from cljax import artefacts
 from cljax.checks import check_progress
-from cljax.errors import Interrupted, UserError, in_words
+from cljax.errors import Interrupted, UserError, check_path, in_words
 from cljax.factories import real_options
 from cljax.interrupts import signals
 from cljax.learn import Event, History, learn
@@ -54,6 +54,7 @@ def run(
         raise UserError(
             f"plan is {in_words(plan)}, but it must be a Plan, which cljax.sweep.plan makes."
         )
+    check_path(out=out)
     check_progress(progress)
     check_running(running)
     try:

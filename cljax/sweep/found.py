@@ -14,7 +14,7 @@ import numpy as np
 
 from cljax import artefacts, metrics
 from cljax.config import plain
-from cljax.errors import UserError, check_known
+from cljax.errors import UserError, check_known, check_path
 from cljax.recipes import Recipe
 from cljax.sweep.lanes import OF_RUN, Lane, duration, label
 
@@ -114,6 +114,7 @@ class Sweep:
 
 def status(folder: str | Path) -> str:
     """How far a sweep is, in one sentence."""
+    check_path(folder=folder)
     folder = Path(folder).expanduser()
     lanes = _stored_lanes(folder)
     done = [lane for lane in lanes if _result(folder, lane).exists()]
@@ -135,6 +136,7 @@ def merge(folder: str | Path) -> Sweep:
     Raises:
       UserError: if lanes are missing, or the folder holds no sweep.
     """
+    check_path(folder=folder)
     folder = Path(folder).expanduser()
     lanes, config = _stored_lanes(folder), artefacts.read(folder, "sweep.json")
     if not all(_result(folder, lane).exists() for lane in lanes):

@@ -14,16 +14,16 @@ import jax
 from cljax import keys, metrics, recipes, resolve, tree
 from cljax.checks import check_keywords, check_network, model_of
 from cljax.config import canonical, plain
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import UserError, check_known, check_positive, in_words
 from cljax.factories import real_options
 from cljax.learn import resolve_lanes
 from cljax.prepare import Prepared, begun_as, make, prepare
 from cljax.recipes import Recipe
 from cljax.results import flops
-from cljax.streams.base import Stream, on_validation
+from cljax.streams.base import Stream, check_stream, on_validation
 from cljax.streams.base import plan as steps
 from cljax.sweep.lanes import OF_RUN, Lane, On, duration, label, lanes_of
-from cljax.types import Learner, Method
+from cljax.types import Learner, Method, Penalty
 
 __all__ = ["Plan", "plan"]
 
@@ -161,6 +161,11 @@ def _resolve(
         factory = resolve.method_factory(what.method)
     elif isinstance(what, str):
         factory = resolve.method_factory(what)
+    elif isinstance(what, (Method, Penalty)) or not callable(what):
+        raise UserError(
+            f"The method to sweep is {in_words(what)}, but it must be a factory, such as "
+            "cljax.er, which makes one of each setting."
+        )
     else:
         factory = what
     name = what if isinstance(what, str) else getattr(factory, "__name__", "custom")
@@ -170,7 +175,8 @@ def _resolve(
         recipe = recipes.recipe(name.replace("_", "-"), table, source, variant or None)
     if stream is None:
         raise UserError(f"A sweep of {name} needs a stream; name one, or pass a recipe.")
-    if isinstance(stream, Stream):
+    if not isinstance(stream, str):
+        check_stream(stream)
         return recipe or Recipe(name.replace("_", "-"), stream.name), factory, stream
     base = recipe or recipes.default(name.replace("_", "-"), stream)
     made = make(resolve.stream_factory(stream), base.stream_options, stream)
