@@ -1,5 +1,8 @@
 """Continual learning as pure functions over one state pytree."""
 
+import importlib
+from typing import Any
+
 from cljax import (
     data,
     errors,
@@ -53,6 +56,8 @@ from cljax.trained import Scores, Trained, evaluate
 from cljax.types import Method, Penalty, Readout
 from cljax.unroll import InnerStep, Unrolled, optax_step, sgd_step, split, unroll
 
+_LATER = ("geometry", "plot", "report")  # imported when first asked for: they take a while
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -67,3 +72,13 @@ __all__ = [
     "si", "split", "stats", "streams", "sweep", "sync_lamaml", "teacher", "tree", "types", "unroll",
     "with_exemplars",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_LATER, "__version__"])

@@ -2,27 +2,26 @@
 
 METHOD, STREAM and the recipe are read first; the rest are flags made from the factories'
 signatures and docstrings, parsed by tyro. Exit codes: 0 done, 2 the user's mistake (one sentence
-on standard error), 75 interrupted and resumable, 130 interrupted at once or with nothing kept, 1 a
-defect of ours.
+on standard error), 3 every seed (every lane of a sweep) diverged, so that there are no numbers, 75
+interrupted and resumable, 130 interrupted at once or with nothing kept, 1 a defect of ours.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
-import os
 import re
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 from cljax import terminal
 from cljax.allocator import keep_freed_memory
-from cljax.errors import AT_ONCE, Interrupted, UserError, check_known
+from cljax.cli_flags import parse
+from cljax.errors import AT_ONCE, Diverged, Interrupted, UserError, check_known
 
 __all__ = ["main"]  # the rest is for ``cljax.cli_sweep`` and ``cljax.cli_report``
 
@@ -30,8 +29,8 @@ COMMANDS = {
     "run": "run METHOD STREAM [flags]   train, test, and leave a folder of results",
     "resume": "resume DIR [--trust]        go on with an interrupted run or sweep",
     "sweep": "sweep METHOD STREAM --over NAME=V1,V2 [flags] | sweep status DIR | sweep merge DIR",
-    "list": "list                        methods, streams, networks and recipes",
-    "data": "data NAME...                where data sets are, their sizes and licences",
+    "list": "list [KIND] [FILTER]        methods, streams, nets, data and recipes",
+    "data": "data NAME ...               where data sets are, their sizes and licences",
     "protocol": "protocol METHOD STREAM      the paragraph for a paper",
     "report": "report DIR ...              a page about runs and sweeps, with tables and figures",
     "cite": "cite METHOD|STREAM|DIR ...  BibTeX of what was used",
@@ -46,36 +45,33 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     terminal.prepare()
     keep_freed_memory()
     try:
-        code = _dispatch(arguments)
-        sys.stdout.flush()
-        sys.exit(code)
+        code = _done(arguments)
+    except Diverged as error:
+        code = terminal.say(str(error), 3)
     except UserError as error:
-        print(f"cljax: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        code = terminal.say(str(error), 2)
     except Interrupted as stopped:
-        print(f"cljax: {stopped}", file=sys.stderr)
-        sys.exit(stopped.code)
+        code = terminal.say(str(stopped), stopped.code)
     except KeyboardInterrupt:
-        print("cljax: interrupted; the same command goes on from what it kept.", file=sys.stderr)
+        terminal.say("interrupted; the same command goes on from what it kept.", AT_ONCE)
         terminal.leave(AT_ONCE)
-    except BrokenPipeError:
-        terminal.give_up_output()
-        sys.exit(0)
-    except Exception as error:
-        if terminal.of_output(error):
-            reason = os.strerror(getattr(error, "errno", 0))
-            print(f"cljax: the output cannot be written: {reason}.", file=sys.stderr)
-            terminal.give_up_output()
-            sys.exit(2)
-        if os.environ.get("CLJAX_DEBUG"):
-            raise
-        kind = type(error).__name__
-        print(
-            f"cljax: a defect of ours: {kind}: {' '.join(str(error).split())[:300]} (set "
-            "CLJAX_DEBUG=1 for the traceback).",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+    except BrokenPipeError:  # its reader has enough, such as `head`
+        code = terminal.give_up_output()
+    except MemoryError as error:
+        code = terminal.say(f"this machine has too little memory ({error}); ask for less.", 2)
+    except Exception as error:  # noqa: BLE001, said as what it is
+        code = terminal.defect(error)
+    sys.exit(code)
+
+
+def _done(arguments: list[str]) -> Any:
+    """The exit code of a command, all its output written."""
+    try:
+        code = _dispatch(arguments)
+    except SystemExit as done:  # of help
+        code = done.code
+    sys.stdout.flush()
+    return code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -185,6 +181,18 @@ def _cite(arguments: list[str]) -> int:
     return cli_report.cite(arguments)
 
 
+def _list(arguments: list[str]) -> int:
+    from cljax import cli_list
+
+    return cli_list.names(arguments)
+
+
+def _data(arguments: list[str]) -> int:
+    from cljax import cli_list
+
+    return cli_list.data_sets(arguments)
+
+
 def _docs(arguments: list[str]) -> int:
     from cljax import cli_report
 
@@ -235,7 +243,7 @@ def _told(done: Any, began: float) -> int:
             f"{spent['compile_s']:.1f} s, trained for {spent['train_s']:.1f} s and tested for "
             f"{spent['eval_s']:.1f} s, summed over threads."
         )
-    return 0
+    return 3 if done.diverged else 0
 
 
 @contextlib.contextmanager
@@ -267,66 +275,6 @@ def _protocol(arguments: list[str]) -> int:
     return 0
 
 
-def _list(arguments: list[str]) -> int:
-    import inspect
-
-    from cljax.methods import CHECKED, METHODS
-    from cljax.nets import NETS
-    from cljax.recipes import recipes
-    from cljax.streams import STREAMS
-
-    if arguments:
-        raise UserError(f"cljax list takes no arguments, but got {arguments[0]}.")
-    for title, factories in (("methods", METHODS), ("streams", STREAMS), ("networks", NETS)):
-        print(title)
-        for name, factory in factories.items():
-            checked = f" [{CHECKED[name]}]" if title == "methods" else ""
-            print(f"  {name:<26}{(inspect.getdoc(factory) or '').partition(chr(10))[0]}{checked}")
-    print("recipes")
-    for recipe in recipes():
-        print(f"  {recipe.method:<14}{recipe.stream:<26}{recipe.name}")
-    return 0
-
-
-def _data(arguments: list[str]) -> int:
-    from cljax import data
-
-    names = [
-        a for i, a in enumerate(arguments) if not a.startswith("-") and not _valued(arguments, i)
-    ]
-    rest = [a for i, a in enumerate(arguments) if a.startswith("-") or _valued(arguments, i)]
-    fields = {
-        "data_dir": (str | None, None, "folder with prepared data sets; else CLJAX_DATA_DIR"),
-        "licences": (bool, False, "print licences and citations"),
-        "prepare": (bool, False, "download and prepare (needs the extra 'prepare' and a network)"),
-        "sample": (bool, False, "the sample that cljax ships"),
-    }
-    flags = parse(f"cljax data {' '.join(names)}".strip(), fields, rest)
-    if not names and not flags["licences"]:
-        raise UserError("cljax data needs the name of a data set, such as mnist.")
-    for name in names or list(data.SOURCES):
-        if flags["prepare"]:
-            data.prepare(name, flags["data_dir"])
-        if flags["licences"]:
-            source = data.source_of(name, flags["data_dir"])
-            print(f"{name}: {source.licence}\n  {source.citation}")
-            continue
-        report = data.describe(name, flags["data_dir"], flags["sample"])
-        print(
-            f"{report.name}: {report.num_train} training and {report.num_test} test images of "
-            f"{'x'.join(map(str, report.shape))}, {report.num_classes} classes, "
-            f"{report.num_bytes / 1e6:.1f} MB\n  {report.source} in {report.path}\n"
-            f"  decoded: {report.cache or 'not kept'}\n  sha256 {report.checksum}\n"
-            f"  licence: {report.licence}"
-        )
-    return 0
-
-
-def _valued(arguments: list[str], i: int) -> bool:
-    """Whether argument i is the value of the flag before it."""
-    return i > 0 and arguments[i - 1] == "--data-dir"
-
-
 def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, str]]) -> Job:
     """METHOD STREAM and the recipe first, then every flag of method, stream and run."""
     from cljax import recipes
@@ -345,28 +293,34 @@ def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, st
     source, _, variant = (_flag_value(rest, "--recipe") or "").partition(":")
     recipe = recipes.recipe(method, stream, source or None, variant or None)
 
-    fields, given = dict(own), {}
+    fields, given = dict(own), {}  # given: flag -> method or stream, its option's name
     for kind, options, values in (
         ("method", method_options, recipe.method_options),
         ("stream", stream_options, recipe.stream_options),
     ):
         for option in options:
-            if option.name in fields:
+            # Of an option that method and stream both have, such as order, the stream's.
+            name = f"stream_{option.name}" if option.name in given else option.name
+            if name in fields:
                 raise UserError(
                     f"The {kind}'s option {option.name} has the name of another flag; rename it."
                 )
-            given[option.name] = kind
-            fields[option.name] = (
-                option.type, values.get(option.name, option.default), option.help,
-            )  # fmt: skip
-    flags = parse(f"cljax {command} {method} {stream}", fields, rest)
+            given[name] = kind, option.name
+            fields[name] = option.type, values.get(option.name, option.default), option.help
+    hints = _hints(recipe, fields, own, given)
+    flags = parse(f"cljax {command} {method} {stream}", fields, rest, hints)
     typed = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
     typed |= {name[3:] for name in typed if name.startswith("no_")}
+    if {"seed", "seeds"} <= typed:
+        raise UserError(
+            f"--seeds is {flags['seeds']} and --seed is {flags['seed']}, but only one of them can "
+            "be given: so many seeds from 0 on, or one."
+        )
     origins = {}
-    for name, kind in given.items():
-        base = recipe.method_options if kind == "method" else recipe.stream_options
+    for name, (kind, option) in given.items():
+        base = _stored(recipe, kind)
         origins[name] = (
-            "command line" if name in typed else recipe.status if name in base else "default"
+            "command line" if name in typed else recipe.status if option in base else "default"
         )
     for name in _IN_CONFIG:
         given_here = name in typed or (name == "seeds" and "seed" in typed)
@@ -374,13 +328,39 @@ def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, st
         origins[name] = "command line" if given_here else base
     recipe = dataclasses.replace(
         recipe,
-        method_options={o.name: flags[o.name] for o in method_options},
-        stream_options={o.name: flags[o.name] for o in stream_options},
+        method_options={o: flags[name] for name, (kind, o) in given.items() if kind == "method"},
+        stream_options={o: flags[name] for name, (kind, o) in given.items() if kind == "stream"},
         **{name: flags[name] for name in _OF_RECIPE if flags[name] is not None},
     )
-    if any(name in typed and given[name] == "method" for name in given):
+    if any(name in typed and kind == "method" for name, (kind, _) in given.items()):
         recipe = dataclasses.replace(recipe, status=f"{recipe.status}, changed")
     return Job(recipe, flags, origins)
+
+
+def _stored(recipe: Any, kind: str) -> Mapping[str, Any]:
+    return recipe.method_options if kind == "method" else recipe.stream_options
+
+
+def _hints(
+    recipe: Any,
+    fields: Mapping[str, Any],
+    own: Mapping[str, Any],
+    given: Mapping[str, tuple[str, str]],
+) -> dict[str, str]:
+    """What a flag is if it is not given, and where that comes from."""
+    hints = {
+        name: f"(default: {_shown(fields[name][1])}, from {recipe.name})"
+        for name, (kind, option) in given.items()
+        if option in _stored(recipe, kind)
+    }
+    for name in _OF_RECIPE:
+        if name in own and own[name][1] is None:
+            hints[name] = f"(default: {_shown(getattr(recipe, name))}, from {recipe.name})"
+    return hints
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def options_of_run(job: Job) -> dict[str, Any]:
@@ -424,48 +404,3 @@ def _flag_value(arguments: list[str], flag: str) -> str | None:
         if argument == flag:
             return arguments[i + 1] if i + 1 < len(arguments) else None
     return None
-
-
-def parse(
-    program: str, fields: dict[str, tuple[Any, Any, str]], arguments: list[str]
-) -> dict[str, Any]:
-    """Parses flags with tyro; its boxes of errors become one sentence."""
-    import tyro
-
-    flags = {f"--{name.replace('_', '-')}" for name in fields} | {"--help"}
-    flags |= {
-        f"--no-{name.replace('_', '-')}" for name, field in fields.items() if field[0] is bool
-    }
-    for argument in arguments:
-        if argument.startswith("--"):
-            check_known("flag", argument.partition("=")[0].replace("_", "-"), flags)
-    made = dataclasses.make_dataclass(
-        "Flags",
-        [
-            (name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default))
-            for name, (kind, default, text) in fields.items()
-        ],
-    )
-    made.__doc__ = " "
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            parsed = tyro.cli(
-                made, prog=program, args=arguments, config=(tyro.conf.AvoidSubcommands,)
-            )
-    except SystemExit as done:
-        if not done.code:
-            raise
-        raise UserError(_sentence(errors.getvalue(), program)) from None
-    return {name: getattr(parsed, name) for name in fields}
-
-
-def _sentence(text: str, program: str) -> str:
-    """The first complaint in tyro's box."""
-    lines = [re.sub(r"[│╭╰─╮╯]+", " ", line).strip() for line in text.splitlines()]
-    words = " ".join(line for line in lines if line)
-    words = re.sub(r"^.*?(Parsing error|Value error|Invalid choice|Missing value)\s*", "", words)
-    words = re.split(
-        r" (?:For full helptext|Perhaps you meant|Arguments similar|Argument helptext|in )", words
-    )[0]
-    return f"{words.strip().rstrip('.')}; see `{program} --help`."

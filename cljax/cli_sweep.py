@@ -31,10 +31,9 @@ def main(arguments: list[str]) -> int:
     if arguments[:1] in (["status"], ["merge"]):
         if len(arguments) != 2:
             raise UserError(f"cljax sweep {arguments[0]} needs the folder of a sweep.")
-        if arguments[0] == "status":
-            print(sweep.status(arguments[1]))
-        else:
-            _told(sweep.merge(arguments[1]))
+        if arguments[0] == "merge":
+            return _told(sweep.merge(arguments[1]))
+        print(sweep.status(arguments[1]))
         return 0
     return _run(arguments)
 
@@ -110,18 +109,20 @@ def _run(arguments: list[str]) -> int:
     if done.results is None:
         print(f"{sweep.status(done.path)}\n  {done.path}")
         return 0
-    _told(done)
-    if done.config["on"] == "validation":
+    code = _told(done)
+    if code == 0 and done.config["on"] == "validation":
         best = done.best().setting
         base = _without(keep, "--on", "--metric", "--seeds", "--lanes-at-a-time")
         line = [*base, *(_flag(name, value) for name, value in best.items()), "--seeds 5"]
         print(f"\n  the best on tests, with other seeds: cljax run {' '.join(line)}")
-    return 0
+    return code
 
 
-def _told(done: Any) -> None:
+def _told(done: Any) -> int:
+    """Prints a sweep's table and where it is; returns the exit code."""
     print(done.table())
     print(f"\n  {done.path}")
+    return 3 if done.diverged else 0
 
 
 def _over(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import UserError, check_known, check_positive, check_share
 
 __all__ = ["ContinuumBound", "continuum_lower_bound"]
 
@@ -70,9 +70,8 @@ def continuum_lower_bound(
     check_positive(classes_per_task=classes_per_task, num_tasks=num_tasks)
     check_known("formula", formula, ("text", "printed"))
     check_known("rounding", rounding, ("half-up", "half-even"))
-    if not 0 <= p0 <= 1:
-        raise UserError(f"p0 is {p0}, but it must be a probability, from 0 to 1.")
-    if not 0 < confidence < 1:
+    check_share(p0=p0, confidence=confidence)
+    if confidence in (0, 1):
         raise UserError(f"confidence is {confidence}, but it must lie between 0 and 1.")
     if num_tasks == 1:
         return ContinuumBound(1, 1, 1.0, 1.0)

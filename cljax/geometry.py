@@ -239,8 +239,13 @@ def _num_classes(labels: Array, mask: Array | None, num_classes: int | None) -> 
 
 def _rows(kind: str, features: Array, labels: Array, mask: Array | None) -> _Rows:
     """As arrays, features in floats of at least 32 bits and 0 where masked out."""
-    features, labels = jnp.asarray(features), jnp.asarray(labels)
-    mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    try:
+        features, labels = jnp.asarray(features), jnp.asarray(labels)
+        mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{kind}features, labels and mask must be arrays of numbers ({error})."
+        ) from error
     if features.ndim != 2 or labels.shape != features.shape[:1] or mask.shape != labels.shape:
         raise UserError(
             f"{kind}features, labels and mask have shapes {list(features.shape)}, "

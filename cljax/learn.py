@@ -21,8 +21,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import checkpoint
+from cljax.checks import check_evaluations, check_method, check_network, check_progress
 from cljax.driver import Checkpoints, drive
-from cljax.errors import Diverged, UserError, check_known, check_positive
+from cljax.errors import (
+    Diverged,
+    UserError,
+    check_above_zero,
+    check_counts,
+    check_flag,
+    check_known,
+    check_positive,
+)
 from cljax.evaluate import (
     Evaluation,
     TestImages,
@@ -49,8 +58,8 @@ from cljax.segments import (
     put,
     train_data,
 )
-from cljax.streams.base import Stream, plan
-from cljax.types import Learner, Method, Model, PyTree, Spec, StepPlan
+from cljax.streams.base import Stream, check_stream, plan
+from cljax.types import Learner, Method, Model, PyTree, StepPlan
 
 __all__ = ["Checkpoints", "Event", "History", "learn", "resolve_lanes"]
 
@@ -154,12 +163,20 @@ def learn(
       Diverged: with on_nonfinite="stop", where a loss or a parameter is no longer finite.
       Interrupted: when asked to stop, after the last checkpoint is written.
     """
+    check_method(method)
+    check_stream(stream)
     check_positive(batch_size=batch_size, epochs=epochs, seeds=len(seeds))
     seeds = [check_seed(seed) for seed in seeds]
+    check_counts(eval_every=eval_every)
+    check_flag(online=online, validate=validate)
+    check_evaluations(evaluations)
+    check_above_zero(segment_seconds=segment_seconds)
+    check_progress(progress)
     if segment is not None:
         check_positive(segment=segment)
     if lanes_at_a_time is not None:
         check_positive(lanes_at_a_time=lanes_at_a_time)
+    check_known("entries", entries, ("diagonal-last", "lower", "full"))
     check_known("loop", loop, ("auto", "scan", "steps"))
     check_known("on_nonfinite", on_nonfinite, ("mask", "stop"))
     asks = method.needs.boundaries or method.needs.task_ids_train or method.needs.task_ids_test
@@ -173,7 +190,7 @@ def learn(
     began = time.perf_counter()
     policy = resolve_lanes(lanes)
     spec = stream.spec(batch_size)
-    _check_head(model, spec, stream)
+    check_network(model, spec.example, stream.num_classes, stream.name)
     bind = lambda method: with_features(method.bind(model, spec), model)
     learner = bind(method)
     if evaluations is None:
@@ -291,18 +308,6 @@ def _check_evaluations(evaluations: Sequence[Evaluation], learner: Learner, stre
                 f"The evaluation {evaluation.name} infers the task of a continuum, but its "
                 "scenario 'task' tells it; choose 'class'."
             )
-
-
-def _check_head(model: Model, spec: Spec, stream: Stream) -> None:
-    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), spec.example)
-    logits = jax.eval_shape(
-        lambda key, x: model.apply(model.init(key, x), x, False)[0].logits, jax.random.key(0), x
-    )
-    if logits.shape[-1] < stream.num_classes:
-        raise UserError(
-            f"The network has {logits.shape[-1]} outputs, but {stream.name} has "
-            f"{stream.num_classes} classes; give it as many outputs."
-        )
 
 
 def _hypers(method: Method, settings: Sequence[Mapping[str, float]]) -> list[dict[str, np.ndarray]]:

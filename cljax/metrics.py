@@ -26,14 +26,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cljax.errors import UserError
+from cljax.errors import UserError, as_numbers
 
 __all__ = [
     "AFTER_EACH", "LOWER_IS_BETTER", "NAMES", "Metrics", "average_anytime_accuracy",
-    "average_incremental_accuracy", "backward_transfer", "compute", "compute_online",
-    "entries_of", "evaluated", "forgetting", "forgetting_rate", "forward_transfer",
-    "learning_accuracy", "prequential_accuracy", "retained_accuracy", "seen_accuracy",
-    "unmeasured",
+    "average_incremental_accuracy", "backward_transfer", "check_matrix", "compute",
+    "compute_online", "entries_of", "evaluated", "forgetting", "forgetting_rate",
+    "forward_transfer", "learning_accuracy", "prequential_accuracy", "retained_accuracy",
+    "seen_accuracy", "unmeasured",
 ]  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def retained_accuracy(matrix: ArrayLike) -> np.ndarray:
     Returns:
       [...] fractions.
     """
-    return _check(matrix)[..., -1, :].mean(axis=-1)
+    return check_matrix(matrix)[..., -1, :].mean(axis=-1)
 
 
 def learning_accuracy(matrix: ArrayLike) -> np.ndarray:
@@ -70,7 +70,7 @@ def learning_accuracy(matrix: ArrayLike) -> np.ndarray:
     Returns:
       [...] fractions.
     """
-    return _diagonal(_check(matrix)).mean(axis=-1)
+    return _diagonal(check_matrix(matrix)).mean(axis=-1)
 
 
 def backward_transfer(matrix: ArrayLike) -> np.ndarray:
@@ -110,7 +110,7 @@ def forward_transfer(matrix: ArrayLike) -> np.ndarray:
     Returns:
       [...] fractions.
     """
-    matrix = _check(matrix)
+    matrix = check_matrix(matrix)
     before = np.diagonal(matrix[..., 1:-1, 1:], axis1=-2, axis2=-1)
     return (before - matrix[..., 0, 1:]).sum(axis=-1) / matrix.shape[-1]
 
@@ -134,7 +134,7 @@ def forgetting(matrix: ArrayLike) -> np.ndarray:
     Returns:
       [...] fractions, lower is better.
     """
-    matrix = _check(matrix)
+    matrix = check_matrix(matrix)
     num_tasks = matrix.shape[-1]
     if num_tasks < 2:
         return np.full(matrix.shape[:-2], np.nan)
@@ -156,7 +156,7 @@ def seen_accuracy(matrix: ArrayLike, counts: ArrayLike) -> np.ndarray:
     Returns:
       [..., T] fractions.
     """
-    matrix = _check(matrix)
+    matrix = check_matrix(matrix)
     counts = _check_counts(counts, matrix.shape[-1])
     seen = np.tri(matrix.shape[-1], dtype=bool)
     right = np.where(seen, matrix[..., 1:, :] * counts, 0.0).sum(axis=-1)
@@ -191,7 +191,7 @@ def forgetting_rate(matrix: ArrayLike) -> np.ndarray:
     Returns:
       [...] fractions, lower is better.
     """
-    matrix = _check(matrix)
+    matrix = check_matrix(matrix)
     return matrix[..., 1, 0] - matrix[..., -1, 0]
 
 
@@ -209,7 +209,13 @@ def prequential_accuracy(correct: ArrayLike, batch_sizes: ArrayLike) -> np.ndarr
     Returns:
       [...] fractions.
     """
-    return np.asarray(correct, np.float64).sum(axis=-1) / np.asarray(batch_sizes).sum()
+    right, sizes = as_numbers("correct", correct), as_numbers("batch_sizes", batch_sizes)
+    if right.ndim < 1 or sizes.shape != right.shape[-1:] or not sizes.sum() > 0:
+        raise UserError(
+            f"correct has shape {list(right.shape)} and batch_sizes {list(sizes.shape)}, but they "
+            "must be [..., U] and [U], the counts of U updates."
+        )
+    return right.sum(axis=-1) / sizes.sum()
 
 
 def average_anytime_accuracy(accuracies: ArrayLike, seen: ArrayLike | None = None) -> np.ndarray:
@@ -224,7 +230,12 @@ def average_anytime_accuracy(accuracies: ArrayLike, seen: ArrayLike | None = Non
     Returns:
       [...] fractions; NaN where a point has no accuracy, or one of a seen task is NaN.
     """
-    accuracies = np.asarray(accuracies, np.float64)
+    accuracies = as_numbers("accuracies", accuracies)
+    if accuracies.ndim < 2:
+        raise UserError(
+            f"accuracies have shape {list(accuracies.shape)}, but they must be [..., P, T], at P "
+            "points on T tasks."
+        )
     if seen is None:
         used = np.isfinite(accuracies)
     else:
@@ -279,7 +290,7 @@ def compute(
     Raises:
       UserError: if the matrix is not [..., T+1, T] or the counts are not T positive numbers.
     """
-    matrix = _check(matrix)
+    matrix = check_matrix(matrix)
     num_tasks = matrix.shape[-1]
     counts = _check_counts(counts, num_tasks)
     values: dict[str, np.ndarray] = {}
@@ -353,8 +364,9 @@ def _missing(matrix: np.ndarray, rule: _Rule) -> str | None:
     return f"needs {rule.needs}, but {gap}; evaluate with entries='{rule.entries}'."
 
 
-def _check(matrix: ArrayLike) -> np.ndarray:
-    matrix = np.asarray(matrix, np.float64)
+def check_matrix(matrix: ArrayLike) -> np.ndarray:
+    """An accuracy matrix [..., T+1, T] as float64; raises UserError for another shape."""
+    matrix = as_numbers("an accuracy matrix", matrix)
     if matrix.ndim < 2 or matrix.shape[-1] < 1 or matrix.shape[-2] != matrix.shape[-1] + 1:
         raise UserError(
             f"an accuracy matrix has shape {list(matrix.shape)}, but it must be [..., T+1, T]: "
@@ -364,7 +376,7 @@ def _check(matrix: ArrayLike) -> np.ndarray:
 
 
 def _check_counts(counts: ArrayLike, num_tasks: int) -> np.ndarray:
-    counts = np.asarray(counts, np.float64)
+    counts = as_numbers("counts", counts)
     if counts.shape != (num_tasks,) or not (counts > 0).all():
         raise UserError(
             f"test counts are {counts.tolist()}, but they must be {num_tasks} positive numbers, "

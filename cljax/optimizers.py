@@ -24,11 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from cljax.errors import UserError, check_known
+from cljax.errors import UserError, check_known, check_rate, check_share, in_words
 from cljax.types import Array, Params, PyTree
 
 __all__ = [
-    "Optimizer", "RAdamState", "Transformation", "direction", "make_optimizer", "scale_by_radam",
+    "Optimizer", "RAdamState", "Transformation", "check_transformation", "direction",
+    "make_optimizer", "scale_by_radam",
 ]  # fmt: skip
 
 # By name, or any ``optax.GradientTransformation``.
@@ -56,9 +57,10 @@ def make_optimizer(optimizer: Optimizer, lr: Array | float) -> Transformation:
     """An optimiser by name, with momentum 0.9 where it has one, or a user's own as it is.
 
     Raises:
-      UserError: for an unknown name.
+      UserError: for an unknown name, or what is no optimiser that steps by a gradient alone.
     """
     if not isinstance(optimizer, str):
+        check_transformation(optimizer)
         return optimizer
     check_known("optimizer", optimizer, _NAMES)
     towards = direction(optimizer)
@@ -84,7 +86,10 @@ def direction(
       UserError: for an unknown name, or a transformation that steps by itself, downhill, such as
         ``optax.adam(1e-3)``.
     """
+    check_share(momentum=momentum)
+    check_rate(weight_decay=weight_decay)
     if not isinstance(optimizer, str):
+        check_transformation(optimizer)
         _check_uphill(optimizer)
         return optimizer
     check_known("optimizer", optimizer, _NAMES)
@@ -97,6 +102,33 @@ def direction(
         return made.update(decayed, state, params)
 
     return Transformation(made.init, update)
+
+
+def check_transformation(made: Any) -> None:
+    """Raises UserError unless ``made`` looks like an optax transformation of gradients alone."""
+    if hasattr(made, "gradient_transformation"):  # optax.MultiSteps is an object of its own
+        raise UserError(
+            f"optimizer is a {type(made).__name__}, but it must be a transformation; give its "
+            ".gradient_transformation()."
+        )
+    if isinstance(made, type) or not all(
+        callable(getattr(made, name, None)) for name in ("init", "update")
+    ):
+        raise UserError(
+            f"optimizer is {in_words(made)}, but it must be one of {', '.join(_NAMES)}, or an "
+            "optax transformation such as optax.adam(1e-3)."
+        )
+    ones = {"w": jnp.ones(1)}
+    try:
+        jax.eval_shape(lambda: made.update(ones, made.init(ones), ones))
+    except TypeError as error:
+        if "required keyword-only" in str(error):
+            raise UserError(
+                "The optimiser needs more than a gradient, such as the loss's value or function, "
+                "which methods do not give it; choose one such as optax.adam(1e-3)."
+            ) from error
+    except Exception:  # noqa: BLE001, one made for other parameters, by their names
+        return
 
 
 def _check_uphill(made: Transformation) -> None:

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cljax import plot_parts as parts
-from cljax.errors import UserError
+from cljax.errors import UserError, as_numbers, in_words
 from cljax.files import writing
-from cljax.metrics import seen_accuracy
+from cljax.metrics import check_matrix, seen_accuracy
 from cljax.plot_exemplars import exemplar_grid, outer_loss
 from cljax.plot_features import tsne
 from cljax.plot_report import forgetting_bars, rate_histograms
@@ -109,7 +109,7 @@ def heat_map(
     """
     from matplotlib.patches import Rectangle
 
-    cells = np.asarray(values, np.float64) * 100
+    cells = as_numbers("values", values) * 100
     if cells.shape != (len(rows), len(columns)):
         raise UserError(
             f"a heat map has values of shape {list(cells.shape)}, but {len(rows)} rows and "
@@ -162,12 +162,16 @@ def over_time(
     Raises:
       UserError: without curves, or where a curve's length is not that of ``x``.
     """
+    if not isinstance(curves, Mapping):
+        raise UserError(
+            f"curves is {in_words(curves)}, but it must be a dict of names -> accuracies or runs."
+        )
     if not curves:
         raise UserError("there are no curves to draw; give at least one, as name -> accuracies.")
     found = {name: parts.curve_of(curve, metric) for name, curve in curves.items()}
     arrays = {name: np.atleast_2d(curve) * 100 for name, curve in found.items()}
     num_points = next(iter(arrays.values())).shape[-1]
-    where = np.arange(1, num_points + 1) if x is None else np.asarray(x, np.float64)
+    where = np.arange(1, num_points + 1) if x is None else as_numbers("x", x)
     for name, array in arrays.items():
         if array.ndim != 2 or array.shape[-1] != len(where):
             raise UserError(
@@ -192,7 +196,7 @@ def task_curves(matrix: ArrayLike) -> dict[str, np.ndarray]:
     Returns:
       ``"task 1"``, ... -> [..., T] after each task, NaN before the task is learned.
     """
-    after = np.asarray(matrix, np.float64)[..., 1:, :]
+    after = check_matrix(matrix)[..., 1:, :]
     learned = np.tri(after.shape[-1], dtype=bool)
     after = np.where(learned, after, np.nan)
     return {f"task {t + 1}": after[..., t] for t in range(after.shape[-1])}
@@ -200,7 +204,7 @@ def task_curves(matrix: ArrayLike) -> dict[str, np.ndarray]:
 
 def mean_curve(matrix: ArrayLike) -> np.ndarray:
     """A curve for ``over_time``: [..., T], after each task, mean over the tasks seen by then."""
-    return seen_accuracy(matrix, np.ones(np.shape(matrix)[-1]))
+    return seen_accuracy(matrix, np.ones(check_matrix(matrix).shape[-1]))
 
 
 def save(fig: Figure | Axes, path: str | os.PathLike[str], dpi: int = 200) -> Path:
@@ -228,7 +232,7 @@ def save(fig: Figure | Axes, path: str | os.PathLike[str], dpi: int = 200) -> Pa
 
 def _percent(matrix: ArrayLike) -> np.ndarray:
     """[T+1, T] in percent, averaged over seeds where there are some."""
-    values = np.asarray(matrix, np.float64)
+    values = as_numbers("an accuracy matrix to draw", matrix)
     tasks = values.shape[-1] if values.ndim in (2, 3) else 0
     if tasks < 1 or values.shape[-2] != tasks + 1:
         raise UserError(

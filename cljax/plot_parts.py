@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cljax.errors import UserError, check_known
+from cljax.errors import UserError, as_numbers, check_known
 from cljax.metrics import seen_accuracy
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def matrix_of(what: Run | ArrayLike) -> ArrayLike:
 def curve_of(what: Run | ArrayLike, metric: str) -> np.ndarray:
     """A run's curve [S, T] of a metric, or the array that is one."""
     if not hasattr(what, "accuracy_matrix"):
-        return np.asarray(what, np.float64)
+        return as_numbers("a curve", what)
     if metric == "average_accuracy":
         return seen_accuracy(matrix_of(what), np.ones(np.shape(matrix_of(what))[-1]))
     end = "_by_session"

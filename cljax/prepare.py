@@ -9,14 +9,15 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import numpy as np
 
 from cljax import protocol, resolve
+from cljax.checks import check_evaluations, check_method, check_network, model_of
 from cljax.config import config_hash, entry_of, environment, plain
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import UserError, check_counts, check_flag, check_known, check_positive
 from cljax.evaluate import Evaluation
 from cljax.keys import check_seed, check_seeds
 from cljax.learn import resolve_lanes
@@ -25,10 +26,10 @@ from cljax.methods.common import with_features
 from cljax.methods.pretrained import pretrained
 from cljax.metrics import unmeasured
 from cljax.recipes import Recipe, default
-from cljax.streams.base import Stream
-from cljax.types import Learner, Method, Net, Readout
+from cljax.streams.base import Stream, check_stream
+from cljax.types import Learner, Method, Model, Net, Readout
 
-__all__ = ["Prepared", "begun_as", "learner_of", "make", "prepare", "seeds_of"]
+__all__ = ["Options", "Prepared", "begun_as", "learner_of", "make", "prepare", "seeds_of"]
 
 
 class Prepared(NamedTuple):
@@ -39,6 +40,26 @@ class Prepared(NamedTuple):
     stream: Stream
     net: Net
     seconds: float  # what preparing took
+
+
+class Options(TypedDict, total=False):
+    """The keywords of ``prepare``, for those that pass them on, such as ``cljax.run``."""
+
+    seeds: int | Sequence[int]
+    net: Net | str | None
+    batch_size: int | None
+    epochs: int | None
+    entries: str | None
+    eval_every: int
+    online: bool
+    evaluations: Sequence[Evaluation] | None
+    readout: bool
+    lanes: str
+    loop: str
+    precision: str
+    id: str | None
+    origins: Mapping[str, str] | None
+    tuning: Mapping[str, Any] | None
 
 
 def prepare(
@@ -105,7 +126,11 @@ def prepare(
     network = resolve.net(network) if isinstance(network, str) else network
     size = recipe.batch_size if batch_size is None else batch_size
     check_positive(batch_size=size)
-    learner = method.bind(network(source.num_classes), source.spec(size))  # or it says why not
+    check_flag(online=online, readout=readout)
+    check_counts(eval_every=eval_every)
+    check_evaluations(evaluations)
+    model = model_of(network, source.num_classes)
+    learner = _bound(method, model, source, size)
     if tuning is not None:
         recipe, notices = dataclasses.replace(recipe, tuning=tuning), []
     asked = (
@@ -163,13 +188,22 @@ def prepare(
         "versions": {**surroundings["versions"], **parts.packages},
     }
     check_positive(epochs=config["epochs"])
-    if eval_every:
-        check_positive(eval_every=eval_every)
     if isinstance(what, (Recipe, str)) and not isinstance(stream, Stream):
         named = net if isinstance(net, str) else recipe.net if net is None else None
         config["begun_as"] = None if named is None else begun_as(recipe, named)
     config["config_hash"] = config_hash(config)
     return Prepared(config, method, source, network, time.perf_counter() - began)
+
+
+def _bound(method: Method, model: Model, stream: Stream, batch_size: int) -> Learner:
+    """The method for its network and stream; or it says why not."""
+    try:
+        return method.bind(model, stream.spec(batch_size))
+    except UserError:
+        raise
+    except Exception:
+        check_network(model, stream.example, stream.num_classes, stream.name)  # is it that?
+        raise
 
 
 def learner_of(made: Prepared, stream: Stream) -> Learner:
@@ -197,17 +231,23 @@ def _resolve(
     if isinstance(what, str):
         if stream is None:
             raise UserError(f"The method {what} needs a stream; name one, or pass a recipe.")
+        if not isinstance(stream, str):
+            check_stream(stream)
         what = default(what, stream if isinstance(stream, str) else stream.name)
     if isinstance(what, Recipe):
         method = make(resolve.method_factory(what.method), what.method_options, what.method)
+        check_method(method)
         if isinstance(stream, Stream):
             return what, method, stream, _left_out(what, stream)
-        factory = resolve.stream_factory(what.stream)
-        return what, method, make(factory, what.stream_options, what.stream), []
+        made = make(resolve.stream_factory(what.stream), what.stream_options, what.stream)
+        check_stream(made)
+        return what, method, made, []
+    check_method(what)
     if stream is None:
         raise UserError(f"The method {what.name} needs a stream; pass one.")
     by_name = isinstance(stream, str)
     made = make(resolve.stream_factory(stream), {}, stream) if by_name else stream
+    check_stream(made)
     return Recipe(what.name, made.name), what, made, _passed_by(what, made)
 
 
@@ -269,7 +309,16 @@ def make(factory: Callable[..., Any], options: Mapping[str, Any], name: str) -> 
     known = {option.name for option in resolve.options_of(factory)}
     for option in options:
         check_known(f"option of {name}", option, known)
-    return factory(**options)
+    try:
+        return factory(**options)
+    except UserError:
+        raise
+    except Exception as error:
+        if (factory.__module__ or "").startswith("cljax."):
+            raise
+        raise UserError(
+            f"The factory {name} failed with {type(error).__name__}: {error}."
+        ) from error
 
 
 def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:

@@ -29,10 +29,12 @@ def bar(num_runs: int, names: Sequence[str] = ()) -> Iterator[Progress]:
     if not sys.stderr.isatty():
 
         def say(event: Event) -> None:
-            if event.kind == "compile":
-                print("compiling, then training ...", file=sys.stderr)
-            elif event.kind in ("note", "diverged"):
-                print(_sentence(event, names), file=sys.stderr)
+            # Nobody reading is no reason to stop a run.
+            with contextlib.suppress(OSError):
+                if event.kind == "compile":
+                    print("compiling, then training ...", file=sys.stderr)
+                elif event.kind in ("note", "diverged"):
+                    print(_sentence(event, names), file=sys.stderr)
 
         yield say
         return

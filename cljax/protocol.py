@@ -33,6 +33,11 @@ def table(
     lines += [f"  {notice}" for notice in config.get("notices", ())]
     lines += [f"  Made with {'; '.join(changed)}."] if changed else []
     lines.append("")
+    lost = sum(step is not None for step in results["diverged"])
+    if lost == len(seeds):
+        lines.append("  All seeds diverged, so there are no numbers; try smaller rates.")
+    elif lost:
+        lines.append(f"  Means over {len(seeds) - lost} of {len(seeds)} seeds; {lost} diverged.")
     names = [*_FIRST, *sorted(set(results["metrics"]) - set(_FIRST))]
     for name in names:
         cell = results["metrics"].get(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import importlib
 import inspect
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cljax.errors import UserError, check_known
+from cljax.errors import UserError, check_known, in_words
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.streams import STREAMS
@@ -109,11 +110,19 @@ def _word(word: str) -> tuple[str, Any]:
 
 
 def options_of(factory: Callable[..., Any]) -> list[Option]:
-    """The keyword arguments of a factory that can be flags, with their help texts."""
-    scope = vars(sys.modules[factory.__module__])
+    """The keyword arguments of a factory that can be flags, with their help texts.
+
+    Raises:
+      UserError: for one whose signature cannot be read.
+    """
+    scope = vars(sys.modules.get(getattr(factory, "__module__", "") or "", builtins))
     helps = _helps(inspect.getdoc(factory) or "")
     options = []
-    for parameter in inspect.signature(factory).parameters.values():
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"The options of {in_words(factory)} cannot be read: {error}.") from error
+    for parameter in parameters:
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
             continue
         annotation = parameter.annotation
@@ -142,14 +151,19 @@ def _flag_type(annotation: Any) -> Any:
 
 
 def _factory(kind: str, name: str, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if not is_code(name):
+    if not isinstance(name, str) or not is_code(name):
         check_known(kind, name, known)
         return known[name]
     module, _, attribute = name.partition(":")
+    if module in known:
+        raise UserError(
+            f"The {kind} {name} says more than a name; a recipe's source and variant go into "
+            "--recipe SOURCE:VARIANT, or cljax.recipe(method, stream, source, variant)."
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        return getattr(importlib.import_module(module), attribute)
+        made = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         raise UserError(
             f"The {kind} {name} names the module {error.name}, which cannot be imported; run "
@@ -159,6 +173,13 @@ def _factory(kind: str, name: str, known: Mapping[str, Callable[..., Any]]) -> C
         raise UserError(
             f"The {kind} {name} names '{attribute}', which the module {module} does not have."
         ) from error
+    except (ImportError, SyntaxError, TypeError, ValueError) as error:
+        raise UserError(
+            f"The {kind} {name} names the module '{module}', which cannot be imported: {error}."
+        ) from error
+    if not callable(made):
+        raise UserError(f"The {kind} {name} is {in_words(made)}, but it must be a function.")
+    return made
 
 
 def _helps(documentation: str) -> dict[str, str]:

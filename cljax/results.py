@@ -25,10 +25,11 @@ def results_of(
     spec = stream.spec(config["batch_size"])
     predictors = with_features(method.bind(model, spec), model).predictors
     evaluations, headline, absent = {}, {}, {}
-    alive = np.array([step is None for step in history.diverged])
+    alive = np.array([found is None for found in history.diverged])
+    lost = None if alive.any() else _lost(history)
     without = dict(config.get("unmeasured", {}))
-    if not alive.any():
-        without = dict.fromkeys(metrics.NAMES, "all seeds diverged.")
+    if lost is not None:
+        without = dict.fromkeys(metrics.NAMES, lost)
     for i, entry in enumerate(config["evaluations"]):
         name, matrix = entry["name"], history.evaluations[entry["name"]]
         chosen = matrix[alive] if alive.any() else matrix
@@ -52,11 +53,15 @@ def results_of(
         else:  # the headline's own stands at the top
             evaluations[name]["anytime"] = _curves(history.anytime[name])
     curves = next(iter(history.anytime.values()))
-    online = metrics.compute_online(
-        None if history.online_correct is None else history.online_correct[alive],
-        history.batch_sizes if history.online_sizes is None else history.online_sizes,
-        [_accuracies(p) for p, ok in zip(curves, alive, strict=True) if ok],
-    )
+    if lost is None:
+        online = metrics.compute_online(
+            None if history.online_correct is None else history.online_correct[alive],
+            history.batch_sizes if history.online_sizes is None else history.online_sizes,
+            [_accuracies(p) for p, ok in zip(curves, alive, strict=True) if ok],
+        )
+    else:
+        own = [entry["metric"] for entry in config["evaluations"] if entry["metric"]]
+        online = metrics.Metrics({}, dict.fromkeys(own, lost))
     headline |= {name: _spread(value, alive) for name, value in online.values.items()}
     absent |= dict(online.absent)
     absent |= without
@@ -66,7 +71,8 @@ def results_of(
             matrix, names = history.evaluations[entry["name"]], _session_names(entry["metric"])
             found = _by_session(entry["metric"], matrix, history.test_counts, alive)
             headline |= found
-            absent |= {name: why for name, why in names.items() if name not in found}
+            missing = {name: lost or why for name, why in names.items() if name not in found}
+            absent |= missing
     first = next(iter(history.evaluations.values()))
     return {
         "method": method.name,
@@ -86,6 +92,18 @@ def results_of(
         "divergence": [found and found._asdict() for found in history.diverged],
         "cost": _cost(method, model, spec, history),
     }
+
+
+def _lost(history: History) -> str:
+    """Why a run whose seeds all diverged has no numbers."""
+    where = [
+        f"seed {seed} at update {found.step}"
+        for seed, found in zip(history.seeds, history.diverged, strict=True)
+        if found is not None
+    ]
+    more = ", ..." if len(where) > 3 else ""
+    count = "the only seed" if len(where) == 1 else f"all {len(where)} seeds"
+    return f"{count} diverged ({', '.join(where[:3])}{more}); try smaller rates"
 
 
 def _spread(values: np.ndarray, alive: np.ndarray) -> dict[str, Any]:

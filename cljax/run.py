@@ -12,21 +12,33 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import numpy as np
 
 from cljax import artefacts, cite, protocol
 from cljax.checkpoint import FORMAT, newest_place
+from cljax.checks import check_keywords, check_progress
 from cljax.config import evaluation_of, since
 from cljax.consent import check_consent
-from cljax.errors import Diverged, Interrupted, UserError, check_known, check_positive
+from cljax.errors import (
+    MOST,
+    Diverged,
+    Interrupted,
+    UserError,
+    check_above_zero,
+    check_known,
+    check_path,
+    check_positive,
+    given,
+    in_words,
+)
 from cljax.interrupts import signals
 from cljax.kept import keep
 from cljax.learn import Checkpoints, Event, History, learn
 from cljax.learned.stored import save_rule
-from cljax.prepare import Prepared, learner_of, prepare
+from cljax.prepare import Options, Prepared, learner_of, prepare
 from cljax.progress import journal
 from cljax.recipes import Recipe
 from cljax.results import results_of
@@ -55,6 +67,11 @@ class Run:
     prepared: Prepared | None = field(default=None, repr=False)  # what it was made of
 
     @property
+    def diverged(self) -> bool:
+        """Whether all seeds diverged, so that there are no numbers."""
+        return all(step is not None for step in self.results["diverged"])
+
+    @property
     def state(self) -> Trained:
         """The final states with what made them, for ``cljax.evaluate``; without diverged seeds.
 
@@ -79,7 +96,7 @@ class Run:
         Raises:
           UserError: if the metric was not computed, with the reason.
         """
-        if name in self.results["absent"]:
+        if isinstance(name, str) and name in self.results["absent"]:
             reason = self.results["absent"][name].rstrip(".")
             raise UserError(f"The metric {name} is absent: {reason}.")
         check_known("metric", name, self.results["metrics"])
@@ -148,7 +165,7 @@ def run(
     out: str | Path | None = None,
     progress: Callable[[Event], None] | None = None,
     running: Running = Running(),  # noqa: B008, it is frozen
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Run:
     """Runs a recipe, or a method on a stream, for several seeds.
 
@@ -162,14 +179,19 @@ def run(
         same run already finished there is read back.
       progress: called with each ``Event``.
       running: how it is kept and cut up; changes no result.
-      **options: those of ``prepare``: seeds, net, batch_size, epochs, entries, eval_every, ...
+      **options: those of ``cljax.prepare.prepare``: seeds (5: how many, or which), net, batch_size
+        and epochs (the recipe's), entries of the accuracy matrix ("diagonal-last", "lower" or
+        "full"), eval_every, online, evaluations, readout, lanes, loop, precision, origins.
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.
       Diverged: if the only seed's loss or parameters are no longer finite.
       Interrupted: by SIGINT or SIGTERM with ``out``, once all is kept.
     """
+    check_keywords("cljax.run", options, prepare, run)
+    check_progress(progress)
     check_running(running)
+    check_path(**given(out=out))
     prepared = prepare(what, stream, **options)
     if out is None:
         history, results = _learn(prepared, progress, running, None)
@@ -276,6 +298,9 @@ def resume(
       UserError: if the folder holds no run, one whose config, data or versions differ now, or one
         that names code, without ``trust``.
     """
+    check_progress(progress)
+    check_running(running)
+    check_path(folder=folder)
     folder = artefacts.place(folder)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no run to resume; begin it with cljax run.")
@@ -283,6 +308,8 @@ def resume(
         return load(folder)
     config = artefacts.config_of(folder)
     begun = config.get("begun_as")
+    if begun is None and (folder / "results.json").exists():
+        return load(folder)
     if begun is None:
         raise UserError(
             f"The run in {folder} was begun with Python objects, so only Python can resume it: "
@@ -317,6 +344,7 @@ def load(folder: str | Path) -> Any:
       UserError: if the folder does not hold a finished run or a sweep, or one of its files is
         missing, differs from what was written, or does not belong to it.
     """
+    check_path(folder=folder)
     folder = artefacts.place(folder)
     if (folder / "sweep.json").exists():
         from cljax import sweep
@@ -385,12 +413,15 @@ def checkpoints_of(config: Mapping[str, Any], folder: Path, running: Running) ->
 
 def check_running(running: Running) -> None:
     """Raises UserError for a way of keeping a run that would keep nothing, or not end."""
-    check_positive(keep=running.keep)
-    seconds = running.segment_seconds
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise UserError(f"segment_seconds is {seconds}, but it must be a number above 0.")
+    if not isinstance(running, Running):
+        raise UserError(
+            f"running is {in_words(running)}, but it must be a cljax.Running, such as "
+            'cljax.Running(checkpoint_every="60s").'
+        )
     if running.checkpoint_every is not None:
         interval(running.checkpoint_every)
+    check_above_zero(segment_seconds=running.segment_seconds)
+    check_positive(keep=running.keep, **given(devices=running.devices))
 
 
 def interval(text: str) -> tuple[float | None, int | None]:
@@ -399,11 +430,11 @@ def interval(text: str) -> tuple[float | None, int | None]:
     Raises:
       UserError: for anything else.
     """
-    number = text.removesuffix("s")
+    number = str(text).removesuffix("s")
     try:
         if text != number and 0 <= float(number) < math.inf:
             return float(number), None
-        if text == number and int(number) > 0:
+        if text == number and 0 < int(number) <= MOST:
             return None, int(number)
     except ValueError:
         pass

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cljax.errors import UserError
+from cljax.errors import UserError, as_numbers, check_above_zero, in_words
 
 __all__ = [
     "MIN_SEEDS", "Cell", "Paired", "Summary", "Verdict", "equivalence", "holm", "paired",
@@ -132,8 +132,9 @@ def equivalence(values: ArrayLike, target: Cell | Summary, margin: float) -> Ver
       UserError: if a value is not finite or the margin not a positive finite number.
     """
     x = _finite("values", values)
-    if not (math.isfinite(margin) and margin > 0):
-        raise UserError(f"margin is {margin}, but it must be a positive finite number.")
+    check_above_zero(margin=margin)
+    if not isinstance(target, (Cell, Summary)):
+        raise UserError(f"target is {in_words(target)}, but it must be a Cell or a Summary.")
     n = target.n if isinstance(target, Cell) else len(target.values)
     diff = float(x.mean() - target.mean)
     inside = abs(diff) <= margin
@@ -209,7 +210,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
         >>> stats.holm([0.5, 0.125, 0.25])
         (0.5, 0.375, 0.5)
     """
-    p = np.asarray(p_values, np.float64).reshape(-1)
+    p = as_numbers("p_values", p_values).reshape(-1)
     bad = p[~((p >= 0) & (p <= 1))]
     if bad.size:
         raise UserError(f"a p-value is {bad[0]}, but it must be in [0, 1].")
@@ -221,7 +222,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def _finite(name: str, values: ArrayLike) -> np.ndarray:
-    x = np.asarray(values, np.float64).reshape(-1)
+    x = as_numbers(name, values).reshape(-1)
     if not x.size:
         raise UserError(f"{name} is empty, but a statistic needs at least one value.")
     if not np.isfinite(x).all():

@@ -21,7 +21,7 @@ import numpy as np
 from cljax.errors import UserError, check_known
 from cljax.evaluate import TestData, allowed_outputs, correct_fn, predictors_of, test_data
 from cljax.evaluate_readout import check_readouts
-from cljax.streams.base import Stream, of_seed
+from cljax.streams.base import Stream, check_stream, of_seed
 from cljax.types import Array, Evaluation, Learner, PyTree
 
 __all__ = ["Scores", "Trained", "evaluate"]
@@ -78,6 +78,7 @@ def evaluate(
             f"evaluate takes the state of a run, run.state, but got a {type(trained).__name__}."
         )
     check_known("scenario", scenario, ("domain", "task", "class"))
+    check_stream(stream)
     learned = trained.learned
     _check_kind(stream, learned)
     learner = trained.bind(learned)

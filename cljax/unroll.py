@@ -28,7 +28,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError, check_positive
+from cljax.errors import UserError, check_callable, check_counts, check_flag, check_positive, given
+from cljax.optimizers import check_transformation
 from cljax.types import Array, Params, PyTree
 
 __all__ = ["InnerStep", "Unrolled", "optax_step", "sgd_step", "split", "unroll"]
@@ -77,6 +78,7 @@ def sgd_step(
         >>> float(cljax.unroll(step, jnp.zeros(()), jnp.ones((2, 1))).params)  # 0, 0.5, 0.75
         0.75
     """
+    check_callable(loss_fn=loss_fn)
     stateful = model_state is not None
 
     def gradient(params: Params, carry: PyTree, batch: PyTree) -> tuple[Params, PyTree]:
@@ -98,7 +100,13 @@ def sgd_step(
 
 
 def optax_step(loss_fn: Callable[[Params, PyTree], Array], optimizer: Any) -> InnerStep:
-    """Steps of any ``optax.GradientTransformation`` on the mean of ``loss_fn(params, batch)``."""
+    """Steps of any ``optax.GradientTransformation`` on the mean of ``loss_fn(params, batch)``.
+
+    Raises:
+      UserError: for what is no such transformation.
+    """
+    check_callable(loss_fn=loss_fn)
+    check_transformation(optimizer)
 
     def gradient(params: Params, carry: PyTree, batch: PyTree) -> tuple[Params, PyTree]:
         return jax.grad(lambda p: jnp.mean(loss_fn(p, batch)))(params), carry
@@ -121,8 +129,9 @@ def split(batch: PyTree, num_steps: int) -> PyTree:
         >>> cljax.split({"x": jnp.arange(6)}, 3)["x"].tolist()
         [[0, 1], [2, 3], [4, 5]]
     """
+    check_positive(inner_steps=num_steps)
     size = jax.tree.leaves(batch)[0].shape[0]
-    if num_steps < 1 or size % num_steps:
+    if size % num_steps:
         raise UserError(
             f"inner_steps is {num_steps}, which does not divide the batch of {size} examples; "
             "choose a divisor of the batch size."
@@ -181,11 +190,16 @@ def unroll(
         >>> float(jax.grad(after)(0.25))  # of 1 - (1 - 2 lr)^2
         2.0
     """
-    if order not in (1, 2):
+    check_positive(order=order)
+    check_flag(remat=remat)
+    if unroll_steps is not True:
+        check_positive(unroll_steps=unroll_steps)
+    if order > 2:
         raise UserError(f"order is {order}, but a meta-gradient is of order 1 or 2.")
     num_steps = jax.tree.leaves(batches)[0].shape[0]
+    check_counts(**given(last=last))
     kept = num_steps if last is None else last
-    if kept not in range(num_steps + 1):
+    if kept > num_steps:
         raise UserError(f"last is {last}, but it must be a whole number from 0 to {num_steps}.")
     check_positive(segments=segments)
     if kept % segments:

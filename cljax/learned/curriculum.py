@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from cljax.errors import UserError, check_finite, check_positive
+from cljax.errors import UserError, check_above_zero, check_counts, check_positive, check_rate
 from cljax.types import Array
 
 __all__ = ["Curriculum", "Level", "check_curriculum", "level_at"]
@@ -45,13 +45,17 @@ class Level(NamedTuple):
 
 def check_curriculum(curriculum: Curriculum) -> None:
     """Raises UserError for counts below 1, bounds out of order, or truncation beyond an episode."""
-    check_positive(steps=curriculum.steps, every=curriculum.every, longest=curriculum.longest)
+    check_positive(
+        truncation=curriculum.steps, truncation_cap=curriculum.steps_cap,
+        level_every=curriculum.every, longest=curriculum.longest,
+    )  # fmt: skip
+    check_counts(truncation_step=curriculum.steps_step)
     start, step, cap = curriculum[:3]
-    check_finite(threshold=start, threshold_step=step, threshold_cap=cap)
-    if not 0 < start <= cap or step < 0:
+    check_above_zero(threshold=start, threshold_cap=cap)
+    check_rate(threshold_step=step)
+    if start > cap:
         raise UserError(
-            f"The threshold is {start} and its cap {cap}, but it must be above 0 and not above its "
-            "cap."
+            f"The threshold is {start} and its cap {cap}, but it must not be above its cap."
         )
     if not curriculum.steps <= curriculum.steps_cap <= curriculum.longest:
         raise UserError(

@@ -32,7 +32,15 @@ from typing import Literal, TypeAlias, get_args
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.errors import (
+    UserError,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    check_share,
+    given,
+)
 from cljax.memory.bilevel import Bilevel, Gradient, Inner, Judged, Norm, outer_gradient
 from cljax.memory.exemplars import Budget
 from cljax.memory.learned import Learned, begin, empty, finish, moved, shown
@@ -116,9 +124,9 @@ def mnemonics(
     """
     check_known("start", start, SELECTIONS)
     for label, value, choices in (
-        ("inner parameters", inner_params, get_args(Inner)),
-        ("inner start", inner_start, get_args(Begin)),
-        ("inner norm", inner_norm, get_args(Norm)),
+        ("inner_params", inner_params, get_args(Inner)),
+        ("inner_start", inner_start, get_args(Begin)),
+        ("inner_norm", inner_norm, get_args(Norm)),
         ("gradient", gradient, get_args(Gradient)),
         ("validation", validation, ("new", "all")),
         ("outputs", outputs, ("own", "all")),
@@ -130,9 +138,10 @@ def mnemonics(
         outer_epochs=outer_epochs, halve_every=halve_every, inner_steps=inner_steps,
         inner_images=inner_images, solver_steps=solver_steps,
     )  # fmt: skip
-    check_finite(lr=lr, momentum=momentum, inner_lr=inner_lr, damping=damping)
-    given = {"old_steps": old_steps, "last": last}
-    check_positive(**{name: count for name, count in given.items() if count is not None})
+    check_rate(lr=lr, inner_lr=inner_lr, damping=damping)
+    check_share(momentum=momentum, real=real)
+    check_positive(folds=folds, **given(old_steps=old_steps, last=last))
+    check_flag(new=new, old=old, normalise=normalise, **given(remat=remat))
     if validation == "all" and outputs == "own":
         raise UserError(
             "validation is all, but outputs is own, which leaves out the labels of old exemplars; "
@@ -145,7 +154,7 @@ def mnemonics(
         )
     if folds < 2:
         raise UserError(f"folds is {folds}, but old exemplars are split in at least 2.")
-    if not 0 <= real < 1:
+    if real == 1:
         raise UserError(f"real is {real}, but it must be a share from 0 to below 1.")
     how = Bilevel(
         inner_steps, inner_lr, inner_params, gradient, last, damping, solver_steps, remat,

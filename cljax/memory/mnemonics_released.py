@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import check_finite, check_known, check_positive
+from cljax.errors import check_flag, check_known, check_positive, check_rate, check_share
 from cljax.losses import cross_entropy, masked_mean
 from cljax.memory.class_means import class_means
 from cljax.memory.exemplars import Budget, epochs_of, recall, rows_of
-from cljax.memory.learned import Learned, begin, empty, finish, moved, shown
+from cljax.memory.learned import Learned, begin, empty, finish, moved
 from cljax.memory.selection import SELECTIONS, Selection, herding
 from cljax.nets.cosine import cosines
 from cljax.types import (
@@ -78,7 +78,9 @@ def mnemonics_released(
     check_known("start", start, SELECTIONS)
     check_known("rounding", rounding, ("truncate", "nearest", "none"))
     check_positive(outer_epochs=outer_epochs)
-    check_finite(lr=lr, momentum=momentum, weight_decay=weight_decay)
+    check_rate(lr=lr, weight_decay=weight_decay)
+    check_share(momentum=momentum)
+    check_flag(repeats=repeats, mirror=mirror)
 
     def init(model: Model, spec: Spec, budget: Budget) -> Learned:
         x = jax.ShapeDtypeStruct((1, *spec.example.shape), spec.example.dtype)

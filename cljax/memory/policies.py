@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from cljax.errors import UserError, check_known
+from cljax.errors import UserError, check_known, in_words
 from cljax.memory.mnemonics import mnemonics
 from cljax.memory.mnemonics_released import mnemonics_released
 from cljax.memory.selection import first, herding, random
@@ -35,8 +35,13 @@ def named(policy: Policy) -> ExemplarPolicy:
     Raises:
       UserError: for an unknown name or option.
     """
-    if not isinstance(policy, str):
+    if isinstance(policy, ExemplarPolicy):
         return policy
+    if not isinstance(policy, str):
+        raise UserError(
+            f"exemplars is {in_words(policy)}, but it must be the name of a policy, such as "
+            "herding, or an ExemplarPolicy."
+        )
     name, _, rest = policy.partition(":")
     check_known("exemplar policy", name, POLICIES)
     takes = inspect.signature(POLICIES[name], eval_str=True).parameters

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
 from cljax import tree
-from cljax.errors import check_positive
+from cljax.errors import check_flag, check_known, check_positive
 from cljax.types import Array, Examples, PyTree, Spec
 
 __all__ = [
@@ -88,6 +88,7 @@ def draw_slots(
     M means 'not stored', which also holds for every example outside ``mask``: those are not
     offered at all.
     """
+    check_known("rule", rule, ("textbook", "inclusive"))
     size = capacity(memory)
     age = memory.age + jnp.cumsum(mask, dtype=jnp.int32)  # counts the example itself
     bound = age if rule == "textbook" else age + 1
@@ -160,6 +161,8 @@ def sample(
         >>> examples.shape, mask.tolist()
         ((4, 2), [True, True, False, False])
     """
+    check_positive(num=num)
+    check_flag(replace=replace)
     size, filled = capacity(memory), fill(memory)
     if replace:
         slots = jax.random.randint(key, (num,), 0, jnp.maximum(filled, 1))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
 from cljax import tree
-from cljax.errors import check_positive
+from cljax.errors import check_known, check_positive
 from cljax.types import Array, PyTree
 
 __all__ = ["Ring", "Rule", "add", "init", "nbytes", "valid"]
@@ -64,6 +64,7 @@ def add(
     rule: Rule = "textbook",
 ) -> Ring:
     """Puts the valid ones of B examples, leaves ``[B, ...]``, into a task's buffer, in order."""
+    check_known("rule", rule, ("textbook", "truncate"))
     per_task = jax.tree.leaves(ring.data)[0].shape[1]
     place = jnp.cumsum(mask, dtype=jnp.int32) - 1  # of each valid example among them
     count = jnp.sum(mask, dtype=jnp.int32)

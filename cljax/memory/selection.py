@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Array as AnyArray
 from jaxtyping import Bool, Float
 
-from cljax.errors import UserError
+from cljax.errors import UserError, check_flag
 from cljax.memory import exemplars as store
 from cljax.memory.exemplars import Budget, Exemplars
 from cljax.nets.cosine import unit
@@ -64,7 +64,11 @@ def herding(*, repeats: bool = False) -> ExemplarPolicy:
 
     Args:
       repeats: the rule of the code released with mnemonics, see ``herd``.
+
+    Raises:
+      UserError: unless that is True or False.
     """
+    check_flag(repeats=repeats)
 
     def phases(model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
         return (_herded(model, spec, budget, repeats),)

@@ -39,7 +39,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.errors import (
+    UserError,
+    check_above_zero,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    check_share,
+)
 from cljax.factories import with_part
 from cljax.losses import distillation, masked_mean
 from cljax.memory.exemplars import Budget
@@ -151,11 +159,12 @@ def bic_objective(
         choices, a budget below two exemplars a class, or a stream whose tasks share classes.
     """
     options = dict(locals())
-    check_finite(
-        temperature=temperature, correction_lr=correction_lr, correction_decay=correction_decay
-    )
+    check_above_zero(temperature=temperature, correction_lr=correction_lr)
+    check_rate(correction_decay=correction_decay)
     check_positive(correction_epochs=correction_epochs)
     check_known("pairs", pairs, ("newest", "all"))
+    check_share(held_out=held_out)
+    check_flag(mirror=mirror)
     if not 0 < held_out < 1:
         raise UserError(f"held_out is {held_out}, but it must be a share between 0 and 1.")
     step = make_optimizer(correction_optimizer, correction_lr)

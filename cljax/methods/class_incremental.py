@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.errors import UserError, check_counts, check_flag, check_known, check_rate
 from cljax.losses import masked_mean
 from cljax.memory.exemplars import Budget, epochs_of, rows_of
 from cljax.memory.policies import Policy
@@ -49,7 +49,7 @@ from cljax.methods.incremental import (
 )
 from cljax.methods.nearest import nearest_mean
 from cljax.methods.rehearsal import Rehearsal, recall, rehearsal
-from cljax.methods.sessions import session
+from cljax.methods.sessions import check_milestones, session
 from cljax.nets.cosine import unit
 from cljax.nets.transfer import folded, with_scales
 from cljax.optimizers import Optimizer
@@ -210,14 +210,15 @@ def class_incremental(
     """
     options = dict(locals())
     check_known("transfer", transfer, get_args(Transfer))
-    check_finite(balanced_lr=balanced_lr)
-    if balanced_epochs:
-        check_positive(balanced_epochs=balanced_epochs)
+    check_counts(balanced_epochs=balanced_epochs)
+    check_flag(imprint=imprint, freeze=freeze)
     held = rehearsal(exemplars, capacity, per_class, capacity_bytes, first_epochs)
     shared: dict[str, Any] = {
         "momentum": momentum, "weight_decay": weight_decay, "decay": decay
     }  # fmt: skip
     by = descent(optimizer, lr=lr, milestones=milestones, **shared)
+    check_rate(balanced_lr=balanced_lr)
+    check_milestones(balanced_milestones=balanced_milestones)
     slowly = descent(optimizer, lr=balanced_lr, milestones=balanced_milestones, **shared)
     name = objective.name
 

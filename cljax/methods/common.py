@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError
+from cljax.errors import UserError, in_words
 from cljax.losses import LossFn, cross_entropy, head_mask, masked_mean
 from cljax.optimizers import Transformation
 from cljax.types import (
@@ -32,8 +32,8 @@ from cljax.types import (
 )
 
 __all__ = [
-    "REDUCTIONS", "Descent", "check_features", "descend", "features_predictor", "initial",
-    "logits_predictor", "mean_weights", "network_of", "penalised", "penalty_phases",
+    "REDUCTIONS", "Descent", "check_features", "check_penalty", "descend", "features_predictor",
+    "initial", "logits_predictor", "mean_weights", "network_of", "penalised", "penalty_phases",
     "penalty_state", "with_features",
 ]  # fmt: skip
 
@@ -89,6 +89,14 @@ def check_features(learner: Learner, model: Model, spec: Spec) -> None:
         raise UserError(
             "A readout needs features, but the method's state has no params and model_state of "
             "the network to take them from; give its learner a predictor named features."
+        )
+
+
+def check_penalty(penalty: Penalty | None) -> None:
+    """Raises UserError unless this is a penalty, or None."""
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise UserError(
+            f"penalty is {in_words(penalty)}, but it must be a penalty, such as cljax.ewc(100.0)."
         )
 
 

@@ -25,11 +25,19 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax.errors import check_finite, check_known, check_positive
+from cljax.errors import (
+    check_above_zero,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    given,
+)
 from cljax.losses import classification_loss
 from cljax.memory import reservoir
 from cljax.methods.common import (
     Descent,
+    check_penalty,
     descend,
     initial,
     logits_predictor,
@@ -139,7 +147,10 @@ def er(
     """
     options = dict(locals())
     check_positive(capacity=capacity, replay_size=replay_size, glances=glances)
-    check_finite(lr=lr)
+    check_rate(lr=lr)
+    check_above_zero(**given(clip_norm=clip_norm))
+    check_flag(with_replacement=with_replacement)
+    check_penalty(penalty)
     check_known("balance", balance, ("examples", "tasks"))
     check_known("offer", offer, ("first-pass", "every-epoch"))
     check_known("reservoir_rule", reservoir_rule, ("textbook", "inclusive"))

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cljax.errors import check_finite
+from cljax.errors import check_above_zero, check_rate, given
 from cljax.factories import variant, with_part
 from cljax.losses import classification_loss
 from cljax.methods.common import (
     Descent,
+    check_penalty,
     descend,
     initial,
     logits_predictor,
@@ -85,7 +86,9 @@ def finetune(
       UserError: for a rate that is not finite or an unknown optimiser.
     """
     options = dict(locals())
-    check_finite(lr=lr)
+    check_rate(lr=lr)
+    check_above_zero(**given(clip_norm=clip_norm))
+    check_penalty(penalty)
     step = make_optimizer(optimizer, lr)
 
     def bind(model: Model, spec: Spec) -> Learner:

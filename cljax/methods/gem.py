@@ -34,7 +34,14 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.errors import (
+    check_above_zero,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    given,
+)
 from cljax.losses import classification_loss
 from cljax.memory import ring
 from cljax.memory.reservoir import of_stream
@@ -167,10 +174,7 @@ def gem(
         an unknown choice.
     """
     options = dict(locals())
-    check_finite(lr=lr, margin=margin, ridge=ridge)
-    for name, value in (("margin", margin), ("ridge", ridge)):
-        if isinstance(value, (int, float)) and value < 0:
-            raise UserError(f"{name} is {value}, but it must not be negative.")
+    check_rate(margin=margin, ridge=ridge)
     direction = functools.partial(gem_coefficients, margin=margin, ridge=ridge)
     bind = _binder(
         lr, per_task, glances, optimizer, clip_norm, ring_rule, algebra, direction,
@@ -211,9 +215,8 @@ def agem(
       UserError: for a count below 1, a rate that is not finite, or an unknown choice.
     """
     options = dict(locals())
-    check_finite(lr=lr)
-    if reference_size is not None:
-        check_positive(reference_size=reference_size)
+    check_positive(**given(reference_size=reference_size))
+    check_flag(skip_first_task=skip_first_task)
     bind = _binder(
         lr, per_task, glances, optimizer, clip_norm, ring_rule, algebra, agem_coefficients,
         reference_size=reference_size, skip_first_task=skip_first_task,
@@ -237,6 +240,8 @@ def _binder(
 ) -> Any:
     """What GEM and A-GEM share: all but the coefficients of the step."""
     check_positive(per_task=per_task, glances=glances)
+    check_rate(lr=lr)
+    check_above_zero(**given(clip_norm=clip_norm))
     check_known("ring_rule", ring_rule, ("textbook", "truncate"))
     check_known("algebra", algebra, ("general", "low-rank"))
     step = make_optimizer(optimizer, lr)

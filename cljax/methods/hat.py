@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError, check_finite, check_positive
+from cljax.errors import UserError, check_above_zero, check_positive, check_rate
 from cljax.losses import cross_entropy, head_mask, masked_mean
 from cljax.methods.common import initial
 from cljax.methods.pretrained import epochs_for, from_task_1, scheduled
@@ -158,7 +158,8 @@ def hat(
         examples go past a layer, as in residual ones, or tasks without outputs of their own.
     """
     options = dict(locals())
-    check_finite(lr=lr, s_max=s_max, strength=strength)
+    check_rate(lr=lr, strength=strength)
+    check_above_zero(s_max=s_max)
     check_positive(anneal=anneal)
     if s_max < 1:
         raise UserError(f"s_max is {s_max}, but the masks' steepness must reach at least 1.")

@@ -29,7 +29,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 
-from cljax.errors import check_finite, check_known
+from cljax.errors import check_above_zero, check_flag, check_known, check_rate
 from cljax.factories import with_part
 from cljax.losses import binary_cross_entropy, distillation, masked_mean
 from cljax.memory.exemplars import Budget
@@ -124,7 +124,9 @@ def _objective(
     mirror: bool,
 ) -> Objective:
     check_known("loss", loss, get_args(Kind))
-    check_finite(strength=strength, temperature=temperature)
+    check_rate(strength=strength)
+    check_above_zero(temperature=temperature)
+    check_flag(mirror=mirror)
     mean_loss = functools.partial(
         distilled, loss=loss, strength=strength, temperature=temperature
     )  # fmt: skip

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax.errors import UserError, check_finite, check_positive
+from cljax.errors import UserError, check_above_zero, check_positive, check_rate, given
 from cljax.losses import LossFn, classification_loss, masked_mean
 from cljax.memory.selection import herd
 from cljax.methods.common import initial, logits_predictor
@@ -187,7 +187,8 @@ def icarl_ti(
     """
     options = dict(locals())
     check_positive(capacity=capacity, stage_size=stage_size, glances=glances)
-    check_finite(lr=lr, strength=strength)
+    check_rate(lr=lr, strength=strength)
+    check_above_zero(**given(clip_norm=clip_norm))
 
     def bind(model: Model, spec: Spec) -> Learner:
         if not spec.multi_head:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax.errors import UserError, check_finite
+from cljax.errors import UserError, check_rate
 from cljax.losses import binary_cross_entropy, cross_entropy
 from cljax.methods.sessions import check_milestones, rate
 from cljax.nets.masked import masked
@@ -71,8 +71,8 @@ def descent(
     Raises:
       UserError: for a value that is not finite, milestones out of order, an unknown optimiser.
     """
-    check_finite(lr=lr, momentum=momentum, weight_decay=weight_decay, decay=decay)
-    check_milestones(milestones)
+    check_rate(lr=lr, decay=decay)
+    check_milestones(milestones=milestones)
     towards = direction(optimizer, momentum=momentum, weight_decay=weight_decay)
     return Descent(towards, lambda clock: rate(clock, lr, milestones, decay))
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_finite
+from cljax.errors import check_flag, check_rate
 from cljax.losses import classification_loss
 from cljax.methods.common import Descent, descend, initial, mean_weights
 from cljax.optimizers import Optimizer, make_optimizer
@@ -82,7 +82,8 @@ def independent(
       UserError: for a rate that is not finite or an unknown optimiser.
     """
     options = dict(locals())
-    check_finite(lr=lr)
+    check_rate(lr=lr)
+    check_flag(transfer=transfer)
     step = make_optimizer(optimizer, lr)
 
     def bind(model: Model, spec: Spec) -> Learner:

@@ -35,7 +35,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.errors import (
+    UserError,
+    check_counts,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    given,
+)
 from cljax.losses import binary_cross_entropy, masked_mean
 from cljax.memory.exemplars import Exemplars
 from cljax.memory.policies import Policy
@@ -339,16 +347,14 @@ def itaml(
         not go together, or a stream whose tasks share classes.
     """
     options = dict(locals())
-    check_positive(inner_steps=inner_steps, continuum=continuum, adapt_batch=adapt_batch)
-    if last_inner_steps is not None:
-        check_positive(last_inner_steps=last_inner_steps)
-    if adapt_epochs:
-        check_positive(adapt_epochs=adapt_epochs)
-    check_finite(
-        lr=lr, beta=beta, decay=decay, last_factor=last_factor, adapt_lr=adapt_lr,
-        momentum=momentum, weight_decay=weight_decay,
+    check_positive(
+        inner_steps=inner_steps, continuum=continuum, adapt_batch=adapt_batch, capacity=capacity,
+        **given(last_inner_steps=last_inner_steps),
     )  # fmt: skip
-    check_milestones(milestones)
+    check_counts(adapt_epochs=adapt_epochs)
+    check_rate(lr=lr, beta=beta, decay=decay, last_factor=last_factor, adapt_lr=adapt_lr)
+    check_flag(log_forward=log_forward)
+    check_milestones(milestones=milestones)
     for name, value, kind in (
         ("mode", mode, Mode), ("loss_outputs", loss_outputs, LossOutputs),
         ("optimizer_state", optimizer_state, OptimizerState), ("eta_index", eta_index, EtaIndex),
@@ -356,12 +362,12 @@ def itaml(
         ("algebra", algebra, Literal["general", "one-gradient"]),
     ):  # fmt: skip
         check_known(name, value, get_args(kind))
+    towards = direction(optimizer, momentum=momentum, weight_decay=weight_decay)
     _check_together(
         mode, loss_outputs, head_combine, algebra,
         plain=optimizer == "sgd" and not weight_decay and inner_steps == 1
         and last_inner_steps is None,
     )  # fmt: skip
-    towards = direction(optimizer, momentum=momentum, weight_decay=weight_decay)
     held = rehearsal(exemplars, capacity, None, None, first_epochs)
     per_task = mode == "paper" and optimizer_state == "per-task"
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cljax import metrics
-from cljax.errors import UserError, check_positive
+from cljax.errors import UserError, check_positive, given
 from cljax.methods import finetune as _finetune
 from cljax.optimizers import Optimizer
 from cljax.streams.base import Stream, batches, checksum
@@ -84,7 +84,7 @@ def iid(
       UserError: for a count below 1, a rate that is not finite, or an unknown optimiser.
     """
     counts = {"tasks_per_batch": tasks_per_batch, "updates": updates}
-    check_positive(**{name: count for name, count in counts.items() if count is not None})
+    check_positive(**given(**counts))
     method = _finetune.finetune(lr=lr, optimizer=optimizer, clip_norm=clip_norm)
     options = {name: value for name, value in method.options.items() if name != "penalty"}
 

@@ -29,7 +29,15 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.errors import (
+    UserError,
+    check_above_zero,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    given,
+)
 from cljax.losses import LossFn, classification_loss, masked_mean
 from cljax.memory import reservoir
 from cljax.methods import er
@@ -158,14 +166,17 @@ def la_er(
     """
     options = dict(locals())
     check_positive(capacity=capacity, replay_size=replay_size, glances=glances)
-    check_finite(alpha_init=alpha_init, alpha_lr=alpha_lr)
+    check_positive(**given(inner_steps=inner_steps))
+    check_rate(alpha_init=alpha_init, alpha_lr=alpha_lr)
+    check_above_zero(**given(clip_norm=clip_norm, inner_clip=inner_clip))
+    check_flag(with_replacement=with_replacement)
     check_known("offer", offer, ("first-pass", "every-epoch"))
     check_known("reservoir_rule", reservoir_rule, ("textbook", "inclusive"))
     every_epoch = offer == "every-epoch"
 
     def bind(model: Model, spec: Spec) -> Learner:
         num_inner_steps = spec.batch_size if inner_steps is None else inner_steps
-        if num_inner_steps < 1 or spec.batch_size % num_inner_steps:
+        if spec.batch_size % num_inner_steps:
             raise UserError(
                 f"inner_steps is {num_inner_steps}, which does not divide the batch of "
                 f"{spec.batch_size} examples; choose a divisor of the batch size."

@@ -44,12 +44,21 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.errors import (
+    UserError,
+    check_above_zero,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    given,
+)
 from cljax.factories import variant
 from cljax.losses import LossFn, classification_loss, masked_mean
 from cljax.memory import reservoir
 from cljax.methods.common import (
     REDUCTIONS,
+    check_penalty,
     initial,
     logits_predictor,
     network_of,
@@ -329,12 +338,11 @@ def lamaml(
     """
     options = dict(locals())
     check_positive(capacity=capacity, replay_size=replay_size, glances=glances)
-    check_finite(alpha_init=alpha_init)
-    for name, rate in (("alpha_lr", alpha_lr), ("lr", lr)):
-        if rate is not None:
-            check_finite(**{name: rate})
-    if inner_steps is not None:
-        check_positive(inner_steps=inner_steps)
+    check_positive(**given(inner_steps=inner_steps))
+    check_rate(alpha_init=alpha_init, **given(alpha_lr=alpha_lr, lr=lr))
+    check_above_zero(**given(clip_norm=clip_norm, inner_clip=inner_clip))
+    check_flag(inner_relu=inner_relu, with_replacement=with_replacement)
+    check_penalty(penalty)
     check_known("order", order, ("first", "second"))
     check_known("meta_reduce", meta_reduce, REDUCTIONS)
     check_known("replay_source", replay_source, ("live", "old-tasks"))

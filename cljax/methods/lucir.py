@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array as AnyArray
 from jaxtyping import Bool, Float, Int
 
-from cljax.errors import UserError, check_finite, check_positive
+from cljax.errors import UserError, check_flag, check_positive, check_rate
 from cljax.factories import with_part
 from cljax.losses import masked_mean
 from cljax.memory.exemplars import Budget
@@ -120,8 +120,9 @@ def lucir_objective(
         without a cosine head, or a stream whose tasks share classes.
     """
     options = dict(locals())
-    check_finite(less_forget=less_forget, margin=margin, margin_weight=margin_weight)
+    check_rate(less_forget=less_forget, margin=margin, margin_weight=margin_weight)
     check_positive(negatives=negatives)
+    check_flag(mirror=mirror)
 
     def bind(model: Model, spec: Spec, budget: Budget) -> Terms:
         if model.rows is None or not model.cosine:

@@ -31,7 +31,14 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_finite, check_known, check_positive
+from cljax.errors import (
+    check_above_zero,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    given,
+)
 from cljax.losses import LossFn, classification_loss
 from cljax.memory import reservoir
 from cljax.methods.common import initial, logits_predictor
@@ -215,7 +222,9 @@ def mer(
     """
     options = dict(locals())
     check_positive(sweeps=sweeps, capacity=capacity, replay_size=replay_size)
-    check_finite(lr=lr, beta=beta, gamma=gamma, z_scale=z_scale)
+    check_rate(lr=lr, beta=beta, gamma=gamma, z_scale=z_scale)
+    check_above_zero(**given(clip_norm=clip_norm))
+    check_flag(with_replacement=with_replacement)
     check_known("algorithm", algorithm, ("1", "6", "7"))
     check_known("reservoir_rule", reservoir_rule, ("textbook", "inclusive"))
     num_sweeps = 1 if algorithm == "7" else sweeps

@@ -40,10 +40,16 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 
 from cljax import tree
-from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.errors import (
+    check_above_zero,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    given,
+)
 from cljax.losses import LossFn, classification_loss
 from cljax.memory import reservoir
 from cljax.methods import lamaml
@@ -242,9 +248,9 @@ def meta_bgd(
         mc_samples=mc_samples, capacity=capacity, replay_size=replay_size, glances=glances,
         inner_steps=inner_steps,
     )  # fmt: skip
-    check_finite(lr=lr, std_init=std_init, alpha_init=alpha_init)
-    if not isinstance(std_init, Tracer) and std_init <= 0:
-        raise UserError(f"std_init is {std_init}, but a standard deviation must be above 0.")
+    check_rate(lr=lr, alpha_init=alpha_init)
+    check_above_zero(std_init=std_init, **given(clip_norm=clip_norm, inner_clip=inner_clip))
+    check_flag(bayes_alpha=bayes_alpha, inner_relu=inner_relu, with_replacement=with_replacement)
     check_known("order", order, ("first", "second"))
     check_known("reservoir_rule", reservoir_rule, ("textbook", "inclusive"))
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from cljax.errors import check_positive
+from cljax.errors import check_positive, given
 from cljax.methods import finetune as _finetune
 from cljax.optimizers import Optimizer
 from cljax.streams.base import Stream, checksum, plan
@@ -49,8 +49,7 @@ def multitask(
       UserError: for a count below 1, a rate that is not finite, or an unknown optimiser.
     """
     options = dict(locals())
-    if old_size is not None:
-        check_positive(old_size=old_size)
+    check_positive(**given(old_size=old_size))
     method = _finetune.finetune(lr=lr, optimizer=optimizer)
 
     def bind(model: Model, spec: Spec) -> Learner:

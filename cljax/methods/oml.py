@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.errors import UserError, check_above_zero, check_known, check_positive, check_rate, given
 from cljax.learned.episodes import check_stream, drawn_classes, held_rows, labelled
 from cljax.learned.windows import Shown
 from cljax.losses import cross_entropy, masked_mean
@@ -134,8 +134,8 @@ def oml(
         running statistics or without ``head``, or a stream that holds out too little.
     """
     options = dict(locals())
-    rates = {"lr": lr, "inner_lr": inner_lr, "meta_lr": meta_lr}
-    check_finite(**{name: rate for name, rate in rates.items() if rate is not None})
+    check_rate(lr=lr, **given(inner_lr=inner_lr, meta_lr=meta_lr))
+    check_above_zero(**given(clip_norm=clip_norm))
     check_positive(inner_steps=inner_steps)
     check_known("query", query, get_args(Query))
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import UserError, check_finite, check_positive
+from cljax.errors import UserError, check_positive, check_rate
 from cljax.losses import classification_loss
 from cljax.memory.exemplars import epochs_of
 from cljax.methods.common import Descent, descend, mean_weights
@@ -81,7 +81,7 @@ def pretrained(method: Method, how: Pretraining | None = None) -> Method:
     """
     how = Pretraining() if how is None else how
     check_positive(pretrain_steps=how.steps, pretrain_batch_size=how.batch_size)
-    check_finite(pretrain_lr=how.lr)
+    check_rate(pretrain_lr=how.lr)
     if not all(0 < share < 1 for share in how.milestones):
         raise UserError(
             f"pretrain_milestones are {list(how.milestones)}, but they are shares of the steps, "

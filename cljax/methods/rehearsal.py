@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from cljax.errors import UserError, check_positive
+from cljax.errors import UserError, check_positive, given
 from cljax.memory import exemplars as memory
 from cljax.memory.exemplars import Budget
 from cljax.memory.policies import Policy, named
@@ -38,14 +38,18 @@ def rehearsal(
     Raises:
       UserError: unless one is given, for a count below 1, or an unknown policy.
     """
+    check_positive(
+        **given(
+            capacity=capacity, per_class=per_class, capacity_bytes=capacity_bytes,
+            first_epochs=first_epochs,
+        )
+    )  # fmt: skip
     counts = {"capacity": capacity, "per_class": per_class, "capacity_bytes": capacity_bytes}
     if sum(count is not None for count in counts.values()) != 1:
         raise UserError(
             f"capacity is {capacity}, per_class {per_class} and capacity_bytes {capacity_bytes}, "
             "but a budget of exemplars is one of them; set the others to None."
         )
-    given = {**counts, "first_epochs": first_epochs}
-    check_positive(**{name: count for name, count in given.items() if count is not None})
 
     def budget(spec: Spec) -> Budget:
         return memory.budget_of(

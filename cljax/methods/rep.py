@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import check_finite
+from cljax.errors import check_rate
 from cljax.learned.episodes import check_held, held_rows
 from cljax.losses import cross_entropy, masked_mean
 from cljax.methods.common import initial, logits_predictor
@@ -87,7 +87,7 @@ def rep(*, lr: Array | float = 0.1) -> Method:
       UserError: for a rate that is not finite, or a stream that holds out no examples.
     """
     options = dict(locals())
-    check_finite(lr=lr)
+    check_rate(lr=lr)
 
     def bind(model: Model, spec: Spec) -> Learner:
         check_held("rep", spec)

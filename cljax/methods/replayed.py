@@ -21,7 +21,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
-from cljax.errors import check_known
+from cljax.errors import check_known, check_positive, given
 from cljax.factories import variant
 from cljax.losses import masked_mean
 from cljax.memory import exemplars as memory
@@ -135,6 +135,7 @@ def replayed(
     """
     options = dict(locals())
     check_known("loss", loss, get_args(Loss))
+    check_positive(**given(first_epochs=first_epochs))
     held = None
     if any(count is not None for count in (capacity, per_class, capacity_bytes)):
         held = rehearsal(exemplars, capacity, per_class, capacity_bytes, first_epochs)

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax.errors import check_finite, check_known, check_positive
+from cljax.errors import check_known, check_positive, check_rate
 from cljax.losses import masked_mean
 from cljax.memory.policies import Policy
 from cljax.methods.common import initial, logits_predictor
@@ -219,7 +219,7 @@ def reptile(
     options = dict(locals())
     check_positive(inner_steps=inner_steps)
     check_known("loss", loss, get_args(Loss))
-    check_finite(epsilon=epsilon)
+    check_rate(epsilon=epsilon)
     held = rehearsal(exemplars, capacity, per_class, capacity_bytes, first_epochs)
     by = descent(
         optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, milestones=milestones,
@@ -274,7 +274,7 @@ def fomaml(
     options = dict(locals())
     check_positive(inner_steps=inner_steps)
     check_known("loss", loss, get_args(Loss))
-    check_finite(inner_lr=inner_lr)
+    check_rate(inner_lr=inner_lr)
     held = rehearsal(exemplars, capacity, per_class, capacity_bytes, first_epochs)
     by = descent(
         optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, milestones=milestones,

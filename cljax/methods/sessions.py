@@ -5,25 +5,33 @@ rate(task, epoch) = lr * decay^(milestones reached),  times last_factor in the l
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import UserError
+from cljax.errors import UserError, in_words
 from cljax.optimizers import Transformation
 from cljax.types import Array, Batch, Clock, Info, Phase, PyTree, StepPlan
 
 __all__ = ["check_milestones", "fresh_optimizer", "rate", "session"]
 
 
-def check_milestones(milestones: Sequence[int]) -> None:
+def check_milestones(**milestones: Sequence[int]) -> None:
     """Raises UserError unless milestones are epochs from 1 on, in order."""
-    steps = np.diff([0, *milestones])
-    if len(milestones) and (steps < 1).any():
-        raise UserError(
-            f"milestones are {list(milestones)}, but they must be epochs from 1 on, in order."
-        )
+    for name, epochs in milestones.items():
+        try:
+            whole = [0, *(operator.index(epoch) for epoch in epochs)]
+        except TypeError:  # no sequence, or not of whole numbers
+            whole = [0, 0]
+        else:
+            epochs = whole[1:]
+        if any(later <= sooner for sooner, later in itertools.pairwise(whole)):
+            raise UserError(
+                f"{name} are {in_words(epochs)}, but they must be epochs from 1 on, in order."
+            )
 
 
 def rate(

@@ -23,7 +23,16 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.errors import (
+    UserError,
+    check_above_zero,
+    check_counts,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    given,
+)
 from cljax.learned.curriculum import Curriculum, check_curriculum
 from cljax.learned.episodes import check_stream
 from cljax.learned.gate import SGD, NormUnit, learned_step, lstm_gate
@@ -146,15 +155,16 @@ def teacher(
         unknown choice, a network without a tape, or a rule of another network.
     """
     options = dict(locals())
-    check_finite(lr=lr, kappa=kappa, meta_lr=meta_lr)
+    check_rate(lr=lr, meta_lr=meta_lr)
+    check_above_zero(kappa=kappa, **given(clip_norm=clip_norm, rho=rho))
     check_positive(
-        episodes_at_once=episodes_at_once, episodes=episodes, windows=windows, target=target
-    )
+        hidden=hidden, hidden_norm=hidden_norm, episodes_at_once=episodes_at_once,
+        episodes=episodes, windows=windows, target=target, **given(old_size=old_size),
+    )  # fmt: skip
+    check_counts(checkpoints=checkpoints, rule_seed=rule_seed)
+    check_flag(detach=detach, **given(remat=remat))
     check_known("estimator", estimator, get_args(Estimator))
-    if rho is not None:
-        check_finite(rho=rho)
-    if checkpoints:
-        check_positive(checkpoints=checkpoints)
+    check_known("norm_unit", norm_unit, get_args(NormUnit))
     curriculum = Curriculum(
         threshold,
         threshold_step,
@@ -166,7 +176,8 @@ def teacher(
         longest,
     )
     check_curriculum(curriculum)
-    if order not in (1, 2):
+    check_positive(order=order)
+    if order > 2:
         raise UserError(f"order is {order}, but a meta-gradient is of order 1 or 2.")
 
     def bind(model: Model, spec: Spec) -> Learner:

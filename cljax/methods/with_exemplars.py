@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from cljax.checks import check_method
 from cljax.errors import UserError
 from cljax.memory.policies import Policy
 from cljax.methods.common import with_features
@@ -69,6 +70,7 @@ def with_exemplars(
     Example:
       ``with_exemplars(cljax.er(), "mnemonics:inner_steps=5,old=false", per_class=5)``
     """
+    check_method(method)
     held = rehearsal(exemplars, capacity, per_class, capacity_bytes, None)
     if method.arrange is not None:
         raise UserError(

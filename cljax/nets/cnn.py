@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import UserError, check_known, check_positive, in_words
 from cljax.nets.inits import KERNELS
 from cljax.nets.linen import from_linen
 from cljax.nets.resnet import Dtype
@@ -55,8 +55,12 @@ def cnn(
 
     if not widths:
         raise UserError("cnn has no widths, but it takes one for each layer, as in cnn:20,20,20.")
-    for width in (*widths, *dense):
+    for width in widths:
         check_positive(width=width)
+    if not isinstance(dense, Sequence) or isinstance(dense, (str, bytes)):
+        raise UserError(f"dense is {in_words(dense)}, but it must be a list of widths.")
+    for width in dense:
+        check_positive(dense=width)
     check_known("initialisation", init, get_args(Init))
     check_known("dtype", dtype, get_args(Dtype))
     lowered(lowering)
@@ -97,7 +101,7 @@ def cnn(
                     features
                 ), features
 
-        return from_linen(CNN(), head="head")
+        return from_linen(CNN(), head="head", floats=True)
 
     words = [init] * (init != "kaiming-normal") + [dtype] * (dtype != "float32")
     words += [lowering] * (lowering != "auto")

@@ -61,7 +61,7 @@ def convnet(*widths: int, norm: Norm = "batch", lowering: Lowering = "auto") -> 
                 features = jnp.mean(x, axis=(1, 2))
                 return linear(num_outputs, features), features
 
-        return from_linen(ConvNet(), head="head")
+        return from_linen(ConvNet(), head="head", floats=True)
 
     words = ["group"] * (norm == "group") + [lowering] * (lowering != "auto")
     net.__name__ = ":".join(["conv", ",".join(map(str, widths)), *words])

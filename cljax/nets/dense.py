@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import jax
 
-from cljax.errors import check_known, check_positive
+from cljax.errors import check_flag, check_known, check_positive
 from cljax.nets.cosine import Head, cosine_head
 from cljax.nets.inits import KERNELS, fan_in_uniform
 from cljax.nets.linen import from_linen
@@ -42,6 +42,7 @@ def mlp(
         check_positive(width=width)
     check_known("initialisation", init, KERNELS)
     check_known("head", head, get_args(Head))
+    check_flag(head_bias=head_bias)
 
     def net(num_outputs: int) -> Model:
         import flax.linen as nn
@@ -57,9 +58,11 @@ def mlp(
                 return _linear(num_outputs, x, init, head_bias)(x), x
 
         if head == "cosine":
-            return from_linen(MLP(), head="head")._replace(cosine=True)
+            return from_linen(MLP(), head="head", floats=True)._replace(cosine=True)
         last = f"Dense_{len(widths)}"
-        return from_linen(MLP(), head=last)._replace(first_product=_first_product(len(widths)))
+        return from_linen(MLP(), head=last, floats=True)._replace(
+            first_product=_first_product(len(widths))
+        )
 
     net.__name__ = f"mlp:{','.join(map(str, widths))}" + (
         f":{init}" if init != "kaiming-normal" else ""

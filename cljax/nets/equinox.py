@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.errors import UserError
+from cljax.nets.adapted import check_maker, output_of
 from cljax.nets.optional import optional
 from cljax.types import Array, Lens, Model, Output, Params, PyTree, Variables
 
@@ -44,6 +45,7 @@ def from_equinox(make: Callable[[Array], Any], *, head: str | None = None) -> Mo
       UserError: without the package equinox, or for a head that the module does not have.
     """
     eqx = optional("equinox", "equinox", "from_equinox")
+    check_maker("from_equinox", make, (eqx.Module,), "lambda key: MyNet(num_outputs, key)")
     made = eqx.nn.make_with_state(make)
     shapes, state_shapes = eqx.filter_eval_shape(made, jax.random.key(0))
     paths, structure = jax.tree_util.tree_flatten_with_path(shapes)
@@ -79,12 +81,12 @@ def from_equinox(make: Callable[[Array], Any], *, head: str | None = None) -> Mo
         leaves = [arrays.get(n, leaf) for n, (_, leaf) in zip(names, paths, strict=True)]
         module = eqx.nn.inference_mode(jax.tree.unflatten(structure, leaves), not train)
         if not stateful:
-            return Output(*jax.vmap(module, axis_name=_AXIS)(x)), held
+            return output_of(jax.vmap(module, axis_name=_AXIS)(x), "Equinox"), held
         kept = held["state"]
         state = jax.tree.unflatten(state_structure, [kept[str(i)] for i in range(len(kept))])
         called = jax.vmap(module, in_axes=(0, None), out_axes=(0, None), axis_name=_AXIS)
-        (logits, features), state = called(x, state)
-        return Output(logits, features), model_state(buffers, state) if train else held
+        returned, state = called(x, state)
+        return output_of(returned, "Equinox"), model_state(buffers, state) if train else held
 
     def flags(params: Params, outputs: Array) -> PyTree:
         # Equinox's outputs are the first axis: weights are [C, D].

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cljax.errors import check_known
+from cljax.nets.adapted import check_maker, output_of
 from cljax.nets.heads import outputs_last, rows_of
 from cljax.nets.optional import optional
 from cljax.types import Array, Model, Output, PyTree, Variables
@@ -35,6 +36,7 @@ def from_haiku(
       UserError: without the package dm-haiku, or (in ``init``) for a head that is not there.
     """
     hk = optional("haiku", "dm-haiku", "from_haiku")
+    check_maker("from_haiku", forward, (hk.Module,), "lambda x, train: MyNet(num_outputs)(x)")
     transformed = hk.transform_with_state(forward)
 
     def init(key: Array, x: PyTree) -> Variables:
@@ -45,8 +47,8 @@ def from_haiku(
 
     def apply(variables: Variables, x: PyTree, train: bool) -> tuple[Output, PyTree]:
         made = transformed.apply(variables.params, variables.model_state, None, x, train)
-        (logits, features), state = made
-        return Output(logits, features), dict(state) if train else variables.model_state
+        returned, state = made
+        return output_of(returned, "Haiku"), dict(state) if train else variables.model_state
 
     return Model(
         init,

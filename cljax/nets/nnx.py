@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from cljax.errors import UserError, check_known
+from cljax.nets.adapted import check_maker, output_of
 from cljax.nets.heads import outputs_last, rows_of
 from cljax.types import Array, Model, Output, PyTree, Variables
 
@@ -42,6 +43,7 @@ def from_nnx(make: Callable[[Any], Any], *, head: str | None = None) -> Model:
     """
     from flax import nnx
 
+    check_maker("from_nnx", make, (nnx.Module,), "lambda rngs: MyNet(num_outputs, rngs)")
     shapes = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     graph, random, _ = nnx.split(shapes, nnx.RngState, ...)
     if jax.tree.leaves(random):
@@ -64,9 +66,9 @@ def from_nnx(make: Callable[[Any], Any], *, head: str | None = None) -> Model:
     def apply(variables: Variables, x: PyTree, train: bool) -> tuple[Output, PyTree]:
         module = nnx.merge(graph, nnx.State(variables.params), nnx.State(variables.model_state))
         module.train() if train else module.eval()
-        logits, features = module(x)
+        output = output_of(module(x), "NNX")
         after = parts(module).model_state if train else variables.model_state
-        return Output(logits, features), after
+        return output, after
 
     return Model(
         init,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import UserError, check_flag, check_known, check_positive
 from cljax.nets.cosine import Head
 from cljax.nets.linen import from_linen
 from cljax.types import Model, Net
@@ -129,7 +129,7 @@ def resnet18_third(*widths: int, dtype: Dtype = "float32") -> Net:
     def net(num_outputs: int) -> Model:
         from cljax.nets.residual import SinglePath
 
-        return from_linen(SinglePath(num_outputs, widths, compute), head="head")
+        return from_linen(SinglePath(num_outputs, widths, compute), head="head", floats=True)
 
     net.__name__ = _name("resnet18-third", ",".join(map(str, widths)), dtype)
     return net
@@ -149,6 +149,7 @@ def resnet18(*, head: Head = "linear", last_relu: bool = True, dtype: Dtype = "f
     Raises:
       UserError: for an unknown head or dtype.
     """
+    _check(head, last_relu, "xla", dtype)
     words = ("" if head == "linear" else head, "" if last_relu else "no-last-relu")
     name = _name("resnet18", *words, dtype)
     return _plain(name, head, last_relu, dtype, (64, 128, 256, 512), blocks=2, large_stem=True)
@@ -176,14 +177,16 @@ def _cifar(
     usual: tuple[Head, bool] = ("linear", True) if group else ("cosine", False)
     head = usual[0] if head is None else head
     last_relu = usual[1] if last_relu is None else last_relu
+    usually: Lowering = "auto" if group else "xla"
+    lowering = usually if lowering is None else lowering
+    _check(head, last_relu, lowering, dtype)
     relu = "" if last_relu == usual[1] else "last-relu" if last_relu else "no-last-relu"
     sizes = "" if widths == default else ",".join(map(str, widths))
-    usually: Lowering = "auto" if group else "xla"
     words = ["group" * group, "" if head == usual[0] else head, relu]
-    words += ["" if lowering in (None, usually) else lowering]
+    words += ["" if lowering == usually else lowering]
     return _plain(
         _name(kind, sizes, *words, dtype), head, last_relu, dtype, widths, blocks=blocks,
-        large_stem=False, group=group, lowering=lowering or usually,
+        large_stem=False, group=group, lowering=lowering,
     )  # fmt: skip
 
 
@@ -199,10 +202,6 @@ def _plain(
     group: bool = False,
     lowering: Lowering = "xla",
 ) -> Net:
-    check_known("head", head, get_args(Head))
-    from cljax.nets.conv import lowered  # here, so that importing cljax does not import Flax
-
-    lowered(lowering)
     compute = _compute(dtype)
 
     def net(num_outputs: int) -> Model:
@@ -211,21 +210,30 @@ def _plain(
         module = ResNet(
             num_outputs, widths, blocks, large_stem, head, last_relu, lowering, compute, group
         )
-        return from_linen(module, head="head")._replace(cosine=head == "cosine")
+        return from_linen(module, head="head", floats=True)._replace(cosine=head == "cosine")
 
     net.__name__ = name
     return net
 
 
+def _check(head: Head, last_relu: bool, lowering: Lowering, dtype: str) -> None:
+    from cljax.nets.conv import lowered  # here, so that importing cljax does not import Flax
+
+    check_known("head", head, get_args(Head))
+    check_flag(last_relu=last_relu)
+    lowered(lowering)
+    _compute(dtype)
+
+
 def _checked(kind: str, widths: tuple[int, ...], default: tuple[int, ...]) -> tuple[int, ...]:
     """``widths``, as many as ``default`` and at least 1, or ``default`` where there are none."""
+    for width in widths:
+        check_positive(width=width)
     widths = widths or default
     if len(widths) != len(default):
         given, right = (",".join(map(str, sizes)) for sizes in (widths, default))
         count = {3: "three", 4: "four"}[len(default)]
         raise UserError(f"{kind} has widths {given}, but it takes {count}, such as {right}.")
-    for width in widths:
-        check_positive(width=width)
     return widths
 
 

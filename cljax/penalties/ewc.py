@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_finite, check_known, check_positive
+from cljax.errors import check_known, check_positive, check_rate, check_share, given
 from cljax.factories import variant
 from cljax.losses import head_mask
 from cljax.penalties.common import first_examples, nothing_observed, sum_over_examples, zeros
@@ -68,11 +68,11 @@ def ewc(
       UserError: for a strength that is not finite, a count below 1 or an unknown choice.
     """
     options = dict(locals())
-    check_finite(strength=strength, decay=decay)
+    check_rate(strength=strength)
+    check_share(decay=decay)
     check_known("fisher", fisher, ("sampled", "empirical", "mean-gradient"))
     check_known("anchors", anchors, ("every", "last"))
-    if num_examples is not None:
-        check_positive(num_examples=num_examples)
+    check_positive(**given(num_examples=num_examples))
 
     def init(params: Params) -> State:
         zero = jnp.zeros(())

@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from cljax.errors import check_finite, check_known
+from cljax.errors import check_above_zero, check_known, check_rate
 from cljax.losses import distillation, masked_mean
 from cljax.penalties.common import nothing_observed
 from cljax.types import Array, Batch, Network, Params, Penalty, Variables
@@ -62,7 +62,8 @@ def lwf(
       UserError: for a value that is not finite, or an unknown choice.
     """
     options = dict(locals())
-    check_finite(strength=strength, temperature=temperature)
+    check_rate(strength=strength)
+    check_above_zero(temperature=temperature)
     check_known("outputs", outputs, ("seen", "past"))
     check_known("weights", weights, ("share", "one"))
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_finite, check_positive
+from cljax.errors import check_positive, check_rate, given
 from cljax.penalties.common import first_examples, nothing_observed, sum_over_examples, zeros
 from cljax.types import Array, Batch, Network, Params, Penalty, Variables
 
@@ -45,9 +45,8 @@ def mas(strength: Array | float = 1.0, *, num_examples: int | None = 500) -> Pen
       UserError: for a strength that is not finite or a count below 1.
     """
     options = dict(locals())
-    check_finite(strength=strength)
-    if num_examples is not None:
-        check_positive(num_examples=num_examples)
+    check_rate(strength=strength)
+    check_positive(**given(num_examples=num_examples))
 
     def init(params: Params) -> State:
         return State(zeros(params), params, zeros(params), jnp.zeros(()))

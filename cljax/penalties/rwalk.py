@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_finite, check_positive
+from cljax.errors import check_above_zero, check_positive, check_rate, check_share
 from cljax.penalties.common import zeros
 from cljax.types import Array, Batch, Network, Params, Penalty
 
@@ -68,7 +68,9 @@ def rwalk(
       UserError: for a value that is not finite or a window below 1.
     """
     options = dict(locals())
-    check_finite(strength=strength, rate=rate, damping=damping)
+    check_rate(strength=strength)
+    check_share(rate=rate)
+    check_above_zero(damping=damping)
     check_positive(window=window)
 
     def init(params: Params) -> State:

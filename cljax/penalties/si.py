@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_finite, check_known
+from cljax.errors import check_above_zero, check_known, check_rate
 from cljax.penalties.common import zeros
 from cljax.types import Array, Batch, Network, Params, Penalty
 
@@ -54,7 +54,8 @@ def si(
       UserError: for a value that is not finite, or an unknown choice.
     """
     options = dict(locals())
-    check_finite(strength=strength, damping=damping)
+    check_rate(strength=strength)
+    check_above_zero(damping=damping)
     check_known("importance", importance, ("clip-total", "clip-each"))
 
     def init(params: Params) -> State:

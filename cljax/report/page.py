@@ -19,7 +19,7 @@ import numpy as np
 
 from cljax import __version__, artefacts
 from cljax import files as files_of
-from cljax.errors import UserError
+from cljax.errors import UserError, check_flag, check_path, given
 from cljax.report import cells, comparison, sections, tables
 from cljax.report import figures as drawn
 from cljax.report.folders import Found, matrix_of, open_folders
@@ -84,6 +84,10 @@ def report(
     Raises:
       UserError: if no folder holds anything to show, or a file cannot be written.
     """
+    for folder in folders:
+        check_path(folder=folder)
+    check_path(**given(out=out))
+    check_flag(figures=figures)
     if not folders:
         raise UserError("A report needs the folder of a run or a sweep.")
     found = open_folders(folders)

@@ -86,9 +86,10 @@ def _metrics(found: Found) -> Table:
         values = [None if v is None else f"{100 * v:.2f}" for v in cell.values]
         rows.append([name, cell, std, *(values if shown else [])])
     what = f"{results['method']} on {results['stream']}"
-    caption = (
-        f"{what}: percent, mean over {len(seeds)} seed{'s'[: len(seeds) > 1]} with 95 % t-interval"
-    )
+    count = sum(step is None for step in results["diverged"])
+    caption = f"{what}: percent, mean over {count} seed{'s'[: count != 1]} with 95 % t-interval"
+    if count < len(seeds):
+        caption += f"; {len(seeds) - count} of {len(seeds)} seeds diverged"
     return Table(caption, ["metric", "mean [95 %]", "std", *shown], rows)
 
 
@@ -100,6 +101,8 @@ def _remarks(found: Found) -> Part:
         for seed, step in zip(results["seeds"], results["diverged"], strict=True)
         if step is not None
     ]
+    if len(lines) == len(results["seeds"]):
+        lines.insert(0, "All seeds diverged, so this run has no numbers; try smaller rates.")
     if len(results["seeds"]) == 1:
         lines.append("With one seed there are no intervals.")
     text = "".join(notice(line).html for line in lines)

@@ -101,6 +101,8 @@ def metrics(results: Mapping[str, Any]) -> Table:
     """A run's metrics, one a row, in percent with intervals."""
     count = sum(step is None for step in results["diverged"])
     of = f"mean over {count} seeds with 95 % t-interval" if count > 1 else f"{count} seed"
+    lost = len(results["diverged"]) - count
+    of += f" ({lost} of {lost + count} seeds diverged)" if lost else ""
     rows = [[name, cell] for name, cell in spreads(results).items()]
     caption = f"{results['method']} on {results['stream']}, percent, {of}"
     return Table(caption, ["metric", "value"], rows)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import UserError, check_positive
+from cljax.errors import UserError, check_counts, check_positive, in_words
 from cljax.streams.orders import permutation
 from cljax.types import Array, Pretraining, PyTree, Spec, StepPlan
 
@@ -32,6 +32,7 @@ __all__ = [
     "Stream",
     "Transform",
     "batches",
+    "check_stream",
     "checksum",
     "derived",
     "first_tasks",
@@ -180,6 +181,18 @@ class Stream:
         )  # fmt: skip
 
 
+def check_stream(stream: Any) -> None:
+    """Raises UserError unless this is a ``Stream``, with what would make one of it."""
+    if isinstance(stream, Stream):
+        return
+    more = ""
+    if isinstance(stream, (tuple, list, dict)) or hasattr(stream, "shape"):
+        more = "; cljax.streams.from_arrays makes one of arrays"
+    elif callable(stream) and hasattr(stream, "__name__"):
+        more = f"; call it: {stream.__name__}()"
+    raise UserError(f"The stream is {in_words(stream)}, but it must be a Stream{more}.")
+
+
 def plan(stream: Stream, seed: int, batch_size: int, epochs: int = 1) -> StepPlan:
     """Which examples each update sees, task after task.
 
@@ -193,6 +206,8 @@ def plan(stream: Stream, seed: int, batch_size: int, epochs: int = 1) -> StepPla
     Raises:
       UserError: if ``batch_size`` or ``epochs`` is below 1.
     """
+    check_stream(stream)
+    check_counts(seed=seed)
     check_positive(batch_size=batch_size, epochs=epochs)
     if stream.planner is not None:
         return stream.planner(seed, batch_size, epochs)
@@ -296,6 +311,8 @@ def on_validation(stream: Stream, seed: int) -> Stream:
     Raises:
       UserError: if the stream leaves no validation rows to a task.
     """
+    check_stream(stream)
+    check_counts(seed=seed)
     stream = of_seed(stream, seed)
     rows = stream.valid(seed)
     for task, own in enumerate(rows):
@@ -322,6 +339,7 @@ def first_tasks(stream: Stream, num_tasks: int) -> Stream:
     Raises:
       UserError: if there are not so many, or the stream has a plan of its own.
     """
+    check_stream(stream)
     check_positive(tasks=num_tasks)
     if num_tasks > stream.num_tasks or stream.planner is not None:
         raise UserError(

@@ -18,10 +18,17 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 
 from cljax.data import ImageData, check_images, images_or_sample
-from cljax.errors import UserError, check_known
+from cljax.errors import UserError, check_known, check_positive
 from cljax.streams.augment import crop_flip, crop_flip_brightness, crop_flip_rotation
 from cljax.streams.base import Augmentation, Stream
-from cljax.streams.classes import PER_SEED, ClassOrder, class_groups, name_of, seed_orders
+from cljax.streams.classes import (
+    PER_SEED,
+    ClassOrder,
+    check_options,
+    class_groups,
+    name_of,
+    seed_orders,
+)
 from cljax.streams.named import with_defaults
 from cljax.streams.split import split_by_class
 from cljax.streams.transforms import normalised
@@ -95,6 +102,12 @@ def cifar100(
     """
     augmented = augmentation(augment)
     check_known("pixels", pixels, ("itaml", "mnemonics"))
+    check_positive(classes=classes, classes_per_task=classes_per_task)
+    check_options(
+        class_seed=class_seed, samples_per_task=samples_per_task,
+        samples_per_class=samples_per_class, val=val, multi_head=multi_head, sample=sample,
+        stream_manifest=stream_manifest, data_dir=data_dir,
+    )  # fmt: skip
     scale = CIFAR100_MNEMONICS if pixels == "mnemonics" else (CIFAR100_MEAN, CIFAR100_STD)
     order = None
     if class_order == PER_SEED:

@@ -14,16 +14,55 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import (
+    UserError,
+    check_counts,
+    check_flag,
+    check_known,
+    check_path,
+    check_positive,
+    check_share,
+    given,
+)
 from cljax.streams.manifests import load_class_order
 from cljax.streams.orders import permutation
 
-__all__ = ["PER_SEED", "ClassOrder", "class_groups", "name_of", "order_1993", "seed_orders"]
+__all__ = [
+    "PER_SEED",
+    "ClassOrder",
+    "check_options",
+    "class_groups",
+    "name_of",
+    "order_1993",
+    "seed_orders",
+]
 
 PER_SEED = "per-seed"  # an order of its own for each seed, see ``seed_orders``
 
 ClassOrder: TypeAlias = Literal["natural", "seeded", "1993"] | str  # or a FILE.json
 _ORDERS = ("natural", "seeded", "1993")
+
+
+def check_options(
+    *,
+    class_seed: int = 0,
+    samples_per_task: int | None = None,
+    samples_per_class: int | None = None,
+    val: float = 0.1,
+    multi_head: bool = False,
+    sample: bool = False,
+    **paths: str | None,
+) -> None:
+    """Checks the options that streams of classes share, before any image is read.
+
+    Raises:
+      UserError: for a value of another type or out of range.
+    """
+    check_counts(class_seed=class_seed)
+    check_positive(**given(samples_per_task=samples_per_task, samples_per_class=samples_per_class))
+    check_share(val=val)
+    check_flag(multi_head=multi_head, sample=sample)
+    check_path(**given(**paths))
 
 
 def class_groups(
@@ -48,7 +87,8 @@ def class_groups(
     Raises:
       UserError: for counts out of range or an unknown order.
     """
-    if not order.endswith(".json"):
+    file = isinstance(order, str) and order.endswith(".json")
+    if not file:
         check_known("class order", order, _ORDERS)
     classes = num_classes if classes is None else classes
     check_positive(classes=classes, classes_per_task=classes_per_task)
@@ -67,7 +107,7 @@ def class_groups(
         raise UserError(
             f"classes_per_task is {classes_per_task}, but there are only {rest} {which}."
         )
-    if order.endswith(".json"):
+    if file:
         ordered = np.array(load_class_order(order))
         if len(ordered) != num_classes:
             raise UserError(

@@ -7,10 +7,14 @@ from typing import Literal
 import numpy as np
 
 from cljax.data import images
-from cljax.errors import UserError, check_positive
+from cljax.errors import UserError, check_positive, given
 from cljax.streams.base import Stream
 from cljax.streams.cifar import augmentation
-from cljax.streams.classes import ClassOrder, class_groups
+from cljax.streams.classes import (
+    ClassOrder,
+    check_options,
+    class_groups,
+)
 from cljax.streams.split import split_by_class
 from cljax.streams.transforms import IMAGENET_MEAN, IMAGENET_STD, normalised, pixels
 
@@ -64,10 +68,14 @@ def dataset_classes(
     if dataset is None:
         raise UserError("No data set is named; give --dataset, such as food101.")
     augmented = augmentation(augment)
+    check_positive(num_tasks=num_tasks, **given(classes=classes, image_size=image_size))
+    check_options(
+        class_seed=class_seed, samples_per_task=samples_per_task, val=val, multi_head=multi_head,
+        stream_manifest=stream_manifest, data_dir=data_dir,
+    )  # fmt: skip
     data = images(dataset, data_dir, size=image_size)
     there = int(data.train_y.max()) + 1
     count = there if classes is None else classes
-    check_positive(num_tasks=num_tasks, classes=count)
     if num_tasks > count:
         raise UserError(f"num_tasks is {num_tasks}, but there are only {count} classes.")
     chosen = np.concatenate(

@@ -19,7 +19,7 @@ import numpy as np
 
 from cljax.data import class_folders as images_of
 from cljax.data import class_names
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import UserError, check_known, check_positive, check_share, given
 from cljax.streams.augment import (
     compose,
     crop_flip_rotation,
@@ -28,7 +28,13 @@ from cljax.streams.augment import (
     rotation,
 )
 from cljax.streams.base import Stream
-from cljax.streams.classes import ClassOrder, class_groups, name_of, order_1993
+from cljax.streams.classes import (
+    ClassOrder,
+    check_options,
+    class_groups,
+    name_of,
+    order_1993,
+)
 from cljax.streams.named import with_defaults
 from cljax.streams.split import split_by_class
 from cljax.streams.transforms import IMAGENET_MEAN, IMAGENET_STD, normalised
@@ -90,9 +96,15 @@ def class_folders(
         raise UserError(
             "No folder of images is named; give --path, which holds one for each class."
         )
+    check_positive(num_tasks=num_tasks, image_size=image_size, **given(classes=classes))
+    check_share(test_share=test_share)
+    check_known("augmentation", augment, get_args(Augment))
+    check_options(
+        class_seed=class_seed, samples_per_task=samples_per_task, val=val, multi_head=multi_head,
+        stream_manifest=stream_manifest, path=path,
+    )  # fmt: skip
     names = class_names(path)
     count = len(names) if classes is None else classes
-    check_positive(num_tasks=num_tasks, classes=count)
     if num_tasks > count:
         raise UserError(f"num_tasks is {num_tasks}, but there are only {count} classes.")
     groups = class_groups(len(names), 1, classes=classes, order=class_order, seed=class_seed)
@@ -145,6 +157,15 @@ def imagenet(
     """
     if data_dir is None:
         raise UserError("No folder of ImageNet is named; give --data-dir with train and val in it.")
+    check_positive(
+        classes=classes, classes_per_task=classes_per_task, image_size=image_size,
+        **given(base=base),
+    )  # fmt: skip
+    check_known("augmentation", augment, get_args(Augment))
+    check_options(
+        class_seed=class_seed, samples_per_task=samples_per_task,
+        samples_per_class=samples_per_class, val=val, multi_head=multi_head, data_dir=data_dir,
+    )  # fmt: skip
     names = class_names(data_dir)
     if class_order == "1993" and len(names) == 1000 and classes <= 100:
         names = [names[c] for c in np.sort(order_1993(1000)[:100])]  # ImageNet-Subset
@@ -199,8 +220,6 @@ def _stream(
     samples_per_class: int | None = None,
     stream_manifest: str | None = None,
 ) -> Stream:
-    check_known("augmentation", augment, get_args(Augment))
-    check_positive(image_size=size)
     stored, test_resize, augmented = size, size, None
     if augment == "imagenet":
         stored, test_resize = round(size * _TRAIN), round(size * _TEST)

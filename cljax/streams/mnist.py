@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from cljax.data import ImageData, check_images, images_or_sample, marked
-from cljax.errors import UserError, check_positive
+from cljax.errors import UserError, check_flag, check_path, check_positive, given
 from cljax.streams import fixed
 from cljax.streams.base import Rows, Stream, checksum, sealed
 from cljax.streams.orders import permutation
@@ -51,6 +51,7 @@ def mnist_rotations(
     Raises:
       UserError: for counts out of range, missing data or a bad manifest.
     """
+    check_path(**given(stream_manifest=stream_manifest))
     data, whole = mnist_data(data, data_dir, sample)
     _check_counts(data, num_tasks, samples_per_task, None if stream_manifest else fixed.NUM_ANGLES)
     recorded = fixed.read_manifest(
@@ -139,9 +140,11 @@ def mnist_data(
     Raises:
       UserError: if there is none, or what is given does not have the form of MNIST.
     """
-    given = data is not None
-    data = data if given else images_or_sample("mnist", data_dir, sample)
-    if given:
+    check_flag(sample=sample)
+    check_path(**given(data_dir=data_dir))
+    own = data is not None
+    data = data if own else images_or_sample("mnist", data_dir, sample)
+    if own:
         check_images(data, 10)
         if data.train_x[0].size != 784 or data.test_x[0].size != 784:
             raise UserError(
@@ -161,6 +164,7 @@ def _permuted(
     stream_manifest: str | None,
     published: tuple[int, int],
 ) -> Stream:
+    check_path(**given(stream_manifest=stream_manifest))
     data, whole = mnist_data(data, data_dir, sample)
     limit = None if stream_manifest else fixed.NUM_PERMUTATIONS
     _check_counts(data, num_tasks, samples_per_task, limit)

@@ -13,7 +13,7 @@ from cljax.errors import UserError, check_known, check_positive
 from cljax.identity import content
 from cljax.streams import transforms
 from cljax.streams.base import Stream, Transform, checksum, sealed
-from cljax.streams.classes import ClassOrder, class_groups, name_of
+from cljax.streams.classes import ClassOrder, check_options, class_groups, name_of
 from cljax.streams.manifests import with_split
 from cljax.streams.mnist import mnist_data
 from cljax.streams.orders import permutation
@@ -68,6 +68,10 @@ def split_mnist(
     if 10 % num_tasks:
         raise UserError(f"num_tasks is {num_tasks}, but ten digits split into 1, 2, 5 or 10 tasks.")
     transform = _mnist_transform(pixels)
+    check_options(
+        samples_per_task=samples_per_task, multi_head=multi_head, sample=sample,
+        stream_manifest=stream_manifest, data_dir=data_dir,
+    )  # fmt: skip
     data, whole = mnist_data(data, data_dir, sample)
     groups = np.arange(10).reshape(num_tasks, -1).tolist()
     return split_by_class(
@@ -114,6 +118,11 @@ def mnist_b5_5(
       UserError: for counts out of range, an unknown order or missing data.
     """
     transform = _mnist_transform(pixels)
+    check_positive(base=base, classes_per_task=classes_per_task)
+    check_options(
+        class_seed=class_seed, samples_per_class=samples_per_class, multi_head=multi_head,
+        sample=sample, data_dir=data_dir,
+    )  # fmt: skip
     groups = class_groups(10, classes_per_task, base=base, order=class_order, seed=class_seed)
     data, _ = mnist_data(data, data_dir, sample)
     return split_by_class(
@@ -163,7 +172,11 @@ def split_by_class(
             f"The stream manifest {stream_manifest} records rows of one class order, but {name} "
             "has an order for each seed; choose a class order that all seeds share."
         )
-    if not 0 <= hold_out < 1:
+    check_options(
+        samples_per_task=samples_per_task, samples_per_class=samples_per_class, val=hold_out,
+        multi_head=multi_head, stream_manifest=stream_manifest,
+    )  # fmt: skip
+    if hold_out == 1:
         raise UserError(
             f"The validation share is {hold_out}, but it must be a share from 0 to below 1."
         )
@@ -272,7 +285,6 @@ def _mnist_transform(pixels: str) -> Transform:
 def _check_samples(part: str, asked: int | None, there: int, name: str) -> None:
     if asked is None:
         return
-    check_positive(**{f"samples_per_{part}": asked})
     if asked > there:
         raise UserError(
             f"samples_per_{part} is {asked}, but a {part} of {name} has only {there} training "

@@ -7,6 +7,7 @@ from typing import Literal
 from cljax.data import ImageData, check_images, images_or_sample
 from cljax.streams.base import Stream
 from cljax.streams.cifar import augmentation, check_colour
+from cljax.streams.classes import check_options
 from cljax.streams.split import class_groups, split_by_class
 from cljax.streams.transforms import IMAGENET_MEAN, IMAGENET_STD, normalised
 
@@ -48,6 +49,10 @@ def svhn(
       UserError: for counts out of range, an unknown augmentation, or missing data.
     """
     augmented = augmentation(augment)
+    check_options(
+        samples_per_task=samples_per_task, val=val, multi_head=multi_head, sample=sample,
+        data_dir=data_dir,
+    )  # fmt: skip
     groups = class_groups(10, classes_per_task)
     data = images_or_sample("svhn_cropped", data_dir, sample) if data is None else data
     check_images(data, 10)

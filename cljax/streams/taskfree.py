@@ -28,8 +28,8 @@ from typing import Literal
 
 import numpy as np
 
-from cljax.errors import UserError, check_known, check_positive
-from cljax.streams.base import Stream, batches, derived
+from cljax.errors import UserError, check_above_zero, check_known, check_share
+from cljax.streams.base import Stream, batches, check_stream, derived
 from cljax.streams.orders import permutation, uniform
 from cljax.types import StepPlan
 
@@ -48,6 +48,7 @@ def task_free(stream: Stream, *, order: Literal["sequential", "shuffled"] = "seq
     Raises:
       UserError: for an unknown order, or if the stream has a plan of its own.
     """
+    check_stream(stream)
     check_known("order", order, ("sequential", "shuffled"))
 
     def arrival(seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +76,8 @@ def blurry(stream: Stream, fraction: float = 0.1) -> Stream:
     Raises:
       UserError: if ``fraction`` is out of range, or the stream has a plan of its own.
     """
-    _check_share(fraction=fraction)
+    check_stream(stream)
+    check_share(fraction=fraction)
     everything = lambda seed: np.ones(stream.num_classes, bool)
     return _blurred(stream, fraction, everything, f"blurry{100 * fraction:g}", (fraction,))
 
@@ -96,7 +98,8 @@ def i_blurry(stream: Stream, *, disjoint: float = 0.5, fraction: float = 0.1) ->
       UserError: if a share is out of range, tasks share classes, or the stream has a plan of its
         own.
     """
-    _check_share(disjoint=disjoint, fraction=fraction)
+    check_stream(stream)
+    check_share(disjoint=disjoint, fraction=fraction)
     _check_own_classes(stream, "i-blurry")
 
     def leaves(seed: int) -> np.ndarray:
@@ -132,8 +135,8 @@ def gaussian(
       UserError: if ``width`` is not a positive number, tasks share the classes that are to have a
         peak each, or the stream has a plan of its own.
     """
-    if not 0 < width < np.inf:
-        raise UserError(f"width is {width}, but it must be a positive number.")
+    check_stream(stream)
+    check_above_zero(width=width)
     check_known("peaks", peaks, ("tasks", "classes"))
     rank = np.zeros(stream.num_classes, int)
     if peaks == "classes":
@@ -160,12 +163,6 @@ def _check_own_classes(stream: Stream, what: str) -> None:
             f"The tasks of {stream.name} share their classes, but {what} needs tasks with classes "
             "of their own, as in split-mnist."
         )
-
-
-def _check_share(**shares: float) -> None:
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise UserError(f"{name} is {share}, but it must be a share from 0 to 1.")
 
 
 def _blurred(
@@ -240,7 +237,6 @@ def _without_boundaries(
         )
 
     def planner(seed: int, batch_size: int, epochs: int) -> StepPlan:
-        check_positive(batch_size=batch_size, epochs=epochs)
         parts = [batches(*arrival(seed, e), batch_size, epoch=e) for e in range(epochs)]
         return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 

@@ -15,10 +15,17 @@ from typing import Literal, get_args
 from cljax.data import ImageData, check_images
 from cljax.data.tinyimagenet import SIZE
 from cljax.data.tinyimagenet import tinyimagenet as images_of
-from cljax.errors import check_known
+from cljax.errors import check_known, check_positive
 from cljax.streams.base import Stream
 from cljax.streams.cifar import augmentation, check_colour
-from cljax.streams.classes import PER_SEED, ClassOrder, class_groups, name_of, seed_orders
+from cljax.streams.classes import (
+    PER_SEED,
+    ClassOrder,
+    check_options,
+    class_groups,
+    name_of,
+    seed_orders,
+)
 from cljax.streams.split import split_by_class
 from cljax.streams.transforms import IMAGENET_MEAN, IMAGENET_STD, normalised
 
@@ -67,6 +74,11 @@ def tinyimagenet_40x5(
       UserError: for counts out of range, an unknown order or augmentation, or missing data.
     """
     check_known("augmentation", augment, get_args(Augment))
+    check_positive(classes=classes, classes_per_task=classes_per_task)
+    check_options(
+        class_seed=class_seed, samples_per_task=samples_per_task, val=val, multi_head=multi_head,
+        stream_manifest=stream_manifest, data_dir=data_dir,
+    )  # fmt: skip
     data = images_of(data_dir) if data is None else data
     there = int(data.train_y.max()) + 1
     order = None

@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from cljax.data import ImageData, mark_of
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import UserError, check_known, check_positive, check_share
 from cljax.streams.base import Stream, batches, checksum, sealed, told
 from cljax.streams.orders import permutation, uniform
 from cljax.streams.split import split_by_class
@@ -71,9 +71,9 @@ def transfer(
       UserError: for counts or shares out of range, classes without images, or a held class of
         which nothing is left to its task.
     """
-    check_positive(steps=steps)
-    check_known("draws", draws, get_args(Draws))
-    if not 0 < held_share <= 1:
+    check_plan(steps, draws, pool, val)
+    check_share(held_share=held_share)
+    if held_share == 0:
         raise UserError(f"held_share is {held_share}, but it must be a share from above 0 to 1.")
     data = pooled(data, pool)
     members = _held_rows(data, held, held_share)
@@ -108,6 +108,13 @@ def transfer(
         checksum=checksum(base.checksum, manifest, held_share, steps, draws, pool, tuple(how)),
     )
     return sealed(stream) if told(base) else stream
+
+
+def check_plan(steps: int, draws: Draws, pool: int, val: float) -> None:
+    """Raises UserError for options of a transfer stream's plan that are out of range."""
+    check_positive(steps=steps, pool=pool)
+    check_known("draws", draws, get_args(Draws))
+    check_share(val=val)
 
 
 def pooled(data: ImageData, pool: int) -> ImageData:
@@ -184,7 +191,6 @@ def _planner(
     name: str, subsets: Callable[[int], tuple[np.ndarray, ...]], steps: int, draws: Draws
 ) -> Callable[[int, int, int], StepPlan]:
     def planner(seed: int, batch_size: int, epochs: int) -> StepPlan:
-        check_positive(batch_size=batch_size, epochs=epochs)
         first, *new = subsets(seed)
         parts = [_passes(first, 0, name, seed, batch_size, epochs)]
         for task, rows in enumerate(new, start=1):

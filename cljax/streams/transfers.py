@@ -19,11 +19,11 @@ from collections.abc import Sequence
 
 from cljax.data import ImageData, check_images, class_names, images_or_sample
 from cljax.data import class_folders as images_of
-from cljax.errors import UserError, check_positive
+from cljax.errors import UserError, check_counts, check_path, check_positive, given, in_words
 from cljax.streams.base import Stream
 from cljax.streams.named import with_defaults
 from cljax.streams.orders import permutation
-from cljax.streams.transfer import Draws, joined, pooled, transfer
+from cljax.streams.transfer import Draws, check_plan, joined, pooled, transfer
 from cljax.types import Pretraining
 
 __all__ = [
@@ -65,6 +65,9 @@ def _halves(
     Raises:
       UserError: for options out of range or missing data.
     """
+    how = _pretraining(pretrain_steps)
+    check_plan(steps, draws, pool, val)
+    check_path(**given(data_dir=data_dir))
     data = images_or_sample(source, data_dir) if data is None else data
     check_images(data, 10)
     short = {"fashion_mnist": "fashion"}.get(source, source)
@@ -80,7 +83,7 @@ def _halves(
         draws=draws,
         pool=pool,
         val=val,
-        pretraining=_pretraining(pretrain_steps),
+        pretraining=how,
     )
 
 
@@ -132,14 +135,16 @@ def cifar100_10_5(
     Raises:
       UserError: for options out of range or missing data.
     """
+    how = _pretraining(pretrain_steps)
+    check_plan(steps, draws, pool, val)
+    check_path(**given(data_dir=data_dir))
     (new,) = _chosen("cifar100", range(50, 100), (5,), draw)
     data = images_or_sample("cifar100", data_dir) if data is None else data
     check_images(data, 100)
     order = permutation(50, "transfer", "cifar100", "first").tolist()
     return transfer(
         "cifar100-10-5", data, (sorted(order[:10]), new), held=sorted(order[10:]),
-        steps=steps, draws=draws, pool=pool, val=val,
-        pretraining=_pretraining(pretrain_steps),
+        steps=steps, draws=draws, pool=pool, val=val, pretraining=how,
     )  # fmt: skip
 
 
@@ -172,6 +177,9 @@ def fashion_5_mnist_5(
     Raises:
       UserError: for options out of range or missing data.
     """
+    how = _pretraining(pretrain_steps)
+    check_plan(steps, draws, pool, val)
+    check_path(**given(data_dir=data_dir))
     (new,) = _chosen("mnist", range(10, 20), (5,), draw)
     data = images_or_sample("fashion_mnist", data_dir) if data is None else data
     digits = images_or_sample("mnist", data_dir) if digits is None else digits
@@ -179,8 +187,7 @@ def fashion_5_mnist_5(
         check_images(part, 10)
     return transfer(
         "fashion-5-mnist-5", joined(data, digits, 10), (_EVEN, new), held=_ODD,
-        held_share=0.5, steps=steps, draws=draws, pool=pool, val=val,
-        pretraining=_pretraining(pretrain_steps),
+        held_share=0.5, steps=steps, draws=draws, pool=pool, val=val, pretraining=how,
     )  # fmt: skip
 
 
@@ -215,6 +222,15 @@ def _cifar(
     Raises:
       UserError: for options out of range or missing data.
     """
+    how = _pretraining(pretrain_steps)
+    check_plan(steps, draws, pool, val)
+    check_path(**given(data_dir=data_dir))
+    if not isinstance(sizes, Sequence) or isinstance(sizes, (str, bytes)) or len(sizes) < 2:
+        raise UserError(
+            f"sizes is {in_words(sizes)}, but it must be a list of numbers of classes, one a task."
+        )
+    for size in sizes:
+        check_positive(sizes=size)
     first, *later = sizes
     new = _chosen("cifar100", range(60, 110), later, draw)
     both = _cifars(data, hundred, data_dir)
@@ -222,7 +238,7 @@ def _cifar(
     name = f"cifar10-{first}-{same}" + "-".join(map(str, later))
     return transfer(
         name, both, (range(first), *new), held=range(10, 60), steps=steps, draws=draws, pool=pool,
-        val=val, pretraining=_pretraining(pretrain_steps),
+        val=val, pretraining=how,
     )  # fmt: skip
 
 
@@ -274,14 +290,16 @@ def cifar10_5_tinyimagenet_5(
     """
     if path is None:
         raise UserError("No folder of Tiny-ImageNet is named; give --path, with train and val.")
+    how = _pretraining(pretrain_steps)
+    check_plan(steps, draws, pool, val)
+    check_path(path=path, **given(data_dir=data_dir))
     names = class_names(path)
     (new,) = _chosen("tinyimagenet", range(len(names)), (5,), draw)
     tiny = pooled(images_of(path, size=_SIZE, classes=[names[c] for c in new]), 2)
     both = joined(_cifars(data, hundred, data_dir), tiny, 110)
     return transfer(
         "cifar10-5-tinyimagenet-5", both, (range(5), range(110, 115)),
-        held=range(10, 60), steps=steps, draws=draws, pool=pool, val=val,
-        pretraining=_pretraining(pretrain_steps),
+        held=range(10, 60), steps=steps, draws=draws, pool=pool, val=val, pretraining=how,
     )  # fmt: skip
 
 
@@ -305,8 +323,9 @@ def _cifars(data: ImageData | None, hundred: ImageData | None, data_dir: str | N
 
 def _chosen(purpose: str, among: range, sizes: Sequence[int], draw: int) -> list[list[int]]:
     """The classes of the new tasks: part ``draw`` of a fixed permutation cut in equal parts."""
+    check_counts(draw=draw)
     count = len(among) // sum(sizes)
-    if not 0 <= draw < count:
+    if draw >= count:
         raise UserError(
             f"draw is {draw}, but {len(among)} classes in parts of {sum(sizes)} make the draws 0 "
             f"to {count - 1}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,8 @@ import jax
 
 from cljax import artefacts
 from cljax.checkpoint import newest_place
-from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError
+from cljax.checks import check_progress
+from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError, check_path, in_words
 from cljax.factories import real_options
 from cljax.files import as_json
 from cljax.interrupts import signals
@@ -55,8 +57,19 @@ def run(
     Raises:
       UserError: for anything the caller can put right, in one sentence.
     """
-    index, count = shard
+    if not isinstance(plan, Plan):
+        raise UserError(
+            f"plan is {in_words(plan)}, but it must be a Plan, which cljax.sweep.plan makes."
+        )
+    check_path(out=out)
+    check_progress(progress)
     check_running(running)
+    try:
+        index, count = (operator.index(part) for part in shard)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"shard is {in_words(shard)}, but it must be two whole numbers (i, n)."
+        ) from None
     if not 0 <= index < count:
         raise UserError(f"shard is {index}/{count}, but it must be one of 0/n to n-1/n.")
     folder = artefacts.place(Path("runs") / _folder_name(plan) if out == "auto" else out)

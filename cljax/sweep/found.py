@@ -14,7 +14,7 @@ import numpy as np
 from cljax import artefacts, files, integrity, metrics, shapes
 from cljax.config import plain
 from cljax.consent import check_consent
-from cljax.errors import UserError, check_known
+from cljax.errors import UserError, check_known, check_path
 from cljax.recipes import Recipe
 from cljax.sweep.lanes import OF_RUN, Lane, duration, label
 
@@ -55,6 +55,11 @@ class Sweep:
             raise UserError(f"The sweep in {self.path} is not finished: {status(self.path)}")
         return [Setting(**entry) for entry in self.results["settings"]]
 
+    @property
+    def diverged(self) -> bool:
+        """Whether all lanes of the finished sweep diverged."""
+        return all(step is not None for s in self.settings for step in s.diverged)
+
     def best(self) -> Setting:
         """The best setting on validation images.
 
@@ -68,7 +73,10 @@ class Sweep:
             )
         found = self.settings[0]
         if any(step is not None for step in found.diverged):
-            raise UserError(f"Every setting of the sweep in {self.path} diverged; try others.")
+            some = "" if self.diverged else " for some seed"
+            raise UserError(
+                f"Every setting of the sweep in {self.path} diverged{some}; try others."
+            )
         return found
 
     def recipe(self, setting: Setting | None = None, *, trust: bool = False) -> Recipe:
@@ -136,6 +144,8 @@ class Sweep:
             if steps:
                 mean += f"  {len(steps)} of {len(s.values)} diverged, first at step {min(steps)}"
             lines.append(f"  {label(s.setting):<{width}}{mean}")
+        if self.diverged:
+            lines += ["", "  All lanes diverged, so there are no numbers; try smaller rates."]
         return "\n".join(lines)
 
 
@@ -145,6 +155,7 @@ def status(folder: str | Path) -> str:
     Raises:
       UserError: if the folder holds no sweep, or its ``sweep.json`` is damaged.
     """
+    check_path(folder=folder)
     folder = artefacts.place(folder)
     config = config_of(folder)
     found = [(lane, fault(_place(folder, lane), own)) for lane, own in _lanes(config)]
@@ -176,6 +187,7 @@ def merge(folder: str | Path) -> Sweep:
     Raises:
       UserError: if lanes are missing or damaged, or the folder holds no sweep.
     """
+    check_path(folder=folder)
     folder = artefacts.place(folder)
     config = config_of(folder)
     with artefacts.claim(folder, wait=_OTHERS):

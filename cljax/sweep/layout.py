@@ -12,17 +12,18 @@ from typing import Any
 import jax
 
 from cljax import keys, metrics, recipes, resolve, tree
+from cljax.checks import check_keywords, check_network, model_of
 from cljax.config import canonical, plain
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import UserError, check_known, check_positive, in_words
 from cljax.factories import real_options
 from cljax.learn import resolve_lanes
 from cljax.prepare import Prepared, begun_as, make, prepare
 from cljax.recipes import Recipe
 from cljax.results import flops
-from cljax.streams.base import Stream, on_validation
+from cljax.streams.base import Stream, check_stream, on_validation
 from cljax.streams.base import plan as steps
 from cljax.sweep.lanes import OF_RUN, Lane, On, duration, label, lanes_of
-from cljax.types import Learner, Method
+from cljax.types import Learner, Method, Penalty
 
 __all__ = ["Plan", "plan"]
 
@@ -47,7 +48,7 @@ class Plan:
         lines = [
             f"{len(self.lanes)} lanes ({settings} settings, {seeds} seeds), {programs}, "
             f"{self.state_bytes / 1e6:.1f} MB of state a lane, {self.lanes_at_a_time} at a time",
-            f"estimated {duration(_estimate(self.flops))}"
+            f"estimated {duration(_estimate(self.flops))} of training, beside compiling and testing"
             if self.flops
             else "no estimate of the time: this method does not state its work",
         ]
@@ -85,6 +86,7 @@ def plan(
     Raises:
       UserError: for anything the caller can put right, in one sentence.
     """
+    check_keywords("cljax.sweep.plan", options, prepare, plan)
     check_known("on", on, ("validation", "test"))
     check_known("metric", metric, metrics.NAMES)
     entries = options.pop("entries", None) or "diagonal-last"
@@ -116,6 +118,9 @@ def plan(
             made = _of_recipe(made, base)
         prepared.append(made)
     groups = _groups(prepared)
+    for made in (prepared[group[0]] for group in groups):
+        model = model_of(made.net, made.stream.num_classes)
+        check_network(model, made.stream.example, made.stream.num_classes, made.stream.name)
     identity = [made.config["config_hash"] for made in prepared] + [lane.name for lane in lanes]
     state_bytes = max(_state_bytes(prepared[group[0]]) for group in groups)
     named = isinstance(what, (Recipe, str))
@@ -165,6 +170,11 @@ def _resolve(
         factory = resolve.method_factory(what.method)
     elif isinstance(what, str):
         factory = resolve.method_factory(what)
+    elif isinstance(what, (Method, Penalty)) or not callable(what):
+        raise UserError(
+            f"The method to sweep is {in_words(what)}, but it must be a factory, such as "
+            "cljax.er, which makes one of each setting."
+        )
     else:
         factory = what
     name = what if isinstance(what, str) else getattr(factory, "__name__", "custom")
@@ -174,6 +184,8 @@ def _resolve(
         recipe = recipes.recipe(name.replace("_", "-"), table, source, variant or None)
     if stream is None:
         raise UserError(f"A sweep of {name} needs a stream; name one, or pass a recipe.")
+    if not isinstance(stream, str):
+        check_stream(stream)
     named, of = name.replace("_", "-"), stream.name if isinstance(stream, Stream) else stream
     # By name with the recipe of its pair, as ``cljax.run`` takes it; a factory as it is.
     by_name = recipes.default(named, of) if isinstance(what, str) else Recipe(named, of)

@@ -1,0 +1,189 @@
+"""What users hand in: methods, networks and the like, each checked in one sentence.
+
+    check_method   a ``Method``; neither a penalty nor a factory that was not called
+    model_of       what a network's factory makes: a ``Model``; neither a module nor a class
+    check_network  what that returns: logits [B, C] and features [B, D], floats, a row an example
+
+The last one traces the network's functions and runs nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax.errors import UserError, check_known, in_words
+from cljax.types import Evaluation, Method, Model, Net, Output, Penalty, PyTree, Variables
+
+__all__ = [
+    "check_evaluations", "check_keywords", "check_method", "check_network", "check_progress",
+    "model_of",
+]  # fmt: skip
+
+_ROWS = 3  # of the batch that a network is tried on
+
+
+def check_method(method: Any) -> None:
+    """Raises UserError unless this is a ``Method``, with what would make one of it."""
+    if isinstance(method, Method):
+        return
+    if isinstance(method, Penalty):
+        raise UserError(
+            f"The method is the penalty {method.name}, but a penalty is carried by a method: "
+            "cljax.finetune(penalty=...), or er, or lamaml."
+        )
+    called = callable(method) and hasattr(method, "__name__")
+    more = f"; call it: {method.__name__}()" if called else ""
+    raise UserError(f"The method is {in_words(method)}, but it must be a Method{more}.")
+
+
+def model_of(net: Net, num_outputs: int) -> Model:
+    """The network for so many outputs.
+
+    Raises:
+      UserError: if ``net`` is not a function that makes a ``Model`` of a number of outputs.
+    """
+    right = (
+        "a function of the number of outputs that makes a Model, such as cljax.nets.mlp(100) or "
+        "lambda num_outputs: cljax.nets.from_linen(MyModule(num_outputs))"
+    )
+    if isinstance(net, Model) or _is_module(net) or not callable(net):
+        raise UserError(f"The network is {in_words(net)}, but it must be {right}.")
+    try:
+        made = net(num_outputs)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"The network {in_words(net)} could not be made for {num_outputs} outputs "
+            f"({_short(error)}); it must be {right}."
+        ) from error
+    if not isinstance(made, Model):
+        raise UserError(
+            f"The network {in_words(net)} made {in_words(made)} for {num_outputs} outputs, but it "
+            f"must be {right}."
+        )
+    return made
+
+
+def _is_module(value: Any) -> bool:
+    """Whether this is a module of a library of networks, or the class of one."""
+    kinds = (value if isinstance(value, type) else type(value)).__mro__
+    return any(
+        kind.__name__ == "Module" and kind.__module__.partition(".")[0] in ("flax", "equinox")
+        for kind in kinds
+    )
+
+
+def check_network(model: Model, example: PyTree, num_classes: int, stream: str) -> None:
+    """Raises UserError unless a network returns what methods take.
+
+    Args:
+      example: ``jax.ShapeDtypeStruct`` of one example as the network sees it.
+      num_classes: of the stream, which has the name ``stream``.
+    """
+    x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_ROWS, *a.shape), a.dtype), example)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    seen = ", ".join(f"{a.dtype}{list(a.shape)}" for a in jax.tree.leaves(x))
+    try:
+        variables = jax.eval_shape(model.init, key, x)
+        before, after = (
+            jax.eval_shape(lambda v, x: model.apply(v, x, train), variables, x)  # noqa: B023
+            for train in (False, True)
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"The network fails on examples {seen}: {_short(error)}.") from error
+    if not isinstance(variables, Variables):
+        raise UserError(
+            f"The network's init returns {in_words(variables)}, but it must return Variables("
+            "params, model_state)."
+        )
+    for returned in (before, after):
+        if not isinstance(returned, tuple) or not isinstance(returned[0], Output):
+            raise UserError(
+                "The network's apply must return (Output(logits, features), model_state), but "
+                f"returns {in_words(returned)}."
+            )
+        _check_output(returned[0], seen)
+    logits = before[0].logits
+    if logits.shape[-1] < num_classes:
+        raise UserError(
+            f"The network has {logits.shape[-1]} outputs, but {stream} has {num_classes} classes; "
+            "give it as many outputs."
+        )
+    import chex  # here, so that importing cljax does not import it
+
+    try:
+        chex.assert_trees_all_equal_shapes_and_dtypes(variables.model_state, after[1])
+    except (AssertionError, ValueError) as error:
+        raise UserError(
+            "The network's apply in training mode returns a model_state of other shapes than its "
+            f"init: {_short(error)}."
+        ) from error
+
+
+def _check_output(output: Output, seen: str) -> None:
+    import chex
+
+    for name, part in (("logits", output.logits), ("features", output.features)):
+        try:
+            chex.assert_shape(part, (_ROWS, None))
+        except AssertionError:
+            shape = list(getattr(part, "shape", ()))
+            raise UserError(
+                f"The network makes {name} of shape {shape} from examples {seen}, but it must "
+                f"make a row for each example, [{_ROWS}, ...] here."
+            ) from None
+        if not jnp.issubdtype(part.dtype, jnp.floating):
+            raise UserError(f"The network's {name} are {part.dtype}, but they must be floats.")
+
+
+def check_evaluations(evaluations: Any) -> None:
+    """Raises UserError unless these are evaluations, or None."""
+    if evaluations is None:
+        return
+    listed = isinstance(evaluations, (list, tuple)) and not isinstance(evaluations, Evaluation)
+    if not listed or not all(isinstance(evaluation, Evaluation) for evaluation in evaluations):
+        raise UserError(
+            f"evaluations is {in_words(evaluations)}, but it must be a list of Evaluations, such "
+            'as [cljax.Evaluation(scenario="task")].'
+        )
+
+
+def check_progress(progress: Any) -> None:
+    """Raises UserError unless this can be called with each event, or is None."""
+    if progress is not None and not callable(progress):
+        raise UserError(
+            f"progress is {in_words(progress)}, but it must be a function of an Event, or None."
+        )
+
+
+def check_keywords(
+    function: str, options: Mapping[str, Any], *takers: Callable[..., Any], less: Iterable[str] = ()
+) -> None:
+    """Raises UserError, with the nearest names, for a keyword that none of the functions takes.
+
+    Args:
+      function: as a user called it.
+      less: those that the function itself gives.
+    """
+    known = {
+        parameter.name
+        for taker in takers
+        for parameter in inspect.signature(taker).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    } - set(less)
+    for name in options:
+        check_known(f"argument of {function}", name, known)
+
+
+def _short(error: BaseException) -> str:
+    """An error as part of a sentence."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text if len(text) <= 200 else text[:197] + '...'}"

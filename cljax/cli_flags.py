@@ -1,0 +1,101 @@
+"""Flags of the command line, parsed by tyro; its complaints become one sentence each."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import types
+import typing
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from cljax.errors import UserError, check_known
+
+__all__ = ["parse"]
+
+_WORDS = {int: "a whole number", float: "a number", str: "a word", type(None): "None"}
+
+
+def parse(
+    program: str,
+    fields: dict[str, tuple[Any, Any, str]],
+    arguments: list[str],
+    hints: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Parses flags with tyro; its boxes of errors become one sentence.
+
+    Args:
+      fields: name -> (type, default, help).
+      hints: by name, what ``--help`` says of a default instead of its value.
+    """
+    import tyro
+
+    flags = {f"--{name.replace('_', '-')}" for name in fields} | {"--help"}
+    flags |= {
+        f"--no-{name.replace('_', '-')}" for name, field in fields.items() if field[0] is bool
+    }
+    for argument in arguments:
+        if argument.startswith("--"):
+            check_known("flag", argument.partition("=")[0].replace("_", "-"), flags)
+    made = dataclasses.make_dataclass(
+        "Flags",
+        [
+            (
+                name,
+                Annotated[kind, tyro.conf.arg(help=text, help_behavior_hint=hints.get(name))],
+                dataclasses.field(default=default),
+            )
+            for name, (kind, default, text) in fields.items()
+        ],
+    )
+    made.__doc__ = " "
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            parsed = tyro.cli(
+                made, prog=program, args=arguments, config=(tyro.conf.AvoidSubcommands,)
+            )
+    except SystemExit as done:
+        if not done.code:
+            raise
+        raise UserError(_sentence(errors.getvalue(), program, fields)) from None
+    return {name: getattr(parsed, name) for name in fields}
+
+
+def _sentence(text: str, program: str, fields: Mapping[str, tuple[Any, Any, str]]) -> str:
+    """The first complaint in tyro's box, as a sentence about the flag and its value."""
+    lines = [re.sub(r"[│╭╰─╮╯]+|-{3,}", " ", line).strip() for line in text.splitlines()]
+    words = " ".join(line for line in lines if line)
+    see = f"see `{program} --help`."
+    found = re.search(r"(?:Error parsing|for argument) '?(--[\w-]+)", words)
+    if found is None:
+        strange = re.search(r"Unrecognized options: (.*?)(?: For full| Perhaps|$)", words)
+        if strange is not None:
+            return f"{strange[1].strip()} is neither a flag nor the value of one; {see}"
+        first = re.split(r" (?:For full helptext|Perhaps you meant|in )", words)[0]
+        return f"{first.strip().rstrip('.')}; {see}"
+    flag = found[1]
+    name = flag[2:].replace("-", "_")
+    right = _right(fields[name][0] if name in fields else bool)
+    if re.search(r"Expected \d+ values", words):
+        return f"{flag} needs a value, {right}; {see}"
+    value = re.search(
+        r"invalid choice ('.*?') for|(?:from|arguments:) \[(.*?)\]|: ('.*?')(?: |$)", words
+    )
+    parts = () if value is None else value.groups()
+    wrong = next((part for part in parts if part is not None), "something else")
+    return f"{flag} is {wrong}, but it must be {right}; {see}"
+
+
+def _right(kind: Any) -> str:
+    """What a flag of a type may be, in words."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_right(part) for part in typing.get_args(kind)))
+    if typing.get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(kind)))}"
+    if typing.get_origin(kind) is tuple:
+        return f"{_right(typing.get_args(kind)[0]).removeprefix('a ')}s, such as 10 20"
+    return _WORDS.get(kind, "True or False")

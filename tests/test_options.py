@@ -1,0 +1,113 @@
+"""Every option of every method, penalty, policy, stream and network refuses what it cannot be.
+
+The table is read off signatures, so a new factory whose options are not checked fails here.
+"""
+
+import collections.abc
+import inspect
+import re
+import types
+import typing
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cljax
+from cljax import errors
+from cljax.memory.policies import POLICIES
+from cljax.methods import METHODS
+from cljax.nets import NETS
+from cljax.nets.conv import Lowering
+from cljax.streams import STREAMS
+
+_PENALTIES = cljax.penalties.PENALTIES
+_FACTORIES = {
+    **{f"method {name}": make for name, make in METHODS.items()},
+    **{f"penalty {name}": make for name, make in _PENALTIES.items()},
+    **{f"policy {name}": make for name, make in POLICIES.items()},
+    **{f"net {name}": make for name, make in NETS.items()},
+    # Those with the same factory behind them differ in defaults alone.
+    **{
+        f"stream {name}": STREAMS[name]
+        for name in (
+            "mnist-rotations", "mnist-permutations", "split-mnist", "mnist-b5-5",
+            "cifar100-10x10", "tinyimagenet-40x5", "split-svhn", "class-folders",
+            "dataset-classes", "imagenet100-10x10", "fashion-5-5", "fashion-5-mnist-5",
+            "cifar100-10-5", "cifar10-5-cifar100-5", "cifar10-5-tinyimagenet-5",
+            "mnist-rotations-task-free", "split-mnist-blurry", "split-mnist-gaussian",
+            "split-mnist-i-blurry",
+        )
+    },
+}  # fmt: skip
+# What is checked elsewhere: data by ``check_images``, a learned rule by ``load_rule``, lists of
+# classes by ``split_by_class``, names of data sets where they are looked up.
+_ELSEWHERE = {"data", "digits", "hundred", "groups", "source", "rule", "dataset", "class_order"}
+_ARGUMENTS = {"class-folders": {"path": "."}, "imagenet100-10x10": {"data_dir": "."},
+              "dataset-classes": {"dataset": "food101"},
+              "cifar10-5-tinyimagenet-5": {"path": "."}}  # fmt: skip
+
+
+def _kinds(annotation):
+    """The alternatives of an annotation, Literals as the origin ``Literal``."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return {kind for part in typing.get_args(annotation) for kind in _kinds(part)}
+    return {typing.get_origin(annotation) or annotation}
+
+
+def _wrong(kinds):
+    """Values that an option of these kinds can never have."""
+    found = [object(), jnp.ones(3)]
+    if type(None) not in kinds and typing.Any not in kinds:
+        found.append(None)
+    if typing.Any in kinds or kinds & {str, typing.Literal}:
+        found.append("no such word\0")
+    if float in kinds:
+        found += [float("nan"), -float("inf"), -1.5, "1", True, [0.1], 10**400, lambda step: 0.1]
+    elif int in kinds:
+        found += [-1, 2.5, "1", True, [1], 10**19, float("nan")]
+    if bool in kinds and str not in kinds:
+        found += ["yes", 1, np.ones(2)]
+    if collections.abc.Sequence in kinds:
+        found += [["a"], [0.5], [-3], 7]
+    else:
+        found.append(b"1")
+    return found
+
+
+def _options():
+    for label, factory in _FACTORIES.items():
+        signature = inspect.signature(factory, eval_str=True, locals={"Lowering": Lowering})
+        for parameter in signature.parameters.values():
+            if parameter.name in _ELSEWHERE:
+                continue
+            widths = parameter.kind is parameter.VAR_POSITIONAL
+            yield label, parameter.name, int if widths else parameter.annotation
+
+
+def _made(label, name, value):
+    factory = _FACTORIES[label]
+    if name == "widths":
+        return factory(value)
+    own = _ARGUMENTS.get(label.partition(" ")[2], {})
+    return factory(*((8,) if label in ("net conv", "net cnn") else ()), **{**own, name: value})
+
+
+@pytest.mark.parametrize("label", _FACTORIES)
+def test_an_option_that_is_of_another_kind_or_out_of_range_is_refused_by_its_name(label):
+    accepted = []
+    for own, name, annotation in _options():
+        if own != label:
+            continue
+        for value in _wrong(_kinds(annotation)):
+            try:
+                _made(label, name, value)
+            except errors.UserError as error:
+                told = re.search(rf"\b{name.removesuffix('s')}", str(error))
+                if not told or "<class" in str(error) or " at 0x" in str(error):
+                    accepted.append((name, value, str(error)))
+            except Exception as error:  # noqa: BLE001, any other is what a user would see
+                accepted.append((name, value, repr(error)))
+            else:
+                accepted.append((name, value, "accepted"))
+    assert not accepted, "\n".join(map(str, accepted))
