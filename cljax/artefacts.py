@@ -1,126 +1,147 @@
 """The folder of a run: who may write in it, and how, so that nothing finished is ever lost.
 
-``results.json`` is written last and makes the run finished. Every file is written beside itself
-and renamed; a lock on the folder belongs to one process, and dies with it.
+``results.json`` is written last and makes the run finished; ``files.json`` holds the SHA-256 of
+every file (``cljax.integrity``). A lock on the folder belongs to one process, and dies with it
+(``cljax.locks``); every file is written beside itself and renamed (``cljax.files``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import os
-import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-
-from cljax.config import config_hash, differences
+from cljax import files, integrity, shapes
+from cljax.config import another_run, config_hash
 from cljax.errors import UserError
+from cljax.files import clean, place, write_arrays, write_bytes, write_json
+from cljax.integrity import read, refuse_links, seal
+from cljax.locks import busy, claim
 
 __all__ = [
-    "busy", "claim", "finished", "read", "remove", "write_arrays", "write_bytes", "write_json",
+    "begin", "busy", "claim", "clean", "config_of", "finish", "finished", "load", "place", "read",
+    "refuse_links", "remove", "seal", "undo", "write_arrays", "write_bytes", "write_json",
 ]  # fmt: skip
 
-_LOCK = ".lock"
-_OURS = re.compile(r"\.lock|\.(config\.json|results\.json|metrics\.jsonl)\.")  # not yet, or cut
 
-
-def read(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of a run.
+def config_of(folder: Path) -> dict[str, Any]:
+    """The config of a run, finished or not, as it was written.
 
     Raises:
-      UserError: if it is not there, or not JSON.
+      UserError: if it is not there, or is another one.
     """
-    path = folder / name
+    return _own_hash(folder, _config(folder), integrity.check_one(folder, "config.json"))
+
+
+def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Config and results of a finished run, every file of which is as it was written.
+
+    Raises:
+      UserError: naming the file that is not, or is of another run.
+    """
+    results = read(folder, "results.json")
+    sealed = integrity.check(folder)
+    config = _own_hash(folder, _config(folder), sealed)
+    path = folder / "results.json"
+    integrity.shaped(path, results, shapes.RESULTS)
+    _check_counts(path, results)
+    if results["config_hash"] != config["config_hash"]:
+        raise UserError(
+            f"{path} is of another run than {folder / 'config.json'}: its config_hash is "
+            f"{results['config_hash'][:8]}, not {config['config_hash'][:8]}; restore the folder "
+            "from a copy, or run again in another one."
+        )
+    return config, results
+
+
+def _check_counts(path: Path, results: Mapping[str, Any]) -> None:
+    """Raises UserError unless there is one value for each seed wherever there is one for some."""
+    counted = {name: results[name] for name in ("diverged", "accuracy_matrix")}
+    counted |= {f"metrics.{name}": cell["values"] for name, cell in results["metrics"].items()}
+    for name, entry in results["evaluations"].items():
+        counted[f"evaluations.{name}"] = entry["accuracy_matrix"]
+    for name, values in counted.items():
+        if len(values) != len(results["seeds"]):
+            raise UserError(
+                f"{path} is damaged: {name} is of {len(values)} seeds, not of the "
+                f"{len(results['seeds'])} that it lists."
+            )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return read(folder, "config.json", shapes.CONFIG)
+
+
+def _own_hash(folder: Path, config: dict[str, Any], sealed: str) -> dict[str, Any]:
+    """The config itself, if its hash is that of its content, and the one that was sealed."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} is not a finished run: it has no {name}.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); run again in another folder.") from error
+        computed = config_hash(config)
+    except (KeyError, TypeError, ValueError):
+        computed = "none"
+    for name, stored in (("config.json", config["config_hash"]), (integrity.NAME, sealed)):
+        if stored != computed:
+            raise UserError(
+                f"{folder / name} holds the config_hash {stored[:8]}, but config.json has "
+                f"{computed[:8]}, so the folder was changed or is of an earlier version; run again "
+                "in another one."
+            )
+    return config
 
 
 def finished(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether the folder holds this very run, complete.
+    """Whether the folder holds this very run, complete; ``load`` checks its files.
 
     Raises:
       UserError: if it holds another run, or something else.
     """
-    if not folder.exists():
-        return False
-    if not folder.is_dir():
-        raise UserError(f"The output folder {folder} is a file; name a folder.")
-    entries = [entry.name for entry in folder.iterdir() if not _OURS.match(entry.name)]
+    try:
+        if not folder.exists():
+            return False
+        if not folder.is_dir():
+            raise UserError(f"The output folder {folder} is a file; name a folder.")
+        # Not yet a run: what is hidden, and what comes before a config.
+        before = (integrity.NAME, "tensorboard")
+        entries = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"The output folder {folder} cannot be read: {reason}.") from error
+    entries = [name for name in entries if not name.startswith(".") and name not in before]
     if not entries:
         return False
-    if not (folder / "config.json").exists():
+    if "config.json" not in entries:
         raise UserError(
             f"The output folder {folder} holds {entries[0]} but no run; name an empty or new one."
         )
-    stored = read(folder, "config.json")
-    if stored.get("config_hash") != config_hash(config):
-        fields = differences(stored, config)[:4]
-        raise UserError(
-            f"The output folder {folder} holds another run: {', '.join(fields)} differ; name "
-            "another folder."
-        )
-    return (folder / "results.json").exists()
+    stored = config_of(folder)
+    if stored["config_hash"] != config_hash(config):
+        raise UserError(another_run(folder, stored, config))
+    return "results.json" in entries
 
 
-@contextlib.contextmanager
-def claim(folder: Path, lock_name: str = _LOCK) -> Iterator[None]:
-    """Makes the folder and holds it for this process; other locks' holders may share it.
+def begin(folder: Path, config: Mapping[str, Any]) -> None:
+    """Writes the config of a run that begins, unless it is there."""
+    if not (folder / "config.json").exists():
+        content = files.as_json(config)
+        seal(folder, config["config_hash"], {"config.json": content})
+        write_bytes(folder / "config.json", content)
 
-    Raises:
-      UserError: if it cannot be written, or another process holds it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder / lock_name)
-    except OSError as error:
-        reason = error.strerror
-        raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
-    if lock is None:
-        raise UserError(
-            f"The output folder {folder} is in use by another process; wait for it, or name "
-            "another folder."
-        )
-    try:
-        yield
-    finally:
+
+def finish(folder: Path, results: Mapping[str, Any]) -> None:
+    """Writes the results, and before them the hashes of all files: the run is finished then."""
+    content = files.as_json(results)
+    seal(folder, results["config_hash"], {"results.json": content})
+    write_bytes(folder / "results.json", content)
+
+
+def undo(folder: Path, *names: str) -> None:
+    """Removes what was written of a run that was refused before it had begun."""
+    for name in (*names, integrity.NAME):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name, ignore_errors=True)
         with contextlib.suppress(OSError):
-            (folder / lock_name).unlink()
-        lock.close()
-
-
-def _locked(path: Path) -> IO[str] | None:
-    """A lock file, held; None if another process holds it."""
-    while True:
-        lock = open(path, "w")  # noqa: SIM115
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Its last holder may have removed it between our opening and our locking it.
-            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
-                return lock
-        except BlockingIOError:
-            lock.close()
-            return None
-        lock.close()
-
-
-def busy(lock: Path) -> bool:
-    """Whether a process holds this lock."""
-    try:
-        with open(lock, "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return False
-    except OSError:
-        return True
+            (folder / name).unlink()
 
 
 def remove(folder: Path) -> None:
@@ -128,35 +149,3 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON with sorted keys; NaN is refused."""
-    text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False)
-    write_bytes(path, f"{text}\n".encode())
-
-
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as ``.npz``; read them with ``allow_pickle=False``."""
-    import io
-
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_bytes(path, buffer.getvalue())

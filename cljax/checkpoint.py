@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax import files
 from cljax.errors import UserError
+from cljax.files import sync
 
 __all__ = [
     "FORMAT",
@@ -44,6 +47,7 @@ __all__ = [
 
 FORMAT = 1
 _HASHES = "sha256.json"
+_NUMBER = re.compile(r"[0-9]{8,18}")
 
 
 class Snapshot(NamedTuple):
@@ -93,15 +97,16 @@ def save(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".writing-"))
+        files.clean(folder)
+        temporary = folder / f".writing-{uuid.uuid4().hex}"  # removed by ``cljax.files.clean``
+        temporary.mkdir()
     except OSError as error:
         raise _unwritable(folder, error) from error
     place = folder / f"{number:08d}"
     try:
         _write(temporary, snapshot, identity)
-        os.chmod(temporary, 0o755)
         os.replace(temporary, place)
-        _sync(folder)
+        sync(folder)
     except Exception as error:
         _remove(temporary)
         raise _unwritable(folder, error) from error
@@ -113,17 +118,16 @@ def save(
 def newest(folder: Path, identity: Mapping[str, Any]) -> tuple[Snapshot | None, list[str]]:
     """The newest whole checkpoint of this run, or None, and a sentence for each one skipped.
 
+    Nothing is written.
+
     Raises:
       UserError: if the newest whole one was made with other data or versions.
     """
-    if jax.process_index() == 0:
-        for leftover in folder.glob(".writing-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
     skipped = []
     for place in reversed(_numbered(folder)):
         try:
             _verify(place)
-            header = json.loads((place / "position.json").read_text("utf-8"))
+            header = files.read_json(place / "position.json")
             if header["identity"].get("config_hash") != identity["config_hash"]:
                 raise ValueError("it is of another run")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -153,7 +157,8 @@ def _numbered(folder: Path) -> list[Path]:
     """Checkpoints by number, the oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(entry for entry in folder.iterdir() if entry.name.isdigit())
+    found = (entry for entry in folder.iterdir() if _NUMBER.fullmatch(entry.name))
+    return sorted(found, key=lambda entry: int(entry.name))
 
 
 def newest_place(folder: Path) -> Path | None:
@@ -190,15 +195,16 @@ def _write(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> Non
             checkpointer.save(folder / "arrays", args=ocp.args.PyTreeSave(plain))
     header = {"identity": dict(identity), "position": snapshot.position, "arrays": described}
     (folder / "position.json").write_text(json.dumps(header, sort_keys=True), "utf-8")
-    hashes = {str(path.relative_to(folder)): _hash(path) for path in _files(folder)}
+    hashes = {name: files.digest(folder / name) for name in _files(folder)}
     (folder / _HASHES).write_text(json.dumps(hashes, sort_keys=True), "utf-8")
-    for path in _files(folder):
-        _sync(path)
+    for name in _files(folder):
+        sync(folder / name)
 
 
 def _read(place: Path, described: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
+    _check_size(place, described)
     held = {entry["kept_as"] for entry in described if 0 not in entry["shape"]}
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in held}
     found = {}
@@ -214,6 +220,28 @@ def _read(place: Path, described: list[dict[str, Any]]) -> dict[str, np.ndarray]
         part = whole[entry["start"] : entry["start"] + size] if size else whole
         arrays[entry["name"]] = part.view(dtype).reshape(shape)
     return arrays
+
+
+def _check_size(place: Path, described: list[dict[str, Any]]) -> None:
+    """Raises ValueError unless the arrays on disk have the sizes of the header, and fit here."""
+    sizes: dict[str, int] = {}
+    for entry in described:
+        kind = str(np.dtype(entry["kept_as"]))
+        sizes[kind] = sizes.get(kind, 0) + math.prod(entry["shape"])
+    for kind, size in sizes.items():
+        if size and files.read_json(place / "arrays" / kind / ".zarray")["shape"] != [size]:
+            raise ValueError(f"its arrays of {kind} have another size than its header says")
+    claimed = sum(np.dtype(kind).itemsize * size for kind, size in sizes.items())
+    if claimed > _memory():
+        raise ValueError(f"it claims to hold {claimed} bytes, more than this machine's memory")
+
+
+def _memory() -> float:
+    """Bytes of this machine's memory; infinite where nobody says."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return math.inf
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
@@ -245,36 +273,26 @@ def _orbax():
 
 def _verify(place: Path) -> None:
     """Raises ValueError or OSError unless every file is as it was written."""
-    hashes = json.loads((place / _HASHES).read_text("utf-8"))
-    present = {str(path.relative_to(place)) for path in _files(place)} - {_HASHES}
+    hashes = files.read_json(place / _HASHES)
+    present = set(_files(place)) - {_HASHES}
     for name in sorted({*hashes, *present}):
         if name not in hashes:
             raise ValueError(f"{name} does not belong to it")
         if name not in present:
             raise ValueError(f"{name} is missing")
-        if _hash(place / name) != hashes[name]:
+        if files.digest(place / name) != hashes[name]:
             raise ValueError(f"{name} is damaged")
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _files(folder: Path) -> list[str]:
+    """Names of all files below a folder, with slashes."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
 def _unwritable(folder: Path, error: Exception) -> UserError:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    codes = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+    full = isinstance(error, OSError) and error.errno in codes
     if full or os.strerror(errno.ENOSPC) in str(error):
         return UserError(
             f"A checkpoint cannot be written in {folder}: the disk is full; free some space, "
@@ -294,7 +312,7 @@ def _reason(error: Exception) -> str:
 
 def _reserve(folder: Path, arrays: Iterable[np.ndarray]) -> None:
     """Raises OSError without room for the arrays: orbax's threads would print their own errors."""
-    if not hasattr(os, "posix_fallocate"):
+    if not hasattr(os, "posix_fallocate") or not hasattr(os, "statvfs"):
         return
     block = os.statvfs(folder).f_frsize
     size = sum(-(-array.nbytes // block) + 3 for array in arrays) + 16

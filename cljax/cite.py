@@ -20,6 +20,9 @@ from cljax.errors import UserError, check_known
 __all__ = ["bibtex", "citations", "keys_of", "keys_of_config"]
 
 
+_KINDS = ("methods", "penalties", "exemplars")
+
+
 @functools.cache
 def citations() -> Mapping[str, Any]:
     """The data: ``entries`` by key, and keys by method, penalty, exemplars, images and so on."""
@@ -50,13 +53,12 @@ def keys_of(name: str) -> list[str]:
     Raises:
       UserError: if it is neither.
     """
-    path = Path(name).expanduser()
+    path = artefacts.place(name)
     if path.is_dir():
         return _keys_of_folder(path)
     known = citations()
-    for kind in ("methods", "penalties", "exemplars"):
-        if name in known[kind]:
-            return known[kind][name]
+    if any(name in known[kind] for kind in _KINDS):
+        return _of_method(name)
     from cljax.methods import METHODS
     from cljax.streams import STREAMS
 
@@ -66,14 +68,23 @@ def keys_of(name: str) -> list[str]:
 
 def _keys_of_folder(path: Path) -> list[str]:
     if (path / "sweep.json").exists():
-        config = artefacts.read(path, "sweep.json")
-        return [*keys_of(config["method"]), *_of_stream(config["stream"], config["stream"])]
+        from cljax.sweep.found import config_of
+
+        config = config_of(path)
+        return [*_of_method(config["method"]), *_of_stream(config["stream"], config["stream"])]
     runs = [path] if (path / "config.json").exists() else sorted(
         place.parent for place in path.glob("report/*/config.json")
     )  # fmt: skip
     if not runs:
         raise UserError(f"{path} holds no run, sweep or study to cite; name such a folder.")
-    return [key for run in runs for key in keys_of_config(artefacts.read(run, "config.json"))]
+    return [key for run in runs for key in keys_of_config(_config(run))]
+
+
+def _config(run: Path) -> Mapping[str, Any]:
+    """The config of a run, whose files are checked if it is finished."""
+    if (run / "results.json").exists():
+        return artefacts.load(run)[0]
+    return artefacts.config_of(run)
 
 
 def keys_of_config(config: Mapping[str, Any]) -> list[str]:
@@ -90,6 +101,12 @@ def keys_of_config(config: Mapping[str, Any]) -> list[str]:
     keys = [key for kind, name in names for key in known[kind].get(name, [])]
     keys += _of_stream(config["stream"]["name"], config["stream_facts"]["source"])
     return list(dict.fromkeys(keys))
+
+
+def _of_method(name: str) -> list[str]:
+    """Keys for a method, a penalty or exemplars; none for one of the user's own."""
+    known = citations()
+    return next((known[kind][name] for kind in _KINDS if name in known[kind]), [])
 
 
 def _of_stream(name: str, source: str) -> list[str]:

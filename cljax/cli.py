@@ -3,14 +3,13 @@
 METHOD, STREAM and the recipe are read first; the rest are flags made from the factories'
 signatures and docstrings, parsed by tyro. Exit codes: 0 done, 2 the user's mistake (one sentence
 on standard error), 3 every seed (every lane of a sweep) diverged, so that there are no numbers, 75
-interrupted and resumable, 130 interrupted at once, 1 a defect of ours.
+interrupted and resumable, 130 interrupted at once or with nothing kept, 1 a defect of ours.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import re
 import sys
 import textwrap
@@ -21,14 +20,16 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 from cljax import terminal
 from cljax.allocator import keep_freed_memory
-from cljax.cli_flags import parse
-from cljax.errors import Diverged, Interrupted, UserError, check_known
+from cljax.cli_flags import (
+    parse,
+)
+from cljax.errors import AT_ONCE, Diverged, Interrupted, UserError, check_known
 
 __all__ = ["main"]  # the rest is for ``cljax.cli_sweep`` and ``cljax.cli_report``
 
 COMMANDS = {
     "run": "run METHOD STREAM [flags]   train, test, and leave a folder of results",
-    "resume": "resume DIR                  go on with an interrupted run or sweep",
+    "resume": "resume DIR [--trust]        go on with an interrupted run or sweep",
     "sweep": "sweep METHOD STREAM --over NAME=V1,V2 [flags] | sweep status DIR | sweep merge DIR",
     "list": "list [KIND] [FILTER]        methods, streams, nets, data and recipes",
     "data": "data NAME ...               where data sets are, their sizes and licences",
@@ -43,25 +44,25 @@ USAGE = "usage: cljax COMMAND ...\n\n" + "\n".join(f"  cljax {line}" for line in
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a command line and exits."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    terminal.prepare()
     keep_freed_memory()
-    with open(os.devnull, "w") as nowhere, terminal.printable(nowhere):
-        try:
-            code = _done(arguments)
-        except Diverged as error:
-            code = terminal.say(str(error), 3)
-        except UserError as error:
-            code = terminal.say(str(error), 2)
-        except Interrupted as stopped:
-            code = terminal.say(str(stopped), 75)
-        except KeyboardInterrupt:
-            code = terminal.say("interrupted; the same command starts this run again.", 130)
-        except BrokenPipeError:  # its reader has enough, such as `head`
-            code = terminal.unread()
-        except MemoryError as error:
-            code = terminal.say(f"this machine has too little memory ({error}); ask for less.", 2)
-        except Exception as error:  # noqa: BLE001, told as what it is
-            code = terminal.defect(error)
-        sys.exit(code)
+    try:
+        code = _done(arguments)
+    except Diverged as error:
+        code = terminal.say(str(error), 3)
+    except UserError as error:
+        code = terminal.say(str(error), 2)
+    except Interrupted as stopped:
+        code = terminal.say(str(stopped), stopped.code)
+    except KeyboardInterrupt:
+        terminal.say("interrupted; the same command goes on from what it kept.", AT_ONCE)
+        terminal.leave(AT_ONCE)
+    except BrokenPipeError:  # its reader has enough, such as `head`
+        terminal.give_up_output()
+        code = 0
+    except Exception as error:  # noqa: BLE001, told as what it is
+        code = terminal.defect(error)
+    sys.exit(code)
 
 
 def _done(arguments: list[str]) -> Any:
@@ -125,6 +126,7 @@ RUN_FLAGS: dict[str, tuple[Any, Any, str]] = {
     ),
     "loop": (Literal["auto", "scan", "steps"], "auto", "compiled loop, or one update at a time"),
     "precision": (Literal["float32", "float64"], "float32", "of everything"),
+    "id": (str | None, None, "names what cannot be told of your own code, as part of the run"),
     "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
     "tensorboard": (bool, False, "also write TensorBoard files (extra 'tensorboard')"),
 }  # fmt: skip
@@ -144,6 +146,7 @@ RUNNING_FLAGS: dict[str, tuple[Any, Any, str]] = {
     ),
     "devices": (int | None, None, "split lanes=vmap or lanes=map over so many; default all GPUs"),
 }
+TRUST = (bool, False, "import the code (package.module:factory) that the folder names")
 _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 _IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", "loop", "precision")
 
@@ -205,18 +208,22 @@ def _resume(arguments: list[str]) -> int:
         arguments = ["DIR", *arguments]
     if not arguments or arguments[0].startswith("-"):
         raise UserError("cljax resume needs the folder of an interrupted run or sweep.")
-    folder, began = Path(arguments[0]), time.perf_counter()
+    folder, began = artefacts.place(arguments[0]), time.perf_counter()
     if (folder / "sweep.json").exists():
         from cljax import cli_sweep
 
         return cli_sweep.resume(folder, arguments[1:])
-    fields = {**RUNNING_FLAGS, "tensorboard": RUN_FLAGS["tensorboard"]}
+    fields = {**RUNNING_FLAGS, "tensorboard": RUN_FLAGS["tensorboard"], "trust": TRUST}
     flags = parse(f"cljax resume {folder}", fields, arguments[1:])
-    stored = artefacts.read(folder, "config.json") if (folder / "config.json").exists() else {}
+    seeds, precision = [], "float32"
+    if (folder / "config.json").exists() and not (folder / "results.json").exists():
+        stored = artefacts.config_of(folder)
+        seeds, precision = stored["seeds"], stored["precision"]
     _join(flags["distributed"])
-    _double(stored.get("precision", "float32"))
-    with shown(len(stored.get("seeds", [])), {**flags, "out": str(folder)}) as progress:
-        done = resume(folder, progress=progress, running=running_of(flags))
+    _double(precision)
+    with shown(len(seeds), {**flags, "out": str(folder)}) as progress:
+        running, trust = running_of(flags), flags["trust"]
+        done = resume(folder, progress=progress, running=running, trust=trust)
     return _told(done, began)
 
 
@@ -230,11 +237,13 @@ def _told(done: Any, began: float) -> int:
         print(f"Finished before, stored in {done.path}.\n")
     print(done.table())
     spent = done.results["time"]
-    print(
-        f"\n  {done.path}\n  {time.perf_counter() - began:.1f} s; the run compiled for "
-        f"{spent['compile_s']:.1f} s, trained for {spent['train_s']:.1f} s and tested for "
-        f"{spent['eval_s']:.1f} s, summed over threads."
-    )
+    print(f"\n  {done.path}")
+    if {"compile_s", "train_s", "eval_s"} <= spent.keys():  # lanes of a sweep share theirs
+        print(
+            f"  {time.perf_counter() - began:.1f} s; the run compiled for "
+            f"{spent['compile_s']:.1f} s, trained for {spent['train_s']:.1f} s and tested for "
+            f"{spent['eval_s']:.1f} s, summed over threads."
+        )
     return 3 if done.diverged else 0
 
 
@@ -360,7 +369,7 @@ def options_of_run(job: Job) -> dict[str, Any]:
     flags = job.flags
     _join(flags.get("distributed"))
     _double(flags["precision"])
-    names = ("precision", "eval_every", "online", "readout", "lanes", "loop")
+    names = ("precision", "eval_every", "online", "readout", "lanes", "loop", "id")
     seeds = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
     return {"seeds": seeds, "origins": job.origins, **{name: flags[name] for name in names}}
 

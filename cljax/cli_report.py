@@ -29,7 +29,7 @@ def report(arguments: list[str]) -> int:
     for problem in made.problems:
         print(f"cljax: {problem}", file=sys.stderr)
     print(made.page)
-    return 0
+    return 2 if made.left_out else 0
 
 
 def cite(arguments: list[str]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cljax import cli
-from cljax.errors import UserError, check_known
+from cljax.errors import AT_ONCE, UserError, check_known
 
 __all__ = ["main", "resume"]
 
@@ -19,6 +19,8 @@ _FLAGS: dict[str, tuple[Any, Any, str]] = {
     "shard": (str, "0/1", "i/n: only every n-th lane from the i-th on, for array jobs"),
     "plan": (bool, False, "print the plan and stop"),
 }
+# What a sweep's folder does not decide for who goes on with it: where, and on which machines.
+_OF_MACHINE = ("--out", "--shard", "--distributed", "--devices")
 _SEEDS = "seeds of each setting: 1000 on, apart from those that runs report (0 on with --on test)"
 
 
@@ -37,16 +39,34 @@ def main(arguments: list[str]) -> int:
 
 
 def resume(folder: Path, arguments: list[str]) -> int:
-    """Goes on with a sweep, from its folder alone; arguments may change how it runs."""
-    from cljax import artefacts
+    """Goes on with a sweep, from its folder alone; arguments may change how it runs.
 
-    begun = artefacts.read(folder, "sweep.json").get("begun_as")
+    Of what the folder says only METHOD, STREAM and their options are taken, not where to write or
+    which machines to join; code that it names is imported only with ``--trust``.
+    """
+    from cljax.consent import check_consent
+    from cljax.sweep.found import config_of
+
+    begun = config_of(folder).get("begun_as")
     if begun is None:
         raise UserError(
             f"The sweep in {folder} was begun with Python objects, so only Python can resume it: "
             "call cljax.sweep.run as before, with the same out."
         )
-    return _run([*begun["arguments"], "--out", str(folder), *arguments])
+    again = begun.get("arguments") if isinstance(begun, dict) else None
+    if not isinstance(again, list) or not all(isinstance(part, str) for part in again):
+        raise UserError(
+            f"{folder / 'sweep.json'} says in no way that is known how the sweep was begun; run it "
+            "again in another folder."
+        )
+    trust = "--trust" in arguments
+    nets = [value for _, value in _values(again, "--net")]
+    for _, pair in _values(again, "--over"):
+        name, _, listed = pair.partition("=")
+        nets += listed.split(";") if name == "net" else []
+    check_consent(folder, again[:2], nets, trust=trust)
+    own = [part for part in arguments if part != "--trust"]
+    return _run([*_without(again, *_OF_MACHINE), "--out", str(folder), *own])
 
 
 def _run(arguments: list[str]) -> int:
@@ -68,7 +88,7 @@ def _run(arguments: list[str]) -> int:
     print(plan, file=sys.stderr)
     if job.flags["plan"]:
         return 0
-    keep = _without(rest, "--out", "--shard", "--distributed", "--devices")
+    keep = _without(rest, *_OF_MACHINE)
     again = {"arguments": [*keep, *(part for pair in over for part in ("--over", pair))]}
     out = job.flags["out"] or "auto"
     names = [lane.name for lane in plan.lanes]
@@ -77,6 +97,10 @@ def _run(arguments: list[str]) -> int:
             plan, out, shard=(index, count), progress=progress,
             running=cli.running_of(job.flags), command=again,
         )  # fmt: skip
+    if done.exit_code == AT_ONCE:
+        text = f"interrupted; nothing of {done.path} is kept yet, so the same command starts anew."
+        print(f"cljax: {text}", file=sys.stderr)
+        return done.exit_code
     if done.exit_code:
         print(f"cljax: interrupted and kept; `cljax resume {done.path}` goes on.", file=sys.stderr)
         return done.exit_code
@@ -162,12 +186,17 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _without(arguments: list[str], *flags: str) -> list[str]:
     """Arguments less some flags and their values."""
-    kept, skip = [], False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument in flags:
-            skip = True
-        elif argument.partition("=")[0] not in flags:
-            kept.append(argument)
-    return kept
+    gone = [i for flag in flags for i, _ in _values(arguments, flag)]
+    gone += [i + 1 for i in gone if "=" not in arguments[i]]
+    return [argument for i, argument in enumerate(arguments) if i not in gone]
+
+
+def _values(arguments: list[str], flag: str) -> list[tuple[int, str]]:
+    """Where a flag stands among arguments, and its values; tyro takes ``_`` for ``-`` in it."""
+    found = []
+    for i, argument in enumerate(arguments):
+        name, given, value = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            following = arguments[i + 1] if i + 1 < len(arguments) else ""
+            found.append((i, value if given else following))
+    return found

@@ -16,8 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cljax import sweep
-from cljax.errors import Interrupted, UserError, check_path, in_words
-from cljax.run import Run, Running, check_running
+from cljax.errors import RESUMABLE, Interrupted, UserError, check_path, in_words
+from cljax.keys import (
+    check_seeds,
+)
+from cljax.prepare import (
+    seeds_of,
+)
+from cljax.run import (
+    Run,
+    Running,
+    check_running,
+)
 from cljax.run import run as run_one
 from cljax.stats import Paired, holm, paired
 from cljax.streams.base import Stream, check_stream, first_tasks
@@ -141,26 +151,28 @@ def compare(
     if len(set(sizes.values())) != 1:
         shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise UserError(f"The methods have grids of {shown} settings; give all the same number.")
-    reported = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    twice = sorted(set(reported) & set(tune.seeds))
+    reported = seeds_of(seeds)
+    twice = sorted(set(reported) & set(check_seeds(tune.seeds)))
     if twice:
         raise UserError(f"Seed {twice[0]} both tunes and reports; keep the two apart.")
     folder = Path(out).expanduser()
     source = stream if tune.tasks is None else first_tasks(stream, tune.tasks)
-    settings, runs = {}, {}
+    settings, tuning, runs = {}, {}, {}
     for name, (factory, _) in methods.items():
         plan = sweep.plan(
             factory, source, grids[name], seeds=tune.seeds, metric=tune.metric, net=net, **options
         )
         tuned = sweep.run(plan, folder / "tune" / name, running=running)
         if tuned.exit_code:
-            raise Interrupted(f"interrupted and kept in {folder}; the same call goes on.")
-        settings[name] = tuned.best()
+            kept = tuned.exit_code == RESUMABLE or bool(settings)
+            done = f"kept in {folder}; the same call goes on" if kept else "nothing is kept yet"
+            raise Interrupted(f"interrupted; {done}.", kept=kept)
+        settings[name], tuning[name] = tuned.best(), tuned.tuning()
     for name, (factory, _) in methods.items():
         method = factory(**settings[name].setting)
         runs[name] = run_one(
             method, stream, seeds=reported, net=net, out=folder / "report" / name,
-            running=running, **options,
+            running=running, tuning=tuning[name], **options,
         )  # fmt: skip
     return Study(tune.metric, settings, next(iter(sizes.values())), runs)
 

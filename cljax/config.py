@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import json
 import platform
 import shlex
@@ -20,11 +19,12 @@ import numpy as np
 from jax.core import Tracer
 
 from cljax.errors import UserError
+from cljax.settings import changes, settings
 from cljax.types import Evaluation, Penalty, Readout
 
 __all__ = [
-    "canonical", "commit_of", "config_hash", "differences", "entry_of", "environment",
-    "evaluation_of", "plain",
+    "another_run", "canonical", "commit_of", "config_hash", "differences", "entry_of",
+    "environment", "evaluation_of", "plain", "since",
 ]  # fmt: skip
 
 # What decides a run's results; the rest of a config is about where and when.
@@ -32,6 +32,11 @@ _IDENTITY = (
     "method", "stream", "net", "batch_size", "epochs", "entries", "evaluations", "eval_every",
     "online", "seeds", "precision", "lanes", "loop",
 )  # fmt: skip
+# Likewise, where a config has them: what no name tells, and the word of the user's for it.
+_MORE = ("identity", "id")
+# Words of ``cljax.identity`` between the names that a user gave.
+_OF_JSON = ("attributes", "closure", "ends", "entries", "fields", "function", "globals", "values")
+_KINDS = {"class", "function", "object", "partial", "tuple", "unknown", "wrapped"}
 
 
 def canonical(value: Any) -> str:
@@ -61,8 +66,9 @@ def plain(value: Any) -> Any:
         return plain(np.asarray(value).tolist())
     if isinstance(value, Path):
         return str(value)
-    if callable(value):
-        return _function(value)
+    if callable(value):  # ``cljax.identity`` tells what it is; here it is called by its name
+        named = getattr(value, "__qualname__", type(value).__qualname__)
+        return f"{value.__module__}:{named}"
     raise UserError(f"{value!r} cannot be written into a run's config; give a number or a string.")
 
 
@@ -80,38 +86,45 @@ def evaluation_of(entry: Mapping[str, Any]) -> Evaluation:
     return Evaluation(**{**entry, "readout": None if fitted is None else Readout(**fitted)})
 
 
-def _function(value: Any) -> Any:
-    """A function's name and what it closes over, such as the rate of an optax optimiser."""
-    if isinstance(value, functools.partial):
-        bound = {"arguments": value.args, "keywords": value.keywords}
-        return {"function": _function(value.func), **plain(bound)}
-    name = f"{value.__module__}:{getattr(value, '__qualname__', type(value).__qualname__)}"
-    closure = inspect.getclosurevars(value).nonlocals if inspect.isfunction(value) else {}
-    return (
-        {"function": name, "closure": {k: _tolerant(v) for k, v in closure.items()}}
-        if closure
-        else name
-    )
-
-
-def _tolerant(value: Any) -> Any:
-    try:
-        return plain(value)
-    except UserError:  # an object of the user's that a function happens to hold
-        return f"{type(value).__module__}:{type(value).__qualname__}"
-
-
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 over the parts of a config that decide the results; the run's identity."""
     identity = {name: config[name] for name in _IDENTITY}
+    identity |= {name: config[name] for name in _MORE if config.get(name)}
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """The fields of the identity in which two configs differ, such as ``method.options.lr``."""
-    return [
-        path for name in _IDENTITY for path in _paths(name, plain(a.get(name)), plain(b.get(name)))
+    paths = [
+        path
+        for name in (*_IDENTITY, *_MORE)
+        for path in _paths(name, plain(a.get(name) or {}), plain(b.get(name) or {}))
     ]
+    named = dict.fromkeys(_as_written(path) for path in paths)
+    return [path for path in named if path not in ("mark", "unknown")]
+
+
+def _as_written(path: str) -> str:
+    """A path into what a run is made of, as its owner would write it: less what JSON adds."""
+    parts = path.split(".")
+    if parts[0] != "identity":
+        return path
+    return ".".join(part for part in parts[1:] if part not in _OF_JSON)
+
+
+def another_run(folder: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Why the run in a folder, by its config, is not the one of ``config``: one sentence."""
+    fields, own = differences(stored, config)[:4], config.get("identity", {})
+    if "mark" in own and not fields:
+        return (
+            f"The run in {folder} is neither read back nor continued, because "
+            f"{own['unknown'][0]} cannot be told by its content; pass id='...' from the first run "
+            "on to say that it is the same, or name another folder."
+        )
+    return (
+        f"The output folder {folder} holds another run: {', '.join(fields)} differ; name another "
+        "folder."
+    )
 
 
 def environment() -> dict[str, Any]:
@@ -121,6 +134,7 @@ def environment() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "versions": versions,
+        "settings": settings(),
         "device": {
             "backend": device.platform,
             "kind": device.device_kind,
@@ -129,6 +143,14 @@ def environment() -> dict[str, Any]:
         "commit": commit_of(Path(__file__).parents[1]),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+def since(config: Mapping[str, Any]) -> list[str]:
+    """What that can change bits is other now than when a run was made; see ``cljax.settings``."""
+    packages = {name: _version(name) for name in config.get("packages", ())}
+    now = environment()
+    versions = dict(now["versions"]) | packages
+    return changes(config, now | {"packages": list(packages), "versions": versions})
 
 
 def _version(name: str) -> str | None:
@@ -173,7 +195,7 @@ def _installed_commit(distribution: str) -> str | None:
 def _paths(name: str, a: Any, b: Any) -> list[str]:
     if a == b:
         return []
-    if isinstance(a, dict) and isinstance(b, dict):
+    if isinstance(a, dict) and isinstance(b, dict) and not _KINDS & (set(a) ^ set(b)):
         keys = sorted(set(a) | set(b))
         return [path for key in keys for path in _paths(f"{name}.{key}", a.get(key), b.get(key))]
     return [name]

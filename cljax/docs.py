@@ -143,7 +143,7 @@ def _index(modules: list[ModuleType]) -> str:
     """A page with all modules, and what each is in a line."""
     rows = []
     for module in modules:
-        name, line = module.__name__, _text(module).strip().splitlines()[0].replace("``", "")
+        name, line = module.__name__, _text(module).strip().partition("\n")[0].replace("``", "")
         link = f'<a href="{_place(name)}">{name}</a>'
         rows.append(f"<tr><td>{link}</td><td>{escape(line)}</td></tr>")
     title = f"{modules[0].__name__} {getattr(modules[0], '__version__', '')}".strip()

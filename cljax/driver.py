@@ -21,6 +21,7 @@ import jax
 from cljax import checkpoint
 from cljax.checkpoint import Snapshot
 from cljax.errors import Diverged, Interrupted
+from cljax.interrupts import waits
 from cljax.lanes import Event, Lane, Place, Setup, advance, agreed, recorded, snapshot
 
 __all__ = ["Checkpoints", "drive"]
@@ -56,6 +57,7 @@ def drive(
     checkpoints: Checkpoints | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     spent: Mapping[str, float] | None = None,
+    began: float | None = None,
 ) -> dict[str, float]:
     """Advances every lane to its end, a unit of work at a time.
 
@@ -65,18 +67,21 @@ def drive(
       finish: called in the calling thread with each lane that ended; True if what it left is
         kept elsewhere, so that no checkpoint need hold it.
       interrupted: asked after each unit; once it is True, lanes stop at their segments' ends.
-      spent: seconds of earlier attempts, counted on.
+      spent: seconds before and in earlier attempts, counted on; ``total_s`` is of the clock.
+      began: when this attempt did, by ``time.perf_counter``; None is now.
 
     Returns:
-      Seconds of training and of evaluation, summed over threads.
+      Seconds of training and of evaluation, summed over threads, and the others of ``spent``.
 
     Raises:
       Interrupted: when asked to stop, after the last checkpoint is written.
       Diverged: as ``emit`` does, after a checkpoint that was being collected is written.
+      KeyboardInterrupt: by a second signal, without waiting for what the threads do.
     """
     end = len(setup.items)
     outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    seconds = {"train_s": 0.0, "eval_s": 0.0} | dict(spent or {})
+    seconds = {"train_s": 0.0, "eval_s": 0.0, "total_s": 0.0} | dict(spent or {})
+    began = time.perf_counter() if began is None else began
     at = list(places)
     waiting = collections.deque(i for i, place in enumerate(at) if place.item < end)
     ended = {i for i, place in enumerate(at) if place.item == end}
@@ -110,6 +115,9 @@ def drive(
         else:
             work()
 
+    def counted() -> dict[str, float]:
+        return {**seconds, "total_s": seconds["total_s"] + time.perf_counter() - began}
+
     def report(events: Sequence[Event]) -> None:
         for event in events:
             emit(event)
@@ -138,13 +146,13 @@ def drive(
         """Writes the copies, and the lanes that are not under way."""
         nonlocal saving, number
         assert checkpoints is not None
-        folder, identity, _, _, keep = checkpoints
+        folder, identity, keep = checkpoints.folder, checkpoints.identity, checkpoints.keep
         standing = {
             lane: snapshot(setup, lanes[lane], place)
             for lane, place in enumerate(at)
             if lane not in active | elsewhere and place.item >= 0
         }
-        whole, own = _whole(setup, lanes, {**standing, **copies}, seconds), number
+        whole, own = _whole(setup, lanes, {**standing, **copies}, counted()), number
         saving, number = True, number + 1
         if jax.process_index() == 0:
             write = lambda: checkpoint.save(folder, whole, identity, number=own, keep=keep)
@@ -224,12 +232,12 @@ def drive(
             raise diverged
         if stopping and len(ended) < len(lanes):
             raise Interrupted("Interrupted at a segment's end.")
-    except BaseException:
-        pool.shutdown(wait=True, cancel_futures=True)
+    except BaseException as error:
+        pool.shutdown(wait=waits(error), cancel_futures=True)
         raise
     finally:
         saver.shutdown(wait=True)
-    return seconds
+    return counted()
 
 
 def _updates(setup: Setup, before: Place, after: Place) -> int:

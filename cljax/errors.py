@@ -13,12 +13,14 @@ import numpy as np
 from jax.core import Tracer
 
 __all__ = [
-    "MOST", "Diverged", "Interrupted", "UserError", "as_numbers", "check_above_zero",
-    "check_callable", "check_counts", "check_finite", "check_flag", "check_known", "check_path",
-    "check_positive", "check_rate", "check_share", "check_text", "given", "in_words",
+    "AT_ONCE", "MOST", "RESUMABLE", "Diverged", "Interrupted", "UserError", "as_numbers",
+    "check_above_zero", "check_callable", "check_counts", "check_finite", "check_flag",
+    "check_known", "check_path", "check_positive", "check_rate", "check_share", "check_text",
+    "given", "in_words",
 ]  # fmt: skip
 
 MOST = 2**31 - 1  # of what is counted in int32: examples, updates, slots
+RESUMABLE, AT_ONCE = 75, 130  # exit codes: interrupted and kept; interrupted with nothing kept
 
 
 class UserError(ValueError):
@@ -30,7 +32,19 @@ class Diverged(UserError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was asked to stop and did, at a segment's end (exit code 75)."""
+    """A run that was asked to stop and did, at a segment's end.
+
+    ``kept``: whether it can go on from there (exit code 75), or starts anew (130).
+    """
+
+    def __init__(self, message: str = "", *, kept: bool = True) -> None:
+        super().__init__(message)
+        self.kept = kept
+
+    @property
+    def code(self) -> int:
+        """The exit code of a command that it ended."""
+        return RESUMABLE if self.kept else AT_ONCE
 
 
 def check_positive(**counts: Any) -> None:

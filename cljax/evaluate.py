@@ -63,8 +63,11 @@ class TestData(NamedTuple):
     counts: np.ndarray
 
 
-def test_data(stream: Stream) -> TestData:
+def test_data(stream: Stream, evaluations: Sequence[Evaluation] = ()) -> TestData:
     """A stream's tests on the device, as ``correct_fn`` takes them.
+
+    Args:
+      evaluations: as ``test_rows`` takes them.
 
     Raises:
       UserError: for a stream with a class order for each seed; take ``of_seed`` of it.
@@ -74,7 +77,7 @@ def test_data(stream: Stream) -> TestData:
             f"The stream {stream.name} has a class order for each seed, so its tests are those of "
             "a seed; take cljax.streams.base.of_seed(stream, seed)."
         )
-    rows, mask, counts = test_rows(stream.test_index)
+    rows, mask, counts = test_rows(stream.test_index, evaluations=evaluations)
     return TestData(*test_images(stream), jnp.asarray(rows), jnp.asarray(mask), counts)
 
 
@@ -137,19 +140,28 @@ def correct_fn(
     transform: Transform,
     class_mask: np.ndarray,
 ) -> Callable[..., Array]:
-    """``(views, data, task, allowed) -> []``, how many test images of ``task`` come out right.
+    """``(views, data, task, allowed, learned=None) -> []``: tests of ``task`` that come out right.
 
     ``views`` are the views of ``predictors_of(evaluation)`` by name; ``task`` [] int32 and
-    ``allowed`` [C] bool are traced, so one program serves every entry.
+    ``allowed`` [C] bool are traced, so one program serves every entry. ``learned`` [] int32 is the
+    row of ``class_mask`` that the tests belong to; None: tests are numbered as it is.
+
+    Args:
+      class_mask: [T, C] bool, of the stream that was learned, whatever tests are asked.
     """
     predictor = predictors[evaluation.predictor]
     owner, place = jnp.asarray(class_mask), jnp.asarray(places(class_mask))
 
-    def correct(views: Mapping[str, PyTree], data: TestData, task: Array, allowed: Array) -> Array:
+    def correct(
+        views: Mapping[str, PyTree], data: TestData, task: Array, allowed: Array,
+        learned: Array | None = None,
+    ) -> Array:  # fmt: skip
+        learned = task if learned is None else learned
+
         def chunk(total: Array, rows_mask: tuple[Array, Array]) -> tuple[Array, None]:
             rows, mask = rows_mask
             batch = unlabelled(data, transform, rows, mask, task)
-            told = jnp.full(rows.shape, task, jnp.int32)
+            told = jnp.full(rows.shape, learned, jnp.int32)
             outputs = jnp.broadcast_to(allowed[None], (*rows.shape, *allowed.shape))
             if evaluation.continuum is not None:
                 scores = predictors[evaluation.infer].scores(views[evaluation.infer], batch)
@@ -164,7 +176,7 @@ def correct_fn(
             elif evaluation.hit == "place":
                 hits = place[guess] == place[data.y[rows]]
             else:
-                hits = owner[task][guess]
+                hits = owner[learned][guess]
             return total + jnp.sum(hits & mask, dtype=jnp.int32), None
 
         zero = jnp.zeros((), jnp.int32)

@@ -51,7 +51,7 @@ def variant(
     documentation = inspect.getdoc(factory) or ""
     for argument in fixed:
         documentation = re.sub(rf"\n  {argument}:.*(\n    .*)*", "", documentation)
-    documentation = summary + documentation[documentation.index("\n") :]
+    documentation = summary + "".join(documentation.partition("\n")[1:])  # none under -OO
     dress(make, name, factory, signature.replace(parameters=parameters), documentation)
     return make
 

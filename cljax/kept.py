@@ -14,8 +14,6 @@ method learns for its weights (``State.alpha``, La-MAML, arXiv:2007.13904), all 
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cljax import artefacts
+from cljax import artefacts, files
 from cljax.checkpoint import host_copy
 from cljax.errors import UserError
 from cljax.memory import reservoir, ring
@@ -99,9 +97,8 @@ def read(folder: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return files.read_arrays(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); run again in another folder.") from error
 
 

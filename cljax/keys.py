@@ -6,13 +6,59 @@ initial weights, and a resumed run continues with the keys of an unbroken one.
 
 from __future__ import annotations
 
+import operator
 import zlib
+from collections.abc import Iterable
+from typing import Any
 
 import jax
+import numpy as np
+from jax.core import Tracer
 
+from cljax.errors import UserError
 from cljax.types import Array
 
-__all__ = ["purpose"]
+__all__ = ["check_seed", "check_seeds", "derived", "purpose"]
+
+_SEEDS = 2**32  # a generator's key takes the lower 32 bits alone
+
+
+def derived(key: Array, name: str) -> Array:
+    """The key of a named purpose that belongs to another key."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def check_seed(seed: Any) -> int:
+    """A seed as a Python number.
+
+    Raises:
+      UserError: unless it is a whole number from 0 to 2**32 - 1.
+    """
+    try:
+        number = -1 if isinstance(seed, (bool, np.bool_)) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < _SEEDS:
+        raise UserError(
+            f"The seed {seed!r} must be a whole number from 0 to {_SEEDS - 1}, such as 0."
+        )
+    return number
+
+
+def check_seeds(seeds: Any) -> tuple[int, ...]:
+    """Seeds, listed, as Python numbers.
+
+    Raises:
+      UserError: for none, for one that is there twice, or for one out of range.
+    """
+    listed = not isinstance(seeds, (str, bytes)) and isinstance(seeds, Iterable)
+    listed = listed and getattr(seeds, "ndim", 1) == 1
+    chosen = tuple(map(check_seed, seeds)) if listed else ()
+    if not chosen:
+        raise UserError(f"seeds is {seeds!r}, but it must be a list of seeds, such as [0, 1, 2].")
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"seeds are {list(chosen)}, but they must be distinct.")
+    return chosen
 
 
 def purpose(seed: int, name: str, *counters: int) -> Array:
@@ -20,8 +66,13 @@ def purpose(seed: int, name: str, *counters: int) -> Array:
 
     The counter-based generator is named, not JAX's default, so that a change of the default
     changes no run.
+
+    Raises:
+      UserError: for a seed below 0 or above 2**32 - 1.
     """
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), zlib.crc32(name.encode()))
+    if not isinstance(seed, Tracer):
+        seed = check_seed(seed)
+    key = derived(jax.random.key(seed, impl="threefry2x32"), name)
     for counter in counters:
         key = jax.random.fold_in(key, counter)
     return key

@@ -42,6 +42,8 @@ from cljax.evaluate import (
 )
 from cljax.evaluate_readout import check_readouts, fitted_rows
 from cljax.factories import real_options
+from cljax.interrupts import at_once
+from cljax.keys import check_seed
 from cljax.lanes import START, Divergence, Event, Lane, Place, Record, Setup, restored
 from cljax.methods.common import check_features, with_features
 from cljax.nets.transfer import convolves
@@ -50,6 +52,7 @@ from cljax.segments import (
     CLASS_ORDER,
     Batching,
     Carry,
+    arriving,
     compile_programs,
     device_plan,
     put,
@@ -72,7 +75,7 @@ class History(NamedTuple):
     evaluations: Mapping[str, np.ndarray]  # name -> accuracy matrices [S, T+1, T], NaN: not asked
     test_counts: np.ndarray  # [T]
     losses: np.ndarray  # [S, U], mean loss each update reported
-    online_correct: np.ndarray | None  # [S, U]
+    online_correct: np.ndarray | None  # [S, U], right among the new examples of each update
     batch_sizes: np.ndarray  # [U], examples of each update
     # by evaluation, per run: (step, [T] accuracies)
     anytime: Mapping[str, tuple[tuple[tuple[int, np.ndarray], ...], ...]]
@@ -81,6 +84,7 @@ class History(NamedTuple):
     time: Mapping[str, float]  # seconds; train_s and eval_s are summed over threads
     # per run: row of the matrix -> histogram of learned rates, see ``cljax.kept``
     rates: tuple[Mapping[int, np.ndarray], ...] = ()
+    online_sizes: np.ndarray | None = None  # [U], new examples of each update
 
 
 def resolve_lanes(lanes: Lanes) -> str:
@@ -99,7 +103,7 @@ def learn(
     *,
     batch_size: int,
     epochs: int = 1,
-    evaluations: Sequence[Evaluation] = (Evaluation(),),
+    evaluations: Sequence[Evaluation] | None = None,
     entries: str = "lower",
     eval_every: int = 0,
     online: bool = False,
@@ -117,6 +121,7 @@ def learn(
     checkpoints: Checkpoints | None = None,
     interrupted: Callable[[], bool] = lambda: False,
     on_finish: Callable[[int, History], None] | None = None,
+    spent_s: float = 0.0,
 ) -> History | None:
     """Trains on a stream, task after task, once for each seed.
 
@@ -126,10 +131,12 @@ def learn(
       seeds: one a run.
       batch_size: examples an update.
       epochs: passes over each task.
-      evaluations: ways to fill an accuracy matrix; the first is the headline.
+      evaluations: ways to fill an accuracy matrix; the first is the headline. None: one of the
+        logits, over the example's own head in multi-head streams, else over all outputs.
       entries: which entries to fill: "diagonal-last", "lower" or "full".
       eval_every: also test the tasks seen so far every so many updates; 0: never.
-      online: count each batch's right predictions before learning from it.
+      online: count right predictions on each batch's new examples before learning from them, over
+        the outputs that the losses see.
       settings: for each run, other values of the method's real options.
       validate: test on each seed's validation rows instead of the tests, for tuning.
       labels: a name for each run, by which a checkpoint knows it again; None: its number.
@@ -147,6 +154,8 @@ def learn(
       interrupted: asked between segments; once it is True, the run is kept and stops.
       on_finish: called with a run's number and its own history as soon as it ends; what it
         leaves is then forgotten here, and the whole history is not returned.
+      spent_s: seconds of preparing before this call, which the times include; those of earlier
+        attempts are in the checkpoint and count too.
 
     Raises:
       UserError: for counts below 1, an unknown choice, a stream without what ``method`` needs, or
@@ -162,6 +171,7 @@ def learn(
     check_evaluations(evaluations)
     check_above_zero(segment_seconds=segment_seconds)
     check_progress(progress)
+    seeds = [check_seed(seed) for seed in seeds]
     if segment is not None:
         check_positive(segment=segment)
     if lanes_at_a_time is not None:
@@ -183,6 +193,8 @@ def learn(
     check_network(model, spec.example, stream.num_classes, stream.name)
     bind = lambda method: with_features(method.bind(model, spec), model)
     learner = bind(method)
+    if evaluations is None:
+        evaluations = (Evaluation(scenario="task" if stream.multi_head else "domain"),)
     _check_evaluations(evaluations, learner, stream)
     if any(e.predictor == "features" for e in evaluations):
         check_features(method.bind(model, spec), model, spec)
@@ -216,8 +228,8 @@ def learn(
     made = [_lane(bundle, names, seeds, hypers, made_of, batching, own_tests) for bundle in bundles]
     emit = progress or (lambda event: None)
     emit(Event("compile"))
-    workers = len(os.sched_getaffinity(0)) if policy == "threads" else 1
-    with ThreadPoolExecutor(workers) as pool:
+    workers = _cores() if policy == "threads" else 1
+    with at_once(ThreadPoolExecutor(workers)) as pool:
         shapes = {name: rows for (name, _), rows in made[0].plans.items()}
         programs = compile_programs(
             lambda hyper: bind(_remade(method, hyper)),
@@ -225,14 +237,19 @@ def learn(
             tuple(evaluations), own_tests=own_tests, online=online, loop=loop, batching=batching,
             pool=pool,
         )  # fmt: skip
-        compile_s = time.perf_counter() - began
+        compiled_s = time.perf_counter() - began
         blank = np.full((stream.num_tasks + 1, stream.num_tasks), np.nan)
         setup = Setup(
             programs, data, images, stream, tuple(evaluations), entries, items, segment,
             segment_seconds, None if checkpoints is None else checkpoints.every_updates,
             [Record({e.name: blank.copy() for e in evaluations}) for _ in seeds],
         )  # fmt: skip
-        places, spent = _resumed(setup, made, checkpoints, emit)
+        places, earlier = _resumed(setup, made, checkpoints, emit)
+        spent = {name: earlier.get(name, 0.0) for name in ("train_s", "eval_s")} | {
+            "data_s": earlier.get("data_s", 0.0) + spent_s,
+            "compile_s": earlier.get("compile_s", 0.0) + compiled_s,
+            "total_s": earlier.get("total_s", 0.0) + spent_s,
+        }
         finals: dict[int, Carry] = {}
 
         def history(finals: Mapping[int, Carry], spent: Mapping[str, float]) -> History:
@@ -240,7 +257,7 @@ def learn(
             return _history(
                 setup, learner, [seeds[i] for i in numbers], [finals[i] for i in numbers],
                 [setup.records[i] for i in numbers], plans[seeds[0]], online,
-                tests[seeds[numbers[0]]].counts, {"compile_s": compile_s, **spent},
+                tests[seeds[numbers[0]]].counts, spent,
             )  # fmt: skip
 
         def finish(number: int, place: Place) -> bool:
@@ -251,7 +268,7 @@ def learn(
                 finals.update(own)
                 return False
             for member, carry in own.items():
-                on_finish(member, history({member: carry}, {}))
+                on_finish(member, history({member: carry}, {"compile_s": spent["compile_s"]}))
             return True
 
         def watch(event: Event) -> None:
@@ -265,7 +282,7 @@ def learn(
         window = 1 if batching is not None else lanes_at_a_time or _BESIDE * workers
         spent = drive(
             setup, made, places, pool, window=window, emit=watch, finish=finish,
-            checkpoints=checkpoints, interrupted=interrupted, spent=spent,
+            checkpoints=checkpoints, interrupted=interrupted, spent=spent, began=began,
         )  # fmt: skip
     return None if on_finish is not None else history(finals, spent)
 
@@ -387,15 +404,15 @@ def _resumed(
     lanes: Sequence[Lane],
     checkpoints: Checkpoints | None,
     emit: Callable[[Event], None],
-) -> tuple[list[Place], Mapping[str, float] | None]:
+) -> tuple[list[Place], Mapping[str, float]]:
     """Where each lane goes on, from the newest whole checkpoint, and the seconds spent on it."""
     if checkpoints is None:
-        return [START] * len(lanes), None
+        return [START] * len(lanes), {}
     kept, skipped = checkpoint.newest(checkpoints.folder, checkpoints.identity)
     for sentence in skipped:
         emit(Event("note", note=sentence))
     if kept is None:
-        return [START] * len(lanes), None
+        return [START] * len(lanes), {}
     try:
         return [restored(setup, lane, kept) for lane in lanes], kept.position["time"]
     except (KeyError, ValueError) as error:
@@ -403,6 +420,13 @@ def _resumed(
             f"The checkpoint in {checkpoints.folder} does not fit this run ({error}); remove it, "
             "or run in another folder."
         ) from error
+
+
+def _cores() -> int:
+    """Cores that this process may use; where nobody says, those that there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _split(values: PyTree, lane: Lane) -> list[PyTree]:
@@ -445,7 +469,16 @@ def _history(
         tuple(record.divergence for record in records),
         dict(spent),
         tuple(dict(sorted(record.rates.items())) for record in records),
+        _new_examples(rows, setup.stream).sum(axis=1) if online else None,
     )
+
+
+def _new_examples(rows: StepPlan, stream: Stream) -> np.ndarray:
+    """[U, B] bool, the examples of a plan that online accuracy counts."""
+    return arriving(
+        rows.mask, rows.index, rows.task, rows.current, rows.first_pass,
+        boundaries=stream.boundaries,
+    )  # fmt: skip
 
 
 def _curve(record: Record, name: str) -> tuple[tuple[int, np.ndarray], ...]:

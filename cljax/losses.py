@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from cljax.nets.masked import masked
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec, Variables
 
 __all__ = [
@@ -16,9 +17,11 @@ __all__ = [
     "head_mask", "masked_mean",
 ]  # fmt: skip
 
-# (params, model_state, examples, mask=None) -> (losses [B], model_state), in training mode; rows
-# outside the mask reach no statistics
-LossFn: TypeAlias = Callable[..., tuple[Array, PyTree]]
+# (params, model_state, examples, mask) -> (losses, model_state), in training mode, for examples
+# with leaves [B, ...] and a mask [B]; losses [B] are in nats. Rows outside the mask have a loss of
+# 0 and reach neither gradients nor statistics, whatever they hold; without a valid row the state
+# stays as it is.
+LossFn: TypeAlias = Callable[[Params, PyTree, Examples, Array], tuple[Array, PyTree]]
 
 
 def cross_entropy(
@@ -57,17 +60,21 @@ def distillation(
     teacher: Float[Array, "B C"],
     outputs: Bool[Array, C],
     temperature: Array | float,
+    among: Bool[Array, C] | None = None,
 ) -> Float[Array, B]:
     """``KL(softmax(teacher / tau) || softmax(logits / tau))`` over some outputs, in nats; none: 0.
 
     Args:
+      outputs: those of the teacher. among: those that the new softmax runs over, the teacher's and
+        others, whose target is 0; None: the teacher's.
       temperature: tau. The gradient shrinks as 1 / tau^2; who wants its size back multiplies.
     """
     some = jnp.any(outputs)
     where = jnp.broadcast_to((outputs | ~some)[None], logits.shape)  # over none: anything finite
+    among = where if among is None else where | among[None]
     log_old, log_new = (
-        jnp.where(where, z - jax.nn.logsumexp(z, axis=-1, where=where, keepdims=True), 0.0)
-        for z in (teacher / temperature, logits / temperature)
+        jnp.where(where, z - jax.nn.logsumexp(z, axis=-1, where=over, keepdims=True), 0.0)
+        for z, over in ((teacher / temperature, where), (logits / temperature, among))
     )
     terms = jnp.where(where, jnp.exp(log_old) * (log_old - log_new), 0.0)
     return jnp.where(some, jnp.sum(terms, axis=-1), 0.0)
@@ -90,17 +97,18 @@ def head_mask(spec: Spec, task: Int[Array, B]) -> Bool[Array, "B C"] | None:
 
 
 def classification_loss(model: Model, spec: Spec) -> LossFn:
-    """The cross-entropy of ``model`` on examples of a stream, each over its own head."""
+    """The cross-entropy of ``model`` on examples of a stream, each over its own head.
+
+    In training mode; a network that keeps statistics without ``grouped`` sees repeats of the valid
+    rows in the place of others, see ``cljax.nets.masked``.
+    """
 
     def loss_fn(
-        params: Params, model_state: PyTree, examples: Examples, mask: Array | None = None
+        params: Params, model_state: PyTree, examples: Examples, mask: Array
     ) -> tuple[Array, PyTree]:
         variables = Variables(params, model_state)
-        if mask is None or model.grouped is None:
-            output, model_state = model.apply(variables, examples.x, True)
-        else:
-            output, model_state = model.grouped(variables, examples.x, mask[:, None])
+        output, model_state = masked(model, variables, examples.x, mask, repeat=True)
         losses = cross_entropy(output.logits, examples.y, head_mask(spec, examples.task))
-        return losses, model_state
+        return jnp.where(mask, losses, 0.0), model_state
 
     return loss_fn

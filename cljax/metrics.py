@@ -14,12 +14,13 @@ task i, both from 0) and ``a0(j)`` is row 0. Every accuracy is a fraction in [0,
     F           a(0, 0) - a(T-1, 0)                            two entries
 
 The functions return NaN where an entry they need is NaN; ``compute`` instead leaves such a
-measure out and says why.
+measure out and says why, as it does with one that has no meaning (``unmeasured``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -28,11 +29,11 @@ from numpy.typing import ArrayLike
 from cljax.errors import UserError, as_numbers
 
 __all__ = [
-    "LOWER_IS_BETTER", "NAMES", "Metrics", "average_anytime_accuracy",
+    "AFTER_EACH", "LOWER_IS_BETTER", "NAMES", "Metrics", "average_anytime_accuracy",
     "average_incremental_accuracy", "backward_transfer", "check_matrix", "compute",
     "compute_online", "entries_of", "evaluated", "forgetting", "forgetting_rate",
     "forward_transfer", "learning_accuracy", "prequential_accuracy", "retained_accuracy",
-    "seen_accuracy",
+    "seen_accuracy", "unmeasured",
 ]  # fmt: skip
 
 
@@ -197,12 +198,13 @@ def forgetting_rate(matrix: ArrayLike) -> np.ndarray:
 def prequential_accuracy(correct: ArrayLike, batch_sizes: ArrayLike) -> np.ndarray:
     """Share of the stream's training examples classified right just before learning from them.
 
+    Each counts once, when it arrives: not in later passes, nor where it is replayed.
     ``sum_u correct(u) / sum_u n(u)`` over updates (predictive sequential error: Gama et al. 2013,
     Machine Learning 90; online accuracy in Cai et al. 2021, arXiv:2108.09020).
 
     Args:
-      correct: [..., U] examples of each update classified right.
-      batch_sizes: [U] examples of each update.
+      correct: [..., U] new examples of each update classified right.
+      batch_sizes: [U] new examples of each update.
 
     Returns:
       [...] fractions.
@@ -261,12 +263,31 @@ class _Rule(NamedTuple):
     min_tasks: int = 1
 
 
-def compute(matrix: ArrayLike, counts: ArrayLike) -> Metrics:
+# What speaks of the moment at which a task has been learned, or of what was lost since.
+AFTER_EACH = ("LA", "BTI", "FWT", "forgetting", "AIA", "F")
+
+
+def unmeasured(method: Mapping[str, str], stream: str, *, boundaries: bool) -> dict[str, str]:
+    """Measures that have no meaning for a method on a stream, and why.
+
+    Args:
+      method: its ``Method.unmeasured``. stream: its name.
+      boundaries: whether the stream has tasks that end.
+    """
+    reason = f"the tasks of {stream} have no ends, so there is no moment after one of them."
+    without = {} if boundaries else dict.fromkeys(AFTER_EACH, reason)
+    return {**without, **method}
+
+
+def compute(
+    matrix: ArrayLike, counts: ArrayLike, without: Mapping[str, str] = MappingProxyType({})
+) -> Metrics:
     """All measures that an accuracy matrix allows: RA, LA, BTI, FWT, forgetting, AIA and F.
 
     Args:
       matrix: [..., T+1, T] accuracies with the row before training first, NaN = not evaluated.
       counts: [T] test examples of each task.
+      without: measures that have no meaning here, and why; see ``unmeasured``.
 
     Returns:
       Metrics ``(values, absent)``: each measure ``[...]``, one value per seed and never NaN; one
@@ -281,7 +302,7 @@ def compute(matrix: ArrayLike, counts: ArrayLike) -> Metrics:
     values: dict[str, np.ndarray] = {}
     absent: dict[str, str] = {}
     for name, rule in _RULES.items():
-        reason = _missing(matrix, rule)
+        reason = without.get(name) or _missing(matrix, rule)
         if reason is None:
             values[name] = rule.value(matrix, counts)
         else:
@@ -298,8 +319,8 @@ def compute_online(
     """The measures taken while learning: ``prequential_accuracy``, ``average_anytime_accuracy``.
 
     Args:
-      correct: [S, U] examples of each update classified right before learning; None: not counted.
-      batch_sizes: [U] examples of each update.
+      correct: [S, U] new examples of each update classified right; None: not counted.
+      batch_sizes: [U] new examples of each update.
       anytime: for each of S seeds, [P, T] accuracies at the evaluation points, NaN = unseen.
       seen: [P] tasks seen at each point; None: those that are not NaN.
 
@@ -310,6 +331,8 @@ def compute_online(
     absent: dict[str, str] = {}
     if correct is None:
         absent["prequential_accuracy"] = "online accuracy was not counted; run with online=True."
+    elif not np.size(correct) or not np.sum(batch_sizes):
+        absent["prequential_accuracy"] = "no seed learned from a new example to the end."
     else:
         values["prequential_accuracy"] = prequential_accuracy(correct, batch_sizes)
     points = [np.asarray(a, np.float64) for a in anytime]
@@ -334,7 +357,7 @@ def _missing(matrix: np.ndarray, rule: _Rule) -> str | None:
     """Why a measure cannot be computed, None if it can."""
     num_tasks = matrix.shape[-1]
     if num_tasks < rule.min_tasks:
-        return f"needs at least {rule.min_tasks} tasks, the stream has {num_tasks}."
+        return f"needs at least {rule.min_tasks} tasks, but the stream has {num_tasks}."
     needed = rule.needed(num_tasks)
     lacking = (np.isnan(matrix) & needed).sum(axis=(-2, -1)).reshape(-1)  # [S]
     seeds = np.flatnonzero(lacking)
@@ -409,7 +432,7 @@ _RULES: Mapping[str, _Rule] = {
     ),
     "BTI": _Rule(
         lambda a, n: backward_transfer(a), lambda t: _last(t) | _own(t),
-        "the accuracies on each task after learning it and after the last task", "diagonal-last",
+        "the accuracies on each task after learning it and after the last task", "diagonal-last", 2,
     ),
     "FWT": _Rule(
         lambda a, n: forward_transfer(a), _next,
@@ -419,7 +442,7 @@ _RULES: Mapping[str, _Rule] = {
     "AIA": _Rule(average_incremental_accuracy, _lower, _TRIANGLE, "lower"),
     "F": _Rule(
         lambda a, n: forgetting_rate(a), _first,
-        "the accuracies on task 0 after it and after the last task", "diagonal-last",
+        "the accuracies on task 0 after it and after the last task", "diagonal-last", 2,
     ),
 }  # fmt: skip
 

@@ -9,7 +9,6 @@ Accuracies come in as fractions and are shown in percent.
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,13 @@ from numpy.typing import ArrayLike
 
 from cljax import plot_parts as parts
 from cljax.errors import UserError, as_numbers, in_words
-from cljax.metrics import check_matrix, seen_accuracy
+from cljax.files import (
+    writing,
+)
+from cljax.metrics import (
+    check_matrix,
+    seen_accuracy,
+)
 from cljax.plot_exemplars import exemplar_grid, outer_loss
 from cljax.plot_features import tsne
 from cljax.plot_report import forgetting_bars, rate_histograms
@@ -227,16 +232,9 @@ def save(fig: Figure | Axes, path: str | os.PathLike[str], dpi: int = 200) -> Pa
     if path.suffix.lower() != ".png":
         raise UserError(f"a plot's path is {path}, but it must end in .png.")
     figure: Any = fig.figure
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with beside.open("xb") as file:
-            # No software version inside: the same numbers give the same bytes.
-            figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with writing(path) as file:
+        # No software version inside: the same numbers give the same bytes.
+        figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
     return path
 
 

@@ -12,8 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import jax
+import numpy as np
 
-from cljax import resolve
+from cljax import (
+    protocol,
+    resolve,
+)
 from cljax.checks import (
     check_evaluations,
     check_method,
@@ -23,14 +27,17 @@ from cljax.checks import (
 from cljax.config import config_hash, entry_of, environment, plain
 from cljax.errors import UserError, check_counts, check_flag, check_known, check_positive
 from cljax.evaluate import Evaluation
+from cljax.keys import check_seed, check_seeds
 from cljax.learn import resolve_lanes
+from cljax.made_of import identify, net_name
 from cljax.methods.common import with_features
 from cljax.methods.pretrained import pretrained
+from cljax.metrics import unmeasured
 from cljax.recipes import Recipe, default
 from cljax.streams.base import Stream, check_stream
 from cljax.types import Learner, Method, Model, Net, Readout
 
-__all__ = ["Options", "Prepared", "begun_as", "learner_of", "make", "prepare"]
+__all__ = ["Options", "Prepared", "begun_as", "learner_of", "make", "prepare", "seeds_of"]
 
 
 class Prepared(NamedTuple):
@@ -58,7 +65,9 @@ class Options(TypedDict, total=False):
     lanes: str
     loop: str
     precision: str
+    id: str | None
     origins: Mapping[str, str] | None
+    tuning: Mapping[str, Any] | None
 
 
 def prepare(
@@ -77,12 +86,18 @@ def prepare(
     lanes: str = "auto",
     loop: str = "auto",
     precision: str = "float32",
+    id: str | None = None,  # noqa: A002, the word that users know
     origins: Mapping[str, str] | None = None,
+    tuning: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Resolves names, opens the data and fixes the config of a run.
 
+    A method given by name takes the recipe of its pair with the stream's name, with its network,
+    batch size, epochs and entries; one given as an object is what it was made with, and those are
+    the library's defaults. Either is the same for a stream by name and as an object.
+
     Args:
-      seeds: how many (0, 1, ...), or which.
+      seeds: how many (0, 1, ...), or which, from 0 to 2**32 - 1.
       net, batch_size, epochs, entries: instead of the recipe's.
       eval_every: also test the tasks seen so far every so many updates.
       online: count right predictions on each batch before learning from it.
@@ -92,7 +107,10 @@ def prepare(
         what features have forgotten (``cljax.readout``).
       lanes, loop: how seeds and updates are run; see ``cljax.learn.learn``.
       precision: "float32" or "float64" (which needs ``jax_enable_x64``).
+      id: names what cannot be told of own objects by their content, and is part of the identity:
+        the same id says that they are the same.
       origins: where values came from, by option, for the record.
+      tuning: how values were chosen, for the record; see ``cljax.sweep.tuning``.
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.
@@ -105,7 +123,11 @@ def prepare(
             f"precision is {precision} with jax_enable_x64={x64}, but the two must agree; call "
             "jax.config.update('jax_enable_x64', ...) first."
         )
-    recipe, method, source = _resolve(what, stream)
+    chosen = seeds_of(seeds)
+    if id is not None and (not isinstance(id, str) or not id):
+        raise UserError(f"id is {id!r}, but it must be a text that names what a run is made of.")
+    recipe, method, source, notices = _resolve(what, stream)
+    given = method
     if source.pretraining is not None:
         method = pretrained(method, source.pretraining)
     network = recipe.net if net is None else net
@@ -117,6 +139,8 @@ def prepare(
     check_evaluations(evaluations)
     model = model_of(network, source.num_classes)
     learner = _bound(method, model, source, size)
+    if tuning is not None:
+        recipe, notices = dataclasses.replace(recipe, tuning=tuning), []
     asked = (
         tuple(evaluations or ())
         or learner.evaluations
@@ -128,6 +152,9 @@ def prepare(
     )
     if readout:
         asked += (Evaluation("readout", "features", "task", readout=Readout()),)
+    parts = identify(given, network, source, asked, id)
+    source = dataclasses.replace(source, checksum=parts.checksum)
+    surroundings = environment()
     config = {
         "method": {"name": method.name, "options": plain(method.options)},
         "stream": {
@@ -136,8 +163,8 @@ def prepare(
             "checksum": source.checksum,
         },
         "stream_options": plain(recipe.stream_options),
-        "net": getattr(network, "__name__", "custom"),
-        "seeds": list(_seeds(seeds)),
+        "net": net_name(network),
+        "seeds": list(chosen),
         "batch_size": size,
         "epochs": recipe.epochs if epochs is None else epochs,
         "entries": recipe.entries if entries is None else entries,
@@ -147,11 +174,26 @@ def prepare(
         "lanes": resolve_lanes(lanes),  # type: ignore[arg-type]
         "loop": loop,
         "precision": precision,
-        "recipe": {"name": recipe.name, "status": recipe.status, "notes": recipe.notes},
-        "origins": dict(origins or {}),
+        "identity": parts.identity,
+        "id": id,
+        "packages": sorted(parts.packages),
+        "recipe": {"name": recipe.name, "status": _status(recipe), "notes": recipe.notes},
+        "origins": {
+            **_origins(
+                what,
+                recipe,
+                given,
+                dict(net=net, batch_size=batch_size, epochs=epochs, entries=entries),
+            ),
+            **(origins or {}),
+        },
+        "tuning": plain(recipe.tuning),
+        "notices": [*notices, *_untold(parts.identity)],
         "stream_facts": _facts(source),
         "needs": method.needs._asdict(),
-        **environment(),
+        "unmeasured": unmeasured(method.unmeasured, source.name, boundaries=source.boundaries),
+        **surroundings,
+        "versions": {**surroundings["versions"], **parts.packages},
     }
     check_positive(epochs=config["epochs"])
     if isinstance(what, (Recipe, str)) and not isinstance(stream, Stream):
@@ -190,31 +232,84 @@ def begun_as(recipe: Recipe, net: str) -> dict[str, Any] | None:
     return simple
 
 
-def _resolve(what: Recipe | Method | str, stream: Stream | str | None) -> tuple[Any, Any, Any]:
-    """The recipe (of defaults, if need be), the method and the stream."""
+def _resolve(
+    what: Recipe | Method | str, stream: Stream | str | None
+) -> tuple[Recipe, Method, Stream, list[str]]:
+    """The recipe (of defaults, if need be), the method, the stream, and notices about defaults."""
     if isinstance(what, str):
         if stream is None:
             raise UserError(f"The method {what} needs a stream; name one, or pass a recipe.")
         if not isinstance(stream, str):
             check_stream(stream)
-        what = default(what, stream) if isinstance(stream, str) else Recipe(what, stream.name)
+        what = default(what, stream if isinstance(stream, str) else stream.name)
     if isinstance(what, Recipe):
         method = make(resolve.method_factory(what.method), what.method_options, what.method)
         check_method(method)
-        if not isinstance(stream, Stream):
-            factory = resolve.stream_factory(what.stream)
-            stream = make(factory, what.stream_options, what.stream)
-            check_stream(stream)
-        return what, method, stream
+        if isinstance(stream, Stream):
+            return what, method, stream, _left_out(what, stream)
+        made = make(resolve.stream_factory(what.stream), what.stream_options, what.stream)
+        check_stream(made)
+        return what, method, made, []
     check_method(what)
     if stream is None:
         raise UserError(f"The method {what.name} needs a stream; pass one.")
-    if isinstance(stream, str):
-        name = stream
-        stream = make(resolve.stream_factory(name), {}, name)
-        return Recipe(what.name, name), what, stream
-    check_stream(stream)
-    return Recipe(what.name, stream.name), what, stream
+    by_name = isinstance(stream, str)
+    made = make(resolve.stream_factory(stream), {}, stream) if by_name else stream
+    check_stream(made)
+    return Recipe(what.name, made.name), what, made, _passed_by(what, made)
+
+
+def _left_out(recipe: Recipe, stream: Stream) -> list[str]:
+    """That a stream given as an object is not the recipe's, where the recipe has options for it."""
+    if not recipe.stream_options:
+        return []
+    shown = ", ".join(f"{name}={value}" for name, value in sorted(recipe.stream_options.items()))
+    return [f"The stream {stream.name} is as it was made; the recipe {recipe.name} has {shown}."]
+
+
+def _passed_by(method: Method, stream: Stream) -> list[str]:
+    """That a method given as an object does not take its pair's recipe, and where it differs."""
+    recipe = default(method.name, stream.name)
+    if not recipe.source:
+        return []
+    listed = plain(dict(method.options))
+    other = [
+        f"{name}={value} (here {listed[name]})"
+        for name, value in sorted(plain(recipe.method_options).items())
+        if name in listed and listed[name] != value
+    ]
+    differ = f"; it has {', '.join(other)}" if other else ", whose options it has"
+    return [
+        f"The method {method.name} is as it was made, without the recipe {recipe.name} for "
+        f"{recipe.stream}{differ}; cljax.run('{method.name}', ...) takes the recipe."
+    ]
+
+
+def _status(recipe: Recipe) -> str:
+    if recipe.tuning is None:
+        return recipe.status
+    own = protocol.tuned(recipe.tuning)
+    return f"{recipe.status}, {own}" if recipe.source else own
+
+
+def _origins(what: Any, recipe: Recipe, method: Method, given: Mapping[str, Any]) -> dict[str, str]:
+    """Where values come from: the recipe, a default, the object itself, the call, a sweep."""
+    status = recipe.status if recipe.source else "default"
+    named = isinstance(what, (Recipe, str))
+    origins = dict.fromkeys(method.options, "default" if named else "the method as it was made")
+    origins |= dict.fromkeys((*recipe.method_options, *recipe.stream_options), recipe.status)
+    origins |= {name: status if value is None else "given" for name, value in given.items()}
+    return origins | dict.fromkeys((recipe.tuning or {}).get("chosen", ()), "tuned")
+
+
+def _untold(identity: Mapping[str, Any]) -> list[str]:
+    """That a run is neither read back nor continued, if that is so."""
+    if "mark" not in identity:
+        return []
+    return [
+        f"{identity['unknown'][0]} cannot be told by its content, so this run is neither read back "
+        "nor continued; id='...' would say that it is the same."
+    ]
 
 
 def make(factory: Callable[..., Any], options: Mapping[str, Any], name: str) -> Any:
@@ -234,15 +329,17 @@ def make(factory: Callable[..., Any], options: Mapping[str, Any], name: str) -> 
         ) from error
 
 
-def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(seeds, int):
-        check_positive(seeds=seeds)
-        return tuple(range(seeds))
-    chosen = tuple(int(seed) for seed in seeds)
-    check_positive(seeds=len(chosen))
-    if len(set(chosen)) < len(chosen) or min(chosen) < 0:
-        raise UserError(f"seeds are {list(chosen)}, but they must be distinct and not negative.")
-    return chosen
+def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """How many seeds (0, 1, ...), or which ones, as a run takes them.
+
+    Raises:
+      UserError: for a number below 1, or seeds that are not from 0 to 2**32 - 1 and distinct.
+    """
+    if isinstance(seeds, (int, np.integer)) and not isinstance(seeds, bool):
+        check_positive(seeds=int(seeds))
+        check_seed(int(seeds) - 1)
+        return tuple(range(int(seeds)))
+    return check_seeds(seeds)
 
 
 def _facts(stream: Stream) -> dict[str, Any]:

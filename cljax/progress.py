@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from cljax.errors import UserError
+from cljax.files import write_bytes
 from cljax.lanes import Event
 
 __all__ = ["bar", "journal", "tensorboard"]
@@ -96,8 +97,9 @@ def journal(path: Path, progress: Progress | None, *, goes_on: bool) -> Iterator
         that is done again, the later line counts.
     """
     if goes_on and path.exists():
-        whole = path.read_bytes().rpartition(b"\n")[0]
-        path.write_bytes(whole + b"\n" if whole else b"")
+        whole, _, cut = path.read_bytes().rpartition(b"\n")
+        if cut:
+            write_bytes(path, whole + b"\n" if whole else b"")
     else:
         path.unlink(missing_ok=True)
     with open(path, "a", encoding="utf-8", buffering=1) as file:
@@ -124,16 +126,20 @@ def tensorboard(folder: Path, progress: Progress | None) -> Iterator[Progress]:
         raise UserError(
             "TensorBoard files need the extra: pip install 'cljax[tensorboard]'."
         ) from None
-    writer = SummaryWriter(str(folder))
+    writers: list[SummaryWriter] = []  # made with the first number: a refused run has no folder
 
     def write(event: Event) -> None:
         names = {"segment": "loss", "eval": "accuracy"}
         if event.kind in names and event.value is not None:
-            writer.add_scalar(f"{names[event.kind]}/seed_{event.seed}", event.value, event.step)
+            if not writers:
+                writers.append(SummaryWriter(str(folder)))
+            name = f"{names[event.kind]}/seed_{event.seed}"
+            writers[0].add_scalar(name, event.value, event.step)
         if progress is not None:
             progress(event)
 
     try:
         yield write
     finally:
-        writer.close()
+        for writer in writers:
+            writer.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,18 +10,29 @@ import numpy as np
 from cljax.published import published, sources_of
 from cljax.stats import Cell, Verdict, equivalence
 
-__all__ = ["compare", "paragraph", "table"]
+__all__ = ["compare", "paragraph", "table", "tuned"]
 
 _MARGINS = {"mnist": 0.015}  # of equivalence, by the start of a stream's name
 _MARGIN = 0.02
 _FIRST = ("RA", "LA", "BTI")  # the headline, in this order
 
 
-def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    """Metrics in percent with 95 % intervals, and the published numbers where they apply."""
+def table(
+    config: Mapping[str, Any], results: Mapping[str, Any], changed: Sequence[str] = ()
+) -> str:
+    """Metrics in percent with 95 % intervals, and the published numbers where they apply.
+
+    Args:
+      changed: what can change bits and is other now than when a run was made.
+    """
     seeds = results["seeds"]
     head = f"{results['method']} on {results['stream']}, {len(seeds)} seed{'s'[: len(seeds) > 1]}"
-    lines = [f"{head}, recipe {config['recipe']['name']}", ""]
+    lines = [f"{head}, recipe {config['recipe']['name']}"]
+    if config.get("tuning"):
+        lines.append(f"  {tuned(config['tuning'])}")
+    lines += [f"  {notice}" for notice in config.get("notices", ())]
+    lines += [f"  Made with {'; '.join(changed)}."] if changed else []
+    lines.append("")
     lost = sum(step is not None for step in results["diverged"])
     if lost == len(seeds):
         lines.append("  All seeds diverged, so there are no numbers; try smaller rates.")
@@ -36,6 +47,8 @@ def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         if cell["ci95"] is not None:
             interval = f"  [{100 * cell['ci95'][0]:.2f}, {100 * cell['ci95'][1]:.2f}]"
         lines.append(f"  {name:<24}{100 * cell['mean']:8.2f}{interval}")
+    absent = config.get("unmeasured", {})
+    lines += [f"  {name:<24}{'-':>8}  {absent[name]}" for name in _FIRST if name in absent]
     for seed, step in zip(seeds, results["diverged"], strict=True):
         if step is not None:
             lines.append(f"  seed {seed} diverged: its loss was not finite at update {step}")
@@ -49,6 +62,23 @@ def table(config: Mapping[str, Any], results: Mapping[str, Any]) -> str:
             f"{100 * verdict.diff:+.2f}: {verdict.verdict}"
         )
     return "\n".join(lines)
+
+
+def tuned(tuning: Mapping[str, Any]) -> str:
+    """How a sweep chose values, in a few words: by what, where, among which, with which budget."""
+    grid = "; ".join(f"{name} of {_listed(values)}" for name, values in tuning["grid"].items())
+    chosen = ", ".join(f"{name}={value}" for name, value in tuning["chosen"].items())
+    settings, seeds = tuning["settings"], tuning["seeds"]
+    return (
+        f"tuned by {tuning['metric']} on {tuning['on']} images of {tuning['stream']}: "
+        f"{chosen or 'the only setting'} of {settings} setting{'s'[: settings > 1]} "
+        f"({grid or 'no grid'}), seed{'s'[: len(seeds) > 1]} {_listed(seeds)}, "
+        f"{tuning['runs']} run{'s'[: tuning['runs'] > 1]} in all"
+    )
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))
 
 
 def compare(
@@ -111,13 +141,28 @@ def paragraph(config: Mapping[str, Any]) -> str:
         "tuned on test data.",
         f"Each of {len(seeds)} seeds ({', '.join(map(str, seeds))}) has its own images, order and "
         "initial weights, the same for every method.",
-        f"After each task we test with {test}; RA is the mean accuracy over all tasks at the end, "
-        "LA the mean accuracy on each task when it was learned, BTI their difference; intervals "
-        "are 95 % t-intervals over seeds, standard deviations have ddof 1.",
+        f"{_when(config)} we test with {test}; {_measures(config)}; intervals are 95 % t-intervals "
+        "over seeds, standard deviations have ddof 1.",
     ]
     if config["recipe"]["notes"]:
         sentences.append(f"Notes: {config['recipe']['notes']}")
     return " ".join(sentences)
+
+
+def _when(config: Mapping[str, Any]) -> str:
+    ends = config["stream_facts"]["boundaries"] and "AIA" not in config.get("unmeasured", {})
+    return "After each task" if ends else "At the end, and after equal parts of the updates,"
+
+
+def _measures(config: Mapping[str, Any]) -> str:
+    """What RA, LA and BTI are, and which of them are not reported."""
+    said = "RA is the mean accuracy over all tasks at the end"
+    absent = config.get("unmeasured", {})
+    if "LA" not in absent:
+        return (
+            f"{said}, LA the mean accuracy on each task when it was learned, BTI their difference"
+        )
+    return f"{said}; LA and BTI are not reported: {absent['LA'].rstrip('.')}"
 
 
 def _evaluated(entry: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from cljax.nets import NETS
 from cljax.streams import STREAMS
 from cljax.types import Net
 
-__all__ = ["Option", "method_factory", "net", "options_of", "stream_factory"]
+__all__ = ["Option", "is_code", "method_factory", "net", "options_of", "stream_factory"]
 
 
 # Options in a network's name -> keyword argument and value; any other word is an initialisation.
@@ -73,7 +73,7 @@ def net(name: str) -> Net:
         network does not take.
     """
     kind, _, rest = name.partition(":")
-    if kind not in NETS and rest and not rest[0].isdigit():
+    if is_code(name, net=True):
         return _factory("network", name, NETS)()
     check_known("network", kind, NETS)
     widths, *words = rest.split(":")
@@ -92,6 +92,14 @@ def net(name: str) -> Net:
         if option not in takes:
             raise UserError(f"The network {name} has '{word}', but {kind} does not take that.")
     return NETS[kind](*sizes, **{option: value for _, option, value in named})
+
+
+def is_code(name: str, *, net: bool = False) -> bool:
+    """Whether a name of a method or a stream, or of a network, is ``package.module:factory``."""
+    kind, _, rest = name.partition(":")
+    if not net:
+        return ":" in name
+    return kind not in NETS and rest != "" and not rest[0].isdigit()
 
 
 def _word(word: str) -> tuple[str, Any]:
@@ -143,7 +151,7 @@ def _flag_type(annotation: Any) -> Any:
 
 
 def _factory(kind: str, name: str, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if not isinstance(name, str) or ":" not in name:
+    if not isinstance(name, str) or not is_code(name):
         check_known(kind, name, known)
         return known[name]
     module, _, attribute = name.partition(":")

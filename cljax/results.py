@@ -27,12 +27,13 @@ def results_of(
     evaluations, headline, absent = {}, {}, {}
     alive = np.array([found is None for found in history.diverged])
     lost = None if alive.any() else _lost(history)
+    without = dict(config.get("unmeasured", {}))
+    if lost is not None:
+        without = dict.fromkeys(metrics.NAMES, lost)
     for i, entry in enumerate(config["evaluations"]):
         name, matrix = entry["name"], history.evaluations[entry["name"]]
-        if lost is None:
-            computed = metrics.compute(matrix[alive], history.test_counts)
-        else:
-            computed = metrics.Metrics({}, dict.fromkeys(metrics.NAMES, lost))
+        chosen = matrix if lost else matrix[alive]
+        computed = metrics.compute(chosen, history.test_counts, without)
         values = {metric: _spread(v, alive) for metric, v in computed.values.items()}
         evaluations[name] = {
             "predictor": entry["predictor"],
@@ -43,6 +44,7 @@ def results_of(
             "accuracy_matrix": _nullable(matrix),
             "test_counts": history.test_counts.tolist(),
             "metrics": values,
+            "absent": dict(computed.absent),
         }
         if "readout" in entry:
             evaluations[name]["readout"] = entry["readout"]
@@ -51,21 +53,23 @@ def results_of(
         else:  # the headline's own stands at the top
             evaluations[name]["anytime"] = _curves(history.anytime[name])
     curves = next(iter(history.anytime.values()))
+    online = metrics.Metrics({}, without)
     if lost is None:
         online = metrics.compute_online(
             None if history.online_correct is None else history.online_correct[alive],
-            history.batch_sizes,
+            history.batch_sizes if history.online_sizes is None else history.online_sizes,
             [_accuracies(p) for p, ok in zip(curves, alive, strict=True) if ok],
         )
-    else:
-        own = [entry["metric"] for entry in config["evaluations"] if entry["metric"]]
-        online = metrics.Metrics({}, dict.fromkeys(own, lost))
     headline |= {name: _spread(value, alive) for name, value in online.values.items()}
     absent |= dict(online.absent)
+    absent |= without
+    headline = {name: value for name, value in headline.items() if name not in without}
     for entry in config["evaluations"]:
-        if entry["metric"] and lost is None:
-            matrix = history.evaluations[entry["name"]]
-            headline |= _by_session(entry["metric"], matrix, history.test_counts, alive)
+        if entry["metric"]:
+            matrix, names = history.evaluations[entry["name"]], _session_names(entry["metric"])
+            found = _by_session(entry["metric"], matrix, history.test_counts, alive)
+            headline |= found
+            absent |= {name: lost or why for name, why in names.items() if name not in found}
     first = next(iter(history.evaluations.values()))
     return {
         "method": method.name,
@@ -114,8 +118,10 @@ def _by_session(
     name: str, matrix: np.ndarray, counts: np.ndarray, alive: np.ndarray
 ) -> dict[str, Any]:
     """Accuracy on all test data seen: after the last task, and after each of them."""
-    seen = metrics.seen_accuracy(matrix[alive], counts)  # [S, T]
     found = {}
+    if not alive.any():
+        return found
+    seen = metrics.seen_accuracy(matrix[alive], counts)  # [S, T]
     if not np.isnan(seen[:, -1]).any():
         found[name] = _spread(seen[:, -1], alive)
     if not np.isnan(seen).any():
@@ -124,6 +130,15 @@ def _by_session(
             part: [session[part] for session in each] for part in ("mean", "std", "ci95")
         } | {"values": np.array([session["values"] for session in each], object).T.tolist()}
     return found
+
+
+def _session_names(name: str) -> dict[str, str]:
+    """What ``_by_session`` may make, and why it would not."""
+    needs = "needs the accuracies after {} of a seed that did not diverge."
+    return {
+        name: needs.format("the last task"),
+        f"{name}_by_session": needs.format("each task") + " Evaluate with entries='lower'.",
+    }
 
 
 def _cost(method: Method, model: Model, spec: Spec, history: History) -> dict[str, Any]:

@@ -19,8 +19,17 @@ import numpy as np
 
 from cljax import artefacts, cite, protocol
 from cljax.checkpoint import FORMAT, newest_place
-from cljax.checks import check_keywords, check_progress
-from cljax.config import evaluation_of
+from cljax.checks import (
+    check_keywords,
+    check_progress,
+)
+from cljax.config import (
+    evaluation_of,
+    since,
+)
+from cljax.consent import (
+    check_consent,
+)
 from cljax.errors import (
     MOST,
     Diverged,
@@ -28,7 +37,6 @@ from cljax.errors import (
     UserError,
     check_above_zero,
     check_known,
-    check_path,
     check_positive,
     given,
     in_words,
@@ -41,15 +49,17 @@ from cljax.prepare import Options, Prepared, learner_of, prepare
 from cljax.progress import journal
 from cljax.recipes import Recipe
 from cljax.results import results_of
+from cljax.settings import decisive
 from cljax.streams.base import Stream, rows_used
 from cljax.trained import Trained
 from cljax.types import Method, PyTree
 
 __all__ = [
-    "Run", "Running", "checkpoints_of", "interval", "learn_options", "load", "resume", "run",
+    "Run", "Running", "check_running", "checkpoints_of", "interval", "learn_options", "load",
+    "resume", "run",
 ]  # fmt: skip
 
-_DECISIVE = ("cljax", "jax", "jaxlib", "flax", "optax")  # versions that a resumed run must keep
+_BEGUN = ("config.json", "metrics.jsonl", "manifest")  # of a run before its first update
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,8 @@ class Run:
           UserError: if the metric was not computed, with the reason.
         """
         if isinstance(name, str) and name in self.results["absent"]:
-            raise UserError(f"The metric {name} is absent: {self.results['absent'][name]}.")
+            reason = self.results["absent"][name].rstrip(".")
+            raise UserError(f"The metric {name} is absent: {reason}.")
         check_known("metric", name, self.results["metrics"])
         return np.array(self.results["metrics"][name]["values"], float)
 
@@ -116,7 +127,8 @@ class Run:
         """
         check_known("form of a table", form, ("text", "latex", "csv"))
         if form == "text":
-            return protocol.table(self.config, self.results)
+            changed = since(self.config) if self.resumed else ()
+            return protocol.table(self.config, self.results, changed)
         from cljax.report import tables
 
         if form == "latex":
@@ -186,15 +198,23 @@ def run(
     check_keywords("cljax.run", options, prepare, run)
     check_progress(progress)
     check_running(running)
-    check_path(**given(out=out))
     prepared = prepare(what, stream, **options)
-    config = prepared.config
     if out is None:
         history, results = _learn(prepared, progress, running, None)
-        return Run(config, results, None, history.states, prepared=prepared)
+        return Run(prepared.config, results, None, history.states, prepared=prepared)
     if out == "auto":
-        out = Path("runs") / _folder_name(config)
-    folder = Path(out).expanduser()
+        out = Path("runs") / _folder_name(prepared.config)
+    return _run_in(artefacts.place(out), prepared, progress, running)
+
+
+def _run_in(
+    folder: Path,
+    prepared: Prepared,
+    progress: Callable[[Event], None] | None,
+    running: Running,
+) -> Run:
+    """Runs what is prepared in a folder, or reads it back, or goes on with it."""
+    config = prepared.config
     if artefacts.finished(folder, config):
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # of a kill at the very end
         return load(folder)
@@ -206,38 +226,65 @@ def run(
         if artefacts.finished(folder, config):  # by the process that held it until now
             return load(folder)
         checkpoints = checkpoints_of(config, folder, running)
+        new = not (folder / "config.json").exists()
         try:
-            if not (folder / "config.json").exists():
-                artefacts.write_json(folder / "config.json", config)
-            rows = rows_used(prepared.stream, config["seeds"])
-            artefacts.write_arrays(folder / "manifest" / "stream.npz", rows)
-            goes_on = (folder / "checkpoint").exists()
-            with (
-                journal(folder / "metrics.jsonl", progress, goes_on=goes_on) as record,
-                signals() as interrupted,
-            ):
-                history, results = _learn(prepared, record, running, checkpoints, interrupted)
-                _keep_rules(prepared, history, folder)
-                keep(folder, prepared.stream, history)
-                _plots(folder / "plots", results)
-                artefacts.write_json(folder / "results.json", results)
-            shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+            history, results = _kept_run(folder, prepared, progress, running, checkpoints)
         except Interrupted as stopped:
-            raise Interrupted(_kept(folder, checkpoints)) from stopped
+            raise _interrupted(folder, checkpoints) from stopped
         except Diverged as error:
             place = newest_place(folder / "checkpoint")
             last = f"the last good checkpoint is {place}" if place else "no checkpoint was due yet"
             raise Diverged(f"{str(error).rstrip('.')}; {last}.") from error
-        except OSError as error:
+        except (UserError, OSError) as error:
+            if new and not _trained(folder):
+                artefacts.undo(folder, *_BEGUN)
+            if isinstance(error, UserError):
+                raise
             reason = error.strerror or error
             raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
     return Run(config, results, folder, history.states, prepared=prepared)
 
 
-def _kept(folder: Path, checkpoints: Checkpoints | None) -> str:
+def _trained(folder: Path) -> bool:
+    """Whether a run has come as far as its first update."""
+    journal = folder / "metrics.jsonl"
+    return journal.exists() and journal.stat().st_size > 0
+
+
+def _kept_run(
+    folder: Path,
+    prepared: Prepared,
+    progress: Callable[[Event], None] | None,
+    running: Running,
+    checkpoints: Checkpoints | None,
+) -> tuple[History, dict[str, Any]]:
+    """Runs, and writes the artefacts into a folder that this process holds."""
+    artefacts.refuse_links(folder)
+    artefacts.clean(folder)
+    artefacts.begin(folder, prepared.config)
+    rows = rows_used(prepared.stream, prepared.config["seeds"])
+    artefacts.write_arrays(folder / "manifest" / "stream.npz", rows)
+    goes_on = newest_place(folder / "checkpoint") is not None
+    with signals() as interrupted:
+        with journal(folder / "metrics.jsonl", progress, goes_on=goes_on) as record:
+            history, results = _learn(prepared, record, running, checkpoints, interrupted)
+        _keep_rules(prepared, history, folder)
+        keep(folder, prepared.stream, history)
+        _plots(folder / "plots", results)
+        artefacts.finish(folder, results)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return history, results
+
+
+def _interrupted(folder: Path, checkpoints: Checkpoints | None) -> Interrupted:
+    """What to say of a run that was stopped, by what there is of it."""
     if checkpoints is None:
-        return f"interrupted; {folder} keeps no checkpoint, so the same command starts anew."
-    return f"interrupted and kept; `cljax resume {folder}` goes on."
+        text = f"interrupted; {folder} keeps no checkpoint, so the same command starts anew."
+        return Interrupted(text, kept=False)
+    if newest_place(checkpoints.folder) is None:
+        text = f"interrupted before the first checkpoint; the same command starts {folder} anew."
+        return Interrupted(text, kept=False)
+    return Interrupted(f"interrupted and kept; `cljax resume {folder}` goes on.")
 
 
 def resume(
@@ -245,19 +292,26 @@ def resume(
     *,
     progress: Callable[[Event], None] | None = None,
     running: Running = Running(),  # noqa: B008, it is frozen
+    trust: bool = False,
 ) -> Run:
-    """Goes on with an interrupted run, from its folder alone.
+    """Goes on with an interrupted run, from its folder alone; a finished one is read back.
+
+    Args:
+      trust: import the code that the folder names (``package.module:factory``), where the method,
+        the stream or the network is no built-in one.
 
     Raises:
-      UserError: if the folder holds no run, or one whose config, data or versions differ now.
+      UserError: if the folder holds no run, one whose config, data or versions differ now, or one
+        that names code, without ``trust``.
     """
     check_progress(progress)
     check_running(running)
-    check_path(folder=folder)
-    folder = Path(folder).expanduser()
+    folder = artefacts.place(folder)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no run to resume; begin it with cljax run.")
-    config = artefacts.read(folder, "config.json")
+    if (folder / "results.json").exists():
+        return load(folder)
+    config = artefacts.config_of(folder)
     begun = config.get("begun_as")
     if begun is None and (folder / "results.json").exists():
         return load(folder)
@@ -266,27 +320,42 @@ def resume(
             f"The run in {folder} was begun with Python objects, so only Python can resume it: "
             "call cljax.run as before, with the same out."
         )
+    check_running(running)
     names = ("seeds", "batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop",
              "precision", "origins")  # fmt: skip
     options = {name: config[name] for name in names}
-    options["evaluations"] = [evaluation_of(entry) for entry in config["evaluations"]]
-    return run(Recipe(**begun), out=folder, progress=progress, running=running, **options)
+    try:
+        recipe = Recipe(**begun)
+        check_consent(folder, [recipe.method, recipe.stream], [recipe.net], trust=trust)
+        options["evaluations"] = [evaluation_of(entry) for entry in config["evaluations"]]
+        options["id"] = config.get("id")
+        prepared = prepare(recipe, **options)
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{folder / 'config.json'} asks for a run that cannot be made ({error}); it is damaged "
+            "or of another version: run again in another folder."
+        ) from error
+    return _run_in(folder, prepared, progress, running)
 
 
 def load(folder: str | Path) -> Any:
     """Reads back a finished run, or a ``cljax.sweep.Sweep``, finished or not.
 
+    Nothing is imported or written, and every file must be as it was written.
+
     Raises:
-      UserError: if the folder does not hold a finished run or a sweep.
+      UserError: if the folder does not hold a finished run or a sweep, or one of its files is
+        missing, differs from what was written, or does not belong to it.
     """
-    check_path(folder=folder)
-    folder = Path(folder).expanduser()
+    folder = artefacts.place(folder)
     if (folder / "sweep.json").exists():
         from cljax import sweep
 
         return sweep.load(folder)
-    results = artefacts.read(folder, "results.json")
-    return Run(artefacts.read(folder, "config.json"), results, folder, resumed=True)
+    config, results = artefacts.load(folder)
+    return Run(config, results, folder, resumed=True)
 
 
 def _folder_name(config: Mapping[str, Any]) -> str:
@@ -301,7 +370,7 @@ def _learn(
     checkpoints: Checkpoints | None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[History, dict[str, Any]]:
-    began, config = time.perf_counter(), prepared.config
+    config = prepared.config
     model = prepared.net(prepared.stream.num_classes)
     history = learn(
         prepared.method,
@@ -314,12 +383,14 @@ def _learn(
         progress=progress,
         checkpoints=checkpoints,
         interrupted=interrupted,
+        spent_s=prepared.seconds,
         **learn_options(config),
     )
     assert history is not None
-    total_s = prepared.seconds + time.perf_counter() - began
+    learned = time.perf_counter()
     results = results_of(config, prepared.method, model, prepared.stream, history)
-    results["time"] = {"data_s": prepared.seconds, **history.time, "total_s": total_s}
+    total_s = history.time["total_s"] + time.perf_counter() - learned
+    results["time"] = {**history.time, "total_s": total_s}
     return history, results
 
 
@@ -334,29 +405,27 @@ def checkpoints_of(config: Mapping[str, Any], folder: Path, running: Running) ->
     """Where and when a run is kept, and what must be the same to continue it."""
     if running.checkpoint_every is None:
         return None
-    versions = {f"version of {name}": config["versions"][name] for name in _DECISIVE}
     identity = {
         "config_hash": config["config_hash"],
         "data": config["stream"]["checksum"],
-        "backend": config["device"]["backend"],
         "format": FORMAT,
-        **versions,
+        **decisive(config),
     }
     seconds, updates = interval(running.checkpoint_every)
     return Checkpoints(folder / "checkpoint", identity, seconds, updates, running.keep)
 
 
 def check_running(running: Running) -> None:
-    """Raises UserError for a ``Running`` with a value that cannot be."""
+    """Raises UserError for a way of keeping a run that would keep nothing, or not end."""
     if not isinstance(running, Running):
         raise UserError(
             f"running is {in_words(running)}, but it must be a cljax.Running, such as "
             'cljax.Running(checkpoint_every="60s").'
         )
+    check_positive(keep=running.keep, **given(devices=running.devices))
+    check_above_zero(segment_seconds=running.segment_seconds)
     if running.checkpoint_every is not None:
         interval(running.checkpoint_every)
-    check_above_zero(segment_seconds=running.segment_seconds)
-    check_positive(**given(devices=running.devices))
 
 
 def interval(text: str) -> tuple[float | None, int | None]:

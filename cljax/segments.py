@@ -27,9 +27,9 @@ from cljax.streams.base import Stream, Transform
 from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, Recall, StepPlan
 
 __all__ = [
-    "Batching", "CLASS_ORDER", "Carry", "Hyper", "Programs", "TrainData", "batch_of", "begin",
-    "compile_programs", "device_plan", "leaf_names", "make_step", "put", "read_by", "train_data",
-    "whole",
+    "Batching", "CLASS_ORDER", "Carry", "Hyper", "Programs", "TrainData", "arriving", "batch_of",
+    "begin", "compile_programs", "device_plan", "leaf_names", "make_step", "put", "read_by",
+    "train_data", "whole",
 ]  # fmt: skip
 
 Hyper = Mapping[str, Any]  # real hyper-parameters by name, [] or [L]
@@ -55,7 +55,7 @@ class Carry(NamedTuple):
 
     state: PyTree
     losses: Any  # [S] float32
-    online_correct: Any  # [S] int32, examples classified right before learning from them
+    online_correct: Any  # [S] int32, new examples classified right before learning from them
     bad: Any  # [] int32, the first update whose loss was not finite; -1: none
     sound: Any  # [N] bool, whether each leaf of ``leaf_names`` is finite at the segment's end
 
@@ -167,15 +167,40 @@ def make_step(
     return step
 
 
-def online_correct(learner: Learner, class_mask: np.ndarray) -> Callable[[PyTree, Batch], Array]:
-    """Counts a batch's examples that the state classifies right before learning from them."""
-    predictor = learner.predictors["logits"]
-    allowed = jnp.asarray(class_mask.any(axis=0))
+def arriving(
+    mask: Any, index: Any, task: Any, current: Any, first_pass: Any, *, boundaries: bool
+) -> Any:
+    """[..., B] bool, the examples of updates that come for the first time, not again.
+
+    Later passes, remembered examples and those of earlier tasks come again. Host arrays or traced.
+
+    Args:
+      mask, index, task: [..., B]. current, first_pass: [...], of a ``StepPlan`` or a ``Batch``.
+      boundaries: whether the stream says which task is being learned.
+    """
+    new = mask & (index >= 0) & first_pass[..., None]
+    return new & (task == current[..., None]) if boundaries else new
+
+
+def online_correct(learner: Learner, stream: Stream) -> Callable[[PyTree, Batch], Array]:
+    """Counts a batch's new examples that the state classifies right before learning from them.
+
+    The outputs that compete are those of the losses: the example's own task's in multi-head
+    streams, else all.
+    """
+    names = [name for name in learner.predictors if name != "features"]
+    predictor = learner.predictors["logits" if "logits" in names else names[0]]
+    owner = jnp.asarray(stream.class_mask)
 
     def count(state: PyTree, batch: Batch) -> Array:
         scores = predictor.scores(predictor.prepare(state), batch)
-        guess = jnp.argmax(jnp.where(allowed[None], scores, -jnp.inf), axis=-1)
-        return jnp.sum((guess == batch.y) & batch.mask, dtype=jnp.int32)
+        allowed = owner[batch.task] if stream.multi_head else jnp.any(owner, axis=0)[None]
+        guess = jnp.argmax(jnp.where(allowed, scores, -jnp.inf), axis=-1)
+        _, y, task, mask, index, clock = batch
+        new = arriving(
+            mask, index, task, clock.task, clock.first_pass, boundaries=stream.boundaries
+        )
+        return jnp.sum((guess == y) & new, dtype=jnp.int32)
 
     return count
 
@@ -275,7 +300,7 @@ def compile_programs(
             count = None
             source: Learner | Phase = learner
             if name == "task":
-                count = online_correct(learner, stream.class_mask) if online else None
+                count = online_correct(learner, stream) if online else None
             else:
                 source = next(phase for phase in learner.phases if phase.name == name)
             step = make_step(source, stream.transform, count)

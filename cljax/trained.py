@@ -2,6 +2,9 @@
 
     accuracy(seed, task) = share of the task's test images that the scenario counts as right
 
+Which outputs may answer is decided by what the network learned, never by the tests that are asked:
+in the scenario "class" all learned classes compete, for whatever part of the tasks there are tests.
+
 Source of the scenarios: van de Ven, Tolias, "Three scenarios for continual learning", 2019
 (arXiv:1904.07734).
 """
@@ -16,8 +19,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import UserError, check_known
-from cljax.evaluate import TestData, allowed_outputs, correct_fn, test_data
-from cljax.streams.base import Stream, check_stream, of_seed
+from cljax.evaluate import (
+    TestData,
+    allowed_outputs,
+    correct_fn,
+    predictors_of,
+    test_data,
+)
+from cljax.evaluate_readout import (
+    check_readouts,
+)
+from cljax.streams.base import (
+    Stream,
+    check_stream,
+    of_seed,
+)
 from cljax.types import Array, Evaluation, Learner, PyTree
 
 __all__ = ["Scores", "Trained", "evaluate"]
@@ -27,7 +43,7 @@ class Trained(NamedTuple):
     """Final states of a run, one a seed, and what made them; ``run.state`` is one."""
 
     bind: Callable[[Stream], Learner]
-    learned: Stream
+    learned: Stream  # its tasks, all of which the states have learned, and their classes
     seeds: tuple[int, ...]
     states: tuple[PyTree, ...]
 
@@ -45,23 +61,29 @@ def evaluate(
     *,
     scenario: Literal["domain", "task", "class"],
     predictor: str | None = None,
+    continuum: int | None = None,
 ) -> Scores:
     """Puts another question to the final states of a run, without training.
 
     Args:
       trained: ``run.state`` of a run that was made in this process.
-      stream: where the test images come from; its examples and classes are those of the run's.
+      stream: where the test images come from: the stream that was learned, or another one with
+        some of its tasks or classes, in any order. Its labels are the run's outputs.
       scenario: what is asked of a test image. "task": which class, its task being told. "class":
-        which class, among all. "domain": which of its task's classes, in their order, when any
-        output may answer; for split digits, whether it is the first or the second of a pair.
+        which class, among all that were learned. "domain": which of its task's classes, in their
+        order, when any output may answer; for split digits, whether it is the first or the second
+        of a pair.
       predictor: of the method; None: the one of its headline.
+      continuum: so many images in a row share a task, which is inferred among all that were
+        learned (see ``Evaluation``); scenario "class" only. None: each image is asked alone.
 
     Returns:
-      Scores ``(accuracy [S, T], RA)``.
+      Scores ``(accuracy [S, T], RA)``, T the tasks of ``stream``.
 
     Raises:
-      UserError: for states that are not there, another kind of stream, an unknown name, or a
-        predictor that must be told the task where the scenario does not tell it.
+      UserError: for states that are not there, another kind of stream, classes that were not
+        learned, an unknown name, or a predictor that must be told the task where the scenario
+        does not tell it.
     """
     if not isinstance(trained, Trained):
         raise UserError(
@@ -69,36 +91,128 @@ def evaluate(
         )
     check_known("scenario", scenario, ("domain", "task", "class"))
     check_stream(stream)
-    shapes = lambda s: [s.num_classes, jax.tree.map(lambda a: a.shape[1:], s.train_x)]
-    if shapes(stream) != shapes(trained.learned):
-        raise UserError(
-            f"The run learned {trained.learned.name}, whose examples or classes are not those of "
-            f"{stream.name}; evaluate it on a stream of the same kind."
-        )
-    learner = trained.bind(stream)
+    learned = trained.learned
+    _check_kind(stream, learned)
+    learner = trained.bind(learned)
     headline = learner.evaluations[0].predictor if learner.evaluations else None
     name = predictor or headline or next(n for n in learner.predictors if n != "features")
-    check_known("predictor", name, learner.predictors)
-    if learner.predictors[name].needs_task_ids and scenario != "task":
-        raise UserError(
-            f"The predictor {name} must be told the task, which the scenario {scenario} does not "
-            "tell; ask for the scenario task."
-        )
     hit = "place" if scenario == "domain" else "class"
-    question = Evaluation(name, name, scenario, hit=hit)
-    tasks = range(stream.num_tasks)
-    allowed = [allowed_outputs(stream.class_mask, scenario, t, len(tasks)) for t in tasks]
-    asked = correct_fn(question, learner.predictors, stream.transform, stream.class_mask)
+    question = Evaluation(name, name, scenario, continuum, hit=hit)
+    _check_question(question, learner, learned)
+    told = scenario == "task" or continuum is not None
+    asked = correct_fn(question, learner.predictors, stream.transform, learned.class_mask)
 
     @jax.jit
-    def correct(state: PyTree, data: TestData, allowed: Array) -> Array:  # [T]
-        views = {name: learner.predictors[name].prepare(state)}
-        count = lambda task: asked(views, data, task, allowed[task])
-        return jax.lax.map(count, jnp.arange(len(tasks)))
+    def correct(state: PyTree, data: TestData, tasks: Array, allowed: Array) -> Array:  # [T]
+        views = {n: learner.predictors[n].prepare(state) for n in predictors_of(question)}
+        count = lambda i: asked(views, data, i, allowed[i], tasks[i])
+        return jax.lax.map(count, jnp.arange(stream.num_tasks))
 
     rows = []
     for seed, state in zip(trained.seeds, trained.states, strict=True):
-        data = test_data(of_seed(stream, seed))
-        rows.append(np.asarray(correct(state, data, jnp.asarray(allowed))) / data.counts)
+        own, labels = of_seed(stream, seed), _labels(stream, learned, seed)
+        tasks = [_learned_task(t, y, learned) if told else 0 for t, y in enumerate(labels)]
+        allowed = [
+            allowed_outputs(learned.class_mask, scenario, t, learned.num_tasks) for t in tasks
+        ]
+        data = test_data(own, [question])
+        found = correct(state, data, jnp.asarray(tasks, jnp.int32), jnp.asarray(allowed))
+        rows.append(np.asarray(found) / data.counts)
     accuracy = np.stack(rows)
     return Scores(accuracy, float(accuracy.mean()))
+
+
+def _check_kind(stream: Stream, learned: Stream) -> None:
+    """Raises UserError unless the network can see the examples of ``stream``."""
+    shapes = lambda s: jax.tree.map(lambda a: (a.shape, a.dtype), s.example)
+    if shapes(stream) != shapes(learned):
+        raise UserError(
+            f"The run learned {learned.name}, whose examples have another shape or type than those "
+            f"of {stream.name}; evaluate it on a stream of the same kind."
+        )
+
+
+def _check_question(question: Evaluation, learner: Learner, learned: Stream) -> None:
+    name, scenario = question.predictor, question.scenario
+    check_known("predictor", name, learner.predictors)
+    check_readouts([question], learned)
+    if question.continuum is not None:
+        if scenario != "class":
+            raise UserError(
+                f"A continuum infers the task, but the scenario is {scenario}; choose class."
+            )
+        if (learned.class_mask.sum(axis=0) > 1).any():
+            raise UserError(
+                f"The tasks of {learned.name} share their classes, so outputs cannot tell them "
+                "apart; a continuum needs tasks with classes of their own, as in split-mnist."
+            )
+        check_known("predictor", question.infer, learner.predictors)
+    elif learner.predictors[name].needs_task_ids and scenario != "task":
+        raise UserError(
+            f"The predictor {name} must be told the task, which the scenario {scenario} does not "
+            "tell; ask for the scenario task, or for a continuum."
+        )
+
+
+def _labels(stream: Stream, learned: Stream, seed: int) -> list[np.ndarray]:
+    """The classes that each task of ``stream`` tests, as outputs of the run of a seed.
+
+    Raises:
+      UserError: for a task without tests, or classes that were not learned or have other outputs.
+    """
+    here, there = (_class_names(s, seed) for s in (stream, learned))
+    stream, learned = (of_seed(s, seed) for s in (stream, learned))
+    labels = [np.unique(stream.test_y[rows]) for rows in stream.test_index]
+    empty = [t for t, own in enumerate(labels) if not own.size]
+    if empty:
+        raise UserError(f"Task {empty[0]} of {stream.name} has no tests; leave it out.")
+    tested = np.unique(np.concatenate(labels))
+    known = np.flatnonzero(learned.class_mask.any(axis=0))
+    strange = np.setdiff1d(tested, known)
+    if strange.size:
+        raise UserError(
+            f"{stream.name} tests the class {strange[0]}, which the network never learned: "
+            f"{learned.name} taught it {len(known)} classes, {_few(known)}."
+        )
+    same = stream.source == learned.source and np.array_equal(stream.train_y, learned.train_y)
+    if not same and here is not None and there is not None:
+        moved = [c for c in tested if here[c] != there[c]]
+        if moved:
+            raise UserError(
+                f"Output {moved[0]} is the class {here[moved[0]]} in {stream.name}, but the "
+                f"network learned it as {there[moved[0]]}; choose the run's order of the classes."
+            )
+    return labels
+
+
+def _class_names(stream: Stream, seed: int) -> np.ndarray | None:
+    """What each output is called in the data; None where the stream does not say."""
+    if stream.class_orders is not None:
+        outputs = stream.class_orders(seed)
+        return np.argsort(np.where(outputs < 0, len(outputs), outputs), kind="stable")
+    if "class_names" in stream.manifest:
+        return stream.manifest["class_names"]
+    order, classes = stream.manifest.get("class_order"), np.arange(stream.num_classes)
+    if order is None:
+        return None
+    by_task = np.concatenate([np.flatnonzero(own) for own in stream.class_mask])
+    return order if np.array_equal(by_task, classes) else classes  # renumbered by task, or not
+
+
+def _learned_task(task: int, labels: np.ndarray, learned: Stream) -> int:
+    """The learned task whose classes hold those that a task tests; where all share, by number."""
+    holds = np.asarray(learned.class_mask[:, labels].all(axis=1))
+    if task < len(holds) and holds[task]:
+        return task
+    found = np.flatnonzero(holds)
+    if len(found) != 1:
+        which = "no learned task has" if not len(found) else "several learned tasks have"
+        raise UserError(
+            f"Task {task} tests the classes {_few(labels)}, which {which} together, so it cannot "
+            "be told which of them they are; ask for tests of one learned task at a time."
+        )
+    return int(found[0])
+
+
+def _few(values: np.ndarray) -> str:
+    return ", ".join(str(v) for v in values[:8]) + (", ..." if len(values) > 8 else "")

@@ -9,6 +9,7 @@ from cljax.types import Array, Params, PyTree
 
 __all__ = [
     "add_scaled",
+    "blank",
     "clip_elements",
     "clip_norm",
     "dot",
@@ -29,6 +30,13 @@ def add_scaled(tree: Params, direction: Params, scale: Array | float) -> Params:
         [0.5, 0.0]
     """
     return jax.tree.map(lambda a, b: a + scale * b, tree, direction)
+
+
+def blank(tree: PyTree, mask: Array) -> PyTree:
+    """Leaves ``[B, ...]`` with zeros in the rows outside ``mask`` [B], whatever those held."""
+    return jax.tree.map(
+        lambda a: jnp.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, jnp.zeros((), a.dtype)), tree
+    )
 
 
 def clip_norm(tree: Params, bound: Array | float | None) -> Params:

@@ -322,7 +322,8 @@ class Method(NamedTuple):
     ``arrange(stream) -> stream`` is for bounds that see the examples in another order (joint
     training); the runner applies it before anything else. ``make(**options)`` makes the method
     again, with other values of its real options, traced ones too: that is how many settings
-    share one compiled program.
+    share one compiled program. ``unmeasured`` names the measures that have no meaning for the
+    method, such as LA of one that learns all tasks at once, and why.
     """
 
     name: str
@@ -331,6 +332,7 @@ class Method(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     arrange: Callable[[Any], Any] | None = None
     make: Callable[..., Method] | None = None
+    unmeasured: Mapping[str, str] = MappingProxyType({})
 
     @staticmethod
     def from_update(
@@ -362,7 +364,7 @@ class Network(NamedTuple):
     """The network during an update, for penalties that look at more than parameters."""
 
     logits: Callable[[Variables, PyTree], Array]  # (variables, x [B, ...]) -> [B, C], evaluating
-    losses: Callable[[Variables, Examples], Array]  # (variables, examples) -> [B] nats
+    losses: Callable[[Variables, Examples], Array]  # -> [B] nats, evaluating: row by row
     model_state: PyTree  # at the update
     spec: Spec
 
@@ -377,8 +379,9 @@ class Penalty(NamedTuple):
 
     ``plan(task, rows)`` chooses that phase's steps, as a ``Phase``'s does; None is one step, on
     the task's last batch. ``batch.clock.last`` marks the last one. ``distil(P, params, batch,
-    network) -> []`` is added to the loss as well, for penalties on outputs. ``name`` and
-    ``options`` are for a run's identity.
+    network) -> []`` is added to the loss as well, for penalties on outputs. ``share(P) -> []`` is
+    what the method's own loss is multiplied by; None: 1. ``name`` and ``options`` are for a run's
+    identity.
     """
 
     init: Callable[[Params], PyTree]
@@ -389,3 +392,4 @@ class Penalty(NamedTuple):
     distil: Callable[[PyTree, Params, Batch, Network], Array] | None = None
     name: str = "custom"
     options: Mapping[str, Any] = MappingProxyType({})
+    share: Callable[[PyTree], Array] | None = None

@@ -84,7 +84,7 @@ def cosine_fn(model, spec):
     loss_fn = classification_loss(model, spec)
 
     def gradient(params, model_state, examples, mask):
-        loss = lambda p: masked_mean(loss_fn(p, model_state, examples)[0], mask)
+        loss = lambda p: masked_mean(loss_fn(p, model_state, examples, mask)[0], mask)
         return ravel_pytree(jax.grad(loss)(params))[0]
 
     def cosine(params, model_state, a, mask_a, b, mask_b):

@@ -54,7 +54,8 @@ def compile_run(method, net, stream):
         where = jnp.full(rows.shape, task, jnp.int32)
         x = stream.transform.apply(data.tables, data.x[rows], where)
         examples = Examples(x, data.y[rows], where)
-        loss = lambda p: jnp.mean(loss_fn(p, state.model_state, examples)[0])
+        valid = jnp.ones(rows.shape, bool)
+        loss = lambda p: jnp.mean(loss_fn(p, state.model_state, examples, valid)[0])
         grads = jax.grad(loss)(state.params)
         body = {**grads, "head": jax.tree.map(jnp.zeros_like, grads["head"])}
         return jnp.stack([ravel_pytree(part)[0] for part in (grads, body)])

@@ -32,6 +32,8 @@ MARGIN = 0.015
 
 
 def percent(summary) -> str:
+    if summary is None:  # it has no meaning for this method
+        return "-"
     text = f"{100 * summary['mean']:.2f}"
     if summary["ci95"] is None:
         return text
@@ -61,10 +63,12 @@ def against(
 def row_of(run: cljax.Run, method: str, stream: str, source: str, margin: float = MARGIN) -> str:
     cells = run.results["metrics"]
     comparable = run.config["stream_facts"]["published"]
-    row = [stream, method, CHECKED[method], *(percent(cells[m]) for m in ("RA", "LA", "BTI"))]
+    row = [stream, method, CHECKED[method], *(percent(cells.get(m)) for m in ("RA", "LA", "BTI"))]
     for metric in ("RA", "BTI"):
-        values = run.metric(metric)
-        row.append(against(values, source, method, stream, metric, margin) if comparable else "-")
+        if comparable and metric in cells:
+            row.append(against(run.metric(metric), source, method, stream, metric, margin))
+        else:
+            row.append("-")
     return "| " + " | ".join(row) + " |"
 
 

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 import cljax
 from cljax import keys, plot
 from cljax.evaluate import Evaluation, allowed_outputs, correct_fn, test_data
-from cljax.losses import classification_loss
+from cljax.losses import classification_loss, masked_mean
 from cljax.resolve import net as net_of
 from cljax.segments import device_plan, make_step, train_data
 from cljax.streams.base import first_tasks, of_seed, plan
@@ -51,11 +51,15 @@ The figure is `{figure}`. Mean gap ± standard deviation over seeds.
 """
 
 
-def inner_loop(loss_fn, state, examples: Examples, options):
+def inner_loop(loss_fn, state, examples: Examples, mask, options):
     """theta_K: the steps of an update's inner loop, as the recipe has them."""
+
+    def loss(params, chunk):
+        return masked_mean(loss_fn(params, state.model_state, *chunk)[0], chunk[1])
+
     rates = jax.tree.map(jax.nn.relu, state.alpha) if options["inner_relu"] else state.alpha
-    step = sgd_step(loss_fn, rates, clip=options["inner_clip"], model_state=state.model_state)
-    chunks = split(examples, options["inner_steps"] or BATCH)
+    step = sgd_step(loss, rates, clip=options["inner_clip"])
+    chunks = split((examples, mask), options["inner_steps"] or BATCH)
     return unroll(step, state.params, chunks).params
 
 
@@ -68,8 +72,8 @@ def traced(learner, loss_fn, options):
         # The same glances but the last one: what its inner loop starts from.
         before, _ = learner.update(state, batch, draws._replace(**cut))
         examples = Examples(batch.x, batch.y, batch.task)
-        shuffled = jax.tree.map(lambda a: a[draws.order[-1]], examples)
-        fast = inner_loop(loss_fn, before, shuffled, options)
+        shuffled = jax.tree.map(lambda a: a[draws.order[-1]], (examples, batch.mask))
+        fast = inner_loop(loss_fn, before, *shuffled, options)
         state, info = learner.update(state, batch, draws)
         return state, Info(info.loss, {"fast": fast})
 

@@ -37,15 +37,19 @@ _STYLES = ("-", "--", "-.", ":")
 
 
 def keep_lengths(run: cljax.Run) -> None:
-    """Writes the lengths of a run's episodes into its folder, while its states are in memory."""
+    """Writes the lengths of a run's episodes beside its folder, while its states are in memory."""
     if run.states and run.path is not None:
         found = np.stack([np.asarray(state.inner.training.lengths) for state in run.states])
-        artefacts.write_arrays(run.path / "lengths.npz", {"lengths": found})
+        artefacts.write_arrays(_lengths_of(run.path), {"lengths": found})
+
+
+def _lengths_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-lengths.npz")  # a run's folder holds its own files
 
 
 def lengths(folder: Path) -> np.ndarray | None:
     """[S, N] int32 of ended episodes, -1 for those that were not; None if they were not kept."""
-    path = folder / "lengths.npz"
+    path = _lengths_of(folder)
     return np.load(path, allow_pickle=False)["lengths"] if path.exists() else None
 
 

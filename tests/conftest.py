@@ -7,10 +7,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from importlib import util
+from pathlib import Path
 
-# Tests compile thousands of tiny programs and run each for microseconds.
+# Tests compile thousands of tiny programs and run each for microseconds. The older emitters of
+# fusions, and one module a program, take a third of the time to compile.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
 # Many tests run the same program again: workers and commands share what is compiled, while this
 # session lasts.
@@ -22,12 +27,46 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jax
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+# Commands that tests start import the copy of cljax that the tests do, wherever they run: beside
+# a checkout there may be an installed one, which records another commit.
+_cljax = util.find_spec("cljax")
+assert _cljax is not None and _cljax.origin is not None
+_paths = [str(Path(_cljax.origin).parents[1]), os.environ.get("PYTHONPATH", "")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs() -> Iterator[None]:
-    """Frees compiled programs after each file: thousands of them exhaust a process's mappings."""
+    """Frees compiled programs once they hold about 2 GB; far more would exhaust the mappings."""
     yield
-    jax.clear_caches()
+    if _num_mappings() > 4000:
+        jax.clear_caches()
+
+
+def _num_mappings() -> float:
+    try:
+        with open("/proc/self/maps") as file:
+            return sum(1 for _ in file)
+    except OSError:
+        return float("inf")
+
+
+class _ByFile(LoadScopeScheduling):
+    """One worker runs a file, so that its fixtures and programs are made once.
+
+    The contract, whose results are shared by the tests of a method, is split by its methods.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, case = nodeid.partition("::")
+        return file + case.partition("[")[2] if "test_contract" in file else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _ByFile | None:
+    """Slow tests are few and long, and are handed out one by one."""
+    return _ByFile(config, log) if config.option.markexpr == "not slow" else None

@@ -9,6 +9,7 @@ import numpy as np
 
 import cljax
 from cljax import artefacts, metrics, stats
+from cljax.config import config_hash
 
 
 def nullable(array):
@@ -39,9 +40,23 @@ def variant(source, folder, *, seeds=5, tasks=3, seed=0, rise=0.0, **changes):
         results["data"]["checksum"] = changes["stream"]
     results |= changes
     folder.mkdir(parents=True)
+    return sealed(folder, config, results)
+
+
+def sealed(folder, config, results):
+    """Writes config and results into a run's folder, as a run of them would, and returns it."""
+    own = config_hash(config)
+    config["config_hash"] = results["config_hash"] = own
     artefacts.write_json(folder / "config.json", config)
     artefacts.write_json(folder / "results.json", results)
+    artefacts.seal(folder, own)
     return folder
+
+
+def changed(folder, results=None, config=None):
+    """A run's folder with other fields in its results or its config, as if it had been run so."""
+    own = [json.loads((folder / name).read_text()) for name in ("config.json", "results.json")]
+    return sealed(folder, own[0] | (config or {}), own[1] | (results or {}))
 
 
 def picture_stream():

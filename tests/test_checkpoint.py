@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
+from cljax import artefacts
 from cljax.checkpoint import Snapshot, newest, next_number, save
 from cljax.cli import main
 from cljax.config import canonical
@@ -174,15 +175,17 @@ def test_what_is_no_checkpoint_is_not_taken_for_one(two, tmp_path):
     assert newest(tmp_path / "nowhere", IDENTITY) == (None, [])
 
 
-def test_what_a_killed_save_left_is_removed_and_ignored(two, tmp_path):
+def test_what_a_killed_save_left_is_ignored_and_removed_by_the_next(two, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(two, folder)
     shutil.copytree(folder / "00000002", folder / ".writing-abc")
     (folder / ".writing-def").mkdir()
     found, skipped = newest(folder, IDENTITY)
     assert_same(found, made(2))
-    assert skipped == [] and contents(folder) == contents(two)
-    assert sorted(entry.name for entry in folder.iterdir()) == ["00000001", "00000002"]
+    assert skipped == []
+    save(folder, made(3), IDENTITY, number=3)
+    names = sorted(entry.name for entry in folder.iterdir())
+    assert names == ["00000001", "00000002", "00000003"]
 
 
 @pytest.mark.parametrize("keep", [1, 3])
@@ -354,7 +357,7 @@ def test_a_read_only_disk_is_one_sentence_and_finished_runs_are_read(finished, t
     with small_disk(tmp_path / "disk", "1m") as disk:
         shutil.copytree(finished, disk / "earlier")
         (disk / "begun").mkdir()
-        shutil.copy(finished / "config.json", disk / "begun")
+        artefacts.begin(disk / "begun", json.loads((finished / "config.json").read_text()))
         mount("-o", "remount,ro", disk)
         for arguments in (
             [*RUN, "--out", str(disk / "run")],

@@ -32,7 +32,7 @@ def run(**options):
 def test_the_folder_holds_the_contract(tmp_path):
     done = run(out=tmp_path / "run", eval_every=2, online=True)
     names = {path.name for path in done.path.iterdir()}
-    files = {"config.json", "results.json", "metrics.jsonl", "kept.npz"}
+    files = {"config.json", "results.json", "metrics.jsonl", "kept.npz", "files.json"}
     assert names == files | {"manifest", "plots"}
     config = json.loads((done.path / "config.json").read_text())
     results = json.loads((done.path / "results.json").read_text())
@@ -249,9 +249,11 @@ def test_an_interrupted_run_goes_on_from_its_folder(tmp_path, monkeypatch):
     other = {**config, "begun_as": {**config["begun_as"], "stream_options": {
         **config["begun_as"]["stream_options"], "samples_per_task": 30}}}  # fmt: skip
     path.write_text(json.dumps(other))
+    artefacts.seal(path.parent, config["config_hash"])  # as if it had been begun so
     with pytest.raises(UserError, match="holds another run: stream.checksum differ"):
         cljax.resume(tmp_path / "cut")
     path.write_text(json.dumps(config))
+    artefacts.seal(path.parent, config["config_hash"])
     done = cljax.resume(tmp_path / "cut")
     assert done.results["evaluations"] == whole.results["evaluations"]
     assert not (tmp_path / "cut" / "checkpoint").exists()
@@ -260,8 +262,10 @@ def test_an_interrupted_run_goes_on_from_its_folder(tmp_path, monkeypatch):
     assert "checkpoint" in {json.loads(line)["kind"] for line in lines}
 
 
-def test_a_run_of_objects_is_resumed_in_python_only(tmp_path):
-    run(seeds=1, out=tmp_path / "run")
+def test_a_run_of_objects_is_read_back_anywhere_and_resumed_in_python_only(tmp_path):
+    done = run(seeds=1, out=tmp_path / "run")
+    assert cljax.resume(tmp_path / "run").results == json.loads(json.dumps(done.results))
+    (tmp_path / "run" / "results.json").unlink()
     with pytest.raises(UserError, match="begun with Python objects, so only Python can resume"):
         cljax.resume(tmp_path / "run")
 

@@ -334,7 +334,9 @@ def test_one_diverged_seed_ranks_its_setting_last_but_the_others_count(copied):
     plan, folder = copied
     best = sweep.load(folder).best()
     path = folder / "lanes" / sweep.Lane(best.setting, 1000).name / "results.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "diverged": [5]}))
+    results = json.loads(path.read_text())
+    path.write_text(json.dumps({**results, "diverged": [5]}))
+    artefacts.seal(path.parent, results["config_hash"])
     done = sweep.merge(folder)
     last = done.settings[-1]
     assert last.setting == best.setting and done.best().setting != best.setting
@@ -541,7 +543,7 @@ def test_a_folder_without_a_sweep_is_refused(read, tmp_path):
         ([{"rate": 0.1}], {}, "'rate' is not known"),
         ([{"lr": math.nan}], {}, "lr is nan"),
         ([{"lr": 0.1}, {"lr": 0.1}], {}, "lr=0.1/seed-1000 is there twice"),
-        ([{"lr": 0.1, "seed": -1}], {"on": "test"}, "not negative"),
+        ([{"lr": 0.1, "seed": -1}], {"on": "test"}, "seed -1 must be a whole number"),
         ([{"batch_size": 0}], {"batch_size": None}, "batch_size is 0"),
         (RATES, {"seeds": 0}, "seeds is 0"),
         (RATES, {"lanes_at_a_time": 0}, "lanes_at_a_time is 0"),

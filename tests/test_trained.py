@@ -13,11 +13,11 @@ from cljax.trained import Trained, evaluate
 from cljax.types import Info, Learner, Predictor
 
 
-def stream(num=4):
+def stream(num=4, width=1):
     """Two tasks; an example is the output that its network answers with, then its class."""
     y = np.array([0, 0, 1, 1, 2, 2, 3, 3]) % num
     guess = np.array([0, 2, 1, 3, 1, 2, 0, 2])  # task 0: right, task 1's, right, task 1's; ...
-    x, task = np.stack([guess, y], 1).astype(np.float32), np.arange(8) // 4
+    x, task = np.stack([guess] * width + [y], 1).astype(np.float32), np.arange(8) // 4
     return cljax.streams.from_arrays(
         (x, y, task), test=(x, y, task), val=0.25, name="answers", dtype="float32"
     )
@@ -55,7 +55,7 @@ def test_places_are_within_the_task_or_the_classes_themselves_where_tasks_share_
     [
         (lambda: evaluate((), stream(), scenario="task"), "evaluate takes the state of a run"),
         (lambda: evaluate(trained(), stream(), scenario="all"), "scenario"),
-        (lambda: evaluate(trained(), stream(2), scenario="task"), "The run learned answers"),
+        (lambda: evaluate(trained(), stream(width=2), scenario="task"), "The run learned answers"),
         (lambda: evaluate(trained(), stream(), scenario="task", predictor="x"), "predictor"),
         (lambda: evaluate(trained(told=True), stream(), scenario="class"), "must be told the task"),
         (lambda: cljax.Run({}, {}, resumed=True).state, "final states are not stored"),

@@ -1,7 +1,8 @@
 """Images as uint8 arrays: through tensorflow-datasets, from folders, archives, a shipped sample."""
 
 from cljax.data.described import source_of
-from cljax.data.folders import class_folders, class_names
+from cljax.data.folders import class_folders
+from cljax.data.layouts import class_names
 from cljax.data.load import Report, describe, images, images_or_sample, sample, sample_rows
 from cljax.data.prepared import prepare
 from cljax.data.sources import (

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cljax.data.sources import digest
+from cljax.files import opened, read_array, write_bytes, writing
 
 __all__ = ["Cached", "cached_arrays", "fingerprint", "user_cache"]
 
@@ -33,9 +33,18 @@ class Cached(NamedTuple):
     path: Path | None
 
 
-def user_cache() -> Path:
-    """The user's cache folder: ``$XDG_CACHE_HOME/cljax`` or ``~/.cache/cljax``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cljax"
+def user_cache() -> Path | None:
+    """The user's cache folder: ``$XDG_CACHE_HOME/cljax`` or ``~/.cache/cljax``.
+
+    None for a user whose home folder is not known.
+    """
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    if chosen:
+        return Path(chosen) / "cljax"
+    try:
+        return Path.home() / ".cache" / "cljax"
+    except RuntimeError:
+        return None
 
 
 def fingerprint(folder: Path) -> str:
@@ -61,7 +70,7 @@ def cached_arrays(
       UserWarning: if a cache was damaged and has been rebuilt, or none could be written.
     """
     file = f"cljax-{name}-{mark or fingerprint(folder)}.npy"
-    places = (folder / file, user_cache() / file)
+    places = [place / file for place in (folder, user_cache()) if place is not None]
     for path in places:
         if path.exists():
             try:
@@ -83,8 +92,9 @@ def cached_arrays(
         except OSError:
             continue
     warnings.warn(
-        f"The decoded arrays of {name} could not be kept in {places[0].parent} nor in "
-        f"{places[1].parent}, so every run decodes the images again.",
+        f"The decoded arrays of {name} could not be kept in "
+        f"{' nor in '.join(str(path.parent) for path in places)}, so every run decodes the images "
+        "again.",
         stacklevel=3,
     )
     return Cached(arrays, checksum, None)
@@ -97,8 +107,9 @@ def _checksum_file(path: Path) -> Path:
 def _read(path: Path) -> Cached:
     """Raises some exception if the file is not what was written."""
     recorded = _checksum_file(path).read_text().strip()
-    with path.open("rb") as file:
-        arrays = tuple(np.load(file, allow_pickle=False) for _ in range(_NUM_ARRAYS))
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        arrays = tuple(read_array(file, size) for _ in range(_NUM_ARRAYS))
     checksum = digest(*arrays)
     if checksum != recorded:
         raise ValueError(f"SHA-256 {checksum[:12]}..., recorded {recorded[:12]}...")
@@ -107,34 +118,10 @@ def _read(path: Path) -> Cached:
 
 def _write(path: Path, arrays: Arrays, checksum: str) -> None:
     """The checksum first: a file of arrays is never seen without it."""
-
-    def text(file: _Writable) -> None:
-        file.write(f"{checksum}\n".encode())
-
-    def numbers(file: _Writable) -> None:
+    write_bytes(_checksum_file(path), f"{checksum}\n".encode())
+    with writing(path) as file:
         for array in arrays:
             np.save(file, array, allow_pickle=False)
-
-    _replace(_checksum_file(path), text)
-    _replace(path, numbers)
-
-
-_Writable = tempfile._TemporaryFileWrapper
-
-
-def _replace(path: Path, fill: Callable[[_Writable], None]) -> None:
-    """Writes beside ``path``, then renames: a reader sees the old file or the whole new one."""
-    file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False)
-    try:
-        with file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(file.name, 0o644)  # others may share the data folder
-        os.replace(file.name, path)
-    except BaseException:
-        Path(file.name).unlink(missing_ok=True)
-        raise
 
 
 def _writable(folder: Path) -> bool:

@@ -35,6 +35,16 @@ def source_of(name: str, data_dir: str | os.PathLike[str] | None = None) -> Sour
     if not prepared.versions(name, data_dir) and near:
         raise UserError(f"data set '{name}' is not known; did you mean {near[0]}?")
     folder = prepared.find(name, data_dir)
+    try:
+        return _described(name, folder)
+    except (AttributeError, KeyError, TypeError) as error:  # JSON, but of another shape
+        raise UserError(
+            f"The description of the data set {name} in {folder} is not as tensorflow-datasets "
+            f"writes it ({type(error).__name__}); copy the data set again."
+        ) from error
+
+
+def _described(name: str, folder: Path) -> Source:
     features, info = _read(folder / "features.json"), _read(folder / "dataset_info.json")
     parts = features.get("featuresDict", {}).get("features", {})
     images = [key for key, part in parts.items() if "image" in part]
@@ -66,7 +76,7 @@ def _chosen(keys: list[str], usual: str) -> str:
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} could not be read ({type(error).__name__}); copy the data set again."
         ) from error

@@ -169,9 +169,7 @@ def _image_data(
     train_x, train_y, test_x, test_y = arrays
     data = ImageData(train_x, train_y, test_x, test_y, label, licence, checksum, small, mark)
     check_images(data, source.num_classes)
-    for array in arrays:
-        array.flags.writeable = False  # one copy serves every stream
-    return data
+    return data.frozen()  # one copy serves every stream
 
 
 def _sample_file(name: str):

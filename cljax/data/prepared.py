@@ -14,20 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from cljax.data.folders import square
+from cljax.data.pictures import square
 from cljax.data.sources import SOURCES, Source
 from cljax.errors import UserError
+from cljax.files import place, read_json
 
 __all__ = ["data_folder", "decode", "find", "prepare", "versions"]
 
+_CLASS = ("pythonClassName", "python_class_name", "type")  # in features.json, as versions have it
 _BATCH = 5000  # examples decoded at once: as fast as any, little memory
 _log = logging.getLogger(__name__)
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where data sets lie: ``data_dir``, else ``CLJAX_DATA_DIR``, ``~/tensorflow_datasets``."""
-    chosen = data_dir or os.environ.get("CLJAX_DATA_DIR") or Path.home() / "tensorflow_datasets"
-    return Path(chosen).expanduser()
+    """Where data sets lie: ``data_dir``, else ``CLJAX_DATA_DIR``, ``~/tensorflow_datasets``.
+
+    Raises:
+      UserError: for a path that cannot be, or if nobody says and no home folder is known.
+    """
+    return place(data_dir or os.environ.get("CLJAX_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def versions(name: str, data_dir: str | os.PathLike[str] | None = None) -> list[Path]:
@@ -68,6 +73,7 @@ def decode(folder: Path, source: Source) -> tuple[np.ndarray, ...]:
       UserError: if the folder is in another format than ArrayRecord, or damaged, or if images
         differ in size and the source names none to resize them to.
     """
+    _refuse_code(folder)
     import tensorflow_datasets as tfds
 
     _log.info("Decoding %s once.", folder)
@@ -88,6 +94,25 @@ def decode(folder: Path, source: Source) -> tuple[np.ndarray, ...]:
             f"The data set in {folder} could not be read ({type(error).__name__}: "
             f"{str(error).splitlines()[0] if str(error) else 'no reason given'}); copy it again."
         ) from error
+
+
+def _refuse_code(folder: Path) -> None:
+    """Raises UserError if a data folder names modules to import, other than the reader's own."""
+    try:
+        waiting = [read_json(folder / "features.json")]
+    except (OSError, ValueError):
+        return  # its reader says what is wrong
+    while waiting:
+        found = waiting.pop()
+        inside = found.values() if isinstance(found, dict) else found
+        waiting += [part for part in inside if isinstance(part, (dict, list))]
+        names = [found.get(key) for key in _CLASS] if isinstance(found, dict) else []
+        for name in names:
+            if isinstance(name, str) and not name.startswith("tensorflow_datasets."):
+                raise UserError(
+                    f"The data set in {folder} names the code {name}, which reading it would "
+                    "import; prepare it anew, with features of tensorflow-datasets alone."
+                )
 
 
 def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:

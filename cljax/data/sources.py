@@ -51,6 +51,17 @@ class ImageData(NamedTuple):
     sample: bool = False  # the small sample that cljax ships, not the whole data set
     mark: str = ""  # of another part of it, such as "15k"
 
+    @property
+    def fixed(self) -> bool:
+        """Whether no array can be written any more, so that the checksum goes on being theirs."""
+        return not any(array.flags.writeable for array in self[:4])
+
+    def frozen(self) -> ImageData:
+        """These images, whose arrays can no longer be written."""
+        for array in self[:4]:
+            array.flags.writeable = False
+        return self
+
 
 _SOURCES = (
     Source(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cljax.data import folders
+from cljax.data import folders, layouts
 from cljax.data.prepared import data_folder
 from cljax.data.sources import ImageData
 from cljax.errors import UserError
@@ -44,13 +44,13 @@ def tinyimagenet(data_dir: str | os.PathLike[str] | None = None) -> ImageData:
         of another size or that cannot be read.
     """
     root = _root(data_folder(data_dir))
-    written = root / "val" / folders.ANNOTATIONS
+    written = root / "val" / layouts.ANNOTATIONS
     if not written.is_file():
         raise UserError(
             f"There is no file {written}, which says the classes of TinyImageNet's validation "
             "images; unpack the archive again."
         )
-    names = folders.class_names(root)
+    names = layouts.class_names(root)
     wnids = root / "wnids.txt"
     listed = wnids.read_text("utf-8").split() if wnids.is_file() else names
     absent = sorted(set(listed) - set(names))
@@ -59,7 +59,7 @@ def tinyimagenet(data_dir: str | os.PathLike[str] | None = None) -> ImageData:
             f"{wnids} lists the class {absent[0]}, but there is no folder "
             f"{root / 'train' / absent[0]}; unpack the archive again."
         )
-    found = folders.layout(root, names)
+    found = layouts.layout(root, names)
     for part, where in ((found.train, root / "train"), (found.test, written)):
         counts = np.bincount(part.labels, minlength=len(names))
         if counts.min() < counts.max():

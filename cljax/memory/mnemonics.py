@@ -201,9 +201,8 @@ def mnemonics(
                 how._replace(last=None if last is None else min(last, turn.slots.shape[0])),
             )  # fmt: skip
             rate = lr * 0.5 ** (batch.clock.epoch // halve_every)
-            kept = moved(
-                kept, grads, turn.active, spec, lr=rate, momentum=momentum, normalise=normalise
-            )
+            active = turn.active & jnp.any(mask)  # where no row judges, momentum alone is no step
+            kept = moved(kept, grads, active, spec, lr=rate, momentum=momentum, normalise=normalise)
             kept = finish(kept, batch, turn.learned, rounding)
             return state._replace(exemplars=kept), Info(loss)
 

@@ -123,7 +123,8 @@ def mnemonics_released(
                 return value + 0.5 * weight_decay * jnp.sum(jnp.where(where, x, 0.0) ** 2), value
 
             grads, value = jax.grad(loss, has_aux=True)(kept.pixels)
-            kept = moved(kept, grads, active, spec, lr=lr, momentum=momentum)
+            some = jnp.any(mask)  # decay and momentum alone are no step
+            kept = moved(kept, grads, active & some, spec, lr=lr, momentum=momentum)
             return state._replace(exemplars=finish(kept, batch, active, rounding)), Info(value)
 
         def plan(task: int, rows: StepPlan) -> StepPlan:

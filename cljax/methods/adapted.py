@@ -7,7 +7,8 @@
 
 L_i is the sigmoid cross-entropy over the outputs of task i, z are logits. The adapted models depend
 on the exemplars alone, so they are made once an evaluation and serve all continua. A task without
-exemplars keeps Phi, and so does every task while there is only one.
+exemplars keeps Phi, and so does every task while there is only one. The order of the exemplars and
+their augmentation are drawn anew for every seed, task and number of tasks.
 
 Symbols: Phi ``variables``, b ``epochs``, Q ``batch_size``, C a continuum.
 
@@ -37,7 +38,16 @@ from cljax.types import (
     Variables,
 )
 
-__all__ = ["adapted_predictor", "protocols"]
+__all__ = ["adapt_key", "adapted_predictor", "protocols"]
+
+
+def adapt_key(key: Array) -> Array:
+    """What a state keeps of its first key for adaptation, [2] uint32: a state holds plain arrays.
+
+    Args:
+      key: the one that ``Learner.init`` gets.
+    """
+    return jax.random.bits(keys.derived(key, "adapt"), (2,), "uint32")
 
 
 def protocols(
@@ -67,7 +77,7 @@ def adapted_predictor(
 ) -> Predictor:
     """Scores of each example by the model adapted to its task, the true or the inferred one.
 
-    For states with ``params``, ``model_state`` and ``exemplars``.
+    For states with ``params``, ``model_state``, ``exemplars`` and ``adapt_key``.
     """
     adam, owner = make_optimizer("adam", lr), jnp.asarray(spec.class_mask)
 
@@ -87,8 +97,8 @@ def adapted_predictor(
         def adapt(task: Array) -> Variables:
             member = kept.mask & (kept.task == task)
             count = jnp.where(ended > 1, jnp.sum(member), 0)
-            # One order of adaptation for all seeds, new for every task and number of tasks.
-            key = jax.random.fold_in(keys.purpose(0, "adapt"), ended * spec.num_tasks + task)
+            own = jax.random.wrap_key_data(state.adapt_key, impl="threefry2x32")
+            key = jax.random.fold_in(own, ended * spec.num_tasks + task)
 
             def epoch(number: Array, carry: PyTree) -> PyTree:
                 key_order, key_augment = jax.random.split(jax.random.fold_in(key, number))

@@ -1,40 +1,53 @@
 """BiC: distillation with exemplars, then a correction of the bias towards new classes.
 
-    before task s:   teacher = theta, with its corrections
+    before task s:   teacher = theta, with its correction
     stage 1, each epoch of D(s) and M(s - 1), less what is held out, in batches:
-        L     = lambda KL(softmax(z^ / tau) || softmax(z / tau)) over old outputs
-                + (1 - lambda) CE(z) over outputs seen,    lambda = n_old / (n_old + n_new)
+        L     = lambda KL(softmax(z^ / tau) || softmax(y / tau)) over old outputs
+                + (1 - lambda) CE(y) over outputs seen,    lambda = n_old / (n_old + n_new)
         theta = theta - rate * Opt(grad mean_B L)
     stage 2, each epoch of what is held out:
-        a_s, b_s = one step on CE(z),    theta frozen
+        a, b = one step on CE(z) + decay b^2,    theta frozen
     after them:      M(s) = herded from D(s), and the best of the old ones
-    z_c = a_j y_c + b_j,    j the task of output c,  y the network's logits,  a, b = 1, 0 at first
+    z_c = a y_c + b for outputs c of the newest task, y_c for others;   y are the network's logits
 
-A tenth of the exemplars of each old class (by ``held_out``, at least one), the last of them, and as
-many images of each new class, the last in the first epoch's order, are held out of stage 1. The old
-ones were learned from in earlier tasks; the images never become exemplars. At least one of each
-class stays in stage 1. All pairs stay applied, in training and fine-tuning, at test and in the
-teacher.
+Images are held out of stage 1 for good: of each class that comes, as many as a tenth of the slots
+(by ``held_out``, at least one) that an old class has then, the last in the first epoch's order.
+They never become exemplars and are kept within the budget, a tenth of it, the exemplars the rest;
+as the budget's slots of a class get fewer, so do both. So stage 2 sees all classes alike, in images
+that the network never learned from. At least one image of each class stays in stage 1.
 
-Symbols: theta ``params``, a and b ``correction``, tau ``temperature``, M ``exemplars``.
+Symbols: theta ``params``, a and b ``correction``, tau ``temperature``, M ``exemplars``, decay
+``correction_decay``.
 
 Source: Wu et al., "Large Scale Incremental Learning", CVPR 2019 (arXiv:1905.13260), equations 1
-to 5; the KL divergence differs from their cross-entropy by a constant. The first task has no
-stage 2 and the teacher's outputs are those of the example as it is augmented.
+to 5.
+
+Differs: the KL divergence differs from their cross-entropy by a constant. The size of stage 2's
+rate and decay, and its passes, are ours. The teacher's outputs are those of the example as it is
+augmented. Others keep every task's pair applied, in training too, and fit by Adam:
+``pairs="all", correction_optimizer="adam", correction_decay=0``.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax.errors import UserError, check_above_zero, check_flag, check_positive, check_share
+from cljax.errors import (
+    UserError,
+    check_above_zero,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    check_share,
+)
 from cljax.factories import with_part
 from cljax.losses import distillation, masked_mean
 from cljax.memory.exemplars import Budget
@@ -45,10 +58,10 @@ from cljax.methods.class_incremental import (
     class_incremental,
 )
 from cljax.methods.common import logits_predictor
-from cljax.methods.incremental import Outputs, classification, seen_outputs
+from cljax.methods.incremental import Outputs, blanked, classification, seen_outputs
 from cljax.methods.nearest import nearest_mean
 from cljax.methods.rehearsal import Rehearsal, recall
-from cljax.optimizers import Transformation, make_optimizer
+from cljax.optimizers import Optimizer, Transformation, make_optimizer
 from cljax.streams.base import Stream, batches, checksum
 from cljax.streams.orders import permutation
 from cljax.types import (
@@ -66,11 +79,17 @@ from cljax.types import (
     Variables,
 )
 
-__all__ = ["Bias", "Correction", "bic", "bic_objective", "corrected", "holding_out", "objective"]
+__all__ = [
+    "Bias", "Correction", "Pairs", "bic", "bic_objective", "corrected", "holding_out", "objective",
+    "reserved",
+]  # fmt: skip
+
+
+Pairs: TypeAlias = Literal["newest", "all"]
 
 
 class Correction(NamedTuple):
-    """What each task's outputs are multiplied by, and what is added: (1, 0) until it is fitted."""
+    """What each task's outputs are multiplied by, and what is added: (1, 0) where not fitted."""
 
     scale: Array  # [T]
     shift: Array  # [T]
@@ -100,10 +119,11 @@ def objective(
     *,
     class_mask: np.ndarray,
     temperature: Array | float,
+    pairs: Pairs,
 ) -> Array:
     """L [] of stage 1 on a batch, in nats."""
     correct = functools.partial(corrected, correction=own.correction, class_mask=class_mask)
-    logits = correct(output.logits)
+    logits = correct(output.logits) if pairs == "all" else output.logits
     share = jnp.sum(outputs.past) / jnp.maximum(jnp.sum(outputs.seen), 1)  # lambda
     apart = distillation(logits, correct(old.logits), outputs.past, temperature)
     each = classification("softmax", logits, batch.y, outputs.seen)
@@ -116,15 +136,22 @@ def bic_objective(
     held_out: float = 0.1,
     correction_lr: Array | float = 0.01,
     correction_epochs: int = 200,
+    correction_optimizer: Optimizer = "momentum",
+    correction_decay: Array | float = 0.1,
+    pairs: Pairs = "newest",
     mirror: bool = False,
 ) -> Objective:
     """BiC: distillation on data and exemplars, and a bias correction fitted on a balanced part.
 
     Args:
       temperature: softens both networks' outputs in the distillation. May be traced.
-      held_out: share of each old class's exemplars that stage 2 alone learns from.
-      correction_lr: step size of stage 2, whose optimiser is Adam. May be traced.
+      held_out: share of the budget that holds images which stage 2 alone learns from.
+      correction_lr: step size of stage 2. May be traced.
       correction_epochs: passes of stage 2 over what is held out.
+      correction_optimizer: of stage 2: sgd, momentum (0.9), adam or radam.
+      correction_decay: of the squared shift in stage 2's loss. May be traced.
+      pairs: the newest task's pair alone corrects logits, or those of all tasks, each fitted on
+        logits that the earlier ones correct, and in training too.
       mirror: class means over the exemplars and their mirror images.
 
     Raises:
@@ -133,35 +160,32 @@ def bic_objective(
     """
     options = dict(locals())
     check_above_zero(temperature=temperature, correction_lr=correction_lr)
+    check_rate(correction_decay=correction_decay)
     check_positive(correction_epochs=correction_epochs)
     check_share(held_out=held_out)
     check_flag(mirror=mirror)
+    check_known("pairs", pairs, ("newest", "all"))
     if not 0 < held_out < 1:
         raise UserError(f"held_out is {held_out}, but it must be a share between 0 and 1.")
-    adam = make_optimizer("adam", correction_lr)
+    step = make_optimizer(correction_optimizer, correction_lr)
 
     def bind(model: Model, spec: Spec, budget: Budget) -> Terms:
-        if budget.shares[-1] < 2:
-            raise UserError(
-                f"bic keeps {budget.shares[-1]} exemplar of each class at the end, but it needs "
-                "at least 2, one of them held out; raise the budget of exemplars."
-            )
-
         def init() -> Bias:
-            one = jnp.ones(spec.num_tasks)
-            correction = Correction(one, 0 * one)
-            return Bias(correction, adam.init(_pair(correction, jnp.zeros((), jnp.int32))))
+            correction = _uncorrected(spec.num_tasks)
+            return Bias(correction, step.init(_pair(correction, jnp.zeros((), jnp.int32))))
 
         def begin(own: Bias, task: Array) -> Bias:
-            return own._replace(opt_state=adam.init(_pair(own.correction, task)))
+            return own._replace(opt_state=step.init(_pair(own.correction, task)))
 
         predictors = {
             "logits": _corrected_predictor(model, spec.class_mask),
             "nearest-mean": nearest_mean(model, spec, mirror=mirror),
             "uncorrected": logits_predictor(model),
         }
-        loss = functools.partial(objective, class_mask=spec.class_mask, temperature=temperature)
-        stage_2 = _stage_2(model, spec.class_mask, adam, correction_epochs)
+        loss = functools.partial(
+            objective, class_mask=spec.class_mask, temperature=temperature, pairs=pairs
+        )
+        stage_2 = _stage_2(model, spec.class_mask, step, correction_epochs, correction_decay, pairs)
         return Terms(
             loss, predictors, init, begin, (stage_2,),
             lambda logits, own: corrected(logits, own.correction, spec.class_mask),
@@ -178,53 +202,89 @@ def bic_objective(
         mark = checksum(stream.checksum, {}, "held out", held_out)
         return replace(stream, planner=planner, checksum=mark)
 
-    return Objective(bind, arrange, "bic", options)
+    kept = functools.partial(reserved, share=held_out)
+    return Objective(bind, arrange, kept, "bic", options)
 
 
 bic = with_part(class_incremental, "bic", "objective", bic_objective)
 
 
-def holding_out(rows: StepPlan, labels: np.ndarray, budget: Budget, share: float) -> StepPlan:
-    """A plan with exemplars in which what stage 2 learns from is masked.
+def _held_counts(budget: Budget, share: float) -> np.ndarray:
+    """[T] images of each old class that stage 2 sees in the task after each."""
+    return np.maximum(1, np.round(share * budget.shares)).astype(int)
 
-    A class that had so few images that what it held out leaves slots empty has no row for those:
-    their index is -1.
+
+def reserved(budget: Budget, share: float) -> Budget:
+    """What is left for exemplars of a budget that holds the images of stage 2 too.
+
+    Raises:
+      UserError: for a budget below two a class.
+    """
+    if budget.shares[-1] < 2:
+        raise UserError(
+            f"bic stores {budget.shares[-1]} image of each class at the end, but it needs "
+            "at least 2, one of them held out; raise the budget of exemplars."
+        )
+    shares = budget.shares - _held_counts(budget, share)
+    return budget._replace(shares=shares, capacity=int((shares * budget.seen).max()))
+
+
+def holding_out(rows: StepPlan, labels: np.ndarray, budget: Budget, share: float) -> StepPlan:
+    """A plan with all the budget's slots in which what stage 2 learns from is masked.
+
+    Slots are renumbered as ``reserved`` has them. The others of an old class name the images that
+    it held out, masked; where a class had too few images for either, their index is -1.
     """
     index, mask = rows.index.copy(), rows.mask.copy()
-    kept = np.zeros(len(budget.classes), int)  # images of each class that may become exemplars
-    for task, seen in enumerate(budget.seen):
-        own = rows.current == task
+    left, counts = reserved(budget, share), _held_counts(budget, share)
+    trained = np.zeros(len(budget.classes), int)  # images of each class that stage 1 learned from
+    held: list[np.ndarray] = [np.zeros(0, index.dtype)] * len(budget.classes)
+    for task in range(len(budget.seen)):
+        own, before = rows.current == task, max(task - 1, 0)
+        count = int(counts[before])
         if task:
-            slots, empty = _slots(budget, task, kept)
-            index[own] = np.where(np.isin(index[own], empty), -1, index[own])
-            mask[own] &= index[own] != -1
-            most = max(1, round(share * int(budget.shares[task - 1])))
+            named = _named(budget, left, before, trained, held, count)
+            slots = index[own] < -1
+            found = np.where(slots, named[np.where(slots, -2 - index[own], 0)], index[own])
+            mask[own] &= ~slots | (found < -1)
+            index[own] = found
         first = own & (rows.epoch == 0)
         arrived = index[first][mask[first]]
-        lasts = []
-        for k in range(int(seen)):
-            if budget.task[k] == task:
-                members = arrived[arrived >= 0]
-                members = members[labels[members] == budget.classes[k]]
-            else:
-                members = slots[k]
-            count = min(most, max(len(members) - 1, 0)) if task else 0
-            lasts.append(members[len(members) - count :])
-            if budget.task[k] == task:
-                kept[k] = len(members) - count
-        mask[own] &= ~np.isin(index[own], np.concatenate(lasts))
+        arrived = arrived[arrived >= 0]
+        for k in np.flatnonzero(budget.task == task):
+            members = arrived[labels[arrived] == budget.classes[k]]
+            trained[k] = max(len(members) - count, min(len(members), 1))
+            held[k] = members[trained[k] :]
+            mask[own] &= ~np.isin(index[own], held[k])
     return rows._replace(index=index, mask=mask)
 
 
-def _slots(budget: Budget, task: int, kept: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Rows of a plan that name each old class's exemplars, and those that name empty slots."""
-    share, old = int(budget.shares[task - 1]), int(budget.seen[task - 1])
-    rows = -2 - np.arange(old * share).reshape(old, share)
-    filled = np.arange(share) < kept[:old, None]
-    return [own[some] for own, some in zip(rows, filled, strict=True)], rows[~filled]
+def _named(
+    budget: Budget, left: Budget, task: int, trained: np.ndarray, held: list[np.ndarray], count: int
+) -> np.ndarray:
+    """What a plan's rows name for each slot of the whole budget once ``task`` has ended."""
+    share, fewer, seen = int(budget.shares[task]), int(left.shares[task]), int(budget.seen[task])
+    named = np.full((seen, share), -1)
+    for k in range(seen):
+        slots = min(trained[k], fewer)
+        images = held[k][:count]
+        named[k, :slots] = -2 - (k * fewer + np.arange(slots))
+        named[k, slots : slots + len(images)] = images
+    return named.ravel()
 
 
-def _stage_2(model: Model, class_mask: np.ndarray, adam: Transformation, epochs: int) -> Phase:
+def _uncorrected(num_tasks: int) -> Correction:
+    return Correction(jnp.ones(num_tasks), jnp.zeros(num_tasks))
+
+
+def _stage_2(
+    model: Model,
+    class_mask: np.ndarray,
+    step: Transformation,
+    epochs: int,
+    decay: Array | float,
+    pairs: Pairs,
+) -> Phase:
     """Fits the newest pair to what the task's plan held out."""
 
     def plan(task: int, rows: StepPlan) -> StepPlan | None:
@@ -251,21 +311,24 @@ def _stage_2(model: Model, class_mask: np.ndarray, adam: Transformation, epochs:
         return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def update(state: State, batch: Batch, draws: tuple[()]) -> tuple[State, Info]:
-        task, own = batch.clock.task, state.own
+        batch, task, own = blanked(batch), batch.clock.task, state.own
         variables = Variables(state.params, state.model_state)
         logits = model.apply(variables, batch.x, False)[0].logits
         seen = seen_outputs(class_mask, task)
 
-        def put(pair: Correction) -> Correction:
-            return jax.tree.map(lambda a, new: a.at[task].set(new), own.correction, pair)
+        others = own.correction if pairs == "all" else _uncorrected(len(class_mask))
 
-        def objective(pair: Correction) -> Array:
+        def put(pair: Correction) -> Correction:
+            return jax.tree.map(lambda a, new: a.at[task].set(new), others, pair)
+
+        def objective(pair: Correction) -> tuple[Array, Array]:
             z = corrected(logits, put(pair), class_mask)
-            return masked_mean(classification("softmax", z, batch.y, seen), batch.mask)
+            loss = masked_mean(classification("softmax", z, batch.y, seen), batch.mask)
+            return loss + decay * pair.shift**2, loss
 
         pair = _pair(own.correction, task)
-        loss, grads = jax.value_and_grad(objective)(pair)
-        updates, opt_state = adam.update(grads, own.opt_state, pair)
+        grads, loss = jax.grad(objective, has_aux=True)(pair)
+        updates, opt_state = step.update(grads, own.opt_state, pair)
         fitted = put(tree.add_scaled(pair, updates, 1.0))
         return state._replace(own=Bias(fitted, opt_state)), Info(loss)
 

@@ -115,11 +115,13 @@ class Objective(NamedTuple):
     """What a class-incremental method is besides what all share.
 
     ``bind(model, spec, budget) -> Terms`` raises UserError for what it cannot work with;
-    ``arrange(stream, held)`` may change what ``Rehearsal.arrange`` gave.
+    ``arrange(stream, held)`` may change what ``Rehearsal.arrange`` gave. ``kept(budget)`` are the
+    exemplars that are left where the objective stores examples of its own within the budget.
     """
 
     bind: Callable[[Model, Spec, Budget], Terms]
     arrange: Callable[[Stream, Rehearsal], Stream] = lambda stream, held: stream
+    kept: Callable[[Budget], Budget] = lambda budget: budget
     name: str = "custom"
     options: Mapping[str, Any] = MappingProxyType({})
 
@@ -230,7 +232,7 @@ def class_incremental(
                 "of its parameters those are; give its Model rows and a head (see "
                 "cljax.types.Model)."
             )
-        budget = held.budget(spec)
+        budget = objective.kept(held.budget(spec))
         terms = objective.bind(model, spec, budget)
 
         def init(key: Array) -> State:

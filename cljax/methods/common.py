@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,12 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError, in_words
-from cljax.losses import LossFn, classification_loss
+from cljax.losses import (
+    LossFn,
+    cross_entropy,
+    head_mask,
+    masked_mean,
+)
 from cljax.optimizers import Transformation
 from cljax.types import (
     Array,
@@ -32,10 +37,19 @@ from cljax.types import (
 )
 
 __all__ = [
-    "Descent", "check_features", "check_penalty", "descend", "features_predictor", "initial",
-    "logits_predictor", "mean_weights", "network_of", "penalty_gradient", "penalty_phases",
+    "REDUCTIONS", "Descent", "check_features", "check_penalty", "descend", "features_predictor",
+    "initial", "logits_predictor", "mean_weights", "network_of", "penalised", "penalty_phases",
     "penalty_state", "with_features",
 ]  # fmt: skip
+
+
+# Losses [K] after inner steps, and which of those hold a valid example [K] bool, to one loss []. A
+# step without any leaves the parameters as they are, so that the last loss is that of the last one.
+REDUCTIONS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "mean": masked_mean,
+    "sum": lambda losses, steps: jnp.sum(jnp.where(steps, losses, 0.0)),
+    "last": lambda losses, steps: losses[-1],
+}
 
 
 def logits_predictor(model: Model) -> Predictor:
@@ -118,11 +132,11 @@ def descend(
     penalty: Penalty | None = None,
     network: Callable[[PyTree], Network] | None = None,
 ) -> tuple[Descent, Array]:
-    """One step on ``sum_i weights_i * loss_i``, plus the penalty.
+    """One step on ``sum_i weights_i * loss_i``, plus the penalty; none on a batch of padding.
 
     Args:
       examples: leaves ``[B, ...]``. weights: ``[B]``, 0 for padding.
-      batch: the incoming batch, for penalties on outputs.
+      batch: the incoming batch, for penalties on outputs; without a valid row nothing changes.
       clip_norm: bound of the global norm of the whole gradient; None disables.
       network: ``model_state -> Network``, needed with a penalty.
 
@@ -132,21 +146,22 @@ def descend(
 
     def weighted(params: Params) -> tuple[Array, PyTree]:
         losses, model_state = loss_fn(params, at.model_state, examples, weights > 0)
-        return jnp.sum(jnp.where(weights > 0, losses, 0.0) * weights), model_state
+        return jnp.sum(losses * weights), model_state
 
     (loss, model_state), grads = jax.value_and_grad(weighted, has_aux=True)(at.params)
     total = grads
     if penalty is not None:
         assert network is not None
-        pull = penalty_gradient(penalty, at.penalty, at.params, batch, network(at.model_state))
-        total = jax.tree.map(jnp.add, grads, pull)
+        total = penalised(grads, penalty, at.penalty, at.params, batch, network(at.model_state))
     total = tree.clip_norm(total, clip_norm)
     updates, opt_state = optimizer.update(total, at.opt_state, at.params)
     kept = at.penalty
     if penalty is not None:
         kept = penalty.observe(at.penalty, at.params, grads, updates)
     params = jax.tree.map(jnp.add, at.params, updates)
-    return Descent(params, model_state, opt_state, kept), loss
+    some = jnp.any(batch.mask)  # replay alone, decay or momentum are no step
+    after = tree.select(some, Descent(params, model_state, opt_state, kept), at)
+    return after, jnp.where(some, loss, 0.0)
 
 
 def mean_weights(mask: Array) -> Array:
@@ -155,14 +170,15 @@ def mean_weights(mask: Array) -> Array:
 
 
 def network_of(model: Model, spec: Spec) -> Callable[[PyTree], Network]:
-    """``model_state -> Network``: what a penalty may ask of the network."""
-    loss_fn = classification_loss(model, spec)
+    """``model_state -> Network``: what a penalty may ask of the network, in evaluation mode."""
 
     def logits(variables: Variables, x: PyTree) -> Array:
         return model.apply(variables, x, False)[0].logits
 
     def losses(variables: Variables, examples: Examples) -> Array:
-        return loss_fn(variables.params, variables.model_state, examples)[0]
+        return cross_entropy(
+            logits(variables, examples.x), examples.y, head_mask(spec, examples.task)
+        )
 
     return lambda model_state: Network(logits, losses, model_state, spec)
 
@@ -172,10 +188,11 @@ def penalty_state(penalty: Penalty | None, params: Params) -> PyTree:
     return () if penalty is None else penalty.init(params)
 
 
-def penalty_gradient(
-    penalty: Penalty, kept: PyTree, params: Params, batch: Batch, network: Network
+def penalised(
+    grads: Params, penalty: Penalty, kept: PyTree, params: Params, batch: Batch, network: Network
 ) -> Params:
-    """Gradient of what the penalty adds to the loss."""
+    """Gradient of the loss, which is ``grads``, with what the penalty makes of it."""
+    batch = batch._replace(x=tree.blank(batch.x, batch.mask))
 
     def added(params: Params) -> Array:
         value = penalty.value(kept, params)
@@ -183,7 +200,10 @@ def penalty_gradient(
             value = value + penalty.distil(kept, params, batch, network)
         return value
 
-    return jax.grad(added)(params)
+    pull = jax.grad(added)(params)
+    share = None if penalty.share is None else penalty.share(kept)
+    own = grads if share is None else jax.tree.map(lambda g: share * g, grads)
+    return jax.tree.map(jnp.add, own, pull)
 
 
 def penalty_phases(penalty: Penalty | None, model: Model, spec: Spec) -> tuple[Phase, ...]:

@@ -10,7 +10,8 @@
         A-GEM:  r = mean_p M_p;   if <r, g> < 0:   g = g - <r, g> / <r, r> r
         theta = theta - lr * g
 
-A-GEM takes r from a random draw of all past memories, or (``reference_size=None``) as above.
+A-GEM takes r from a random draw of all past memories, or (``reference_size=None``) as above. A
+step whose dual problem could not be solved is NaN, so that the run reports its seed as diverged.
 
 Symbols: theta ``params``, G ``glances``, m ``per_task``, gamma ``margin``.
 
@@ -18,6 +19,10 @@ Source: Lopez-Paz, Ranzato, "Gradient Episodic Memory for Continual Learning", N
 (arXiv:1706.08840), equations 8 to 12; Chaudhry et al., "Efficient Lifelong Learning with A-GEM",
 ICLR 2019 (arXiv:1812.00420), equation 11. The code released with La-MAML clips the gradients and
 its A-GEM never constrains by the first task (``skip_first_task``).
+
+Under BatchNorm each memory and the batch are normalised by their own statistics; the running ones
+follow the memories that constrain, in the order of their tasks, and then the batch, in each glance.
+A batch of padding is no step.
 """
 
 from __future__ import annotations
@@ -28,6 +33,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cljax import (
+    tree,
+)
 from cljax.errors import (
     check_above_zero,
     check_flag,
@@ -85,17 +93,19 @@ def draw(
     reference_size: int | None = None,
     skip_first_task: bool = False,
 ) -> Draws:
-    """Draws A-GEM's reference examples from the memories of past tasks, with replacement."""
+    """Draws A-GEM's reference examples from the memories of past tasks, without replacement.
+
+    Where they hold fewer than ``reference_size``, all of them are drawn.
+    """
     if reference_size is None:
         return Draws((), ())
     usable = ring.valid(state.memory) & past(state.memory, batch, skip_first_task)[:, None]
     flat = usable.reshape(-1)
-    logits = jnp.where(flat, 0.0, -jnp.inf)
-    # With nothing to draw from, any row will do: it is masked.
-    logits = jnp.where(jnp.any(flat), logits, 0.0)
-    rows = jax.random.categorical(key, logits, shape=(glances, 1, reference_size))
+    # The largest of independent values are a draw without replacement; the unusable come last.
+    values = jnp.where(flat, jax.random.uniform(key, (glances, 1, flat.size)), -1.0)
+    rows = jax.lax.top_k(values, min(reference_size, flat.size))[1]
     data = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[rows], state.memory.data)
-    return Draws(data, jnp.broadcast_to(jnp.any(flat), rows.shape))
+    return Draws(data, flat[rows])
 
 
 def past(memory: ring.Ring, batch: Batch, skip_first_task: bool = False) -> Array:
@@ -111,14 +121,13 @@ def gem_coefficients(
 
     Args:
       gram: [N, N], inner products of those gradients. active: [N - 1] bool.
-      ridge: added to the diagonal, where it is at least what rounding needs.
+      ridge: added to the diagonal; 0 also serves gradients of one direction.
+
+    Returns:
+      NaN for the tasks where the dual problem was not solved.
     """
     p, b = gram[:-1, :-1], gram[:-1, -1]
-    # Gradients that are nearly one direction: rounding is relative to their sum of squares.
-    floor = 10 * jnp.finfo(gram.dtype).eps * jnp.sum(jnp.where(active, jnp.diag(p), 0.0))
-    # All-zero gradients leave nothing to project, but the solver needs a positive diagonal.
-    tiny = jnp.finfo(gram.dtype).tiny
-    p = p + jnp.maximum(jnp.maximum(ridge, floor), tiny) * jnp.eye(len(b), dtype=gram.dtype)
+    p = p + ridge * jnp.eye(len(b), dtype=gram.dtype)
     violated = jnp.any(active & (b < 0))
     lower = jnp.full_like(b, margin)
     none = jnp.zeros_like(b)
@@ -194,8 +203,8 @@ def agem(
     Args:
       lr: step size; an optax optimiser of your own brings its own. May be traced.
       per_task: examples stored of each task, its last ones.
-      reference_size: stored examples drawn for the reference gradient; None takes the mean of
-        the past tasks' gradients on all of their memories, as the code of La-MAML does.
+      reference_size: stored examples drawn for the reference gradient, all different; None takes
+        the mean of the past tasks' gradients on all of their memories, as the code of La-MAML does.
       glances: steps on each incoming batch.
       optimizer: sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``.
       clip_norm: bound of the norm of every gradient before the projection; None disables.
@@ -240,11 +249,9 @@ def _binder(
     step = make_optimizer(optimizer, lr)
 
     def bind(model: Model, spec: Spec) -> Learner:
-        gradients_of = (
-            groups.low_rank(model, spec)
-            if algebra == "low-rank"
-            else groups.general(classification_loss(model, spec))
-        )
+        loss_fn = classification_loss(model, spec)
+        low_rank = algebra == "low-rank"
+        gradients_of = groups.low_rank(model, spec) if low_rank else groups.general(loss_fn)
 
         def init(key: Array) -> State:
             params, model_state = initial(model, spec, key)
@@ -255,16 +262,19 @@ def _binder(
             current = Examples(batch.x, batch.y, batch.task)
             memory = ring.add(state.memory, current, batch.clock.task, batch.mask, ring_rule)
             own = groups.Group(*jax.tree.map(lambda a: a[None], (current, batch.mask)))
+            some = jnp.any(batch.mask)
 
             def glance(carry: Any, drawn: Draws) -> tuple[Any, Array]:
-                params, opt_state = carry
+                params, model_state, opt_state = carry
                 if reference_size is None:
                     reference = groups.Group(memory.data, ring.valid(memory))
                     active = past(memory, batch, skip_first_task)
                 else:
                     reference = groups.Group(drawn.reference, drawn.mask)
                     active = jnp.any(drawn.mask, axis=1)
-                made = gradients_of(params, state.model_state, (reference, own))
+                made = gradients_of(params, model_state, (reference, own))
+                seen = reference._replace(mask=reference.mask & active[:, None])
+                model_state = groups.followed(loss_fn, params, model_state, (seen, own))
                 scale = jnp.ones_like(made.loss)
                 if clip_norm is not None:
                     norm = jnp.sqrt(jnp.maximum(jnp.diag(made.gram), 0.0))  # below 0: rounding
@@ -272,11 +282,15 @@ def _binder(
                 chosen = direction(made.gram * scale[:, None] * scale[None], active)
                 turned = made.combine(chosen * scale)
                 updates, opt_state = step.update(turned, opt_state, params)
-                return (jax.tree.map(jnp.add, params, updates), opt_state), made.loss[-1]
+                params = jax.tree.map(jnp.add, params, updates)
+                after = tree.select(some, (params, model_state, opt_state), carry)
+                return after, made.loss[-1]
 
-            carry = (state.params, state.opt_state)
-            (params, opt_state), losses = jax.lax.scan(glance, carry, draws, length=glances)
-            return State(params, state.model_state, opt_state, memory), Info(jnp.mean(losses))
+            carry = (state.params, state.model_state, state.opt_state)
+            (params, model_state, opt_state), losses = jax.lax.scan(
+                glance, carry, draws, length=glances
+            )
+            return State(params, model_state, opt_state, memory), Info(jnp.mean(losses))
 
         num = spec.num_tasks * per_task if reference_size is None else reference_size
         return Learner(

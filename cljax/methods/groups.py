@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cljax import tree
 from cljax.errors import UserError
 from cljax.losses import LossFn, cross_entropy, head_mask, masked_mean
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec
 
-__all__ = ["Gradients", "Group", "general", "low_rank"]
+__all__ = ["Gradients", "Group", "followed", "general", "low_rank"]
 
 
 class Group(NamedTuple):
@@ -49,13 +50,29 @@ def general(loss_fn: LossFn) -> GradientsFn:
 
     def gradients(params: Params, model_state: PyTree, groups: tuple[Group, ...]) -> Gradients:
         def mean_loss(params: Params, group: Group) -> Array:
-            return masked_mean(loss_fn(params, model_state, group.examples)[0], group.mask)
+            losses = loss_fn(params, model_state, group.examples, group.mask)[0]
+            return masked_mean(losses, group.mask)
 
         per_group = jax.vmap(jax.value_and_grad(mean_loss), in_axes=(None, 0))
         losses, grads = _joined([per_group(params, group) for group in groups])
         return Gradients(losses, _gram(grads), lambda c: _combined(grads, c))
 
     return gradients
+
+
+def followed(
+    loss_fn: LossFn, params: Params, model_state: PyTree, groups: tuple[Group, ...]
+) -> PyTree:
+    """The network's state after a training pass over each group in turn, at ``params``."""
+    if not jax.tree.leaves(model_state):
+        return model_state
+
+    def one(model_state: PyTree, group: Group) -> tuple[PyTree, None]:
+        return loss_fn(params, model_state, group.examples, group.mask)[1], None
+
+    for group in groups:
+        model_state = jax.lax.scan(one, model_state, group)[0]
+    return model_state
 
 
 def low_rank(model: Model, spec: Spec) -> GradientsFn:
@@ -84,6 +101,7 @@ def low_rank(model: Model, spec: Spec) -> GradientsFn:
             group.examples.x.reshape(n * r, -1) for group, (n, r) in zip(groups, sizes, strict=True)
         ]
         x = jnp.concatenate(flat)
+        x = tree.blank(x, jnp.concatenate([group.mask.reshape(-1) for group in groups]))
         split_at = [sum(n * r for n, r in sizes[: i + 1]) for i in range(len(sizes) - 1)]
         z = jnp.split(x @ kernel, split_at)
         per_group = jax.vmap(jax.value_and_grad(mean_loss, argnums=(0, 1)), in_axes=(None, 0, 0))
@@ -98,7 +116,7 @@ def low_rank(model: Model, spec: Spec) -> GradientsFn:
             jnp.arange(len(counts)), jnp.array(counts), total_repeat_length=x.shape[0]
         )
         member = jax.nn.one_hot(owner, len(counts), dtype=x.dtype)  # [rows, N]
-        of_kernel = member.T @ ((x @ x.T) * (d_z @ d_z.T)) @ member
+        of_kernel = _product(_product(member.T, _product(x, x.T) * _product(d_z, d_z.T)), member)
 
         def combine(coefficients: Array) -> Params:
             d_kernel = x.T @ (coefficients[owner][:, None] * d_z)
@@ -115,7 +133,11 @@ def _joined(parts: list[Any]) -> Any:
 
 def _gram(grads: Params) -> Array:
     flat = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(grads)]
-    return functools.reduce(jnp.add, [leaf @ leaf.T for leaf in flat])
+    return functools.reduce(jnp.add, [_product(leaf, leaf.T) for leaf in flat])
+
+
+# Inner products of gradients that nearly cancel decide: never in fewer digits than they have.
+_product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def _combined(grads: Params, coefficients: Array) -> Params:

@@ -31,6 +31,9 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from cljax import (
+    tree,
+)
 from cljax.errors import UserError, check_above_zero, check_positive, check_rate
 from cljax.losses import cross_entropy, head_mask, masked_mean
 from cljax.methods.common import initial
@@ -202,7 +205,8 @@ def hat(
                 params, embedding = learned
                 own = masks(embedding, s, task)
                 variables = Variables(params, state.model_state)
-                logits = gated(model, own, variables, batch.x, True).logits
+                x = tree.blank(batch.x, batch.mask)
+                logits = gated(model, own, variables, x, True).logits
                 losses = cross_entropy(logits, batch.y, head_mask(spec, batch.task))
                 loss = masked_mean(losses, batch.mask)
                 return loss + strength * occupied(own, state.before), loss
@@ -218,11 +222,12 @@ def hat(
         ) -> tuple[State, PyTree, Info]:
             grads, loss = gradient(state, batch)
             learned = (state.params, state.embedding)
-            updates, kept = by.update(grads, kept, learned)
+            updates, moved = by.update(grads, kept, learned)
             params, embedding = jax.tree.map(jnp.add, learned, updates)
             embedding = jax.tree.map(lambda e: jnp.clip(e, -_WIDEST, _WIDEST), embedding)
-            state = state._replace(params=params, embedding=embedding, count=state.count + 1)
-            return state, kept, Info(loss)
+            after = state._replace(params=params, embedding=embedding, count=state.count + 1)
+            # On a batch of padding the regulariser alone is no step.
+            return *tree.select(jnp.any(batch.mask), (after, moved), (state, kept)), Info(loss)
 
         def update(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
             state, kept, info = descended(state, batch, step, state.opt_state)

@@ -124,7 +124,7 @@ def update(
     """G distilled steps on a batch, which is then staged if it is new.
 
     Args:
-      loss_fn: ``(params, model_state, examples) -> (losses, model_state)``.
+      loss_fn: see ``cljax.losses.LossFn``.
       class_mask: [T, C] bool, disjoint rows.
       lr: step size. strength: weight of the distillation.
       clip_norm: bound of the gradient's global L2 norm; None disables.
@@ -140,7 +140,7 @@ def update(
         params, model_state = carry
 
         def objective(params: Params) -> tuple[Array, tuple[PyTree, Array]]:
-            losses, after = loss_fn(params, model_state, current)
+            losses, after = loss_fn(params, model_state, current, batch.mask)
             # In evaluation mode, so that empty slots reach no statistics.
             logits = model.apply(Variables(params, model_state), drawn.x, False)[0].logits
             apart = _divergence(drawn.exlog, logits, jnp.asarray(heads))
@@ -151,7 +151,9 @@ def update(
             params
         )
         params = tree.add_scaled(params, tree.clip_norm(grads, clip_norm), -lr)
-        return (params, model_state), (loss, distilled)
+        # Distillation alone is no step.
+        after = tree.select(jnp.any(batch.mask), (params, model_state), carry)
+        return after, (loss, distilled)
 
     (params, model_state), (losses, distilled) = jax.lax.scan(
         glance, (state.params, state.model_state), draws

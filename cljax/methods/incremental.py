@@ -86,7 +86,7 @@ def descend(
     by: Descent,
     learns: PyTree | None = None,
 ) -> tuple[Any, Array]:
-    """One step, for states with params, model_state and opt_state.
+    """One step, for states with params, model_state and opt_state; none on a batch of padding.
 
     Args:
       objective: (params, output on the batch) -> loss [].
@@ -104,10 +104,16 @@ def descend(
     (loss, model_state), grads = jax.value_and_grad(value, has_aux=True)(state.params)
     towards, opt_state = by.optimizer.update(grads, state.opt_state, state.params)
     params = tree.add_scaled(state.params, towards, -by.rate(batch.clock))
+    some = jnp.any(batch.mask)
+    moves = jax.tree.map(lambda leaf: some, params)
     if learns is not None:  # momentum and decay would move what has no gradient
-        keep = lambda where, new, old: jnp.where(jnp.broadcast_to(where, old.shape), new, old)
-        params = jax.tree.map(keep, learns, params, state.params)
-    return state._replace(params=params, model_state=model_state, opt_state=opt_state), loss
+        moves = jax.tree.map(lambda where: where & some, learns)
+    keep = lambda where, new, old: jnp.where(jnp.broadcast_to(where, old.shape), new, old)
+    return state._replace(
+        params=jax.tree.map(keep, moves, params, state.params),
+        model_state=model_state,
+        opt_state=tree.select(some, opt_state, state.opt_state),
+    ), loss
 
 
 def training(model: Model) -> Forward:
@@ -131,11 +137,7 @@ def trainable(model: Model, params: Params, outputs: Array, task: Array) -> PyTr
 
 def blanked(batch: Batch) -> Batch:
     """The batch with zeros in its masked rows, so that whatever they hold reaches no gradient."""
-
-    def blank(leaf: Array) -> Array:
-        return jnp.where(batch.mask.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, 0)
-
-    return batch._replace(x=jax.tree.map(blank, batch.x))
+    return batch._replace(x=tree.blank(batch.x, batch.mask))
 
 
 def seen_outputs(class_mask: np.ndarray, task: Array) -> Array:

@@ -96,7 +96,8 @@ def independent(
             return State(every.params, every.model_state, opt_state, task)
 
         def update(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
-            task = batch.clock.task
+            # The first valid example begins a task: padding is no step, also to a new network.
+            task = jnp.where(jnp.any(batch.mask), batch.clock.task, state.task)
             new = task != state.task
             every = Variables(state.params, state.model_state)
             own = _at(every, jnp.where(new & transfer, state.task, task))

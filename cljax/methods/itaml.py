@@ -47,7 +47,7 @@ from cljax.errors import (
 from cljax.losses import binary_cross_entropy, masked_mean
 from cljax.memory.exemplars import Exemplars
 from cljax.memory.policies import Policy
-from cljax.methods.adapted import adapted_predictor, protocols
+from cljax.methods.adapted import adapt_key, adapted_predictor, protocols
 from cljax.methods.common import initial, logits_predictor
 from cljax.methods.incremental import check_single_head, seen_outputs
 from cljax.methods.micro import by_task
@@ -85,6 +85,7 @@ class State(NamedTuple):
     model_state: PyTree
     opt_state: PyTree
     exemplars: Exemplars
+    adapt_key: Array  # of the seed's draws in adaptation, see ``cljax.methods.adapted``
 
 
 class Draws(NamedTuple):
@@ -392,8 +393,9 @@ def itaml(
         def init(key: Array) -> State:
             params, model_state = initial(model, spec, key)
             return State(
-                params, model_state, new_optimizer(params), held.policy.init(model, spec, budget)
-            )
+                params, model_state, new_optimizer(params), held.policy.init(model, spec, budget),
+                adapt_key(key),
+            )  # fmt: skip
 
         def step(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
             clock = batch.clock

@@ -4,7 +4,8 @@
     iid:    there is one long task; each update takes examples of all tasks, or the same number
             of examples of each of a few tasks drawn at random
 
-Both are fine-tuning on a stream arranged otherwise.
+Both are fine-tuning on a stream arranged otherwise. Measures of what is learned of a task and lost
+again say nothing of them and are absent: iid never ends a task, and joint goes on learning them.
 
 Source: the upper bounds of the field; iid with ``tasks_per_batch=4`` is the sampler of the code
 released with La-MAML (Gupta et al. 2020, arXiv:2007.13904): 32 examples of 4 tasks.
@@ -17,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from cljax import (
+    metrics,
+)
 from cljax.errors import UserError, check_positive, given
 from cljax.methods import finetune as _finetune
 from cljax.optimizers import Optimizer
@@ -25,6 +29,12 @@ from cljax.streams.orders import permutation, uniform
 from cljax.types import Array, Method, StepPlan
 
 __all__ = ["iid", "joint"]
+
+_GOES_ON = "joint goes on learning the examples of earlier tasks, so none of them is left behind."
+_AT_ONCE = "iid learns all tasks at once, so there is no moment after one of them."
+# Measures without meaning, and why.
+_OF_JOINT = dict.fromkeys(("LA", "BTI", "forgetting", "F"), _GOES_ON)
+_OF_IID = dict.fromkeys((*metrics.AFTER_EACH, "average_anytime_accuracy"), _AT_ONCE)
 
 Draws, State, draw = _finetune.Draws, _finetune.State, _finetune.draw
 
@@ -49,8 +59,9 @@ def joint(
     options = {name: value for name, value in method.options.items() if name != "penalty"}
     needs = method.needs._replace(boundaries=True)
     return method._replace(
-        name="joint", needs=needs, options=options, arrange=_cumulative, make=joint
-    )
+        name="joint", needs=needs, options=options, arrange=_cumulative, make=joint,
+        unmeasured=_OF_JOINT,
+    )  # fmt: skip
 
 
 def iid(
@@ -82,7 +93,10 @@ def iid(
     def arrange(stream: Stream) -> Stream:
         return _mixed(stream, tasks_per_batch, updates)
 
-    return method._replace(name="iid", options={**options, **counts}, arrange=arrange, make=iid)
+    return method._replace(
+        name="iid", options={**options, **counts}, arrange=arrange, make=iid,
+        unmeasured=_OF_IID,
+    )  # fmt: skip
 
 
 def _cumulative(stream: Stream) -> Stream:

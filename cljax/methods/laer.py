@@ -15,6 +15,9 @@ Source: Gupta, Yadav, Paull, "La-MAML", NeurIPS 2020 (arXiv:2007.13904), section
 named La-ER, and its released code: the last inner step's loss alone, raw rates and clipped
 gradient elements in the inner steps, and (``offer="every-epoch"``) examples offered again in
 every epoch.
+
+Padding is no step, as in La-MAML. Under BatchNorm the running statistics follow bm at theta; the
+look-ahead does not reach them.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from cljax.losses import LossFn, classification_loss, masked_mean
 from cljax.memory import reservoir
 from cljax.methods import er
 from cljax.methods.common import initial, logits_predictor
-from cljax.methods.lamaml import Draws, meta_loss
+from cljax.methods.lamaml import Draws, draw_order, meta_loss
 from cljax.types import (
     Array,
     Batch,
@@ -70,8 +73,7 @@ def draw(state: State, batch: Batch, key: Array, *, glances: int, **options: Any
     """Makes the random choices of one update: those of ``er.draw``, and an order a glance."""
     key_order, key_rest = jax.random.split(key)
     drawn = er.draw(state, batch, key_rest, glances=glances, **options)
-    order = jnp.argsort(jax.random.uniform(key_order, (glances, batch.y.shape[0])), axis=1)
-    return Draws(order.astype(jnp.int32), *drawn)
+    return Draws(draw_order(key_order, glances, batch.mask), *drawn)
 
 
 def update(
@@ -102,6 +104,7 @@ def update(
             (replay, replay_mask),
             shuffled,
         )
+        meta_mask = meta_mask & jnp.any(batch.mask)  # replay alone is no step
         d_alpha = jax.grad(
             lambda alpha: meta_loss(
                 params, alpha, model_state, inner, inner_mask, meta, meta_mask, loss_fn=loss_fn,
@@ -111,7 +114,7 @@ def update(
         alpha = tree.add_scaled(alpha, tree.clip_norm(d_alpha, clip_norm), -alpha_lr)
 
         def replayed(params: Params) -> tuple[Array, PyTree]:
-            losses, model_state_after = loss_fn(params, model_state, meta)
+            losses, model_state_after = loss_fn(params, model_state, meta, meta_mask)
             return masked_mean(losses, meta_mask), model_state_after
 
         (loss, model_state), d_params = jax.value_and_grad(replayed, has_aux=True)(params)

@@ -24,6 +24,14 @@ Differs from the paper, as its released code does: the meta-loss is the mean ove
 (``meta_reduce``), not the last step's; the memory is written in the first pass only; on MNIST
 the inner step uses relu(alpha) (``inner_relu``), and K = B single examples. Differs from the
 code: the reservoir rule is the textbook one and replay is without replacement unless asked.
+
+Padding is no step: the valid rows of a batch come first in a glance's order, chunks hold B/K rows,
+and the mean is over the chunks that hold a valid one. So n valid rows of B give the update of a
+batch of n in chunks of B/K.
+
+Under BatchNorm, which no source has, each chunk and each meta-batch is normalised by its own
+statistics. The running ones, which predictions use, follow the meta-batch, old and new examples
+together, once a glance, as theta_K sees it. The chunks, often of one example, do not reach them.
 """
 
 from __future__ import annotations
@@ -49,11 +57,12 @@ from cljax.factories import variant
 from cljax.losses import LossFn, classification_loss, masked_mean
 from cljax.memory import reservoir
 from cljax.methods.common import (
+    REDUCTIONS,
     check_penalty,
     initial,
     logits_predictor,
     network_of,
-    penalty_gradient,
+    penalised,
     penalty_phases,
     penalty_state,
 )
@@ -75,10 +84,10 @@ from cljax.types import (
 )  # fmt: skip
 from cljax.unroll import sgd_step, split, unroll
 
-__all__ = ["Draws", "State", "cmaml", "draw", "lamaml", "meta_loss", "sync_lamaml", "update"]
+__all__ = ["Draws", "State", "cmaml", "draw", "draw_order", "lamaml", "meta_loss", "sync_lamaml",
+           "update"]  # fmt: skip
 
 Reduce = Literal["mean", "sum", "last"]
-_REDUCE = {"mean": jnp.mean, "sum": jnp.sum, "last": lambda losses: losses[-1]}
 
 
 class State(NamedTuple):
@@ -96,7 +105,7 @@ class State(NamedTuple):
 class Draws(NamedTuple):
     """Every random choice of one update."""
 
-    order: Array  # [G, B] int32, a permutation of the batch for each glance
+    order: Array  # [G, B] int32, a permutation of the batch for each glance, padding last
     replay: Examples  # leaves [G, R, ...], contents, so that recorded draws go straight in
     replay_mask: Array  # [G, R] bool
     slots: Array  # [B] int32, reservoir slot of each example, M = not stored
@@ -127,28 +136,35 @@ def meta_loss(
     Args:
       inner: leaves ``[K, B/K, ...]``, one chunk a step, with ``inner_mask [K, B/K]``.
       meta: leaves ``[R + B, ...]``, the meta-batch, with ``meta_mask [R + B]``.
-      loss_fn: ``(params, model_state, examples) -> (losses, model_state)``.
+      loss_fn: see ``cljax.losses.LossFn``.
 
     Returns:
-      The loss ``[]`` in nats, and the network's state after the inner loop.
+      The loss ``[]`` in nats over the steps that hold a valid example, 0 if none does, and the
+      network's state after its pass over the meta-batch behind the last of them.
     """
+    steps = jnp.any(inner_mask, axis=1)  # [K]
+    meta_mask = meta_mask & jnp.any(steps)  # without a step there is nothing to judge
 
-    def inner_loss(params: Params, model_state: PyTree, chunk: Any) -> tuple[Array, PyTree]:
+    def inner_loss(params: Params, chunk: Any) -> Array:
         examples, mask = chunk
-        losses, model_state = loss_fn(params, model_state, examples)
-        return masked_mean(losses, mask), model_state
+        return masked_mean(loss_fn(params, model_state, examples, mask)[0], mask)
+
+    def judged(params: Params) -> tuple[Array, PyTree]:
+        losses, after = loss_fn(params, model_state, meta, meta_mask)
+        return masked_mean(losses, meta_mask), after
 
     rates = jax.tree.map(jax.nn.relu, alpha) if inner_relu else alpha
     unrolled = unroll(
-        sgd_step(inner_loss, rates, clip=inner_clip, model_state=model_state),
+        sgd_step(inner_loss, rates, clip=inner_clip),
         params,
         (inner, inner_mask),
         order=order,
         remat=remat,
         unroll_steps=unroll_steps,
-        probe_fn=lambda p: masked_mean(loss_fn(p, model_state, meta)[0], meta_mask),
+        probe_fn=judged,
     )
-    return _REDUCE[meta_reduce](unrolled.probes), unrolled.carry
+    losses, states = unrolled.probes
+    return REDUCTIONS[meta_reduce](losses, steps), jax.tree.map(lambda a: a[-1], states)
 
 
 def draw(
@@ -181,8 +197,13 @@ def draw(
     keys = jax.random.split(key_replay, glances)
     drawn = [replay(first if g == 0 else later, keys[g]) for g in range(glances)]
     examples, mask = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-    order = jnp.argsort(jax.random.uniform(key_order, (glances, batch.y.shape[0])), axis=1)
-    return Draws(order.astype(jnp.int32), examples, mask, slots)
+    return Draws(draw_order(key_order, glances, batch.mask), examples, mask, slots)
+
+
+def draw_order(key: Array, glances: int, mask: Array) -> Array:
+    """Permutations [G, B] int32 of a batch's rows, those outside ``mask`` [B] last."""
+    ranks = jax.random.uniform(key, (glances, mask.shape[0]))
+    return jnp.argsort(jnp.where(mask[None], ranks, 2.0), axis=1).astype(jnp.int32)
 
 
 def update(
@@ -206,7 +227,7 @@ def update(
     """One call of Algorithm 2: G meta-updates on a batch, then the batch enters the memory.
 
     Args:
-      loss_fn: ``(params, model_state, examples) -> (losses, model_state)``.
+      loss_fn: see ``cljax.losses.LossFn``.
       inner_steps: K; the batch is cut into K chunks, in the order of each glance.
       alpha_lr: step size of ``alpha``; None keeps ``alpha`` fixed (C-MAML).
       lr: step size of ``params``; None steps with relu(new alpha) (La-MAML).
@@ -231,7 +252,7 @@ def update(
             (replay, replay_mask),
             shuffled,
         )
-        (loss, model_state), (d_params, d_alpha) = jax.value_and_grad(
+        (loss, statistics), (d_params, d_alpha) = jax.value_and_grad(
             meta_loss_fn, argnums=(0, 1), has_aux=True
         )(
             params, alpha, model_state, inner, inner_mask, meta, meta_mask,
@@ -241,8 +262,7 @@ def update(
         total = d_params
         if penalty is not None:
             assert network is not None
-            pull = penalty_gradient(penalty, kept, params, batch, network(model_state))
-            total = jax.tree.map(jnp.add, d_params, pull)
+            total = penalised(d_params, penalty, kept, params, batch, network(model_state))
         total, d_alpha = tree.clip_norm(total, clip_norm), tree.clip_norm(d_alpha, clip_norm)
         if alpha_lr is not None:
             alpha = tree.add_scaled(alpha, d_alpha, -alpha_lr)
@@ -251,10 +271,12 @@ def update(
         else:
             after = tree.add_scaled(params, total, -lr)
         if penalty is not None:
-            kept = penalty.observe(
+            observed = penalty.observe(
                 kept, params, d_params, jax.tree.map(jnp.subtract, after, params)
             )
-        return (after, alpha, model_state, kept), loss
+            # On a batch of padding the penalty alone is no step.
+            after, kept = tree.select(jnp.any(batch.mask), (after, observed), (params, kept))
+        return (after, alpha, statistics, kept), loss
 
     (params, alpha, model_state, kept), losses = jax.lax.scan(
         glance,
@@ -322,7 +344,7 @@ def lamaml(
     check_flag(inner_relu=inner_relu, with_replacement=with_replacement)
     check_penalty(penalty)
     check_known("order", order, ("first", "second"))
-    check_known("meta_reduce", meta_reduce, _REDUCE)
+    check_known("meta_reduce", meta_reduce, REDUCTIONS)
     check_known("replay_source", replay_source, ("live", "old-tasks"))
     check_known("reservoir_rule", reservoir_rule, ("textbook", "inclusive"))
     check_known("algebra", algebra, ("general", "low-rank"))

@@ -17,8 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cljax import tree
 from cljax.errors import UserError
 from cljax.losses import cross_entropy, head_mask, masked_mean
+from cljax.methods.common import REDUCTIONS
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec
 
 __all__ = ["low_rank_meta_loss"]
@@ -57,8 +59,10 @@ def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
         kernel, rest = first.split(params)
         kernel_rates, rest_rates = first.split(rates)
         num_steps, num_rows = inner_mask.shape[0], meta_mask.shape[0]
+        steps = inner_mask[:, 0]
+        meta_mask = meta_mask & jnp.any(steps)  # as the general path
         # The inner examples are the last rows of the meta-batch, in the same order.
-        x = meta.x.reshape(num_rows, -1)
+        x = tree.blank(meta.x.reshape(num_rows, -1), meta_mask)
         x_inner = x[num_rows - num_steps :]
         z = x @ kernel
         products = (x_inner[:, None] * x[None]).reshape(num_steps * num_rows, -1) @ kernel_rates
@@ -79,7 +83,6 @@ def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
 
         inputs = (jnp.arange(num_steps), inner, inner_mask, products)
         losses = jax.lax.scan(step, (rest, z), inputs, unroll=True)[1]
-        reduce = {"mean": jnp.mean, "sum": jnp.sum, "last": lambda values: values[-1]}[meta_reduce]
-        return reduce(losses), model_state
+        return REDUCTIONS[meta_reduce](losses, steps), model_state
 
     return meta_loss

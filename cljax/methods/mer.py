@@ -155,16 +155,13 @@ def update(
         single = jax.tree.map(lambda a: a[None], example)
 
         def loss(params: Params) -> tuple[Array, PyTree]:
-            losses, model_state_after = loss_fn(params, model_state, single)
+            losses, model_state_after = loss_fn(params, model_state, single, valid[None])
             return scale * losses[0], model_state_after
 
-        (value, model_state_after), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        grads = tree.clip_norm(grads, clip_norm)
-        # A masked step is a step of length 0: cheaper than choosing between two trees.
-        rate = jnp.where(valid, lr, 0.0)
-        params = tree.add_scaled(params, grads, -rate)
-        model_state = tree.select(valid, model_state_after, model_state)
-        return (params, model_state), jnp.where(valid, value, 0.0)
+        # Outside the mask loss and gradient are 0, and statistics stay.
+        (value, model_state), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        params = tree.add_scaled(params, tree.clip_norm(grads, clip_norm), -lr)
+        return (params, model_state), value
 
     def towards(start: Params, end: Params, share: Array | float) -> Params:
         return jax.tree.map(lambda a, b: a + share * (b - a), start, end)

@@ -29,6 +29,8 @@ Differs from the paper, as its released code does: the inner rates have a mean a
 deviation like the parameters (``bayes_alpha``) instead of being constant, and their gradient is
 not clipped. Differs from the code: the reservoir rule is the textbook one and replay is without
 replacement unless asked; K chunks that leave some empty become fewer steps.
+
+Chunks of padding are no steps, and running statistics are as in La-MAML, once a sample.
 """
 
 from __future__ import annotations
@@ -140,7 +142,7 @@ def update(
     """G steps of Bayesian gradient descent on a batch, then the batch enters the memory.
 
     Args:
-      loss_fn: ``(params, model_state, examples) -> (losses, model_state)``.
+      loss_fn: see ``cljax.losses.LossFn``.
       inner_steps: K; the batch is cut into chunks of ceil(B/K), the last one smaller.
       lr: step size of the means (eta).
       order: 1 or 2.

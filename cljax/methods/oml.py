@@ -177,7 +177,8 @@ def oml(
             if query == "both":
                 head = lambda a: a[:first]
                 known = jnp.asarray(spec.class_mask)[batch.task[:first]]
-                source = Shown(jax.tree.map(head, batch.x), batch.y[:first], known)
+                x = tree.blank(jax.tree.map(head, batch.x), batch.mask[:first])
+                source = Shown(x, batch.y[:first], known)
                 asked = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), source, fresh)
                 mask = jnp.concatenate([batch.mask[:first], mask])
 

@@ -2,15 +2,27 @@
 
     minimise  v' P v / 2 + b' v   subject to  v_i >= lower_i   for the active i;  v_i = 0 else
 
-By block principal pivoting: with u = v - lower the conditions are a linear complementarity
-problem, w = P u + q >= 0, u >= 0, u' w = 0. A guess of which u are free is corrected where it
-breaks a condition, all at once while that helps, then one at a time, which always ends.
+First every constraint is scaled to P_ii = 1, so that rounding is relative to each of them: the
+gradient of a task that is all but learned counts as exactly as the others. Then, with
+u = v - lower and q = b + P lower, the conditions of optimality are
 
-Source: Judice, Pires, "A block principal pivoting algorithm for large-scale strictly monotone
-linear complementarity problems", Computers & Operations Research 1994.
+    w = P u + q >= 0,   u >= 0,   u' w = 0
+
+1. Block principal pivoting: a guess of which u are free is corrected wherever it breaks a
+   condition, while that helps. A few linear solves, nearly always enough.
+2. Else an active set: the most broken condition is freed, and u goes towards the solution of what
+   is free, as far as it stays feasible. Every solution it reaches is lower than the one before,
+   so no set comes back, and it ends.
+3. The conditions are checked. A point that breaks them is not returned: it is NaN.
+
+Sources: Judice, Pires, "A block principal pivoting algorithm for large-scale strictly monotone
+linear complementarity problems", Computers & Operations Research 1994; Lawson, Hanson, "Solving
+Least Squares Problems", 1974, chapter 23.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +32,25 @@ from cljax.types import Array
 
 __all__ = ["kkt_residual", "solve_qp"]
 
-_PATIENCE = 3  # exchanges of all broken conditions without progress, before single ones
+_PATIENCE = 3  # exchanges of all broken conditions without progress, before the active set
+_NOISE = 16.0  # units of the last place by which rounding may break a condition
+_SOLVED = 50.0  # of the residual, for each constraint, at a solution
+
+
+class _Scaled(NamedTuple):
+    """The problem in u with P_ii = 1 and |q| at most 1."""
+
+    p: Array  # [T, T], 0 outside the active rows and columns
+    q: Array  # [T]
+    terms: Array  # [T], sizes of what q is a sum of: its rounding is relative to them
+    active: Array  # [T] bool, without rows of zeros
+    unit: Array  # [T], v = lower + unit * u
+
+
+class _Point(NamedTuple):
+    u: Array  # [T], at least 0
+    free: Array  # [T] bool, where it may be above
+    done: Array  # [] bool
 
 
 def solve_qp(
@@ -28,55 +58,23 @@ def solve_qp(
     b: Float[Array, " T"],
     lower: Float[Array, " T"],
     active: Bool[Array, " T"],
-    max_steps: int = 200,
+    max_steps: int | None = None,
 ) -> Float[Array, " T"]:
-    """The minimiser v; inactive entries are 0.
+    """The minimiser v; inactive entries are 0. All NaN where none was found.
+
+    Where P is singular it is one of the minimisers, which all have the same P v; where a row is
+    zero (its square root below the smallest normal number), v is ``lower``.
 
     Args:
-      p: symmetric and positive definite where active (add a ridge).
-      max_steps: linear solves at most; far fewer are needed.
+      p: symmetric and positive semidefinite where active.
+      max_steps: linear solves of the active set at most; None: 30 T, of which some T are needed.
     """
-    both = active[:, None] & active[None]
-    p = jnp.where(both, p, 0.0)
-    lower = jnp.where(active, lower, 0.0)
-    q = jnp.where(active, b + p @ lower, 0.0)
-    eye = jnp.eye(len(b), dtype=p.dtype)
-    # Rounding of w is relative to the terms it is a sum of.
-    eps = 16 * jnp.finfo(p.dtype).eps
-
-    def solution(free: Array) -> tuple[Array, Array, Array]:
-        inside = free[:, None] & free[None]
-        factor = jax.scipy.linalg.cho_factor(jnp.where(inside, p, eye), lower=True)
-        u = jax.scipy.linalg.cho_solve(factor, jnp.where(free, -q, 0.0))
-        u = jnp.where(free, u, 0.0)
-        w = p @ u + q
-        broken_u = free & (u < 0)
-        slack = eps * (jnp.abs(p) @ jnp.abs(u) + jnp.abs(q))
-        broken_w = active & ~free & (w < -slack)
-        return u, broken_u | broken_w, w
-
-    def unfinished(carry: tuple[Array, ...]) -> Array:
-        step, _, _, broken, _, _ = carry
-        return jnp.any(broken) & (step < max_steps)
-
-    def exchange(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        step, free, _, broken, best, patience = carry
-        count = jnp.sum(broken)
-        better = count < best
-        patience = jnp.where(better, _PATIENCE, patience - 1)
-        last = len(b) - 1 - jnp.argmax(broken[::-1])
-        chosen = broken & ((patience >= 0) | (jnp.arange(len(b)) == last))
-        free = free ^ chosen
-        u, broken, _ = solution(free)
-        return step + 1, free, u, broken, jnp.minimum(best, count), patience
-
-    start = active & (q < 0)
-    u, broken, _ = solution(start)
-    size = jnp.asarray(len(b) + 1)
-    zero = jnp.zeros((), jnp.int32)
-    carry = (zero, start, u, broken, size, jnp.asarray(_PATIENCE))
-    u = jax.lax.while_loop(unfinished, exchange, carry)[2]
-    return jnp.where(active, lower + jnp.maximum(u, 0.0), 0.0)
+    problem = _scaled(p, b, lower, active)
+    most = 30 * len(b) if max_steps is None else max_steps
+    point = _active_set(problem, _pivoting(problem), most)
+    v = jnp.where(active, lower + problem.unit * point.u, 0.0)
+    bound = _SOLVED * len(b) * jnp.finfo(p.dtype).eps
+    return jnp.where(_residual(problem, point.u) <= bound, v, jnp.nan)
 
 
 def kkt_residual(
@@ -86,10 +84,116 @@ def kkt_residual(
     active: Bool[Array, " T"],
     v: Float[Array, " T"],
 ) -> Float[Array, ""]:
-    """How far v is from the minimiser, relative to the size of b: 0 at the solution.
+    """How far v is from the minimiser, relative to each constraint: 0 at the solution.
 
-    The largest of ``|min(v - lower, P v + b)|`` over the active entries.
+    With constraints scaled to P_ii = 1, the largest of ``|min(u, w)|`` over the active entries,
+    each relative to the terms that its w is a sum of.
     """
-    p = jnp.where(active[:, None] & active[None], p, 0.0)
-    gap = jnp.minimum(v - lower, p @ v + b)
-    return jnp.max(jnp.where(active, jnp.abs(gap), 0.0)) / jnp.maximum(jnp.max(jnp.abs(b)), 1e-30)
+    problem = _scaled(p, b, lower, active)
+    return _residual(problem, jnp.where(active, (v - lower) / problem.unit, 0.0))
+
+
+def _scaled(p: Array, b: Array, lower: Array, active: Array) -> _Scaled:
+    diagonal = jnp.diag(p)
+    active = active & (diagonal >= jnp.finfo(p.dtype).tiny)  # a row of zeros constrains nothing
+    each = jnp.where(active, 1 / jnp.sqrt(jnp.where(active, diagonal, 1.0)), 1.0)
+    p = jnp.where(active[:, None] & active[None], p, 0.0) * each[:, None] * each[None]
+    b, lower = (jnp.where(active, a, 0.0) for a in (b * each, lower / each))
+    terms = jnp.abs(b) + jnp.abs(p) @ jnp.abs(lower)
+    largest = jnp.max(terms, initial=0.0)
+    unit = jnp.where(largest > 0, largest, 1.0)
+    return _Scaled(p, (b + p @ lower) / unit, terms / unit, active, unit * each)
+
+
+def _slope(problem: _Scaled, u: Array) -> tuple[Array, Array]:
+    """w = P u + q, and the sizes of the terms that it is a sum of."""
+    return problem.p @ u + problem.q, jnp.abs(problem.p) @ jnp.abs(u) + problem.terms
+
+
+def _residual(problem: _Scaled, u: Array) -> Array:
+    w, terms = _slope(problem, u)
+    gap = jnp.abs(jnp.minimum(u, w)) / jnp.where(terms > 0, terms, 1.0)
+    return jnp.max(jnp.where(problem.active, gap, 0.0), initial=0.0)
+
+
+def _solution(problem: _Scaled, free: Array) -> Array:
+    """u with w = 0 where free, and 0 elsewhere, which may be infeasible.
+
+    Gradients of one direction make P singular. So it is factorised with what rounding may hide
+    added to its diagonal, which two steps of refinement take out of the solution again.
+    """
+    p = jnp.where(free[:, None] & free[None], problem.p, 0.0)
+    hidden = 10 * len(free) * jnp.finfo(p.dtype).eps
+    factor = jax.scipy.linalg.cho_factor(p + jnp.diag(jnp.where(free, hidden, 1.0)), lower=True)
+    target = jnp.where(free, -problem.q, 0.0)
+    u = jax.scipy.linalg.cho_solve(factor, target)
+    for _ in range(2):
+        u = u + jax.scipy.linalg.cho_solve(factor, target - p @ u)
+    return u
+
+
+def _pivoting(problem: _Scaled) -> _Point:
+    """Exchanges all broken conditions at once, while that makes fewer of them."""
+    eps = _NOISE * jnp.finfo(problem.p.dtype).eps
+
+    def broken(free: Array, u: Array) -> Array:
+        w, terms = _slope(problem, u)
+        return problem.active & (jnp.where(free, u, w) < -eps * terms)
+
+    def unfinished(carry: tuple[Array, ...]) -> Array:
+        return jnp.any(carry[2]) & (carry[4] >= 0)
+
+    def exchange(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        free, _, wrong, fewest, patience = carry
+        free = free ^ wrong
+        u = _solution(problem, free)
+        wrong = broken(free, u)
+        count = jnp.sum(wrong)
+        patience = jnp.where(count < fewest, _PATIENCE, patience - 1)
+        return free, u, wrong, jnp.minimum(fewest, count), patience
+
+    none = jnp.zeros_like(problem.active)
+    first = problem.active & (problem.q < 0)
+    carry = (none, jnp.zeros_like(problem.q), first, jnp.asarray(len(none) + 1), jnp.asarray(0))
+    free, u, wrong, _, _ = jax.lax.while_loop(unfinished, exchange, carry)
+    u = jnp.maximum(u, 0.0)
+    return _Point(u, free & (u > 0), ~jnp.any(wrong))
+
+
+class _Walk(NamedTuple):
+    point: _Point
+    step: Array  # []
+    lowest: Array  # [], objective of the last solution
+    entered: Array  # [T] bool, what was freed last
+    barred: Array  # [T] bool, what was freed since then without coming lower: rounding
+
+
+def _active_set(problem: _Scaled, start: _Point, max_steps: int) -> _Point:
+    """Lawson and Hanson's algorithm from a feasible point; nothing to do where it is done."""
+    eps = _NOISE * jnp.finfo(problem.p.dtype).eps
+    places = jnp.arange(len(problem.q))
+
+    def walk(at: _Walk) -> _Walk:
+        u, free, _ = at.point
+        towards = _solution(problem, free)
+        out = free & (towards < 0)
+        share = jnp.where(out, u / jnp.where(out, u - towards, 1.0), 1.0)
+        stays = free & ~(out & (share <= jnp.min(share)))
+        u = jnp.where(stays, jnp.maximum(u + jnp.min(share) * (towards - u), 0.0), 0.0)
+        # Unless something left, this is the solution of what is free, and more may be freed.
+        arrived = ~jnp.any(out)
+        w, terms = _slope(problem, u)
+        height = 0.5 * jnp.sum(u * (w + problem.q))
+        lower = arrived & (height < at.lowest)
+        barred = jnp.where(lower, False, at.barred | (arrived & at.entered))
+        outside = problem.active & ~stays & ~barred
+        below = jnp.where(outside, w / jnp.where(terms > 0, terms, 1.0), jnp.inf)
+        enters = arrived & (places == jnp.argmin(below)) & (below < -eps)
+        point = _Point(u, stays | enters, arrived & ~jnp.any(enters))
+        lowest = jnp.where(lower, height, at.lowest)
+        return _Walk(point, at.step + 1, lowest, jnp.where(arrived, enters, at.entered), barred)
+
+    none, zero = jnp.zeros_like(problem.active), jnp.zeros((), jnp.int32)
+    begin = _Walk(start, zero, jnp.full((), jnp.inf, problem.q.dtype), none, none)
+    unfinished = lambda at: ~at.point.done & (at.step < max_steps)
+    return jax.lax.while_loop(unfinished, walk, begin).point

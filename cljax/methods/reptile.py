@@ -168,6 +168,9 @@ def update_fomaml(
     mean = jax.tree.map(lambda g: g / jnp.maximum(present, 1), tasks.total)
     towards, opt_state = by.optimizer.update(mean, state.opt_state, state.params)
     params = tree.add_scaled(state.params, towards, -by.rate(batch.clock))
+    # Momentum and decay alone are no step.
+    before = state.params, state.opt_state
+    params, opt_state = tree.select(present > 0, (params, opt_state), before)
     model_state = _statistics(model, state, batch)
     state = state._replace(params=params, opt_state=opt_state, model_state=model_state)
     return state, Info(tasks.loss / jnp.maximum(present, 1))

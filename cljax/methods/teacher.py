@@ -22,6 +22,9 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from cljax import (
+    tree,
+)
 from cljax.errors import (
     UserError,
     check_above_zero,
@@ -214,8 +217,11 @@ def teacher(
                 return masked_mean(losses, batch.mask)
 
             step = learned_step(gate, state.theta, loss, model, lr)
-            found, carry = step.gradient(state.params, state.carry, batch)
-            params, carry = step.apply(state.params, carry, found)
+            own = batch._replace(x=tree.blank(batch.x, batch.mask))
+            before = state.params, state.carry
+            found, carry = step.gradient(*before, own)
+            after = step.apply(state.params, carry, found)
+            params, carry = tree.select(jnp.any(batch.mask), after, before)
             return state._replace(params=params, carry=carry), Info(found.loss)
 
         def begin(state: State, task: Array) -> State:

@@ -29,8 +29,9 @@ def from_equinox(make: Callable[[Array], Any], *, head: str | None = None) -> Mo
     Its ``__call__(x)`` returns ``(logits [C], features [D])``. One with an ``eqx.nn.State``
     (``eqx.nn.BatchNorm(size, axis_name="batch")``) is called as ``(x, state)`` and returns
     ``((logits, features), state)``; the state changes in training mode only. Modes are switched by
-    ``eqx.nn.inference_mode``. There is no ``tape``, and no ``grouped``: with BatchNorm padded rows
-    reach the statistics. Layers that are called with a key, such as dropout, get none and fail.
+    ``eqx.nn.inference_mode``. There is no ``tape``, and no ``grouped``: with BatchNorm some methods
+    refuse the network, others repeat valid rows in the place of padding (``cljax.nets.masked``).
+    Layers that are called with a key, such as dropout, get none and fail.
 
     Args:
       make: from a key to the module.

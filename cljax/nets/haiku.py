@@ -20,8 +20,9 @@ def from_haiku(
     """A function of Haiku modules, ``forward(x, train) -> (logits, features)``, not transformed.
 
     Haiku's state, such as the averages of ``hk.BatchNorm``, is ``model_state``, which changes in
-    training mode only. There is no ``tape``, and no ``grouped``: with ``hk.BatchNorm`` padded rows
-    reach the statistics. Functions that draw random numbers, as dropout does, get no key and fail.
+    training mode only. There is no ``tape``, and no ``grouped``: with ``hk.BatchNorm`` some methods
+    refuse the network, others repeat valid rows in the place of padding (``cljax.nets.masked``).
+    Functions that draw random numbers, as dropout does, get no key and fail.
 
     Args:
       forward: makes its modules inside, as ``hk.transform`` asks.

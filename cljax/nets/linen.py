@@ -8,8 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from cljax import (
+    tree,
+)
 from cljax.errors import UserError, in_words
-from cljax.nets.adapted import output_of
+from cljax.nets.adapted import (
+    output_of,
+)
 from cljax.nets.heads import outputs_last, rows_of
 from cljax.types import Array, Model, Output, PyTree, Variables
 
@@ -63,9 +68,7 @@ def from_linen(module: Any, *, head: str | None = None, floats: bool = False) ->
         return call(variables, x, train)
 
     def grouped(variables: Variables, x: PyTree, member: Array) -> tuple[Output, PyTree]:
-        real = member.any(axis=1)
-        clean = lambda leaf: jnp.where(real.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, 0)
-        return call(variables, jax.tree.map(clean, x), True, member=member)
+        return call(variables, tree.blank(x, member.any(axis=1)), True, member=member)
 
     takes_groups = "member" in inspect.signature(type(module).__call__).parameters
     return Model(

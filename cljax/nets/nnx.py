@@ -26,8 +26,8 @@ def from_nnx(make: Callable[[Any], Any], *, head: str | None = None) -> Model:
     ``nnx.Param`` s are the parameters; all other arrays, such as the statistics of
     ``nnx.BatchNorm``, are ``model_state``, which changes in training mode only. The module is
     switched by its own ``train()`` and ``eval()``. There is no ``tape``, and no ``grouped``: with
-    ``nnx.BatchNorm`` padded rows reach the statistics, so choose a batch size that divides each
-    task's examples, or group normalisation.
+    ``nnx.BatchNorm`` some methods refuse the network, others repeat valid rows in the place of
+    padding (``cljax.nets.masked``), which so weigh more in a batch's statistics.
 
     Args:
       make: from ``nnx.Rngs`` to the module; it must be free of side effects.

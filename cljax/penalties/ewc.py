@@ -13,7 +13,8 @@ Symbols: lambda ``strength``, S ``importance``, Q ``pull``, gamma ``decay``.
 Source: Kirkpatrick et al., "Overcoming catastrophic forgetting in neural networks", PNAS 2017,
 equation 3; online: Schwarz et al., "Progress & Compress", ICML 2018. The code released with MER
 squares the mean gradient of a task's first examples at their labels
-(``fisher="mean-gradient"``), and has no 1/2, so its strength is twice as large here.
+(``fisher="mean-gradient"``), and has no 1/2, so its strength is twice as large here. The Fisher is
+that of the network as it predicts: under BatchNorm with the running statistics.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ def _fisher(kind: str, params: Params, batch: Batch, network: Network, key: Arra
         return network.losses(Variables(params, network.model_state), examples)
 
     if kind == "mean-gradient":
-        return jax.grad(lambda p: jnp.sum(losses(p, examples) * batch.mask))(params)
+        total = lambda p: jnp.sum(jnp.where(batch.mask, losses(p, examples), 0.0))
+        return jax.grad(total)(params)
     if kind == "sampled":
         logits = network.logits(Variables(params, network.model_state), batch.x)
         head = head_mask(network.spec, batch.task)

@@ -1,25 +1,32 @@
 """Learning without forgetting: the old outputs keep what the network said before the task.
 
-    penalty  = strength * tau^2 * E_x KL(softmax(z_old(x) / tau) || softmax(z(x) / tau))
-    end of t:  the network becomes the old one
+    loss       = CE / t + (1 - 1 / t) * strength * D                 # in task t, the first is 1
+    D          = tau^2 * E_x KL(softmax(z_old(x) / tau) || softmax(z(x) / tau))
+    end of t:    the network becomes the old one
 
-x are the incoming examples, and the softmax runs over the outputs of past tasks: together where
-tasks share a head, by task where each has its own. No memory of examples.
+x are the incoming examples. z_old are the outputs of past tasks and z those of all tasks so far:
+the target of a new output is 0. Where each task has its own head, D is the mean over past tasks, a
+softmax for each. No memory of examples.
 
 Symbols: lambda ``strength``, tau ``temperature``.
 
-Source: Li, Hoiem, "Learning without Forgetting", TPAMI 2017 (arXiv:1606.09282), equations 2 to 4;
-the KL divergence differs from their cross-entropy by a constant, and tau^2 keeps the gradient's
-size. The old network shares the current one's BatchNorm statistics.
+Source: Li, Hoiem, "Learning without Forgetting", TPAMI 2017 (arXiv:1606.09282), for tasks with
+their own heads; for one head and the weights, van de Ven, Tolias, "Generative replay with feedback
+connections" (arXiv:1809.10635), whose numbers later tables quote.
+
+Differs: their cross-entropy is this KL divergence but for a constant. Li and Hoiem write CE +
+strength * D over the past outputs alone, D the sum over past tasks: ``outputs="past",
+weights="one"``. They train the new outputs alone first, decay all weights, and tau^2 is not theirs:
+it keeps the gradient's size. The old network shares the current one's BatchNorm statistics.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from cljax.errors import check_above_zero, check_rate
+from cljax.errors import check_above_zero, check_known, check_rate
 from cljax.losses import distillation, masked_mean
 from cljax.penalties.common import nothing_observed
 from cljax.types import Array, Batch, Network, Params, Penalty, Variables
@@ -34,38 +41,57 @@ class State(NamedTuple):
     tasks: Array
 
 
-def lwf(strength: Array | float = 1.0, *, temperature: Array | float = 2.0) -> Penalty:
+def lwf(
+    strength: Array | float = 1.0,
+    *,
+    temperature: Array | float = 2.0,
+    outputs: Literal["seen", "past"] = "seen",
+    weights: Literal["share", "one"] = "share",
+) -> Penalty:
     """LwF: distillation of the previous network on the new task's examples.
 
     Args:
       strength: weight of the distillation (lambda). May be traced.
       temperature: softens both outputs (tau). May be traced.
+      outputs: what the new softmax runs over, all outputs so far or those of past tasks, where
+        tasks share a head.
+      weights: share is 1 / t of the loss and 1 - 1 / t of the distillation, over past tasks their
+        mean; one is their sum with the whole loss.
 
     Raises:
-      UserError: for a value that is not finite.
+      UserError: for a value that is not finite, or an unknown choice.
     """
     options = dict(locals())
     check_rate(strength=strength)
     check_above_zero(temperature=temperature)
+    check_known("outputs", outputs, ("seen", "past"))
+    check_known("weights", weights, ("share", "one"))
 
     def init(params: Params) -> State:
         return State(params, jnp.zeros((), jnp.int32))
 
+    def share(state: State) -> Array:
+        return 1.0 / (state.tasks + 1)
+
     def distil(state: State, params: Params, batch: Batch, network: Network) -> Array:
         old = network.logits(Variables(state.teacher, network.model_state), batch.x)
         new = network.logits(Variables(params, network.model_state), batch.x)
-        class_mask = network.spec.class_mask
-        past = jnp.arange(len(class_mask)) < state.tasks
-        total = jnp.zeros(())
+        class_mask = jnp.asarray(network.spec.class_mask)
+        tasks = jnp.arange(len(class_mask))
+        past = tasks < state.tasks
+        weight = strength * jnp.asarray(temperature) ** 2
         if network.spec.multi_head:
-            for task, outputs in enumerate(class_mask):
-                own = distillation(new, old, jnp.asarray(outputs), temperature)
-                total = total + jnp.where(past[task], masked_mean(own, batch.mask), 0.0)
-        else:
-            outputs = jnp.any(past[:, None] & jnp.asarray(class_mask), axis=0)
-            own = distillation(new, old, outputs, temperature)  # none before the first task ends
-            total = masked_mean(own, batch.mask)
-        return strength * temperature**2 * total
+            total = jnp.zeros(())
+            for task, own in enumerate(class_mask):
+                apart = distillation(new, old, own, temperature)
+                total = total + jnp.where(past[task], masked_mean(apart, batch.mask), 0.0)
+            # The mean over t - 1 tasks, times 1 - 1 / t.
+            return weight * total * (share(state) if weights == "share" else 1.0)
+        before = jnp.any(past[:, None] & class_mask, axis=0)  # none before the first task ends
+        now = jnp.any((tasks <= state.tasks)[:, None] & class_mask, axis=0)
+        among = now if outputs == "seen" else None
+        total = masked_mean(distillation(new, old, before, temperature, among), batch.mask)
+        return weight * total * (1.0 - share(state) if weights == "share" else 1.0)
 
     def consolidate(
         state: State, params: Params, batch: Batch, network: Network, key: Array
@@ -73,8 +99,9 @@ def lwf(strength: Array | float = 1.0, *, temperature: Array | float = 2.0) -> P
         return State(params, state.tasks + 1)
 
     return Penalty(
-        init, _zero, nothing_observed, consolidate, distil=distil, name="lwf", options=options
-    )
+        init, _zero, nothing_observed, consolidate, distil=distil, name="lwf", options=options,
+        share=share if weights == "share" else None,
+    )  # fmt: skip
 
 
 def _zero(state: State, params: Params) -> Array:

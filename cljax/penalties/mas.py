@@ -6,7 +6,8 @@
 Symbols: lambda ``strength``, Omega ``importance``, theta* ``anchor``, z the logits.
 
 Source: Aljundi et al., "Memory Aware Synapses: Learning what (not) to forget", ECCV 2018
-(arXiv:1711.09601), equations 2 and 3 with the squared norm of the outputs.
+(arXiv:1711.09601), equations 2 and 3 with the squared norm of the outputs. These are of the network
+as it predicts: under BatchNorm with the running statistics.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ class Recipe:
       entries: of the accuracy matrix: "diagonal-last", "lower" or "full".
       status: published, or default, with what that means.
       notes: deviations.
+      tuning: how values were chosen, if a sweep or a comparison did; see ``cljax.sweep.tuning``.
     """
 
     method: str
@@ -38,11 +39,14 @@ class Recipe:
     entries: str = "lower"
     status: str = "default, untuned"
     notes: str = ""
+    tuning: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
         """SOURCE:VARIANT, as ``--recipe`` takes it, or that these are defaults."""
-        return f"{self.source}:{self.variant}" if self.source else "default, untuned"
+        if self.source:
+            return f"{self.source}:{self.variant}"
+        return "default, untuned" if self.tuning is None else "tuned"
 
     def replace(self, **changes: Any) -> Recipe:
         """A copy with fields changed; other names are options of the stream or the method."""
@@ -69,9 +73,14 @@ def recipes() -> tuple[Recipe, ...]:
 
 
 def default(method: str, stream: str) -> Recipe:
-    """The recipe of the paper whose table holds the pair, else library defaults, untuned."""
+    """The recipe of the paper whose table holds the pair, else library defaults, untuned.
+
+    Args:
+      stream: its name; the mark of a smaller part, as in ``mnist-rotations[sample]``, is left out.
+    """
+    pair = stream.removesuffix("[sample]")
     for candidate in recipes():
-        if (candidate.method, candidate.stream) == (method, stream):
+        if (candidate.method, candidate.stream) == (method, pair):
             return candidate
     return Recipe(method, stream)
 

@@ -29,7 +29,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "bic": {},
 }
 _NETS = {"bic": "resnet32:linear"}
-# What "with ours" adds; of BiC's exemplars those that stage 2 learns from stay real.
+# What "with ours" adds; the images that BiC's stage 2 learns from are no exemplars and stay real.
 LEARNED: dict[str, Any] = {
     "exemplars": "mnemonics", "transfer": "kept", "balanced_epochs": 50, "balanced_lr": 0.01,
 }  # fmt: skip
@@ -45,9 +45,7 @@ TOY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def _learned(method: str, options: str) -> dict[str, Any]:
-    if method == "bic":
-        options = ",".join(part for part in (options, "real=0.1") if part)
+def _learned(options: str) -> dict[str, Any]:
     exemplars = f"mnemonics:{options}" if options else "mnemonics"
     return {**LEARNED, "exemplars": exemplars}
 
@@ -56,9 +54,9 @@ def _full(method: str, phases: int, variant: str) -> Recipe:
     options = {**_COMMON, **_OWN[method]}
     status = "published: the paper's hyper-parameters, the released losses' weights"
     if variant == "paper":
-        options |= _learned(method, "")
+        options |= _learned("")
     elif variant == "fast":
-        options |= _learned(method, "outer_epochs=10")
+        options |= _learned("outer_epochs=10")
         status = "default: the paper's with 10 outer epochs instead of 50"
     elif variant == "released":
         options |= {

@@ -46,7 +46,7 @@ _FULL: dict[str, tuple[str, int, float, dict[str, Any]]] = {
 BASELINES: dict[str, dict[str, Any]] = {
     "multitask": {},
     "sgd": {},
-    "lwf": {"strength": 0.25, "temperature": 2.0},
+    "lwf": {"strength": 0.25, "temperature": 2.0, "outputs": "past", "weights": "one"},
     "ewc": {"strength": 1.0, "num_examples": None},
     "hat": {},
     "oml": {},

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax import plot
+from cljax import plot, protocol
 from cljax.comparison import Pair, Study
 from cljax.errors import UserError
 from cljax.report import figures
@@ -30,6 +30,7 @@ __all__ = [
     "pair_table",
     "pairs_of",
     "table",
+    "tuning_table",
 ]
 
 PAIRS_HEAD = "stream,metric,a,b,difference,ci95_low,ci95_high,p,p_holm,dz,seeds"
@@ -84,6 +85,18 @@ def cost_table(runs: Sequence[Found]) -> Table:
     return Table(caption, head, rows)
 
 
+def tuning_table(runs: Sequence[Found]) -> Table | None:
+    """How the settings of runs were chosen, where a sweep chose those of any."""
+    if not any(run.config.get("tuning") for run in runs):
+        return None
+    rows = []
+    for run in runs:
+        own = run.config.get("tuning")
+        said = run.config.get("recipe", {}).get("status", "not recorded")
+        rows.append([run.name, protocol.tuned(own) if own else f"not tuned here: {said}"])
+    return Table("How settings were chosen", ["run", "chosen"], rows)
+
+
 def pairs_of(runs: Sequence[Found], metric: str) -> list[Pair]:
     """Paired differences of all runs of a group, over the seeds that both have.
 
@@ -136,6 +149,9 @@ def compared(
     yield attempt("The runs", lambda: made), made, []
     cost = cost_table(runs)
     yield attempt("The cost", lambda: cost), cost, []
+    chosen = tuning_table(runs)
+    if chosen is not None:
+        yield attempt("The tuning", lambda: chosen), None, []
     groups = groups_of(runs)
     if len(groups) > 1:
         names = ["; ".join(run.name for run in own) for own in groups.values()]
@@ -167,5 +183,6 @@ def _pictures(runs: Sequence[Found], stream: str) -> Iterator[Part]:
     means = {name: curve for name, curve in means.items() if np.isfinite(curve).any()}
     if means:
         yield attempt("The curves", lambda: figures.means(stream, means, note))
-    if len(some) <= 4:
-        yield attempt("Forgetting", lambda: figures.forgetting(f"{stream}-compared", matrices))
+    forgetful = {run.name: matrices[run.name] for run in some if run.forgets}
+    if forgetful and len(some) <= 4:
+        yield attempt("Forgetting", lambda: figures.forgetting(f"{stream}-compared", forgetful))

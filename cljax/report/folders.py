@@ -1,7 +1,7 @@
 """What a folder given to a report holds: a run, finished or not, a sweep, or nothing of ours.
 
-A damaged or missing file never ends a report: what can be read is shown, and ``problems`` says in
-sentences what cannot.
+A folder with a damaged, missing or foreign file never ends a report of others, and no number of it
+is shown: ``problems`` says in a sentence what is wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cljax import artefacts, kept
+from cljax import artefacts, files, kept, sweep
 from cljax.errors import UserError
 
 __all__ = ["Found", "headline_of", "matrix_of", "open_folders", "progress_of"]
@@ -33,6 +33,11 @@ class Found:
     results: Mapping[str, Any] = field(default_factory=dict)
     kept: Mapping[str, np.ndarray] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+
+    @property
+    def forgets(self) -> bool:
+        """Whether it has a meaning to ask what was forgotten."""
+        return "forgetting" not in self.config.get("unmeasured", {})
 
     @property
     def title(self) -> str:
@@ -54,7 +59,7 @@ def open_folders(folders: Sequence[str | Path]) -> list[Found]:
     """
     paths: list[Path] = []
     for folder in folders:
-        path = Path(folder).expanduser()
+        path = artefacts.place(folder)
         inner = sorted(place.parent for place in path.glob("report/*/config.json"))
         paths += inner if inner and not (path / "config.json").exists() else [path]
     paths = list({path.resolve(): path for path in paths}.values())
@@ -66,48 +71,25 @@ def open_folders(folders: Sequence[str | Path]) -> list[Found]:
 
 
 def _open(path: Path, name: str) -> Found:
-    if not path.is_dir():
-        there = "is a file, not a folder" if path.exists() else "does not exist"
-        return Found(path, "nothing", name, problems=(f"{path} {there}.",))
-    problems: list[str] = []
-    if (path / "sweep.json").exists():
-        config = _json(path, "sweep.json", problems)
-        results = _json(path, "results.json", problems) if _has(path, "results.json") else {}
-        return Found(path, "sweep", name, config, results, problems=tuple(problems))
-    if not _has(path, "config.json") and not _has(path, "results.json"):
-        text = f"{path} is no run's folder: it has neither config.json nor results.json."
-        return Found(path, "nothing", name, problems=(text,))
-    config = _json(path, "config.json", problems)
-    if not _has(path, "results.json"):
-        return Found(path, "unfinished", name, config, problems=tuple(problems))
-    results = _json(path, "results.json", problems)
-    arrays: Mapping[str, np.ndarray] = {}
+    """What one folder holds; nothing, and why, where any of its files is not as it was written."""
     try:
-        arrays = kept.read(path)
+        if not path.is_dir():
+            there = "is a file, not a folder" if path.exists() else "does not exist"
+            raise UserError(f"{path} {there}.")
+        if (path / "sweep.json").exists():
+            made = sweep.load(path)
+            return Found(path, "sweep", name, made.config, made.results or {})
+        present = [(path / file).exists() for file in ("config.json", "results.json")]
+        if not any(present):
+            raise UserError(
+                f"{path} is no run's folder: it has neither config.json nor results.json."
+            )
+        if not present[1]:
+            return Found(path, "unfinished", name, artefacts.config_of(path))
+        config, results = artefacts.load(path)
+        return Found(path, "run", name, config, results, kept.read(path))
     except UserError as error:
-        problems.append(str(error))
-    kind = "run" if results else "nothing" if not config else "unfinished"
-    return Found(path, kind, name, config, results, arrays, tuple(problems))
-
-
-def _has(path: Path, name: str) -> bool:
-    return (path / name).exists()
-
-
-def _json(path: Path, name: str, problems: list[str]) -> Mapping[str, Any]:
-    """A JSON object; empty, and a problem, where it cannot be read."""
-    if not _has(path, name):
-        problems.append(f"{path} has no {name}.")
-        return {}
-    try:
-        value = artefacts.read(path, name)
-    except (UserError, RecursionError) as error:
-        problems.append(str(error))
-        return {}
-    if not isinstance(value, dict) or not value:
-        problems.append(f"{path / name} holds no JSON object, so it is damaged.")
-        return {}
-    return value
+        return Found(path, "nothing", name, problems=(str(error),))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -139,8 +121,9 @@ def progress_of(path: Path) -> list[tuple[int, int, int, float | None]]:
     """Of each seed of an unfinished run: (seed, update, of so many, last accuracy)."""
     seeds: dict[int, tuple[int, int, int, float | None]] = {}
     try:
-        lines = (path / "metrics.jsonl").read_text("utf-8", errors="replace").splitlines()
-    except OSError:
+        with files.opened(path / "metrics.jsonl") as file:
+            lines = file.read(files.MOST).decode("utf-8", errors="replace").splitlines()
+    except (OSError, ValueError):
         return []
     for line in lines:
         try:

@@ -18,6 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from cljax import __version__, artefacts
+from cljax import (
+    files as files_of,
+)
 from cljax.errors import UserError, check_flag, check_path, given
 from cljax.report import cells, comparison, sections, tables
 from cljax.report import figures as drawn
@@ -63,6 +66,7 @@ class Made(NamedTuple):
     page: Path
     files: tuple[Path, ...]  # all others
     problems: tuple[str, ...]  # what could not be shown, as the page says too
+    left_out: tuple[Path, ...] = ()  # folders of which nothing is shown
 
 
 def report(
@@ -89,7 +93,7 @@ def report(
     if not folders:
         raise UserError("A report needs the folder of a run or a sweep.")
     found = open_folders(folders)
-    page = Path(out).expanduser() if out is not None else _place(folders)
+    page = artefacts.place(out) if out is not None else _place(folders)
     if page.suffix.lower() != ".html":
         raise UserError(f"The report's path is {page}, but it must end in .html.")
     runs = [one for one in found if one.kind == "run" and _whole(one)]
@@ -108,7 +112,9 @@ def report(
     for path, (start, _) in files.items():
         _check_ours(path, start)
     written = _write(files, page, parts)
-    return Made(page, tuple(written), tuple(text for one in found for text in one.problems))
+    problems = tuple(text for one in found for text in one.problems)
+    left_out = tuple(one.path for one in found if one.kind == "nothing")
+    return Made(page, tuple(written), problems, left_out)
 
 
 def _told(found: Sequence[Found], runs: Sequence[Found], figures: bool) -> list[Part]:
@@ -138,7 +144,7 @@ def _bodies(found: Sequence[Found], figures: bool) -> list[Part]:
 
 def _place(folders: Sequence[str | Path]) -> Path:
     """Where a page goes of which nothing is said."""
-    one = Path(folders[0]).expanduser()
+    one = artefacts.place(folders[0])
     return one / "report.html" if len(folders) == 1 and one.is_dir() else Path("report.html")
 
 
@@ -230,6 +236,11 @@ def _write(files: dict[Path, tuple[str, str]], page: Path, parts: list[Part]) ->
     folder = page.with_name(f"{page.stem}_figures")
     written = []
     try:
+        if folder.is_symlink():
+            raise UserError(f"{folder} is a link, so no figures are written there; remove it.")
+        for left in {*page.parent.glob(f".{page.stem}*.tmp"), *folder.glob(".*.tmp")}:
+            if files_of.TEMPORARY.fullmatch(left.name):  # of a report that was killed
+                left.unlink(missing_ok=True)
         for picture in (picture for part in parts for picture in part.pictures):
             written.append(folder / f"{picture.name}.png")
             artefacts.write_bytes(written[-1], picture.png)

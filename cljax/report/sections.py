@@ -42,8 +42,10 @@ def _figures(found: Found) -> Iterator[Part]:
     drawn = [
         attempt("The accuracy matrix", lambda: figures.accuracy(name, results)),
         attempt("The curves", lambda: figures.curves(name, results)),
-        attempt("Forgetting", lambda: figures.forgetting(name, {name: matrix_of(results)})),
     ]
+    if found.forgets:
+        bars = attempt("Forgetting", lambda: figures.forgetting(name, {name: matrix_of(results)}))
+        drawn.append(bars)
     yield from titled(3, "Accuracy", drawn)
     rates = attempt("The rates", lambda: figures.rates(name, found.kept))
     yield from titled(3, "Learned rates", [rates])

@@ -121,11 +121,19 @@ def metric_rows(name: str, results: Mapping[str, Any]) -> list[list[Any]]:
 
 
 def as_csv(head: str, rows: Sequence[Sequence[Any]]) -> str:
-    """Rows under a head; what is not there is empty."""
+    """Rows under a head; what is not there is empty, and no text is a formula."""
     text = io.StringIO()
     text.write(f"{head}\n")
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    safe = ([_no_formula(cell) for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(safe)
     return text.getvalue()
+
+
+def _no_formula(cell: Any) -> Any:
+    """A cell that a spreadsheet takes for text; numbers, also as text, stay as they are."""
+    if isinstance(cell, str) and cell.startswith(tuple("=+-@\t\r\n")) and not _is_number(cell):
+        return f"'{cell}"
+    return cell
 
 
 def latex(tables: Sequence[Table]) -> str:

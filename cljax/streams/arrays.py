@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+import numbers
+from typing import Any, Literal, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.dtypes import canonicalize_dtype as canonical
 
 from cljax.data import digest
-from cljax.errors import UserError, check_known
-from cljax.streams.base import Stream, Transform, checksum
+from cljax.errors import UserError, check_known, check_positive
+from cljax.streams.base import Stream, Transform, checksum, sealed
 from cljax.streams.orders import permutation
 from cljax.streams.packed import pack, seen_as, unpacked
 from cljax.types import PyTree
 
 __all__ = ["from_arrays"]
 
+_MOST_CLASSES = 10**6  # more are a mistake: codes of classes instead of their numbers
 Labelled: TypeAlias = tuple[PyTree, np.ndarray, np.ndarray]  # x [n, ...], y [n], task [n]
 
 
@@ -58,9 +62,12 @@ def from_arrays(
       UserError: if shapes, types, labels or tasks do not fit together.
     """
     check_known("shuffle", shuffle, ("within-task", "none"))
-    if not 0 <= val < 1:
-        raise UserError(f"val is {val}, but it must be a share from 0 to below 1.")
-    (y, task), (yt, tt) = ([np.asarray(a) for a in part[1:]] for part in (train, test))
+    if not isinstance(val, numbers.Real) or not 0 <= val < 1:
+        raise UserError(f"val is {val!r}, but it must be a share from 0 to below 1.")
+    if num_classes is not None:
+        check_positive(num_classes=num_classes)
+    train, test = _labelled("train", train), _labelled("test", test)
+    (y, task), (yt, tt) = train[1:], test[1:]
     x, xt, transform = _stored(train, test, dtype)
     for part, labels, tasks in (("train", y, task), ("test", yt, tt)):
         _check_integers(part, labels, tasks)
@@ -73,6 +80,11 @@ def from_arrays(
                 f"{num_tasks - 1}, none left out."
             )
     num_classes = int(y.max()) + 1 if num_classes is None else num_classes
+    if num_classes > _MOST_CLASSES:
+        raise UserError(
+            f"The labels ask for {num_classes} classes (the largest is {y.max()}), but a label is "
+            f"the number of an output, below {_MOST_CLASSES}; number the classes from 0."
+        )
     own = np.zeros((num_tasks, max(num_classes, int(y.max()) + 1)), bool)
     own[task, y] = True
     scenario = scenario or ("domain" if (own == own[:1]).all() else "class")
@@ -96,7 +108,7 @@ def from_arrays(
         )
 
     arrays = (x, y.astype(np.int32), xt, yt.astype(np.int32))
-    return Stream(
+    stream = Stream(
         name=name,
         train_x=arrays[0],
         train_y=arrays[1],
@@ -118,9 +130,37 @@ def from_arrays(
             shuffle,
             scenario,
             *([transform.name] if transform.name else []),
+            *([own.shape[1]] if own.shape[1] > int(y.max()) + 1 else []),
         ),
         published=False,
     )
+    return sealed(stream)
+
+
+def _labelled(part: str, given: Labelled) -> Labelled:
+    """A part of the examples, its labels and tasks as arrays."""
+    if not isinstance(given, (tuple, list)) or len(given) != 3:
+        got = f"{len(given)} entries" if isinstance(given, (tuple, list)) else type(given).__name__
+        raise UserError(f"{part} must be (examples, labels, tasks), but got {got}.")
+    x, y, task = given
+    return x, _array(f"{part} labels", y), _array(f"{part} tasks", task)
+
+
+def _array(what: str, values: Any) -> np.ndarray:
+    """Values as an array, if that keeps all that they say."""
+    if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
+        count = int(np.ma.getmaskarray(values).sum())
+        raise UserError(
+            f"The {what} hold {count} masked values, but a stream has no mask; fill them in, or "
+            "leave their examples out."
+        )
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(
+            f"The {what} are no array ({str(error).splitlines()[0].rstrip('.')}); give entries of "
+            "one shape."
+        ) from error
 
 
 def _stored(
@@ -146,10 +186,11 @@ def _stored(
     paths = jax.tree_util.tree_leaves_with_path(train[0])
     parts = []
     for (path, leaf), other in zip(paths, jax.tree.leaves(test[0]), strict=True):
-        kind = _kind(str(np.asarray(leaf).dtype))
-        pair = _checked((leaf, *train[1:]), (other, *test[1:]), kind, jax.tree_util.keystr(path))
+        what = jax.tree_util.keystr(path)
+        kind = _kind(str(_array(f"train {what}", leaf).dtype))
+        pair = _checked((leaf, *train[1:]), (other, *test[1:]), kind, what)
         # What the network could not see is not stored either: float64 without x64.
-        parts.append([a.astype(jax.dtypes.canonicalize_dtype(kind)) for a in pair])
+        parts.append([a.astype(canonical(kind)) for a in pair])
     x, xt = (jax.tree.unflatten(structure, [pair[i] for pair in parts]) for i in (0, 1))
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), x)
     return pack(x), pack(xt), unpacked(one)
@@ -158,7 +199,7 @@ def _stored(
 def _checked(
     train: Labelled, test: Labelled, kind: np.dtype, what: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    x, xt = np.asarray(train[0]), np.asarray(test[0])
+    x, xt = _array(f"train {what}", train[0]), _array(f"test {what}", test[0])
     for part, own, (_, y, task) in (("train", x, train), ("test", xt, test)):
         _check(f"{part} {what}", own, np.asarray(y), np.asarray(task), kind)
     if x.shape[1:] != xt.shape[1:]:
@@ -185,16 +226,35 @@ def _check(part: str, x: np.ndarray, y: np.ndarray, task: np.ndarray, kind: np.d
             f"{list(task.shape)}, but each example needs one label and one task, and at least one "
             "example is needed."
         )
+    if x.dtype.kind not in "fiub":
+        raise UserError(f"The {part} hold {x.dtype} values, but they must be real numbers.")
+    if not x.size:
+        raise UserError(f"The {part} have shape {list(x.shape)}, so they hold no values.")
     if kind == np.uint8 and x.dtype != np.uint8:
-        own = "float32" if x.dtype.kind == "f" else x.dtype
+        own = f", or dtype='{x.dtype}' for integers" if x.dtype.kind in "iu" else ""
         raise UserError(
             f"The {part} hold {x.dtype} values, but images are uint8 from 0 to 255; pass "
-            f"dtype='{own}' to use the values as they are."
+            f"dtype='float32' to use the values as they are{own}."
         )
     if not np.can_cast(x.dtype, kind, "same_kind"):
         raise UserError(f"The {part} hold {x.dtype} values, which dtype {kind} cannot hold.")
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         raise UserError(f"The {part} hold values that are not finite numbers.")
+    _check_range(part, x, kind)
+
+
+def _check_range(part: str, x: np.ndarray, kind: np.dtype) -> None:
+    """Raises UserError where a value is too large for the type that is stored, or that is seen."""
+    seen = np.dtype(jnp.result_type(float)) if kind.kind == "f" else canonical(kind)
+    for own in (kind, np.dtype(seen)):
+        info = np.finfo(own) if own.kind == "f" else np.iinfo(own)
+        low, high = x.min(), x.max()
+        if low < info.min or high > info.max:
+            value = low if low < info.min else high
+            raise UserError(
+                f"The {part} hold {value}, which {own} cannot hold: it reaches from {info.min} to "
+                f"{info.max}; rescale the values."
+            )
 
 
 def _check_integers(part: str, y: np.ndarray, task: np.ndarray) -> None:
@@ -216,6 +276,11 @@ def _check_labels(
                 f"The {part} labels hold {labels.max()}, but the {num_classes} classes are 0 to "
                 f"{num_classes - 1}."
             )
+    new = np.setdiff1d(yt, y)
+    if new.size:
+        raise UserError(
+            f"The test labels hold {new[0]}, which no training example has; leave its tests out."
+        )
     strange = ~class_mask[tt, yt]
     if strange.any():
         row = int(np.flatnonzero(strange)[0])

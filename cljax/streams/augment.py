@@ -87,7 +87,7 @@ def rotation(degrees: float = 10.0) -> Augmentation:
     def apply(x: Array, angles: Array) -> Array:
         return _turned(x, jnp.asarray(angles, jnp.float32))
 
-    return Augmentation(draw, apply, f"rotation{degrees:g}")
+    return Augmentation(draw, apply, f"rotation{_exact(degrees, 'g')}")
 
 
 def brightness(change: float = 63 / 255) -> Augmentation:
@@ -110,7 +110,7 @@ def brightness(change: float = 63 / 255) -> Augmentation:
         scaled = x.astype(jnp.float32) * jnp.asarray(factors, jnp.float32)[:, None, None, None]
         return jnp.minimum(jnp.floor(scaled), 255).astype(jnp.uint8)
 
-    return Augmentation(draw, apply, f"brightness{change:.3g}")
+    return Augmentation(draw, apply, f"brightness{_exact(change, '.3g', 63 / 255)}")
 
 
 def random_resized_crop(
@@ -174,7 +174,8 @@ def random_resized_crop(
         seen = _resized("bqw,bhwc->bhqc", _filter(left, wide, size, width), x)
         return _resized("bph,bhqc->bpqc", _filter(top, tall, size, height), seen)
 
-    return Augmentation(draw, apply, f"resized-crop{size}")
+    usual = (scale, ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
+    return Augmentation(draw, apply, f"resized-crop{size}" + ("" if usual else f"{scale}{ratio}"))
 
 
 def compose(*augmentations: Augmentation) -> Augmentation:
@@ -205,6 +206,12 @@ def crop_flip_brightness(pad: int = 4, change: float = 63 / 255) -> Augmentation
 def crop_flip_rotation(pad: int = 4, degrees: float = 10.0) -> Augmentation:
     """Crop, flip, then rotation: iTAML's training images (its released data loader)."""
     return compose(random_crop(pad), horizontal_flip(), rotation(degrees))
+
+
+def _exact(value: float, form: str, *usual: float) -> str:
+    """A number in a name: short where that tells it apart from all but the ``usual`` one."""
+    short = format(value, form)
+    return short if value in (float(short), *usual) else repr(value)
 
 
 def _turned(x: Array, degrees: Array) -> Array:

@@ -26,6 +26,7 @@ from cljax.streams.orders import permutation
 from cljax.types import Array, Pretraining, PyTree, Spec, StepPlan
 
 __all__ = [
+    "DECISIVE",
     "Augmentation",
     "Rows",
     "Stream",
@@ -33,6 +34,7 @@ __all__ = [
     "batches",
     "check_stream",
     "checksum",
+    "derived",
     "first_tasks",
     "labels_checksum",
     "manifest_checksum",
@@ -40,9 +42,18 @@ __all__ = [
     "on_validation",
     "plan",
     "rows_used",
+    "sealed",
+    "told",
 ]
 
 Rows = Callable[[int], tuple[np.ndarray, ...]]  # seed -> T arrays of rows
+
+# What of a stream decides a run's results.
+DECISIVE = (
+    "train_x", "train_y", "test_x", "test_y", "transform", "class_mask", "test_index", "subsets",
+    "valid", "multi_head", "boundaries", "scenario", "planner", "held", "class_orders",
+    "pretraining",
+)  # fmt: skip
 
 
 class Augmentation(NamedTuple):
@@ -99,6 +110,8 @@ class Stream:
       manifest: angles, permutations and recorded indices, as used.
       source, licence: of the examples.
       checksum: SHA-256 over examples, labels and manifest.
+      covered: the very objects that the checksum is of, see ``sealed``; () for a stream of one's
+        own, whose content a run reads anew.
       published: False where published numbers do not apply (samples, users' own streams).
     """
 
@@ -123,6 +136,7 @@ class Stream:
     source: str = ""
     licence: str = ""
     checksum: str = ""
+    covered: tuple[object, ...] = field(default=(), repr=False)
     published: bool = True
 
     @property
@@ -248,6 +262,30 @@ def batches(
     )
 
 
+def sealed(stream: Stream) -> Stream:
+    """The stream whose checksum tells all of it, with arrays that can no longer be written.
+
+    For streams that the library makes: a copy with anything replaced is told by its content again.
+    """
+    for array in (stream.train_x, stream.train_y, stream.test_x, stream.test_y):
+        array.flags.writeable = False
+    return dataclasses.replace(stream, covered=tuple(getattr(stream, n) for n in DECISIVE))
+
+
+def told(stream: Stream) -> bool:
+    """Whether the checksum tells all that decides a run's results, as ``sealed`` left it."""
+    own = tuple(getattr(stream, name) for name in DECISIVE)
+    whole = len(stream.covered) == len(own)
+    return whole and all(a is b for a, b in zip(stream.covered, own, strict=True))
+
+
+def derived(stream: Stream, *more: object, **changes: Any) -> Stream:
+    """The stream with changes that ``more`` tells, sealed if it was."""
+    mark = checksum(stream.checksum, {}, *more)
+    made = dataclasses.replace(stream, checksum=mark, **changes)
+    return sealed(made) if told(stream) else made
+
+
 def of_seed(stream: Stream, seed: int) -> Stream:
     """The stream as a run of ``seed`` sees it, its labels the outputs of that seed's class order.
 
@@ -256,13 +294,14 @@ def of_seed(stream: Stream, seed: int) -> Stream:
     if stream.class_orders is None:
         return stream
     outputs = np.asarray(stream.class_orders(seed), np.int32)
-    return dataclasses.replace(
+    return derived(
         stream,
+        "class order of seed",
+        seed,
         train_y=outputs[stream.train_y],
         test_y=outputs[stream.test_y],
         test_index=stream.tests(seed),
         class_orders=None,
-        checksum=checksum(stream.checksum, {}, "class order of seed", seed),
     )
 
 
@@ -282,13 +321,14 @@ def on_validation(stream: Stream, seed: int) -> Stream:
                 f"The stream {stream.name} has no validation images for task {task}; give its "
                 "tasks fewer training images."
             )
-    return dataclasses.replace(
+    return derived(
         stream,
+        "validation",
+        seed,
         name=f"{stream.name}[validation]",
         test_x=stream.train_x,
         test_y=stream.train_y,
         test_index=rows,
-        checksum=checksum(stream.checksum, {}, "validation", seed),
         published=False,
     )
 
@@ -306,14 +346,15 @@ def first_tasks(stream: Stream, num_tasks: int) -> Stream:
             f"The stream {stream.name} has no first {num_tasks} tasks apart; it has "
             f"{stream.num_tasks} tasks" + (" and a plan of its own." if stream.planner else ".")
         )
-    return dataclasses.replace(
+    return derived(
         stream,
+        "first tasks",
+        num_tasks,
         name=f"{stream.name}[{num_tasks} tasks]",
         class_mask=stream.class_mask[:num_tasks],
         test_index=stream.test_index[:num_tasks],
         subsets=lambda seed: stream.subsets(seed)[:num_tasks],
         valid=lambda seed: stream.valid(seed)[:num_tasks],
-        checksum=checksum(stream.checksum, {}, "first tasks", num_tasks),
         published=False,
     )
 

@@ -69,7 +69,7 @@ def class_folders(
 
     Args:
       path: ROOT with ROOT/train/CLASS/*.jpg and ROOT/test/CLASS/*.jpg (or val), or with
-        ROOT/CLASS/*.jpg; .png also.
+        ROOT/CLASS/*.jpg; png, bmp, gif, webp, tif and pnm also.
       num_tasks: T; where the classes do not divide, the last task (or tasks) have fewer.
       classes: how many classes to use, the first ones of the order; by default all.
       class_order: natural, by name; seeded, in an order that --class-seed chooses; 1993, which
@@ -85,7 +85,7 @@ def class_folders(
         little larger, tests cut from the centre), a flip and a rotation of up to 10 degrees;
         crop-flip is the same without the rotation, of images stored at 8/7 of the size, as tests
         are resized; standard is a crop of the image with a margin of 4, flip and rotation.
-      test_share: where there is no ROOT/train, the share of each class's images that are tests.
+      test_share: where no training images lie apart, the share of each class's images that test.
       stream_manifest: .npz file of training and validation images of each seed and task, as every
         run leaves it in manifest/stream.npz.
 

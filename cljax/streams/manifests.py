@@ -13,7 +13,6 @@ given to another one by ``--stream-manifest``.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from cljax.errors import UserError
-from cljax.streams.base import Stream, checksum, labels_checksum, manifest_checksum, rows_used
+from cljax.streams.base import Stream, derived, labels_checksum, manifest_checksum, rows_used
 from cljax.streams.fixed import read_arrays
 
 __all__ = ["load_class_order", "load_split", "save_class_order", "save_split", "with_split"]
@@ -154,8 +153,8 @@ def with_split(stream: Stream, path: str | os.PathLike[str]) -> Stream:
 
         return rows
 
-    own = checksum(stream.checksum, {}, "split", str(arrays["manifest_sha256"]))
-    return dataclasses.replace(stream, subsets=of("train"), valid=of("valid"), checksum=own)
+    own = ("split", str(arrays["manifest_sha256"]))
+    return derived(stream, *own, subsets=of("train"), valid=of("valid"))
 
 
 def _parts(

@@ -17,7 +17,7 @@ import numpy as np
 from cljax.data import ImageData, check_images, images_or_sample, marked
 from cljax.errors import UserError, check_flag, check_path, check_positive, given
 from cljax.streams import fixed
-from cljax.streams.base import Rows, Stream, checksum
+from cljax.streams.base import Rows, Stream, checksum, sealed
 from cljax.streams.orders import permutation
 from cljax.streams.transforms import gather_pixels, rotation_table
 
@@ -215,7 +215,7 @@ def _tasks(
     if recorded is not None:
         kind = "rotations" if "rotations_angles" in manifest else "permutations"
         manifest = {**manifest, f"{kind}_train_indices": recorded}
-    return Stream(
+    stream = Stream(
         name=marked(name, data),
         train_x=data.train_x.reshape(num_train, -1),
         train_y=data.train_y,
@@ -232,6 +232,7 @@ def _tasks(
         checksum=checksum(data.checksum, manifest, name, samples_per_task),
         published=published,
     )
+    return sealed(stream) if data.fixed else stream
 
 
 def _unused(name: str, subsets: Rows, num_train: int) -> Rows:

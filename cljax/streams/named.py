@@ -30,6 +30,6 @@ def with_defaults(
         return factory(*args, **{**defaults, **options})
 
     documentation = inspect.getdoc(factory) or ""
-    documentation = summary + documentation[documentation.index("\n") :]
+    documentation = summary + "".join(documentation.partition("\n")[1:])  # none under -OO
     dress(make, name, factory, signature.replace(parameters=parameters), documentation)
     return make

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias, get_args
 
+import jax
 import numpy as np
 
 from cljax.data import ImageData, marked
 from cljax.errors import UserError, check_known, check_positive
+from cljax.identity import content
 from cljax.streams import transforms
-from cljax.streams.base import Stream, Transform, checksum
+from cljax.streams.base import (
+    Stream,
+    Transform,
+    checksum,
+    sealed,
+)
 from cljax.streams.classes import (
     ClassOrder,
     check_options,
@@ -239,7 +246,8 @@ def split_by_class(
     outputs = np.arange(max(flat) + 1, dtype=np.int32)  # by class
     if renumber and order is None:
         outputs[flat] = np.arange(len(flat))
-        data = data._replace(train_y=outputs[data.train_y], test_y=outputs[data.test_y])
+        renumbered = data._replace(train_y=outputs[data.train_y], test_y=outputs[data.test_y])
+        data = renumbered.frozen() if data.fixed else renumbered
     class_mask = np.zeros((len(groups), len(flat) if renumber else len(outputs)), bool)
     for task, group in enumerate(groups):
         class_mask[task, outputs[group]] = True
@@ -273,6 +281,9 @@ def split_by_class(
         ),
         published=published,
     )
+    named = not jax.tree.leaves(transform.tables) and not content((transform, order)).own
+    if data.fixed and named:  # else the checksum tells less than the stream is
+        stream = sealed(stream)
     return stream if stream_manifest is None else with_split(stream, stream_manifest)
 
 
@@ -296,9 +307,10 @@ def _without_others(data: ImageData, classes: Sequence[int]) -> ImageData:
     train, test = (np.isin(y, classes) for y in (data.train_y, data.test_y))
     if train.all() and test.all():
         return data
-    return data._replace(
+    kept = data._replace(
         train_x=data.train_x[train],
         train_y=data.train_y[train],
         test_x=data.test_x[test],
         test_y=data.test_y[test],
     )
+    return kept.frozen() if data.fixed else kept

@@ -23,14 +23,18 @@ the even dealing out are ours: those papers draw at random.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
 from cljax.errors import UserError, check_above_zero, check_known, check_share
-from cljax.streams.base import Stream, batches, check_stream, checksum
+from cljax.streams.base import (
+    Stream,
+    batches,
+    check_stream,
+    derived,
+)
 from cljax.streams.orders import permutation, uniform
 from cljax.types import StepPlan
 
@@ -80,7 +84,7 @@ def blurry(stream: Stream, fraction: float = 0.1) -> Stream:
     check_stream(stream)
     check_share(fraction=fraction)
     everything = lambda seed: np.ones(stream.num_classes, bool)
-    return _blurred(stream, fraction, everything, f"blurry{100 * fraction:g}")
+    return _blurred(stream, fraction, everything, f"blurry{100 * fraction:g}", (fraction,))
 
 
 def i_blurry(stream: Stream, *, disjoint: float = 0.5, fraction: float = 0.1) -> Stream:
@@ -114,7 +118,7 @@ def i_blurry(stream: Stream, *, disjoint: float = 0.5, fraction: float = 0.1) ->
         return moving
 
     suffix = f"i-blurry{100 * disjoint:g}-{100 * fraction:g}"
-    return _blurred(stream, fraction, leaves, suffix)
+    return _blurred(stream, fraction, leaves, suffix, (disjoint, fraction))
 
 
 def gaussian(
@@ -155,7 +159,7 @@ def gaussian(
         return rows[order], tasks[order]
 
     suffix = f"gaussian{width:g}" + ("-classes" if peaks == "classes" else "")
-    return _without_boundaries(stream, arrival, suffix)
+    return _without_boundaries(stream, arrival, suffix, () if _short(width) == width else (width,))
 
 
 def _check_own_classes(stream: Stream, what: str) -> None:
@@ -167,7 +171,11 @@ def _check_own_classes(stream: Stream, what: str) -> None:
 
 
 def _blurred(
-    stream: Stream, fraction: float, leaves: Callable[[int], np.ndarray], suffix: str
+    stream: Stream,
+    fraction: float,
+    leaves: Callable[[int], np.ndarray],
+    suffix: str,
+    shares: tuple[float, ...],
 ) -> Stream:
     """Deals a share of each task's examples, or of each class's, out to the other tasks.
 
@@ -187,7 +195,13 @@ def _blurred(
         parts = [(rows[stretch == t], tasks[stretch == t]) for t in range(stream.num_tasks)]
         return _joined(parts, "blurry", seed, epoch, shuffle_first=True)
 
-    return _without_boundaries(stream, arrival, suffix)
+    exact = [share for share in shares if _short(100 * share) / 100 != share]
+    return _without_boundaries(stream, arrival, suffix, exact)
+
+
+def _short(value: float) -> float:
+    """A value as names show it."""
+    return float(f"{value:g}")
 
 
 def _tagged(parts: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -215,7 +229,10 @@ def _joined(
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([t for _, t in parts])
 
 
-def _without_boundaries(stream: Stream, arrival: Arrival, suffix: str) -> Stream:
+def _without_boundaries(
+    stream: Stream, arrival: Arrival, suffix: str, exact: Sequence[float] = ()
+) -> Stream:
+    """The stream by arrival alone; ``exact`` values tell apart what ``suffix`` shows alike."""
     if stream.planner is not None:
         raise UserError(f"The stream {stream.name} has a plan of its own; start from its tasks.")
     if stream.multi_head:
@@ -228,11 +245,12 @@ def _without_boundaries(stream: Stream, arrival: Arrival, suffix: str) -> Stream
         parts = [batches(*arrival(seed, e), batch_size, epoch=e) for e in range(epochs)]
         return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
-    return replace(
+    return derived(
         stream,
+        suffix,
+        *exact,
         name=f"{stream.name}-{suffix}",
         planner=planner,
         boundaries=False,
-        checksum=checksum(stream.checksum, {}, suffix),
         published=False,
     )

@@ -24,7 +24,13 @@ import numpy as np
 
 from cljax.data import ImageData, mark_of
 from cljax.errors import UserError, check_known, check_positive, check_share
-from cljax.streams.base import Stream, batches, checksum
+from cljax.streams.base import (
+    Stream,
+    batches,
+    checksum,
+    sealed,
+    told,
+)
 from cljax.streams.orders import permutation, uniform
 from cljax.streams.split import split_by_class
 from cljax.types import Pretraining, StepPlan
@@ -87,6 +93,7 @@ def transfer(
                 "example would be left to it; choose a smaller share."
             )
     free = data._replace(train_x=data.train_x[~taken], train_y=data.train_y[~taken])
+    free = free.frozen() if data.fixed else free
     base = split_by_class(name, free, groups, multi_head=True, hold_out=val, renumber=True)
     order = base.manifest["class_order"].tolist()
     others = [c for c in held if c not in wanted]
@@ -96,7 +103,7 @@ def transfer(
     first = len(base.train_y)
     rows = np.arange(first, first + members.size, dtype=np.int32).reshape(members.shape)
     manifest = {**base.manifest, "held_classes": np.array(held, np.int32), "held_rows": rows}
-    return replace(
+    stream = replace(
         base,
         train_x=np.concatenate([base.train_x, data.train_x[members.reshape(-1)]]),
         train_y=np.concatenate([base.train_y, labels]),
@@ -106,6 +113,7 @@ def transfer(
         manifest=manifest,
         checksum=checksum(base.checksum, manifest, held_share, steps, draws, pool, tuple(how)),
     )
+    return sealed(stream) if told(base) else stream
 
 
 def check_plan(steps: int, draws: Draws, pool: int, val: float) -> None:
@@ -136,7 +144,8 @@ def pooled(data: ImageData, pool: int) -> ImageData:
         total = squares.sum((2, 4), np.uint32)
         return ((total + pool**2 // 2) // pool**2).astype(np.uint8)  # halves up
 
-    return data._replace(train_x=mean(data.train_x), test_x=mean(data.test_x))
+    small = data._replace(train_x=mean(data.train_x), test_x=mean(data.test_x))
+    return small.frozen() if data.fixed else small
 
 
 def joined(first: ImageData, second: ImageData, shift: int) -> ImageData:
@@ -158,13 +167,14 @@ def joined(first: ImageData, second: ImageData, shift: int) -> ImageData:
     shifted = (second.train_x, second.train_y + shift, second.test_x, second.test_y + shift)
     parts = zip(first[:4], shifted, strict=True)
     marks = dict.fromkeys(mark_of(part) for part in (first, second))
-    return ImageData(
+    both = ImageData(
         *(np.concatenate(pair) for pair in parts),
         source=f"{first.source} and {second.source}",
         licence="; ".join(dict.fromkeys([first.licence, second.licence])),
         checksum=checksum(first.checksum, {}, second.checksum, shift),
         mark=",".join(mark for mark in marks if mark),
     )
+    return both.frozen() if first.fixed and second.fixed else both
 
 
 def _held_rows(data: ImageData, held: Sequence[int], share: float) -> np.ndarray:

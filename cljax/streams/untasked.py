@@ -58,7 +58,7 @@ def _arranged(
         rest = {k: v for k, v in options.items() if k not in own}
         return arrange(factory(*args, **rest), **arranging)
 
-    summary = (inspect.getdoc(arrange) or "").splitlines()[0]
+    summary = (inspect.getdoc(arrange) or "").partition("\n")[0]
     below = (inspect.getdoc(factory) or "").partition("\n")[2]
     found = re.search(r"Args:\n((?:  .*\n?)*)", inspect.getdoc(arrange) or "")
     lines = re.sub(r"^  stream:.*(\n    .*)*\n?", "", found[1] if found else "", flags=re.M)

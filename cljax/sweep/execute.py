@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import operator
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,27 @@ from typing import Any
 import jax
 
 from cljax import artefacts
-from cljax.checks import check_progress
-from cljax.errors import Interrupted, UserError, check_path, in_words
+from cljax.checkpoint import (
+    newest_place,
+)
+from cljax.checks import (
+    check_progress,
+)
+from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError, in_words
 from cljax.factories import real_options
+from cljax.files import as_json
 from cljax.interrupts import signals
 from cljax.learn import Event, History, learn
+from cljax.locks import tidy
 from cljax.progress import journal
 from cljax.results import results_of
 from cljax.run import Running, check_running, checkpoints_of, learn_options
-from cljax.sweep.found import Sweep, merge
+from cljax.sweep.found import Sweep, at_work, config_of, fault, load, merge
 from cljax.sweep.layout import Plan
 
 __all__ = ["run"]
+
+_OTHERS = 30.0  # seconds that a shard waits for another one to begin the sweep
 
 
 def run(
@@ -45,7 +55,8 @@ def run(
       command: what ``cljax resume`` needs.
 
     Returns:
-      The sweep; its ``exit_code`` is 75 if a signal interrupted it, and the same call goes on.
+      The sweep; its ``exit_code`` is 75 if a signal interrupted it, and the same call goes on; 130
+      if nothing of it is kept.
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.
@@ -54,7 +65,6 @@ def run(
         raise UserError(
             f"plan is {in_words(plan)}, but it must be a Plan, which cljax.sweep.plan makes."
         )
-    check_path(out=out)
     check_progress(progress)
     check_running(running)
     try:
@@ -65,39 +75,101 @@ def run(
         ) from None
     if not 0 <= index < count:
         raise UserError(f"shard is {index}/{count}, but it must be one of 0/n to n-1/n.")
-    folder = Path("runs") / _folder_name(plan) if out == "auto" else Path(out).expanduser()
+    folder = artefacts.place(Path("runs") / _folder_name(plan) if out == "auto" else out)
+    whole = _whole(folder, plan)
+    if whole is not None:
+        return whole
     first = jax.process_index() == 0  # of several processes: it writes
-    if first:
-        _claim_folder(folder, plan, command)
     part = f"{index}-of-{count}"
-    log = folder / f"metrics-{part}.jsonl"
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as held:
+        stack.enter_context(tidy(folder))
+        new = not (folder / "sweep.json").exists()
         if first:
-            stack.enter_context(artefacts.claim(folder, f".lock-{part}"))
+            _claim_folder(folder, plan, command)
+            held.enter_context(artefacts.claim(folder, f".lock-{part}"))
         try:
             show = progress or (lambda event: None)
             if first:
-                show = stack.enter_context(journal(log, progress, goes_on=True))
-            interrupted = stack.enter_context(signals())
-            for number, group in enumerate(plan.groups):
-                mine = [i for i in group if i % count == index]
-                todo = [i for i in mine if not _finished(folder, plan, i)]
-                kept = folder / "checkpoint" / f"group-{number}-{part}"
-                if todo:
-                    width = min(plan.lanes_at_a_time, len(mine))  # the same when it is resumed
-                    _run_group(plan, todo, width, folder, kept, show, running, interrupted)
-                if first and kept.exists():
-                    artefacts.remove(kept)
-                if interrupted() and todo and group != plan.groups[-1]:
-                    raise Interrupted
-        except Interrupted:
-            return Sweep(folder, plan.config, None, exit_code=75)
-        except OSError as error:
+                artefacts.refuse_links(folder)
+                log = folder / f"metrics-{part}.jsonl"
+                show = held.enter_context(journal(log, progress, goes_on=True))
+            if not _run_groups(plan, folder, part, show, running):
+                return Sweep(folder, plan.config, None, exit_code=_code(folder, plan))
+        except (UserError, OSError) as error:
+            held.close()
+            if first and new and not _begun(folder):
+                names = [path.name for path in folder.glob("metrics-*.jsonl")]
+                with artefacts.claim(folder):
+                    artefacts.undo(folder, "sweep.json", *names)
+            if isinstance(error, UserError):
+                raise
             reason = error.strerror or error
             raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
-        if first and all(_finished(folder, plan, i) for i in range(len(plan.lanes))):
-            return merge(folder)
-    return Sweep(folder, plan.config, None)
+    # Shards let go of their locks before they look for others', so that the last one merges.
+    done = first and not at_work(folder) and all(f is None for f in _faults(folder, plan).values())
+    return merge(folder) if done else Sweep(folder, plan.config, None)
+
+
+def _run_groups(
+    plan: Plan, folder: Path, part: str, show: Callable[[Event], None], running: Running
+) -> bool:
+    """Runs what a shard has to run and has not finished; False if a signal stopped it."""
+    first = jax.process_index() == 0
+    index, count = map(int, part.split("-of-"))
+    faults = _faults(folder, plan)
+    with signals() as interrupted:
+        for number, group in enumerate(plan.groups):
+            mine = [i for i in group if i % count == index]
+            todo = [i for i in mine if faults[i] is not None]
+            kept = folder / "checkpoint" / f"group-{number}-{part}"
+            for i in todo:
+                if first:
+                    _make_room(_place(folder, plan, i), plan.lanes[i].name, faults[i] or "", show)
+            if todo:
+                width = min(plan.lanes_at_a_time, len(mine))  # the same when it is resumed
+                try:
+                    _run_group(plan, todo, width, folder, kept, show, running, interrupted)
+                except Interrupted:
+                    return False
+            if first and kept.exists():
+                artefacts.remove(kept)
+            if interrupted() and todo and group != plan.groups[-1]:
+                return False
+    return True
+
+
+def _make_room(place: Path, name: str, fault: str, show: Callable[[Event], None]) -> None:
+    """Removes what is there of a lane that runs again, and says so if it was damaged."""
+    if fault:
+        show(Event("note", note=f"The lane {name} is damaged and runs again: {fault}"))
+    if place.exists():
+        shutil.rmtree(place)
+
+
+def _code(folder: Path, plan: Plan) -> int:
+    """The exit code of an interrupted sweep: 75 if anything of it is kept."""
+    finished = None in _faults(folder, plan).values()
+    places = folder.glob("checkpoint/*/checkpoint")
+    return RESUMABLE if finished or any(newest_place(place) for place in places) else AT_ONCE
+
+
+def _begun(folder: Path) -> bool:
+    """Whether there is anything in a sweep's folder that another run would have to do again."""
+    journals = [path for path in folder.glob("metrics-*.jsonl") if path.stat().st_size]
+    return bool(at_work(folder) or journals or [*folder.glob("lanes/*")])
+
+
+def _whole(folder: Path, plan: Plan) -> Sweep | None:
+    """The sweep, if it is there, finished and undamaged, with nothing left to do."""
+    if not (folder / "sweep.json").exists() or not (folder / "results.json").exists():
+        return None
+    _check_same(folder, plan)
+    if any(fault is not None for fault in _faults(folder, plan).values()):
+        return None
+    try:
+        return load(folder)
+    except UserError:  # what is merged is damaged: it is merged again
+        return None
 
 
 def _run_group(
@@ -124,8 +196,8 @@ def _run_group(
         results = results_of(made.config, made.method, model, made.stream, history)
         # Lanes share their time: it is the sweep's.
         results["time"] = {"compile_s": history.time["compile_s"]}
-        artefacts.write_json(place / "config.json", made.config)
-        artefacts.write_json(place / "results.json", results)
+        artefacts.begin(place, made.config)
+        artefacts.finish(place, results)
 
     identity = {**first.config, "config_hash": plan.config["sweep_hash"]}
     identity["stream"] = {**first.config["stream"], "checksum": plan.stream.checksum}
@@ -153,27 +225,48 @@ def _run_group(
 
 def _claim_folder(folder: Path, plan: Plan, command: Mapping[str, Any] | None) -> None:
     """Writes ``sweep.json``, or refuses a folder that holds something else."""
-    stored = folder / "sweep.json"
-    if stored.exists():
-        if artefacts.read(folder, "sweep.json").get("sweep_hash") == plan.config["sweep_hash"]:
-            return
-        raise UserError(f"The folder {folder} holds another sweep; name another folder.")
     if folder.is_file():
         raise UserError(f"The output folder {folder} is a file; name a folder.")
-    entries = folder.iterdir() if folder.exists() else ()
-    held = [entry.name for entry in entries if not entry.name.startswith(".")]
-    if held and not stored.exists():  # another shard may have written it just now
-        raise UserError(f"The folder {folder} holds {held[0]} but no sweep; name an empty one.")
-    try:
-        artefacts.write_json(stored, {**plan.config, "begun_as": command})
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
+    with artefacts.claim(folder, wait=_OTHERS):  # of several shards, one begins
+        if (folder / "sweep.json").exists():
+            return _check_same(folder, plan)
+        held = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
+        held = [name for name in held if name not in ("files.json", "tensorboard")]
+        if held:
+            raise UserError(f"The folder {folder} holds {held[0]} but no sweep; name an empty one.")
+        content = as_json({**plan.config, "begun_as": command})
+        try:
+            artefacts.seal(folder, plan.config["sweep_hash"], {"sweep.json": content})
+            artefacts.write_bytes(folder / "sweep.json", content)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
 
 
-def _finished(folder: Path, plan: Plan, i: int) -> bool:
-    place = folder / "lanes" / plan.lanes[i].name
-    return artefacts.finished(place, plan.prepared[i].config)
+def _check_same(folder: Path, plan: Plan) -> None:
+    """Raises UserError if the folder holds another sweep, or a damaged one."""
+    if config_of(folder)["sweep_hash"] == plan.config["sweep_hash"]:
+        return
+    untold = [
+        made.config["identity"] for made in plan.prepared if "mark" in made.config["identity"]
+    ]
+    if untold:
+        raise UserError(
+            f"The sweep in {folder} is neither read back nor continued, because "
+            f"{untold[0]['unknown'][0]} cannot be told by its content; pass id='...' from the "
+            "first time on to say that it is the same, or name another folder."
+        )
+    raise UserError(f"The folder {folder} holds another sweep; name another folder.")
+
+
+def _place(folder: Path, plan: Plan, i: int) -> Path:
+    return folder / "lanes" / plan.lanes[i].name
+
+
+def _faults(folder: Path, plan: Plan) -> dict[int, str | None]:
+    """For each lane: None if it is finished, "" if not yet, else what is wrong with its files."""
+    hashes = plan.config["hashes"]
+    return {i: fault(_place(folder, plan, i), hashes[i]) for i in range(len(plan.lanes))}
 
 
 def _folder_name(plan: Plan) -> str:

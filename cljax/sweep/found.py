@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import operator
 import time
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax import artefacts, metrics
+from cljax import artefacts, files, integrity, metrics, shapes
 from cljax.config import plain
-from cljax.errors import UserError, check_known, check_path
+from cljax.consent import (
+    check_consent,
+)
+from cljax.errors import UserError, check_known
 from cljax.recipes import Recipe
 from cljax.sweep.lanes import OF_RUN, Lane, duration, label
 
-__all__ = ["Setting", "Sweep", "load", "merge", "status"]
+__all__ = ["Setting", "Sweep", "at_work", "config_of", "fault", "load", "merge", "status"]
+
+_SHOWN = 3  # damaged lanes in a sentence
+_OTHERS = 60.0  # seconds that a merge waits for another one
 
 
 class Setting(NamedTuple):
@@ -76,11 +81,15 @@ class Sweep:
             )
         return found
 
-    def recipe(self, setting: Setting | None = None) -> Recipe:
+    def recipe(self, setting: Setting | None = None, *, trust: bool = False) -> Recipe:
         """What ``cljax.run`` takes to run a setting, the best one by default, on the tests.
 
+        Args:
+          trust: also where the folder names code to import (``package.module:factory``).
+
         Raises:
-          UserError: as ``best``, or if the sweep was begun with Python objects.
+          UserError: as ``best``, if the sweep was begun with Python objects, or if its folder
+            names code, without ``trust``.
         """
         base = self.config["base"]
         if base is None:
@@ -91,8 +100,38 @@ class Sweep:
         values = (self.best() if setting is None else setting).setting
         of_run = {name: value for name, value in values.items() if name in OF_RUN}
         options = {name: value for name, value in values.items() if name not in OF_RUN}
-        found = Recipe(**{**base, **of_run})
-        return found.replace(method_options={**found.method_options, **options})
+        try:
+            found = Recipe(**{**base, **of_run})
+        except TypeError as error:
+            raise UserError(f"The sweep in {self.path} has no recipe: {error}.") from error
+        check_consent(self.path, [found.method, found.stream], [found.net], trust=trust)
+        tuned = self.tuning() if setting is None else None
+        return found.replace(
+            method_options={**found.method_options, **options}, tuning=tuned or found.tuning
+        )
+
+    def tuning(self) -> dict[str, Any]:
+        """How the best setting was chosen, for the record of a run with it.
+
+        Raises:
+          UserError: as ``best``.
+        """
+        best = self.best()
+        lanes = self.config["lanes"]
+        grid: dict[str, list[Any]] = {name: [] for name in self.config["over"]}
+        for lane in lanes:
+            for name, value in lane["setting"].items():
+                grid[name] += [] if value in grid[name] else [value]
+        return {
+            "metric": self.config["metric"],
+            "on": self.config["on"],
+            "stream": self.config["stream"],
+            "grid": grid,
+            "settings": len(self.settings),
+            "seeds": sorted({lane["seed"] for lane in lanes}),
+            "runs": len(lanes),
+            "chosen": plain(dict(best.setting)),
+        }
 
     def table(self) -> str:
         """The settings as text, in percent with 95 % intervals."""
@@ -113,38 +152,64 @@ class Sweep:
 
 
 def status(folder: str | Path) -> str:
-    """How far a sweep is, in one sentence."""
-    check_path(folder=folder)
-    folder = Path(folder).expanduser()
-    lanes = _stored_lanes(folder)
-    done = [lane for lane in lanes if _result(folder, lane).exists()]
+    """How far a sweep is, in one sentence; nothing is written.
+
+    Raises:
+      UserError: if the folder holds no sweep, or its ``sweep.json`` is damaged.
+    """
+    folder = artefacts.place(folder)
+    config = config_of(folder)
+    found = [(lane, fault(_place(folder, lane), own)) for lane, own in _lanes(config)]
+    done = [lane for lane, wrong in found if wrong is None]
     lost = sum(_read(folder, lane)["diverged"][0] is not None for lane in done)
-    text = f"{len(done)} of {len(lanes)} lanes are finished"
+    text = f"{len(done)} of {len(found)} lanes are finished"
     text += f", {lost} of them diverged" if lost else ""
-    busy = sorted(path.name[6:] for path in folder.glob(".lock-*") if artefacts.busy(path))
+    damaged = [lane.name for lane, wrong in found if wrong]
+    if damaged:
+        more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
+        text += f", {len(damaged)} damaged ({', '.join(damaged[:_SHOWN])}{more}), to be run again"
+    busy = at_work(folder)
     if busy:
         text += f"; at work: shard {', '.join(busy)}"
     last = max((_result(folder, lane).stat().st_mtime for lane in done), default=None)
     if last is not None:
-        text += f"; the last one ended {duration(time.time() - last)} ago"
+        text += f"; the last one ended {duration(max(0.0, time.time() - last))} ago"
     return f"{text}."
+
+
+def at_work(folder: Path) -> list[str]:
+    """The shards that are running, such as ``0-of-2``."""
+    return sorted(path.name[6:] for path in folder.glob(".lock-*") if artefacts.busy(path))
 
 
 def merge(folder: str | Path) -> Sweep:
     """Makes the table, the results and the heat map of a finished sweep.
 
     Raises:
-      UserError: if lanes are missing, or the folder holds no sweep.
+      UserError: if lanes are missing or damaged, or the folder holds no sweep.
     """
-    check_path(folder=folder)
-    folder = Path(folder).expanduser()
-    lanes, config = _stored_lanes(folder), artefacts.read(folder, "sweep.json")
-    if not all(_result(folder, lane).exists() for lane in lanes):
-        raise UserError(f"The sweep in {folder} cannot be merged: {status(folder)}")
-    by_setting: dict[str, list[Lane]] = {}
-    for lane in lanes:
-        by_setting.setdefault(label(lane.setting), []).append(lane)
-    found = [_setting(folder, own, config["metric"]) for own in by_setting.values()]
+    folder = artefacts.place(folder)
+    config = config_of(folder)
+    with artefacts.claim(folder, wait=_OTHERS):
+        faults = [(lane, fault(_place(folder, lane), own)) for lane, own in _lanes(config)]
+        wrong = [text for _, text in faults if text]
+        if any(text is not None for _, text in faults):
+            more = f" {wrong[0]} `cljax resume {folder}` runs it again." if wrong else ""
+            raise UserError(f"The sweep in {folder} cannot be merged: {status(folder)}{more}")
+        if not at_work(folder):
+            artefacts.refuse_links(folder)
+            artefacts.clean(folder)
+        by_setting: dict[str, list[Lane]] = {}
+        for lane, _ in faults:
+            by_setting.setdefault(label(lane.setting), []).append(lane)
+        settings = [_setting(folder, own, config["metric"]) for own in by_setting.values()]
+        return _write(folder, config, settings, [lane for lane, _ in faults])
+
+
+def _write(
+    folder: Path, config: dict[str, Any], found: list[Setting], lanes: Sequence[Lane]
+) -> Sweep:
+    """Writes what is merged; the hashes of all files, then the results, at the end."""
     # A setting with a diverged lane ranks below every other one, but it is listed.
     sign = 1 if config["metric"] in metrics.LOWER_IS_BETTER else -1
     found.sort(
@@ -155,35 +220,83 @@ def merge(folder: str | Path) -> Sweep:
         "lanes": len(lanes),
         "seeds": sorted({lane.seed for lane in lanes}),
     }
-    artefacts.write_json(folder / "results.json", plain(results))
     sweep = Sweep(folder, config, results)
-    artefacts.write_bytes(folder / "table.txt", (sweep.table() + "\n").encode())
+    table, content = f"{sweep.table()}\n".encode(), files.as_json(plain(results))
+    artefacts.write_bytes(folder / "table.txt", table)
     _heat_map(sweep, folder / "plots" / "heat_map.png")
+    together = {"table.txt": table, "results.json": content}
+    artefacts.seal(folder, config["sweep_hash"], together)
+    artefacts.write_bytes(folder / "results.json", content)
     return sweep
 
 
 def load(folder: str | Path) -> Sweep:
-    """Reads a sweep back, finished or not.
+    """Reads a sweep back, finished or not; nothing is imported or written.
 
     Raises:
-      UserError: if the folder holds none.
+      UserError: if the folder holds none, or one of its files is not as it was written.
     """
-    folder = Path(folder).expanduser()
-    config = artefacts.read(folder, "sweep.json")
-    done = (folder / "results.json").exists()
-    return Sweep(folder, config, artefacts.read(folder, "results.json") if done else None)
+    folder = artefacts.place(folder)
+    config = config_of(folder)
+    if not (folder / "results.json").exists():
+        return Sweep(folder, config, None)
+    integrity.check(folder)
+    for lane, own in _lanes(config):
+        wrong = fault(_place(folder, lane), own)
+        if wrong is not None:
+            raise UserError(
+                f"The lane {lane.name} of the sweep in {folder} is "
+                f"{f'damaged: {wrong}' if wrong else 'missing.'} `cljax resume {folder}` runs it "
+                "again."
+            )
+    return Sweep(folder, config, artefacts.read(folder, "results.json", shapes.SWEEP_RESULTS))
 
 
-def _stored_lanes(folder: Path) -> list[Lane]:
-    return [Lane(**entry) for entry in artefacts.read(folder, "sweep.json")["lanes"]]
+def config_of(folder: Path) -> dict[str, Any]:
+    """``sweep.json``, as it was written.
+
+    Raises:
+      UserError: if it is not there, or is another one.
+    """
+    config = artefacts.read(folder, "sweep.json", shapes.SWEEP)
+    sealed = integrity.check_one(folder, "sweep.json")
+    if sealed != config["sweep_hash"] or len(config["hashes"]) != len(config["lanes"]):
+        raise UserError(
+            f"{folder / 'sweep.json'} does not agree with its files.json; restore the folder, or "
+            "run the sweep again in another one."
+        )
+    return config
+
+
+def fault(place: Path, config_hash: str) -> str | None:
+    """What is wrong with the files of a lane: None if nothing, "" if it is not finished."""
+    if not (place / "results.json").exists():
+        return ""
+    try:
+        config, _ = artefacts.load(place)
+    except UserError as error:
+        return str(error)
+    if config["config_hash"] != config_hash:
+        return f"{place / 'config.json'} is of another run."
+    return None
+
+
+def _lanes(config: Mapping[str, Any]) -> list[tuple[Lane, str]]:
+    """The lanes of a sweep, each with its config's hash."""
+    lanes = [Lane(entry["setting"], entry["seed"]) for entry in config["lanes"]]
+    return list(zip(lanes, config["hashes"], strict=True))
+
+
+def _place(folder: Path, lane: Lane) -> Path:
+    return folder / "lanes" / lane.name
 
 
 def _result(folder: Path, lane: Lane) -> Path:
-    return folder / "lanes" / lane.name / "results.json"
+    return _place(folder, lane) / "results.json"
 
 
 def _read(folder: Path, lane: Lane) -> dict[str, Any]:
-    return json.loads(_result(folder, lane).read_text("utf-8"))
+    return artefacts.read(_place(folder, lane), "results.json", shapes.RESULTS)
 
 
 def _setting(folder: Path, lanes: Sequence[Lane], metric: str) -> Setting:
@@ -197,7 +310,8 @@ def _setting(folder: Path, lanes: Sequence[Lane], metric: str) -> Setting:
             values.append(None)
             continue
         if metric in results["absent"]:
-            raise UserError(f"The metric {metric} is absent: {results['absent'][metric]}.")
+            reason = results["absent"][metric].rstrip(".")
+            raise UserError(f"The metric {metric} is absent: {reason}.")
         check_known("metric", metric, results["metrics"])
         values.append(results["metrics"][metric]["mean"])
     alive = [value for value in values if value is not None]

@@ -11,6 +11,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from cljax.errors import UserError, check_positive, in_words
+from cljax.identity import (
+    content,
+    digest_of,
+)
+from cljax.keys import (
+    check_seed,
+    check_seeds,
+)
 
 __all__ = ["FIRST_SEED", "OF_RUN", "Lane", "On", "duration", "grid", "label", "lanes_of"]
 
@@ -62,9 +70,10 @@ def lanes_of(
     settings: Sequence[Mapping[str, Any]], seeds: int | Sequence[int], on: On
 ) -> list[Lane]:
     """A lane for every setting and seed; see ``cljax.sweep.plan``."""
-    if isinstance(seeds, int):
+    if isinstance(seeds, int) and not isinstance(seeds, bool):
         check_positive(seeds=seeds)
         first = FIRST_SEED if on == "validation" else 0
+        check_seed(first + seeds - 1)
         seeds = range(first, first + seeds)
     listed = isinstance(settings, (list, tuple))
     if not listed or not all(isinstance(setting, Mapping) for setting in settings):
@@ -72,11 +81,12 @@ def lanes_of(
             f"settings is {in_words(settings)}, but it must be a list of settings, such as "
             "cljax.sweep.grid(lr=[0.1, 0.2]) makes."
         )
+    seeds = check_seeds(seeds)
     lanes = []
     for setting in settings or [{}]:
         own = {name: value for name, value in setting.items() if name != "seed"}
         chosen = [setting["seed"]] if "seed" in setting else seeds
-        lanes += [Lane(own, int(seed)) for seed in chosen]
+        lanes += [Lane(own, check_seed(seed)) for seed in chosen]
     if not lanes:
         raise UserError("There is nothing to sweep: give at least one seed.")
     names = [lane.name for lane in lanes]
@@ -87,7 +97,13 @@ def lanes_of(
 
 
 def _short(value: Any) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    """A value as part of a folder's name: of an object what it is called, and of what content."""
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    if value is None or isinstance(value, (bool, int, str, tuple, list, np.generic)):
+        return str(value)
+    name = getattr(value, "__name__", type(value).__name__).strip("<>")
+    return f"{name}-{digest_of(content(value).json)[:8]}"
 
 
 def duration(seconds: float) -> str:

@@ -78,8 +78,8 @@ def plan(
       seeds: how many (from 1000 on; from 0 on with on="test"), or which.
       on: measure on the validation images of each seed, or on tests, which choose nothing.
       metric: what settings are ranked by.
-      recipe: where the other options come from, itself or SOURCE[:VARIANT]; None: the pair's own,
-        or defaults.
+      recipe: where the other options come from, itself or SOURCE[:VARIANT]; None: for a method by
+        name its pair's own, or defaults; for a factory its defaults.
       lanes_at_a_time: None: what fits.
       **options: further ones of ``cljax.prepare.prepare``, such as entries, lanes or precision.
 
@@ -120,6 +120,8 @@ def plan(
             origins={**(origins or {}), **dict.fromkeys(lane.setting, "sweep")},
             **{**{k: v for k, v in options.items() if k not in OF_RUN}, **of_run},
         )  # fmt: skip
+        if isinstance(what, (Recipe, str)) or recipe is not None:
+            made = _of_recipe(made, base)
         prepared.append(made)
     groups = _groups(prepared)
     for made in (prepared[group[0]] for group in groups):
@@ -136,6 +138,7 @@ def plan(
         "metric": metric,
         "over": list(dict.fromkeys(name for lane in lanes for name in lane.setting)),
         "lanes": [{"setting": plain(lane.setting), "seed": lane.seed} for lane in lanes],
+        "hashes": [made.config["config_hash"] for made in prepared],  # of each lane
         "base": _base(base, what, stream, options),
         "sweep_hash": hashlib.sha256("".join([*identity, on, metric]).encode()).hexdigest(),
         "begun_as": None,
@@ -146,6 +149,12 @@ def plan(
         lanes_at_a_time or _fitting(state_bytes, len(lanes), prepared[0].config["lanes"]),
         None if None in work else float(sum(w for w in work if w is not None)),
     )  # fmt: skip
+
+
+def _of_recipe(made: Prepared, base: Recipe) -> Prepared:
+    """A lane whose other options are a recipe's, and says so."""
+    told = {"name": base.name, "status": f"{base.status}, swept", "notes": base.notes}
+    return made._replace(config={**made.config, "recipe": told, "notices": []})
 
 
 def _base(recipe: Recipe, what: Any, stream: Any, options: Mapping[str, Any]) -> Any:
@@ -183,8 +192,12 @@ def _resolve(
         raise UserError(f"A sweep of {name} needs a stream; name one, or pass a recipe.")
     if not isinstance(stream, str):
         check_stream(stream)
-        return recipe or Recipe(name.replace("_", "-"), stream.name), factory, stream
-    base = recipe or recipes.default(name.replace("_", "-"), stream)
+    named, of = name.replace("_", "-"), stream.name if isinstance(stream, Stream) else stream
+    # By name with the recipe of its pair, as ``cljax.run`` takes it; a factory as it is.
+    by_name = recipes.default(named, of) if isinstance(what, str) else Recipe(named, of)
+    base = recipe or by_name
+    if isinstance(stream, Stream):
+        return base, factory, stream
     made = make(resolve.stream_factory(stream), base.stream_options, stream)
     return base, factory, made
 
@@ -200,9 +213,19 @@ def _groups(prepared: Sequence[Prepared]) -> tuple[tuple[int, ...], ...]:
         real = dict.fromkeys(real_options(made.method))
         own = {**made.config, "seeds": None, "stream": None}
         own["method"] = {"name": made.method.name, "options": {**made.method.options, **real}}
-        names = ("method", "net", "batch_size", "epochs", "entries", "evaluations", "lanes")
+        own["identity"] = _without(made.config["identity"], real)
+        names = ("method", "net", "batch_size", "epochs", "entries", "evaluations", "lanes",
+                 "identity")  # fmt: skip
         groups.setdefault(canonical({name: own[name] for name in names}), []).append(i)
     return tuple(tuple(group) for group in groups.values())
+
+
+def _without(identity: Mapping[str, Any], real: Mapping[str, Any]) -> dict[str, Any]:
+    """What names do not tell of a lane's program: less its real options and its stream."""
+    parts = {name: part for name, part in identity.items() if name != "stream"}
+    method = dict(parts.pop("method", {}))
+    kept = {name: v for name, v in method.pop("options", {}).items() if name not in real}
+    return {**parts, "method": {**method, **({"options": kept} if kept else {})}}
 
 
 def _state_bytes(made: Prepared) -> int:

@@ -70,9 +70,9 @@ def in_jax(net: str) -> InJax:
     cut = lambda a: a[: STEPS * CHUNK].reshape(STEPS, CHUNK, *a.shape[1:])
     inner, mask = jax.tree.map(cut, (batch, real))
 
-    def losses(params: Any, state: Any, examples: Any) -> Any:
+    def losses(params: Any, state: Any, examples: Any, mask: Any) -> Any:
         logits = model.apply(Variables(params, {}), examples.x, True)[0].logits
-        return cross_entropy(logits, examples.y), state
+        return jnp.where(mask, cross_entropy(logits, examples.y), 0.0), state
 
     def meta(params: Any, alpha: Any) -> Any:
         return meta_loss(
@@ -82,7 +82,7 @@ def in_jax(net: str) -> InJax:
 
     def gradient(params: Any, x: Any, y: Any) -> Any:
         batch = Examples(x, y, jnp.zeros_like(y))
-        return jax.grad(lambda p: jnp.mean(losses(p, {}, batch)[0]))(params)
+        return jax.grad(lambda p: jnp.mean(losses(p, {}, batch, jnp.ones_like(y, bool))[0]))(params)
 
     def loop(params: Any, x: Any, y: Any) -> Any:
         down = lambda _, p: jax.tree.map(lambda a, g: a - 0.01 * g, p, gradient(p, x, y))

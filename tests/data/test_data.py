@@ -151,7 +151,8 @@ def test_the_new_file_replaces_the_old_one_whole(folder, monkeypatch):
     monkeypatch.setattr(cache.os, "fsync", lambda fd: synced.append(fd) or fsync(fd))
 
     def watch(source, target):
-        assert len(synced) == len(renamed) + 1 and Path(source).parent == Path(target).parent
+        # The content before a name is taken, and the folder after it.
+        assert len(synced) == 2 * len(renamed) + 1 and Path(source).parent == Path(target).parent
         if Path(target) == path:
             assert path.read_bytes() == b"damaged"
         renamed.append(Path(target).suffix)

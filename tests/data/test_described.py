@@ -153,3 +153,22 @@ def test_preparing_an_unknown_name_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace())
     with pytest.raises(UserError, match="has no data set no_such_leaves"):
         prepared.prepare("no_such_leaves", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("features.json", "[]"),
+        ("features.json", '{"featuresDict": {"features": [1, 2]}}'),
+        ("features.json", '{"featuresDict": {"features": {"a": {"image": 0}, "b": '
+         '{"classLabel": {}}}}}'),
+        ("dataset_info.json", '{"splits": ["train", "test"]}'),
+        ("dataset_info.json", '"text"'),
+        ("dataset_info.json", '{"splits": 3}'),
+        ("features.json", '{"featuresDict"'),
+    ],
+)  # fmt: skip
+def test_descriptions_of_another_shape_are_one_sentence(folder, file, text):
+    (folder / "leaves" / "1.0.0" / file).write_text(text)
+    with pytest.raises(UserError, match="copy the data set again.$"):
+        data.images("leaves", folder, size=8)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cljax import data, streams
+from cljax.cli import main
 from cljax.data import folders
 from cljax.errors import UserError
 
@@ -68,9 +67,9 @@ def test_images_are_resized_cut_and_labelled_by_name(tmp_path, tests):
 
 
 def test_upright_and_grey_images(tmp_path):
-    for part in ("train", "test"):
+    for seed, part in enumerate(("train", "test")):
         (tmp_path / part / "a").mkdir(parents=True)
-        grey = np.random.default_rng(0).integers(0, 256, (50, 20), dtype=np.uint8)
+        grey = np.random.default_rng(seed).integers(0, 256, (50, 20), dtype=np.uint8)
         Image.fromarray(grey).save(tmp_path / part / "a" / "x.jpg")
     found = data.class_folders(tmp_path, size=10)
     assert found.train_x.shape == found.test_x.shape == (1, 10, 10, 3)
@@ -79,8 +78,8 @@ def test_upright_and_grey_images(tmp_path):
 
 def test_images_are_decoded_once(root, monkeypatch):
     opened = []
-    real = folders._image
-    monkeypatch.setattr(folders, "_image", lambda *a: opened.append(a) or real(*a))
+    real = folders.open_rgb
+    monkeypatch.setattr(folders, "open_rgb", lambda file: opened.append(file) or real(file))
     first = data.class_folders(root, size=8)
     assert len(opened) == 45
     with warnings.catch_warnings():
@@ -181,15 +180,15 @@ def test_folders_that_do_not_fit_get_a_sentence(root, tmp_path):
     (root / "val" / "fox").rmdir()
     bad = root / "train" / "cat" / "zzz.jpg"
     bad.write_bytes(b"no image")
-    refused("image .*cat/zzz.jpg could not be read")
+    refused("1 of the 46 images .*, the first of them .*cat/zzz.jpg: it cannot be read")
     whole = (root / "val" / "ant" / "000.JPEG").read_bytes()
     bad.write_bytes(whole[: len(whole) // 2])
-    refused("image .*cat/zzz.jpg could not be read")
+    refused("1 of the 46 images .*, the first of them .*cat/zzz.jpg: it cannot be read")
     bad.unlink()
     for file in (root / "val" / "bee").iterdir():
         file.unlink()
-    refused("no images .* of the class bee in .*val")
-    (root / "val").rename(root / "validation")
+    refused("no images of the class bee in .*val")
+    (root / "val").rename(root / "elsewhere")
     refused("neither .*test nor .*val holds a folder")
     write(tmp_path / "single" / "one", 1, 0)
     refused("holds 1 images", tmp_path / "single")
@@ -213,13 +212,10 @@ def test_wrong_options_get_a_sentence(root, options, message):
         streams.class_folders(**{"path": str(root), "num_tasks": 5, **options})
 
 
-def test_the_new_data_sets_have_names(tmp_path):
+def test_the_new_data_sets_have_names(tmp_path, capsys):
     for name in ("svhn_cropped", "fashion_mnist"):
         with pytest.raises(UserError, match=f"cljax data {name} --prepare"):
             data.images(name, tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "cljax", "data", "svhn_cropped", "--licences"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and "svhn_cropped: not stated" in done.stdout
+    with pytest.raises(SystemExit) as done:
+        main(["data", "svhn_cropped", "--licences"])
+    assert done.value.code == 0 and "svhn_cropped: not stated" in capsys.readouterr().out

@@ -139,8 +139,8 @@ def with_a_broken_image(root):
         (without_a_test, "1 of the images that .* names are missing, such as .*val_3.JPEG"),
         (without_an_image, "The class n00000003 has 9 images in .*train, but others have 10"),
         (with_a_strange_class, "names the class 'n99' of the image 'val_99.JPEG', but there is no"),
-        (with_a_small_image, "val_3.JPEG has 32 x 48 pixels, but those .* have 64 x 64"),
-        (with_a_broken_image, "val_3.JPEG could not be read"),
+        (with_a_small_image, "val_3.JPEG: it has 32 x 48 pixels, but those .* set 64 x 64"),
+        (with_a_broken_image, "val_3.JPEG: it cannot be read"),
     ],
 )
 def test_what_is_missing_gets_a_sentence(root, spoil, message):

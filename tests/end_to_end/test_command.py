@@ -30,7 +30,8 @@ def call(capsys, *arguments):
     return done.value.code, captured.out, captured.err
 
 
-def test_run_twice(tmp_path):
+def test_run_twice(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     code, out, err = command("run", "lamaml", "mnist-rotations", *SMALL, folder=tmp_path)
     assert code == 0 and "RA" in out and "mnist-rotations[sample]" in out, err
     (folder,) = (tmp_path / "runs").iterdir()
@@ -40,13 +41,11 @@ def test_run_twice(tmp_path):
     assert config["origins"]["num_tasks"] == "command line"
     assert config["origins"]["alpha_init"].startswith("published")
     stored = (folder / "results.json").read_bytes()
-    code, out, _ = command("run", "lamaml", "mnist-rotations", *SMALL, folder=tmp_path)
+    code, out, _ = call(capsys, "run", "lamaml", "mnist-rotations", *SMALL)
     assert code == 0 and "Finished before" in out and "RA" in out
     assert (folder / "results.json").read_bytes() == stored
     other = ["--out", str(folder), "--seeds", "1"]
-    code, out, err = command(
-        "run", "lamaml", "mnist-rotations", *SMALL[:-2], *other, folder=tmp_path
-    )
+    code, out, err = call(capsys, "run", "lamaml", "mnist-rotations", *SMALL[:-2], *other)
     assert code == 2 and err.count("\n") == 1 and "another run" in err
     assert (folder / "results.json").read_bytes() == stored
 

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from cljax.cli import main
 from cljax.config import canonical
 
 DATA = ["mnist-rotations", "--sample", "--num-tasks", "3", "--seeds", "2"]
@@ -65,7 +66,7 @@ def unbroken(tmp_path_factory):
             out = tmp_path_factory.mktemp("unbroken") / "run"
             began = time.monotonic()
             arguments = [sys.executable, "-m", "cljax", "run", *command, *OFTEN, "--out", str(out)]
-            done = subprocess.run(arguments, capture_output=True, text=True)
+            done = subprocess.run(arguments, cwd=out.parent, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             known[canonical(command)] = (results(out), time.monotonic() - began)
         return known[canonical(command)]
@@ -97,7 +98,7 @@ def kept(out):
     except FileNotFoundError:
         names = []
     written = {name for name in names if name.startswith(".writing-")}
-    return [0, *(int(name) for name in names if name.isdigit())], written
+    return [0, *(int(name) for name in names if name.isdecimal())], written
 
 
 def moment(name, out, seconds):
@@ -177,7 +178,7 @@ def test_an_interrupted_run_is_kept_and_goes_on(begin, unbroken, tmp_path):
         said = child.said.read_text().splitlines()
         assert said == [
             "compiling, then training ...",
-            "cljax: stopping at the end of this segment ...",
+            "cljax: stopping once this segment or compilation has ended; again stops at once ...",
             f"cljax: interrupted and kept; `cljax resume {out}` goes on.",
         ]
         assert not (out / "results.json").exists()
@@ -188,15 +189,18 @@ def test_an_interrupted_run_is_kept_and_goes_on(begin, unbroken, tmp_path):
     assert results(out) == unbroken(SMALL)[0]
 
 
-def test_a_second_process_on_a_folder_is_refused_and_the_first_unharmed(begin, unbroken, tmp_path):
+def test_a_second_process_on_a_folder_is_refused_and_the_first_unharmed(
+    begin, unbroken, tmp_path, capsys
+):
     out = tmp_path / "run"
     first = begin(*going_on(SMALL, out))
     wait_for(moment("its beginning", out, 0), first)
     first.send_signal(signal.SIGSTOP)  # so that it has not finished
     for arguments in (["run", *SMALL, "--out", str(out)], ["resume", str(out)]):
-        second = begin(*arguments)
-        assert second.wait() == 2
-        said = second.said.read_text()
+        with pytest.raises(SystemExit) as done:
+            main(arguments)
+        assert done.value.code == 2
+        said = capsys.readouterr().err
         assert said.count("\n") == 1 and said.startswith("cljax: ") and "another process" in said
     first.send_signal(signal.SIGCONT)
     assert first.wait() == 0, first.said.read_text()

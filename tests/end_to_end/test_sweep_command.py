@@ -45,7 +45,7 @@ def _unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken") / "sweep"
     done = subprocess.run(
         [sys.executable, "-m", "cljax", *SWEEP, "--out", str(folder)], timeout=PATIENCE,
-        capture_output=True, text=True,
+        cwd=folder.parent, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder, done
@@ -213,7 +213,7 @@ def test_an_interrupted_sweep_is_kept_and_resumed(unbroken, capsys, tmp_path):
     with open(said, "w") as file:
         child = subprocess.Popen(
             [sys.executable, "-m", "cljax", *SWEEP, *flags, "--out", str(out)], stderr=file,
-            stdout=file,
+            stdout=file, cwd=tmp_path,
         )  # fmt: skip
     try:
         while child.poll() is None and not list(out.glob("lanes/*/*/results.json")):
@@ -227,7 +227,7 @@ def test_an_interrupted_sweep_is_kept_and_resumed(unbroken, capsys, tmp_path):
     assert code == 75, said.read_text()
     assert said.read_text().splitlines()[1:] == [
         "compiling, then training ...",
-        "cljax: stopping at the end of this segment ...",
+        "cljax: stopping once this segment or compilation has ended; again stops at once ...",
         f"cljax: interrupted and kept; `cljax resume {out}` goes on.",
     ]
     before = written(out)

@@ -78,45 +78,51 @@ def level(steps=4, threshold=jnp.inf):
 ONE = 2.0  # rho
 
 
-def plain(problem, theta, lane=0, steps=4, *, losses="mean", order=1, detach=True):
-    """The same window as one unrolled loop of Python, nothing shared with the scan."""
-    pupils, _, lanes, shown = problem
-    w, student, carry = jax.tree.map(lambda a: a[lane], (lanes.teacher, lanes.student, lanes.carry))
-    model, seen = pupils.model, []
-    for t in range(steps):
-        x, y, outputs = jax.tree.map(lambda a, t=t: a[t, lane], shown)
-        ce = lambda p, s, x=x, y=y, o=outputs: cross_entropy(
-            model.apply(Variables(p, {}), x[s], False)[0].logits, y[s], o[s]
-        ).mean()
-        g = jax.grad(ce)(w, slice(None))
-        w = jax.tree.map(lambda p, g: p - pupils.lr * g, w, g)
-        w = jax.lax.stop_gradient(w)
+@functools.partial(jax.jit, static_argnums=0)
+def alone(pupils, theta, lanes, shown):
+    """Each loss's own gradient, [E, T, ...], by a loop of Python that shares nothing."""
 
-        def forward(p, x=x, y=y, o=outputs):
-            output, tape = model.tape(Variables(p, {}), x[OLD:])
-            return cross_entropy(output.logits, y[OLD:], o[OLD:]).mean(), tape
+    def losses(theta, lanes, shown):
+        w, student, carry = lanes.teacher, lanes.student, lanes.carry
+        model, seen = pupils.model, []
+        for t in range(shown.y.shape[0]):
+            x, y, outputs = jax.tree.map(lambda a, t=t: a[t], shown)
+            ce = lambda p, s, x=x, y=y, o=outputs: cross_entropy(
+                model.apply(Variables(p, {}), x[s], False)[0].logits, y[s], o[s]
+            ).mean()
+            g = jax.grad(ce)(w, slice(None))
+            w = jax.tree.map(lambda p, g: p - pupils.lr * g, w, g)
+            w = jax.lax.stop_gradient(w)
 
-        g, tape = jax.grad(forward, has_aux=True)(student)
-        if order == 1:
-            g, tape = jax.lax.stop_gradient((g, tape))
-        shown_weights = jax.lax.stop_gradient(student) if detach else student
-        delta, carry = pupils.gate.apply(theta, shown_weights, g, tape, carry)
-        student = jax.tree.map(lambda p, d, g: p - pupils.lr * d * g, student, delta, g)
-        features = lambda p, x=x: model.apply(Variables(p, {}), x, False)[0].features
-        gap = jnp.abs(features(w) - features(student))
-        seen.append(ONE * jnp.where(gap <= 1, 0.5 * gap**2, gap - 0.5).mean())
-    return jnp.mean(jnp.stack(seen)) if losses == "mean" else seen[-1]
+            def forward(p, x=x, y=y, o=outputs):
+                output, tape = model.tape(Variables(p, {}), x[OLD:])
+                return cross_entropy(output.logits, y[OLD:], o[OLD:]).mean(), tape
+
+            g, tape = jax.grad(forward, has_aux=True)(student)
+            if pupils.order == 1:
+                g, tape = jax.lax.stop_gradient((g, tape))
+            shown_weights = jax.lax.stop_gradient(student) if pupils.detach else student
+            delta, carry = pupils.gate.apply(theta, shown_weights, g, tape, carry)
+            student = jax.tree.map(lambda p, d, g: p - pupils.lr * d * g, student, delta, g)
+            features = lambda p, x=x: model.apply(Variables(p, {}), x, False)[0].features
+            gap = jnp.abs(features(w) - features(student))
+            seen.append(ONE * jnp.where(gap <= 1, 0.5 * gap**2, gap - 0.5).mean())
+        return jnp.stack(seen)
+
+    return jax.vmap(jax.jacrev(losses), (None, 0, 1))(theta, lanes, shown)
+
+
+def mean(tree, axis=None):
+    """Of gradients over steps and lanes, or one of them."""
+    return jax.tree.map(lambda a: a.mean((0, 1) if axis is None else axis), tree)
+
+
+def at(tree, *i):
+    return jax.tree.map(lambda a: a[i], tree)
 
 
 def close(a, b, rtol=1e-9, atol=1e-14):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
-
-
-def one(problem, lane=0):
-    """The problem of one episode."""
-    cut = lambda a: a[lane : lane + 1]
-    shown = jax.tree.map(lambda a: a[:, lane : lane + 1], problem.shown)
-    return problem._replace(lanes=jax.tree.map(cut, problem.lanes), shown=shown)
 
 
 def run(problem, steps=4, **options):
@@ -127,11 +133,11 @@ def run(problem, steps=4, **options):
 @pytest.mark.parametrize("steps", [1, 3])
 def test_the_meta_gradient_is_that_of_finite_differences(problem, steps):
     """Through everything: order 2, nothing detached. Along random directions of theta."""
-    grads, seen = run(one(problem), steps, order=2, detach=False)
-    assert int(seen.live.sum()) == steps
+    grads, seen = run(problem, steps, order=2, detach=False)
+    assert int(seen.live.sum()) == 2 * steps
 
     def value(theta):
-        found = taken(problem.pupils, theta, *one(problem)[2:], level(steps), ONE)
+        found = taken(problem.pupils, theta, problem.lanes, problem.shown, level(steps), ONE)
         return float(found.losses.sum() / found.live.sum())
 
     theta, h = problem.theta, 1e-5
@@ -147,14 +153,8 @@ def test_the_meta_gradient_is_that_of_finite_differences(problem, steps):
 def test_a_window_is_back_propagation_through_its_steps(problem, order, detach):
     """Covering the episode, it is full back-propagation; lanes are averaged."""
     grads, _ = run(problem, order=order, detach=detach)
-    mean = lambda theta: (
-        (
-            plain(problem, theta, 0, order=order, detach=detach)
-            + plain(problem, theta, 1, order=order, detach=detach)
-        )
-        / 2
-    )
-    close(grads, jax.grad(mean)(problem.theta))
+    pupils = problem.pupils._replace(order=order, detach=detach)
+    close(grads, mean(alone(pupils, *problem[1:])))
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) > 1e-5
 
 
@@ -178,21 +178,20 @@ def test_truncation_forgets_what_came_before(problem):
     close(jnp.concatenate([first.losses, second.losses]), whole.losses)
     full, _ = run(problem)
     assert not np.allclose(jax.tree.leaves(grads)[0], jax.tree.leaves(full)[0])
-    short = problem._replace(lanes=first.lanes, shown=cut(2, 4))
-    close(grads, jax.grad(lambda t: (plain(short, t, 0, 2) + plain(short, t, 1, 2)) / 2)(theta))
+    later = jax.tree.map(lambda a: jnp.roll(a, -2, axis=0), shown)
+    close(grads, mean(at(alone(pupils, theta, first.lanes, later), slice(None), slice(2))))
 
 
 def test_steps_beyond_the_truncation_are_not_taken(problem):
-    """Padded with rubbish, a window of three of four steps is one of three."""
+    """Padded with rubbish, a window of two of four steps is one of two."""
     pupils, theta, lanes, shown = problem
-    rubbish = shown._replace(x=shown.x.at[3:].set(jnp.nan))
-    grads, seen = window(pupils, theta, lanes, rubbish, level(3), ONE)
-    short = jax.tree.map(lambda a: a[:3], shown)
-    expected, kept = window(pupils, theta, lanes, short, level(3), ONE)
+    rubbish = shown._replace(x=shown.x.at[2:].set(jnp.nan))
+    grads, seen = window(pupils, theta, lanes, rubbish, level(2), ONE)
+    expected, kept = window(pupils, theta, lanes, at(shown, slice(2)), level(2), ONE)
     close(grads, expected)
     close(seen.lanes, kept.lanes)
-    assert not seen.live[3:].any()
-    assert not seen.losses[3:].any()
+    assert not seen.live[2:].any()
+    assert not seen.losses[2:].any()
 
 
 def test_a_lane_that_is_done_counts_nothing_and_stays(problem):
@@ -200,9 +199,8 @@ def test_a_lane_that_is_done_counts_nothing_and_stays(problem):
     done = lanes._replace(done=jnp.array([False, True]))
     spoilt = shown._replace(x=shown.x.at[:, 1].set(jnp.nan))
     grads, seen = window(pupils, theta, done, spoilt, level(), ONE)
-    close(grads, run(one(problem))[0])
-    at = lambda tree: jax.tree.map(lambda a: a[1], tree)
-    close(at(seen.lanes), at(done))
+    close(grads, mean(at(alone(*problem), 0), 0))
+    close(at(seen.lanes, 1), at(done, 1))
 
 
 def test_a_window_in_which_a_lane_leaves_the_finite_numbers_teaches_nothing(problem):
@@ -214,25 +212,27 @@ def test_a_window_in_which_a_lane_leaves_the_finite_numbers_teaches_nothing(prob
     assert seen.live[:, 1].tolist() == [True, True, False, False]
     assert seen.lanes.done.tolist() == [False, True]
     assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(seen.lanes.student))
-    first = lambda tree: jax.tree.map(lambda a: a[0], tree)
-    close(first(seen.lanes), first(run(one(problem))[1].lanes))
+    close(at(seen.lanes, 0), at(run(problem)[1].lanes, 0))
 
 
 def test_an_episode_ends_after_the_loss_that_passes_the_bound(problem):
-    losses = run(one(problem))[1].losses[:, 0]
+    pupils, theta, lanes, shown = problem
+    losses = run(problem)[1].losses[:, 0]
     step = int(jnp.argmax(losses > losses[0] * 1.0001))
     bound = float(losses[step] * 0.9999)
-    single = one(problem)
-    _, seen = window(
-        single.pupils, single.theta, single.lanes, single.shown, level(threshold=bound), ONE
-    )
+    _, seen = window(pupils, theta, lanes, shown, level(threshold=bound), ONE)
     first = int(jnp.argmax(losses > bound))
     assert seen.live[:, 0].tolist() == [t <= first for t in range(4)]
     assert int(seen.lanes.step[0]) == first + 1
     assert bool(seen.lanes.done[0])
-    _, seen = run(single, longest=3)
-    assert int(seen.live.sum()) == 3
-    assert bool(seen.lanes.done[0])
+
+
+def test_an_episode_ends_at_its_longest(problem):
+    pupils, theta, lanes, shown = problem
+    far = lanes._replace(step=jnp.array([pupils.longest - 3, 0], jnp.int32))
+    _, seen = window(pupils, theta, far, shown, level(), ONE)
+    assert seen.live.sum(0).tolist() == [3, 4]
+    assert seen.lanes.done.tolist() == [True, False]
 
 
 class Recorded(NamedTuple):
@@ -253,74 +253,62 @@ def recorder(num):
     return optax.GradientTransformation(init, update)
 
 
+RECORDER = recorder(4)
+
+
 @pytest.mark.parametrize(("order", "detach"), [(1, True), (1, False), (2, False)])
 def test_per_step_gradients_are_those_of_each_loss_alone(problem, order, detach):
-    """Where theta stands still, update t is the gradient of L_t through steps 1 to t."""
-    single = one(problem)
-    pupils = single.pupils._replace(order=order, detach=detach)
-    by = recorder(4)
+    """Where theta stands still, update t is the lanes' mean gradient of L_t, back to step 1."""
+    pupils, theta, lanes, shown = problem
+    pupils = pupils._replace(order=order, detach=detach)
     _, state, seen = per_step(
-        pupils, single.theta, by.init(single.theta), by, single.lanes, single.shown, level(), ONE
+        pupils, theta, RECORDER.init(theta), RECORDER, lanes, shown, level(), ONE
     )
-    for t in (1, 4):
-        expected = jax.grad(
-            lambda theta, t=t: plain(single, theta, 0, t, losses="last", order=order, detach=detach)
-        )(single.theta)
-        close(jax.tree.map(lambda a, t=t: a[t - 1], state.grads), expected)
-    close(seen, run(single)[1])
+    close(state.grads, mean(alone(pupils, theta, lanes, shown), 0))
+    close(seen, run(problem)[1])
+
+
+def test_per_step_leaves_out_a_lost_lane(problem):
+    pupils, theta, lanes, shown = problem
+    spoilt = shown._replace(x=shown.x.at[1:, 1].set(jnp.nan))
+    _, state, _ = per_step(
+        pupils, theta, RECORDER.init(theta), RECORDER, lanes, spoilt, level(), ONE
+    )
+    close(at(state.grads, 2), at(alone(*problem), 0, 2))
 
 
 def test_per_step_moves_the_rule_within_a_window(problem):
     """With rate 0.1, step by step: the first update's theta takes the second inner step."""
-    single = one(problem)
+    pupils, start, lanes, shown = problem
     by = optax.sgd(0.1)
-    theta, _, seen = per_step(
-        single.pupils, single.theta, by.init(single.theta), by, single.lanes, single.shown,
-        level(2), ONE,
-    )  # fmt: skip
-    first = jax.grad(lambda t: plain(single, t, 0, 1, losses="last"))(single.theta)
-    moved = jax.tree.map(lambda p, g: p - 0.1 * g, single.theta, first)
-    start = jax.tree.map(lambda a: a[:1], single.shown)
-    after = taken(single.pupils, single.theta, single.lanes, start, level(1), ONE).lanes
-    second = jax.tree.map(lambda a: a[1:2], single.shown)
-    expected = taken(single.pupils, moved, after, second, level(1), ONE)
+    theta, _, seen = per_step(pupils, start, by.init(start), by, lanes, shown, level(2), ONE)
+    first = mean(at(alone(*problem), slice(None), 0), 0)
+    moved = jax.tree.map(lambda p, g: p - 0.1 * g, start, first)
+    after = taken(pupils, start, lanes, shown, level(1), ONE).lanes
+    later = jax.tree.map(lambda a: jnp.roll(a, -1, axis=0), shown)
+    expected = taken(pupils, moved, after, later, level(1), ONE)
     close(seen.losses[1], expected.losses[0])
     close(seen.lanes.student, expected.lanes.student)
     assert not np.array_equal(jax.tree.leaves(theta)[0], jax.tree.leaves(moved)[0])
 
 
-def test_per_step_averages_lanes_and_leaves_out_the_lost(problem):
-    pupils, theta, lanes, shown = problem
-    by = recorder(4)
-    both = per_step(pupils, theta, by.init(theta), by, lanes, shown, level(), ONE)[1].grads
-    apart = [
-        per_step(pupils, theta, by.init(theta), by, one(problem, i).lanes, one(problem, i).shown,
-                 level(), ONE)[1].grads
-        for i in range(2)
-    ]  # fmt: skip
-    close(both, jax.tree.map(lambda a, b: (a + b) / 2, *apart))
-    spoilt = shown._replace(x=shown.x.at[1:, 1].set(jnp.nan))
-    lost = per_step(pupils, theta, by.init(theta), by, lanes, spoilt, level(), ONE)[1].grads
-    close(jax.tree.map(lambda a: a[2], lost), jax.tree.map(lambda a: a[2], apart[0]))
-
-
 def test_a_student_that_sees_all_and_steps_plainly_is_the_teacher(problem):
     pupils, _, lanes, shown = problem
-    gate = lstm_gate(pupils.model, jax.ShapeDtypeStruct((5,), jnp.float64), hidden=3, cells=1)
-    found = taken(pupils._replace(old=0), gate.init(jax.random.key(0)), lanes, shown, level(), ONE)
+    fresh = pupils.gate.init(jax.random.key(0))
+    found = taken(pupils._replace(old=0), fresh, lanes, shown, level(), ONE)
     close(found.lanes.student, found.lanes.teacher, rtol=1e-12)
     np.testing.assert_allclose(found.losses, 0.0, atol=1e-24)
 
 
 def test_a_window_is_what_unroll_makes_of_the_rule(problem):
-    pupils, theta, lanes, shown = one(problem)
+    pupils, theta, lanes, shown = problem
     new = jax.tree.map(lambda a: a[:, 0, OLD:], shown)
     loss = lambda output, batch: cross_entropy(output.logits, batch.y, batch.outputs).mean()
-    start = jax.tree.map(lambda a: a[0], lanes.student)
-    out = unroll(learned_step(pupils.gate, theta, loss, pupils.model, pupils.lr), start, new)
+    step = learned_step(pupils.gate, theta, loss, pupils.model, pupils.lr)
+    out = jax.jit(lambda start, new: unroll(step, start, new))(at(lanes.student, 0), new)
     found = taken(pupils, theta, lanes, shown, level(), ONE).lanes
-    close(jax.tree.map(lambda a: a[0], found.student), out.params, rtol=1e-12)
-    close(jax.tree.map(lambda a: a[0], found.carry), out.carry, rtol=1e-12)
+    close(at(found.student, 0), out.params, rtol=1e-12)
+    close(at(found.carry, 0), out.carry, rtol=1e-12)
 
 
 def test_huber_is_quadratic_near_zero_and_linear_beyond():

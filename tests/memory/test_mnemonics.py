@@ -334,7 +334,8 @@ def test_they_join_every_class_incremental_method(name):
         exemplars="mnemonics:inner_steps=2,outer_epochs=2,real=0.25,turns=simultaneous",
     )  # fmt: skip
     state, final = learned(method, "logits", "nearest-mean")
-    assert min(final.values()) > 0.5 and int(state.exemplars.mask.sum()) == 24
+    stored = 18 if name == "bic" else 24  # BiC holds an image a class out, within the budget
+    assert min(final.values()) > 0.5 and int(state.exemplars.mask.sum()) == stored
 
 
 @pytest.mark.parametrize(

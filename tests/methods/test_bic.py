@@ -47,20 +47,22 @@ def biased(state):
     return state._replace(own=state.own._replace(correction=pairs))
 
 
-def test_two_steps_of_stage_1_by_hand():
-    """In task 2, with the pair of task 1 applied to network and teacher alike."""
+@pytest.mark.parametrize("pairs", ["newest", "all"])
+def test_two_steps_of_stage_1_by_hand(pairs):
+    """In task 2, with the pair of task 1 applied to the teacher, or to the network too."""
     lr, tau = 0.1, 2.0
-    learner = bind(cljax.bic(lr=lr, temperature=tau, capacity=24))
+    learner = bind(cljax.bic(lr=lr, temperature=tau, capacity=24, pairs=pairs))
     state, other = (learner.init(jax.random.key(i)) for i in (0, 1))
     state, teacher = biased(state)._replace(teacher=other.teacher), weights(other.params)
     w, now, old, share = weights(state.params), seen(2), seen(1), 8 / 12
-    a, b = PER_OUTPUT
+    a, b = PER_OUTPUT if pairs == "all" else (1.0, 0.0)
     for seed in (0, 1):
         own = batch([0, 2, 1, 2], seed=seed, masked=[1])
         state, info = step(learner, state, own)
         rows = np.asarray(own.mask)
         x, target = np.asarray(own.x)[rows], one_hot(own.y)[rows]
-        z, before = (a * (x @ v[0] + v[1]) + b for v in (w, teacher))
+        z = a * (x @ w[0] + w[1]) + b
+        before = PER_OUTPUT[0] * (x @ teacher[0] + teacher[1]) + PER_OUTPUT[1]
         p, q, r = softmax(z, now), softmax(before / tau, old), softmax(z / tau, old)
         apart = (q[:, :8] * np.log(q[:, :8] / r[:, :8])).sum(axis=1)
         expected = share * apart - (1 - share) * np.log(p[target > 0])
@@ -78,14 +80,17 @@ def test_the_first_task_is_plain_training():
     support.assert_close(after["bic"].params, after["replayed"].params, 1e-15)
 
 
-def test_two_steps_of_stage_2_by_hand():
-    """Adam on the newest pair; all else, other pairs too, stays."""
+def stage_2_by_hand(pairs, decay, step_of, **options):
+    """Two steps in task 2 against NumPy: ``step_of(lr)`` makes ``(k, g) -> change of the pair``."""
     lr = 0.05
-    learner = bind(cljax.bic(correction_lr=lr, capacity=24))
+    learner = bind(
+        cljax.bic(correction_lr=lr, capacity=24, pairs=pairs, correction_decay=decay, **options)
+    )
     state = biased(learner.init(jax.random.key(0)))
     correction = phase(learner, "correction")
     assert not correction.before
-    w, pair, m, v = weights(state.params), np.array([1.0, 0.0]), np.zeros(2), np.zeros(2)
+    w, pair, change = weights(state.params), np.array([1.0, 0.0]), step_of(lr)
+    before = PER_OUTPUT if pairs == "all" else (np.ones(12), np.zeros(12))
     start = state
     for k in (1, 2):
         own = batch([0, 2, 1, 2, 2], seed=k, masked=[3])
@@ -94,18 +99,47 @@ def test_two_steps_of_stage_2_by_hand():
         x, target = np.asarray(own.x)[rows], one_hot(own.y)[rows]
         y = x @ w[0] + w[1]
         new = ~seen(1)
-        z = PER_OUTPUT[0] * y + PER_OUTPUT[1]
+        z = before[0] * y + before[1]
         z[:, new] = pair[0] * y[:, new] + pair[1]
         p = softmax(z, seen(2))
         np.testing.assert_allclose(info.loss, -np.log(p[target > 0]).mean(), rtol=1e-12)
         d = (p - target)[:, new] / len(x)
-        g = np.array([(d * y[:, new]).sum(), d.sum()])
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-        pair = pair - lr * (m / (1 - 0.9**k)) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
+        pair = pair + change(k, np.array([(d * y[:, new]).sum(), d.sum() + 2 * decay * pair[1]]))
     np.testing.assert_allclose([a[2] for a in state.own.correction], pair, rtol=1e-10)
-    for ours, before in zip(state.own.correction, start.own.correction, strict=True):
-        np.testing.assert_array_equal(ours[:2], before[:2])
+    kept = start.own.correction if pairs == "all" else (np.ones(3), np.zeros(3))
+    for ours, old in zip(state.own.correction, kept, strict=True):
+        np.testing.assert_array_equal(ours[:2], old[:2])
     support.assert_close(state._replace(own=start.own), start)
+
+
+def with_momentum(lr):
+    u = np.zeros(2)
+
+    def change(k, g):
+        u[:] = 0.9 * u + g
+        return -lr * u
+
+    return change
+
+
+def with_adam(lr):
+    m, v = np.zeros(2), np.zeros(2)
+
+    def change(k, g):
+        m[:], v[:] = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        return -lr * (m / (1 - 0.9**k)) / (np.sqrt(v / (1 - 0.999**k)) + 1e-8)
+
+    return change
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_two_steps_of_stage_2_by_hand(decay):
+    """The newest pair alone, on raw logits of the others; all else stays."""
+    stage_2_by_hand("newest", decay, with_momentum)
+
+
+def test_two_steps_of_stage_2_with_all_pairs_by_hand():
+    stage_2_by_hand("all", 0.0, with_adam, correction_optimizer="adam")
 
 
 def test_a_correction_of_one_and_zero_changes_no_bit():
@@ -127,7 +161,7 @@ def test_predictors_and_phases_in_order():
 
 
 def test_a_session_keeps_the_pairs_and_begins_the_newest_ones_optimiser():
-    learner = bind(cljax.bic(capacity=24))
+    learner = bind(cljax.bic(capacity=24, correction_optimizer="adam"))
     fresh = learner.init(jax.random.key(0))
     state = biased(fresh)
     state, _ = jax.jit(phase(learner, "correction").update)(state, batch([0, 1, 2]), ())
@@ -140,7 +174,8 @@ def test_a_session_keeps_the_pairs_and_begins_the_newest_ones_optimiser():
 def test_fine_tuning_on_exemplars_sees_corrected_logits():
     learner = bind(cljax.bic(capacity=24, balanced_epochs=1, balanced_lr=0.1))
     state = biased(learner.init(jax.random.key(0)))
-    state = state._replace(exemplars=state.exemplars._replace(mask=jnp.ones(24, bool)))
+    filled = jnp.ones_like(state.exemplars.mask)
+    state = state._replace(exemplars=state.exemplars._replace(mask=filled))
     w, own = weights(state.params), batch([0, 2, 1, 2], masked=[1])
     own = own._replace(index=-2 - own.index)
     after, _ = jax.jit(phase(learner, "balanced").update)(state, own, ())
@@ -174,46 +209,69 @@ def held_out(source, method, batch_size=8, epochs=2):
     return all_rows, rows, steps
 
 
-def test_a_balanced_tenth_is_held_out_of_every_epoch_of_stage_1():
+def images(rows):
+    """Rows of the training arrays that updates learn from, of some part of a plan."""
+    found = rows.index[rows.mask]
+    return found[found >= 0]
+
+
+@pytest.mark.parametrize(
+    ("capacity", "per_class", "share"), [(60, 24, 0.1), (90, 40, 0.3), (24, 9, 0.5)]
+)
+def test_what_is_held_out_is_never_learned_from(capacity, per_class, share):
+    source = stream(per_class=per_class)
+    method = cljax.bic(capacity=capacity, correction_epochs=2, held_out=share)
+    _, rows, steps = held_out(source, method)
+    learned_from = set(images(rows))
+    for task in (1, 2):
+        stage_2 = steps[task]
+        own = stage_2.index[stage_2.mask]
+        assert (own >= 0).all() and not learned_from & set(own)
+        assert set(source.train_y[own]) == set(range(2 * task + 2))
+    # Of an old class it is the same images that task after task holds out, or some of them.
+    first, second = (set(images(s)) for s in steps[1:])
+    old = {i for i in second if source.train_y[i] < 4}
+    assert old <= first
+
+
+def test_the_budget_holds_exemplars_and_what_is_held_out():
     source = stream()
     method = cljax.bic(capacity=60, correction_epochs=3)
-    whole, rows, steps = held_out(source, method)
+    _, rows, steps = held_out(source, method)
+    state = learn(method, cljax.nets.mlp(5)(6), source, [0], batch_size=8, epochs=2).states[0]
+    learner = method.bind(cljax.nets.mlp(5)(6), method.arrange(source).spec(8))
+    # In the end 10 slots a class, one held out; before it 30 and 15, with 3 and 2.
+    assert np.bincount(state.exemplars.y[state.exemplars.mask], minlength=6).tolist() == [9] * 6
+    assert learner.init(jax.random.key(0)).exemplars.mask.shape == (54,)
+    used = set(images(rows))
+    assert set(np.asarray(state.exemplars.index[state.exemplars.mask])) <= used
     assert steps[0] is None
-    for task, share in ((1, 30), (2, 15)):
-        count = max(1, round(0.1 * share))
+    for task, share, count in ((1, 30, 3), (2, 15, 2)):
         stage_2 = steps[task]
         assert stage_2.last.sum() == 1 and stage_2.epoch.max() == 2
         for epoch in range(3):
             own = stage_2.index[stage_2.epoch == epoch][stage_2.mask[stage_2.epoch == epoch]]
-            slots, images = -2 - own[own < 0], own[own >= 0]
-            # The last exemplars of each old class; class 0 and 1 have 24 images for 30 slots.
-            num = min(share, 24)
-            filled = [num if k < 2 * task else 0 for k in range(6)]
-            if task == 2:
-                filled[2:4] = [min(15, 24 - 3)] * 2
-            expected = [
-                k * share + filled[k] - 1 - j for k in range(2 * task) for j in range(count)
-            ]
-            assert sorted(slots) == sorted(expected)
-            labels = source.train_y[images]
-            assert np.bincount(labels, minlength=6)[2 * task : 2 * task + 2].tolist() == [count] * 2
-            assert len(images) == 2 * count
+            assert len(set(own)) == len(own)
+            assert np.bincount(source.train_y[own], minlength=6).tolist() == [count] * (
+                2 * task + 2
+            ) + [0] * (4 - 2 * task)
         for epoch in range(2):
             here = (rows.current == task) & (rows.epoch == epoch)
-            used = rows.index[here][rows.mask[here]]
-            every = whole.index[here][whole.mask[here]]
-            assert sorted([*used, *own]) == sorted(every)
-    first = rows.current == 0
-    np.testing.assert_array_equal(rows.mask[first], whole.mask[first])
+            slots = -2 - rows.index[here][rows.mask[here]]
+            slots = slots[slots >= 0]
+            # Classes 0 and 1 have 24 images, 3 of them held out, for 27 places.
+            expected = [k * (share - count) + j for k in range(2 * task)
+                        for j in range(min(share - count, 21))]  # fmt: skip
+            assert sorted(slots) == expected
+            assert len(images(jax.tree.map(lambda a, h=here: a[h], rows))) == 2 * (24 - count)
 
 
 def test_the_tasks_of_what_is_held_out_are_its_own():
     source = stream()
     _, _, steps = held_out(source, cljax.bic(capacity=60))
     rows = steps[2]
-    own = rows.mask & (rows.index < 0)
-    np.testing.assert_array_equal(rows.task[own], (-2 - rows.index[own]) // 15 // 2)
-    assert (rows.task[rows.mask & (rows.index >= 0)] == 2).all()
+    owner = source.train_y[rows.index[rows.mask]] // 2
+    np.testing.assert_array_equal(rows.task[rows.mask], owner)
 
 
 def test_a_class_with_few_images_has_no_rows_for_slots_that_stay_empty():
@@ -222,25 +280,28 @@ def test_a_class_with_few_images_has_no_rows_for_slots_that_stay_empty():
     _, rows, steps = held_out(source, method)
     state = learn(method, cljax.nets.mlp(5)(6), source, [0], batch_size=8, epochs=2).states[0]
     filled = {int(c): int((state.exemplars.y[state.exemplars.mask] == c).sum()) for c in range(6)}
-    # Class 2 held out max(1, 0.1 * 30) = 3 of 5, class 4 one for each 10 of 15.
-    assert filled == {0: 5, 1: 5, 2: 2, 3: 2, 4: 3, 5: 3}
+    # Classes 0 to 3 held out 3 of 5 images, a tenth of 30 slots; 4 and 5 held out 2, of 15.
+    assert filled == {0: 2, 1: 2, 2: 2, 3: 2, 4: 3, 5: 3}
     last = (rows.current == 2)[:, None] & rows.mask & (rows.index < 0)
     slots = -2 - rows.index[last]
-    places = {k: sorted(set(slots[slots // 15 == k] % 15)) for k in range(4)}
-    assert places == {0: [0, 1, 2], 1: [0, 1, 2], 2: [0], 3: [0]}
-    assert all((s.index != -1)[s.mask].all() for s in steps[1:])
+    assert {k: sorted(set(slots[slots // 13 == k] % 13)) for k in range(4)} == {
+        k: [0, 1] for k in range(4)
+    }
+    assert np.bincount(source.train_y[images(steps[2])], minlength=6).tolist() == [4] * 6
 
 
 def test_padding_is_harmless():
     assert_padding_is_harmless(cljax.bic(capacity=24))
 
 
-def test_it_learns_all_tasks_and_the_first_pair_stays():
-    state, final = learned(cljax.bic(lr=0.2, capacity=60), "logits", "uncorrected")
+@pytest.mark.parametrize("pairs", ["newest", "all"])
+def test_it_learns_all_tasks_and_ends_with_its_pairs(pairs):
+    method = cljax.bic(lr=0.2, capacity=60, pairs=pairs)
+    state, final = learned(method, "logits", "uncorrected")
     assert final["logits"] > 0.6 and final["logits"] >= final["uncorrected"] - 0.1, final
     scale, shift = (np.asarray(a) for a in state.own.correction)
-    assert scale[0] == 1 and shift[0] == 0
-    assert (scale[1:] != 1).all() and (shift[1:] != 0).all()
+    fitted = [False, pairs == "all", True]
+    assert ((scale != 1) == fitted).all() and ((shift != 0) == fitted).all()
 
 
 def test_bad_options_are_refused():
@@ -248,6 +309,7 @@ def test_bad_options_are_refused():
         ("held_out is 1.0", {"held_out": 1.0}),
         ("correction_epochs is 0", {"correction_epochs": 0}),
         ("temperature is inf", {"temperature": np.inf}),
+        ("'last' is not known", {"pairs": "last"}),
     ):
         with pytest.raises(UserError, match=words):
             cljax.bic(**options)

@@ -1,66 +1,26 @@
-"""What every method keeps to, one table for all of them."""
+"""What every method keeps to, one table for all of them.
+
+Each method is compiled twice: as one program over lanes (seeds, a traced hyper-parameter, rows
+outside the mask), and as a single update that a Python loop calls.
+"""
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
+from contract_support import CASES, batches_for, bind, make, scanned
 
-import cljax
 from cljax.methods import CHECKED, METHODS
 from cljax.types import Learner, Method
 
-# Name -> (options that fit the small problem, a real hyper-parameter that may be traced)
-CASES = {
-    "lamaml": ({"capacity": 6, "replay_size": 3, "glances": 2}, "alpha_lr"),
-    "sync-lamaml": ({"capacity": 6, "replay_size": 3, "glances": 2}, "lr"),
-    "cmaml": ({"capacity": 6, "replay_size": 3, "glances": 2}, "lr"),
-    "la-er": ({"capacity": 6, "replay_size": 3, "glances": 2}, "alpha_lr"),
-    "mer": ({"capacity": 6, "replay_size": 3, "sweeps": 2, "lr": 0.1, "beta": 0.3}, "lr"),
-    "gem": ({"per_task": 3, "glances": 2, "lr": 0.1}, "lr"),
-    "agem": ({"per_task": 3, "glances": 2, "lr": 0.1, "reference_size": 4}, "lr"),
-    "meta-bgd": ({"capacity": 6, "replay_size": 3, "glances": 2, "inner_steps": 2}, "lr"),
-    "icarl-ti": ({"capacity": 24, "stage_size": 16, "lr": 0.1}, "lr"),
-    "er": ({"capacity": 6, "replay_size": 3, "glances": 2}, "lr"),
-    "independent": ({"lr": 0.1}, "lr"),
-    "joint": ({"lr": 0.1}, "lr"),
-    "iid": ({"lr": 0.1}, "lr"),
-    "finetune": ({"lr": 0.1}, "lr"),
-    "online": ({"lr": 0.1}, "lr"),
-    "sgd": ({"lr": 0.1}, "lr"),
-    "ewc": ({"lr": 0.1, "num_examples": 3}, "lr"),
-    "online-ewc": ({"lr": 0.1, "num_examples": 3}, "lr"),
-    "si": ({"lr": 0.1}, "lr"),
-    "mas": ({"lr": 0.1, "num_examples": 3}, "lr"),
-    "rwalk": ({"lr": 0.1, "window": 2}, "lr"),
-    "lwf": ({"lr": 0.1}, "lr"),
-    "replayed": ({"capacity": 24, "lr": 0.1}, "lr"),
-    "oracle": ({"lr": 0.1, "optimizer": "momentum"}, "lr"),
-    "reptile": ({"capacity": 24, "lr": 0.5, "optimizer": "momentum"}, "lr"),
-    "fomaml": ({"capacity": 24, "lr": 0.5, "inner_steps": 2}, "inner_lr"),
-    "fixed-rep": ({"lr": 0.1}, "lr"),
-    "icarl": ({"capacity": 24, "lr": 0.1}, "lr"),
-    "bic": ({"capacity": 24, "lr": 0.1}, "lr"),
-    "lwf-exemplars": ({"capacity": 24, "lr": 0.1, "optimizer": "momentum"}, "strength"),
-    "lucir": ({"capacity": 24, "lr": 0.5, "weight_decay": 1e-3}, "less_forget"),
-    "itaml": ({"capacity": 24, "lr": 0.5, "optimizer": "momentum"}, "lr"),
-    "multitask": ({"lr": 0.1}, "lr"),
-    "hat": ({"lr": 0.1, "anneal": 60}, "lr"),
-    "oml": ({"lr": 0.1}, "lr"),
-    "rep": ({"lr": 0.1}, "lr"),
-    "teacher": ({"lr": 0.1, "hidden": 3, "truncation_cap": 5, "episodes": 2}, "lr"),
-}
-HELD = {"oml", "rep", "teacher"}  # practise on examples that the stream holds out
-MULTI_HEAD = {"icarl-ti", "hat", *HELD}  # not defined on one head
-# These need tasks with classes of their own in one head.
-CLASS_INCREMENTAL = {
-    "replayed", "oracle", "reptile", "fomaml", "fixed-rep", "icarl", "bic", "lwf-exemplars",
-    "lucir", "itaml",
-}  # fmt: skip
-COSINE = {"lucir"}  # compares outputs by angle
 EVERY = pytest.mark.parametrize("name", sorted(METHODS))
+KEYS = 0, 7, 0, 0, 0
+OTHER_SEED, OTHER_VALUE, MASKED, POISONED = 1, 2, 3, 4  # what differs from lane 0
 
 
 @pytest.fixture(autouse=True)
@@ -69,34 +29,64 @@ def _float64():
         yield
 
 
-def make(name, **extra) -> Method:
-    return METHODS[name](**{**CASES[name][0], **extra})
+class Tried(NamedTuple):
+    """What one method did; the loops' final states and losses in the order of the seeds."""
+
+    initial: Any  # the first state's shapes and types
+    lanes: Any  # (state, losses), leaves [lane, ...]
+    loops: list[Any]
+    learned: np.ndarray  # losses of 60 updates on one easy task
+    num_traces: int  # of the update, in all loops
 
 
-def form(name) -> dict[str, bool]:
-    """The form of the small problem that a method is defined on."""
-    return {"multi_head": name in MULTI_HEAD, "own_classes": name in CLASS_INCREMENTAL}
+@functools.cache
+def tried(name: str) -> Tried:
+    """Three tasks, so that a value compiled in from the first one would show."""
+    method, traced = make(name), CASES[name][1]
+    learner, batches = bind(method), batches_for(name, 6)
+    masked = batches._replace(mask=batches.mask.at[:, 3].set(False))
+    poisoned = masked._replace(x=batches.x.at[:, 3].set(50.0), y=batches.y.at[:, 3].set(0))
+    data = jax.tree.map(lambda *a: np.stack(a), batches, batches, batches, masked, poisoned)
+    value = method.options[traced]
+    values = np.array([value, value, value / 4, value, value])
+    keys = jax.vmap(jax.random.key)(np.array(KEYS))
 
+    @jax.jit
+    @jax.vmap
+    def lanes(key, value, batches):
+        learner = bind(make(name, **{traced: value}))
+        return learner.init(key), scanned(learner, batches, key)
 
-def bind(method) -> Learner:
-    if method.name in HELD:
-        problem = support.held_spec()
-        return method.bind(cljax.nets.mlp(5)(problem.num_classes), problem)
-    head = "cosine" if method.name in COSINE else "linear"
-    return support.bind(method, **form(method.name), head=head)
+    num_traces = 0
 
-
-def batches_for(name, num, **options):
-    return support.batches(num, **form(name), **options)
-
-
-def scanned(learner: Learner, batches, key):
-    def body(state, batch):
+    @jax.jit
+    def step(state, batch, key):
+        nonlocal num_traces
+        num_traces += 1
         draws = learner.draw(state, batch, jax.random.fold_in(key, batch.clock.step))
         state, info = learner.update(state, batch, draws)
         return state, info.loss
 
-    return jax.lax.scan(body, learner.init(key), batches)
+    def loop(lane, batches):
+        state, key = support.at(starts, lane), keys[lane]
+        losses = []
+        for i in range(batches.y.shape[0]):
+            state, loss = step(state, support.at(batches, i), key)
+            losses.append(loss)
+        return state, np.stack(losses)
+
+    starts, ends = lanes(keys, values, data)
+    batches = jax.tree.map(np.asarray, batches)
+    loops = [loop(lane, batches) for lane in (0, OTHER_SEED)]
+    learned = loop(0, easy(batches_for(name, 60, tasks=1)))[1]
+    return Tried(jax.eval_shape(learner.init, keys[0]), ends, loops, learned, num_traces)
+
+
+def easy(batches):
+    """The same labels with inputs around centres that lie apart."""
+    batches, rng = jax.tree.map(np.asarray, batches), np.random.default_rng(1)
+    centres = 2 * rng.normal(size=(support.NUM_CLASSES, support.NUM_INPUTS))
+    return batches._replace(x=centres[batches.y % support.NUM_CLASSES] + 0.1 * batches.x)
 
 
 def test_every_method_has_a_row():
@@ -114,75 +104,42 @@ def test_protocol(name):
 
 @EVERY
 def test_an_update_changes_no_structure_shape_or_type(name):
-    learner = bind(make(name))
-    state = learner.init(jax.random.key(0))
-    after, _ = support.run(learner, batches_for(name, 1), state=state)
-    shapes = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)
-    assert shapes(state) == shapes(after)
-
-
-@EVERY
-def test_jit_and_scan_equal_the_plain_loop_over_three_tasks(name):
-    """Three tasks, so that a value compiled in from the first one would show."""
-    learner, batches = bind(make(name)), batches_for(name, 6)
-    plain, losses = support.run(learner, batches)
-    state, scan_losses = jax.jit(lambda b, k: scanned(learner, b, k))(batches, jax.random.key(0))
-    support.assert_close(plain, state, 1e-12)
-    np.testing.assert_allclose(losses, scan_losses, atol=1e-12)
-
-
-@EVERY
-def test_vmap_over_seeds_equals_single_seeds(name):
-    learner, batches = bind(make(name)), batches_for(name, 5)
-    keys = jax.random.split(jax.random.key(7), 3)
-    many = jax.jit(jax.vmap(lambda k: scanned(learner, batches, k)))(keys)
-    single = jax.jit(lambda k: scanned(learner, batches, k))
-    for i in range(3):
-        support.assert_close(support.at(many, i), single(keys[i]), 1e-12)
-
-
-@EVERY
-def test_a_traced_hyper_parameter_equals_its_value(name):
-    traced, batches, key = CASES[name][1], batches_for(name, 4), jax.random.key(0)
-    values = jnp.array([0.01, 0.2])
-    run = lambda value: scanned(bind(make(name, **{traced: value})), batches, key)
-    many = jax.jit(jax.vmap(run))(values)
-    support.assert_close(support.at(many, 1), jax.jit(lambda: run(0.2))(), 1e-12)
-    assert float(jnp.abs(many[1][0] - many[1][1]).max()) > 0
+    kinds = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype, a.weak_type), tree)
+    assert kinds(tried(name).initial) == kinds(tried(name).loops[0][0])
 
 
 @EVERY
 def test_one_compilation_for_many_calls(name):
-    learner, batches = bind(make(name)), batches_for(name, 6)
-    traces = []
+    assert tried(name).num_traces == 1
 
-    @jax.jit
-    def step(state, batch, key):
-        traces.append(None)
-        return learner.update(state, batch, learner.draw(state, batch, key))[0]
 
-    state = learner.init(jax.random.key(0))
-    for i in range(6):
-        state = step(state, support.at(batches, i), jax.random.key(i))
-    assert len(traces) == 1
+@EVERY
+def test_jit_scan_and_vmap_equal_the_plain_loop_over_three_tasks(name):
+    support.assert_close(support.at(tried(name).lanes, 0), tried(name).loops[0], 1e-12)
+
+
+@EVERY
+def test_vmap_over_seeds_equals_single_seeds(name):
+    lanes = tried(name).lanes
+    support.assert_close(support.at(lanes, OTHER_SEED), tried(name).loops[1], 1e-12)
+    assert np.any(lanes[1][OTHER_SEED] != lanes[1][0])
+
+
+@EVERY
+def test_a_traced_hyper_parameter_is_not_compiled_in(name):
+    """That its value does what the number does, lane 0 shows."""
+    losses = tried(name).lanes[1]
+    assert np.any(losses[OTHER_VALUE] != losses[0])
 
 
 @EVERY
 def test_examples_outside_the_mask_do_not_matter(name):
-    learner, batches = bind(make(name)), batches_for(name, 4)
-    mask = batches.mask.at[:, 3].set(False)
-    clean = batches._replace(mask=mask)
-    poisoned = clean._replace(x=batches.x.at[:, 3].set(50.0), y=batches.y.at[:, 3].set(0))
-    a, b = support.run(learner, clean), support.run(learner, poisoned)
-    support.assert_close(a, b, 1e-12)
+    lanes = tried(name).lanes
+    support.assert_close(support.at(lanes, MASKED), support.at(lanes, POISONED), 1e-12)
+    assert np.any(lanes[1][MASKED] != lanes[1][0])
 
 
 @EVERY
 def test_learning_reduces_the_loss(name):
-    rng = np.random.default_rng(0)
-    batches = batches_for(name, 60, tasks=1)
-    centres = 2 * rng.normal(size=(support.NUM_CLASSES, support.NUM_INPUTS))
-    batches = batches._replace(x=jnp.asarray(centres[batches.y] + 0.1 * np.asarray(batches.x)))
-    learner = bind(make(name))
-    _, losses = jax.jit(lambda b, k: scanned(learner, b, k))(batches, jax.random.key(0))
-    assert float(losses[-5:].mean()) < 0.5 * float(losses[:2].mean())
+    losses = tried(name).learned
+    assert losses[-5:].mean() < 0.5 * losses[:2].mean()

@@ -24,7 +24,7 @@ def _float64():
 
 
 LOSS = lambda params, examples: classification_loss(cljax.nets.mlp(5)(4), support.spec())(
-    params, {}, examples
+    params, {}, examples, jnp.ones(examples.y.shape, bool)
 )[0]
 OPTIONS = {"capacity": 6, "replay_size": 3}
 

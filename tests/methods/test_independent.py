@@ -42,7 +42,8 @@ def test_a_new_task_starts_from_the_last_or_from_the_first_weights(transfer):
     loss_fn = classification_loss(cljax.nets.mlp(5)(4), support.spec())
 
     def loss(params):
-        return jnp.mean(loss_fn(params, {}, Examples(batch.x, batch.y, batch.task))[0])
+        examples = Examples(batch.x, batch.y, batch.task)
+        return jnp.mean(loss_fn(params, {}, examples, batch.mask)[0])
 
     expected = jax.tree.map(lambda p, g: p - 0.1 * g, start, jax.grad(loss)(start))
     after, _ = learner.update(state, batch, learner.draw(state, batch, jax.random.key(1)))

@@ -51,7 +51,7 @@ def sgd(params, examples, lr=0.1, scale=None):
     for i in range(examples.y.shape[0]):
         one = jax.tree.map(lambda a, i=i: a[i : i + 1], examples)
         factor = 1.0 if scale is None else scale[i]
-        grads = jax.grad(lambda p, one=one: loss_fn(p, {}, one)[0][0])(params)
+        grads = jax.grad(lambda p, one=one: loss_fn(p, {}, one, jnp.ones(1, bool))[0][0])(params)
         params = cljax.tree.add_scaled(params, grads, -lr * factor)
     return params
 

@@ -171,7 +171,7 @@ def test_gradients_of_groups_are_those_of_each_group_alone(algebra):
     found = made(params, model_state, stacks)
 
     def loss(params, examples, mask):
-        return masked_mean(loss_fn(params, model_state, examples)[0], mask)
+        return masked_mean(loss_fn(params, model_state, examples, mask)[0], mask)
 
     alone = [
         jax.grad(loss)(params, *support.at(tuple(s), i))

@@ -31,7 +31,9 @@ def params_of(seed):
 
 
 def losses(params, examples):
-    return classification_loss(MODEL, support.spec())(params, {}, examples)[0]
+    return classification_loss(MODEL, support.spec())(
+        params, {}, examples, jnp.ones(examples.y.shape, bool)
+    )[0]
 
 
 def network():

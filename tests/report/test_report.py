@@ -12,9 +12,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from report_support import variant
+from report_support import changed, variant
 
-from cljax import artefacts, kept, stats
+from cljax import artefacts, kept, stats, sweep
 from cljax.cli import main
 from cljax.errors import UserError
 from cljax.report import report
@@ -147,8 +147,7 @@ def test_runs_of_different_streams_are_shown_but_not_compared(real, tmp_path):
 def test_runs_without_a_seed_or_a_metric_in_common_are_not_paired(real, tmp_path):
     one = variant(real, tmp_path / "one", seeds=2)
     two = variant(real, tmp_path / "two", seeds=2, seed=1)
-    results = json.loads((two / "results.json").read_text())
-    artefacts.write_json(two / "results.json", results | {"seeds": [7, 8]})
+    changed(two, {"seeds": [7, 8]})
     _, text, _ = made(one, two, out=tmp_path / "page.html")
     assert any("No seed finished with both" in line for line in notices(text))
     _, text, _ = made(one, two, out=tmp_path / "page.html", metric="FWT")
@@ -173,39 +172,49 @@ def cut(name):
     ("how", "said"),
     [
         (cut("results.json"), "results.json cannot be read"),
-        (cut("config.json"), "config.json cannot be read"),
-        (cut("kept.npz"), "kept.npz is damaged"),
-        (lambda f: (f / "config.json").unlink(), "has no config.json"),
-        (lambda f: (f / "results.json").write_text("[1, 2]"), "holds no JSON object"),
+        (cut("config.json"), "config.json is not what was written"),
+        (cut("kept.npz"), "kept.npz is not what was written"),
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (lambda f: (f / "results.json").write_text("[1, 2]"), "must be an object"),
         (lambda f: (f / "results.json").write_bytes(b"\xff\x00"), "results.json cannot be read"),
         (lambda f: (f / "results.json").write_text("{" * 9), "results.json cannot be read"),
+        (lambda f: (f / "results.json").write_text("[" * 10**5), "results.json cannot be read"),
     ],
-    ids=["results", "config", "kept", "no-config", "list", "bytes", "braces"],
+    ids=["results", "config", "kept", "no-config", "list", "bytes", "braces", "deep"],
 )
-def test_a_damaged_file_is_a_sentence_on_the_page(how, said, real, tmp_path):
+def test_a_folder_with_a_damaged_file_is_refused_and_beside_others_a_sentence(
+    how, said, real, tmp_path
+):
     folder = damaged(real, tmp_path / "run", how)
-    page, text, done = made(folder, out=tmp_path / "page.html")
-    assert any(said in line for line in done.problems) and said in "".join(page.text)
-    assert page.tables > 0, "the rest is still there"
+    with pytest.raises(UserError, match=said):
+        report(folder, out=tmp_path / "page.html", figures=False)
+    good = variant(real, tmp_path / "good", seeds=2, tasks=2)
+    page, _, done = made(good, folder, out=tmp_path / "page.html")
+    assert said in done.problems[0] and said in "".join(page.text)
+    assert done.left_out == (folder,) and page.tables > 0, "the others are still there"
 
 
-@pytest.mark.parametrize("name", ["results.json", "config.json"])
+@pytest.mark.parametrize("name", ["results", "config"])
 def test_no_missing_or_wrong_field_ends_a_report(name, real, tmp_path):
-    whole = json.loads((real / name).read_text())
-    folder = tmp_path / "run"
+    """A folder whose files agree with each other, but not with what a run writes."""
+    whole = json.loads((real / f"{name}.json").read_text())
+    folder, good = tmp_path / "run", variant(real, tmp_path / "good", seeds=2, tasks=2)
     shutil.copytree(real, folder)
     (folder / "kept.npz").unlink()
-    seen = 0
+    own = json.loads((folder / "config.json").read_text())["config_hash"]
+    refused = 0
     for field in whole:
         for value in (None, "x", [], {}, 3):
-            broken = {k: v for k, v in whole.items() if k != field}
-            artefacts.write_json(folder / name, broken if value == 3 else broken | {field: value})
             if value in ("x", []) and field not in ("evaluations", "metrics", "recipe"):
-                continue  # figures take a while: every field, but not every value of all
-            page, text, _ = made(folder, out=tmp_path / "page.html")
-            seen += any("damaged or incomplete" in line for line in notices(text))
+                continue  # every field, but not every value of all
+            broken = {k: v for k, v in whole.items() if k != field}
+            content = broken if value == 3 else broken | {field: value}
+            artefacts.write_json(folder / f"{name}.json", content)
+            artefacts.seal(folder, own)
+            page, _, done = made(good, folder, out=tmp_path / "page.html")
+            refused += bool(done.left_out)
             assert page.tables > 0
-    assert seen > len(whole)
+    assert refused > len(whole)
 
 
 def test_a_run_with_incomplete_results_is_left_out_of_a_comparison(real, tmp_path):
@@ -218,9 +227,9 @@ def test_a_run_with_incomplete_results_is_left_out_of_a_comparison(real, tmp_pat
     )):  # fmt: skip
         bad = tmp_path / f"bad{i}"
         shutil.copytree(good[0], bad)
-        artefacts.write_json(bad / "results.json", whole | change)
+        changed(bad, change)
         page, text, _ = made(*good, bad, out=tmp_path / "page.html")
-        assert any(line.startswith(f"{bad.name} is in no table") for line in notices(text))
+        assert any(bad.name in line for line in notices(text))
         assert "a − bb" in page.text and f"a − {bad.name}" not in page.text
 
 
@@ -237,11 +246,16 @@ def test_an_unfinished_run_says_how_far_it_is(real, tmp_path):
     assert "not finished" in made(folder, out=tmp_path / "page.html")[1]
 
 
-def sweep_folder(folder, finished=True):
+def sweep_folder(folder, real, finished=True):
     settings = [{"lr": 0.1}, {"lr": 0.3}]
     lanes = [{"setting": s, "seed": seed} for s in settings for seed in (1000, 1001)]
+    places = [folder / "lanes" / sweep.Lane(**lane).name for lane in lanes]
+    hashes = ["0" * 64] * 4
+    if finished:
+        made_of = [variant(real, place, seeds=1, seed=i) for i, place in enumerate(places)]
+        hashes = [json.loads((p / "config.json").read_text())["config_hash"] for p in made_of]
     config = {"method": "er", "stream": "pictures", "metric": "RA", "on": "validation",
-              "over": ["lr"], "lanes": lanes}  # fmt: skip
+              "over": ["lr"], "lanes": lanes, "hashes": hashes, "sweep_hash": "1"}  # fmt: skip
     artefacts.write_json(folder / "sweep.json", config)
     found = [
         {"setting": s, "mean": m, "std": 0.01, "ci95": [m - 0.02, m + 0.02], "values": [m, m],
@@ -252,16 +266,17 @@ def sweep_folder(folder, finished=True):
         artefacts.write_json(
             folder / "results.json", {"settings": found, "lanes": 4, "seeds": [1000, 1001]}
         )
+    artefacts.seal(folder, "1")
     return folder
 
 
 def test_a_sweep_shows_its_grid_and_points_at_its_lanes(real, tmp_path):
-    page, text, _ = made(sweep_folder(tmp_path / "s"), out=tmp_path / "page.html")
+    page, text, _ = made(sweep_folder(tmp_path / "s", real), out=tmp_path / "page.html")
     assert "81.25 [79.25, 83.25]" in page.text and f"{tmp_path}/s/lanes" in text
     assert notices(text) == []
     both = made(tmp_path / "s", variant(real, tmp_path / "a"), out=tmp_path / "both.html")[0]
     assert "Sweep of er on pictures (s)" in both.headings and "Comparison" not in both.headings
-    folder = sweep_folder(tmp_path / "t", finished=False)
+    folder = sweep_folder(tmp_path / "t", real, finished=False)
     assert "Not finished: 0 of 4 lanes" in notices(made(folder, out=tmp_path / "t.html")[1])[0]
 
 
@@ -289,9 +304,7 @@ def test_a_folder_that_is_no_run_is_a_notice_beside_one_and_alone_refused(real, 
 def test_everything_from_files_is_escaped(real, tmp_path):
     evil = '<script>alert("1")</script>&'
     folder = variant(real, tmp_path / "a<b>", method=evil)
-    config = json.loads((folder / "config.json").read_text())
-    config["method"]["options"] = {evil: evil}
-    artefacts.write_json(folder / "config.json", config)
+    changed(folder, config={"method": {"name": "lamaml", "options": {evil: evil}}})
     page, text, _ = made(folder, variant(real, tmp_path / "b"), out=tmp_path / "page.html")
     assert "<script" not in text and "a<b>" not in text
     assert any(evil in heading for heading in page.headings) and evil in page.text
@@ -396,6 +409,7 @@ def test_twenty_runs_are_reported_within_seconds_and_five_seeds_in_a_small_page(
     one = np.arange(20, dtype=np.int32)
     arrays = {"x": x.astype(np.uint8), "y": task % 10, "task": task, "groups": one, "counts": one}
     artefacts.write_arrays(folders[0] / kept.NAME, {f"memory/{k}": v for k, v in arrays.items()})
+    changed(folders[0])
     began = time.process_time()
     page, text, _ = made(folders[0], out=tmp_path / "one.html", figures=True)
     assert time.process_time() - began < 5 and len(text) < 5e6 and len(page.images) == 4

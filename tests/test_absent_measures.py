@@ -1,0 +1,146 @@
+"""A measure that has no meaning for a run is absent, with the reason, wherever it is shown."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import cljax
+from cljax import keys, metrics, protocol
+from cljax.lanes import Divergence
+from cljax.learn import History
+from cljax.prepare import prepare
+from cljax.report import sections, tables
+from cljax.report.folders import Found
+from cljax.results import results_of
+from cljax.types import Evaluation
+
+T, S = 3, 2
+
+
+def stream(num_tasks=T, **options):
+    rng = np.random.default_rng(0)
+    task = np.repeat(np.arange(num_tasks), 8)
+    y = 2 * task + np.arange(len(task)) % 2
+    data = (rng.normal(size=(len(y), 4)).astype(np.float32), y, task)
+    return cljax.streams.from_arrays(
+        data, test=data, val=0.0, dtype="float32", scenario="class", **options
+    )
+
+
+def results(method, source=None, diverged=(None,) * S, **options):
+    """A run's config and results, from matrices that every seed has in full, without training."""
+    source = stream() if source is None else source
+    options = {"net": "mlp:3", "batch_size": 4, "entries": "full", **options}
+    made = prepare(method, source, seeds=S, **options)
+    tasks = source.num_tasks
+    full = np.random.default_rng(1).uniform(size=(S, tasks + 1, tasks))
+    names = [entry["name"] for entry in made.config["evaluations"]]
+    gone = np.array([step is not None for step in diverged])
+    full[gone, 1:] = np.nan
+    curve = tuple(((4, row),) for row in full[:, -1])
+    model = made.net(source.num_classes)
+    learner = made.method.bind(model, source.spec(4))
+    history = History(
+        (0, 1), (learner.init(keys.purpose(0, "init")),) * S, dict.fromkeys(names, full),
+        np.full(tasks, 8), np.zeros((S, 6)), np.ones((S, 6)), np.full(6, 4),
+        dict.fromkeys(names, curve), {}, diverged, {}, (), np.full(6, 4),
+    )  # fmt: skip
+    found = results_of(made.config, made.method, model, source, history)
+    json.dumps(found, allow_nan=False)  # never NaN
+    return made.config, found
+
+
+LOST = ("LA", "BTI", "forgetting", "F")
+CASES = {
+    "iid": (cljax.iid, {}, "learns all tasks at once", (*metrics.AFTER_EACH,)),
+    "joint": (cljax.joint, {}, "goes on learning", LOST),
+    "iid by batches of tasks": (
+        lambda: cljax.iid(tasks_per_batch=2), {}, "learns all tasks at once", LOST
+    ),
+    "a stream without ends": (
+        cljax.finetune, {"source": cljax.streams.task_free(stream())}, "have no ends", LOST
+    ),
+    "a blurry stream": (
+        cljax.er, {"source": cljax.streams.blurry(stream(), 0.5)}, "have no ends", ("LA", "AIA")
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_measures_without_meaning_are_absent_with_the_reason(name):
+    make, options, reason, names = CASES[name]
+    config, found = results(make(), **options)
+    for metric in names:
+        assert metric not in found["metrics"] and reason in found["absent"][metric]
+        assert metric not in found["evaluations"]["logits"]["metrics"]
+        assert reason in found["evaluations"]["logits"]["absent"][metric]
+    assert {"RA", "prequential_accuracy"} <= set(found["metrics"])
+    assert not set(found["metrics"]) & set(found["absent"])
+
+
+def test_other_methods_keep_their_measures():
+    _, found = results(cljax.finetune())
+    assert set(found["metrics"]) == set(metrics.NAMES) and found["absent"] == {}
+    _, joint = results(cljax.joint())
+    assert {"RA", "AIA", "FWT"} <= set(joint["metrics"])
+
+
+@pytest.mark.parametrize("make", [cljax.iid, cljax.joint])
+def test_tables_protocol_and_report_say_so(make):
+    config, found = results(make())
+    lines = protocol.table(config, found).splitlines()
+    for metric in ("LA", "BTI"):
+        (line,) = [line for line in lines if line.split()[:1] == [metric]]
+        assert line.split()[1] == "-" and found["absent"][metric] in line
+    text = protocol.paragraph(config)
+    assert "LA and BTI are not reported: " in text and "BTI their difference" not in text
+    assert {row[0] for row in tables.metrics(found).rows}.isdisjoint(LOST)
+    folder = Found(None, "run", "one", config, found)  # type: ignore[arg-type]
+    page = "".join(str(part) for part in sections.of_run(folder, few=True))
+    assert f"BTI: {found['absent']['BTI']}" in page and not folder.forgets
+    run = cljax.Run(config, found)
+    with pytest.raises(cljax.errors.UserError, match="metric LA is absent: .*[^.]\\.$"):
+        run.metric("LA")
+    assert "LA the mean accuracy" in protocol.paragraph(results(cljax.finetune())[0])
+
+
+def test_a_stream_of_one_task_has_nothing_to_forget():
+    _, found = results(cljax.finetune(), stream(1))
+    for metric in ("BTI", "F", "FWT", "forgetting"):
+        assert found["absent"][metric] == "needs at least 2 tasks, but the stream has 1."
+    assert found["metrics"]["LA"]["mean"] == found["metrics"]["RA"]["mean"]
+
+
+def test_when_all_seeds_diverged_nothing_is_measured():
+    gone = (Divergence(0, 1, "loss"),) * S
+    evaluations = [Evaluation(scenario="class", metric="accuracy_of_mine")]
+    _, found = results(cljax.finetune(), diverged=gone, evaluations=evaluations)
+    assert found["metrics"] == {}
+    assert set(found["absent"]) >= set(metrics.NAMES)
+    reasons = {found["absent"][name] for name in (*metrics.NAMES, "accuracy_of_mine")}
+    assert len(reasons) == 1 and re.match(rf"all {S} seeds diverged \(seed \d+ at", *reasons)
+    assert found["evaluations"]["logits"]["metrics"] == {}
+
+
+def test_one_diverged_seed_leaves_the_others_measures():
+    _, found = results(cljax.finetune(), diverged=(None, Divergence(0, 1, "loss")))
+    assert set(found["metrics"]) == set(metrics.NAMES)
+    assert found["metrics"]["RA"]["values"][1] is None
+
+
+def test_an_entry_that_was_not_evaluated_is_no_number():
+    matrix = np.full((2, T + 1, T), 0.5)
+    matrix[1, 1, 0] = np.nan  # the first task has no row of its own in one seed
+    values, absent = metrics.compute(matrix, [1] * T)
+    for metric in ("F", "LA", "BTI", "forgetting", "AIA"):
+        assert "for 1 of 2 seeds (1)" in absent[metric] and metric not in values
+    assert "no seed learned" in metrics.compute_online(np.ones((2, 0)), []).absent[
+        "prequential_accuracy"
+    ]  # fmt: skip
+    assert "no seed learned" in metrics.compute_online(np.ones((1, 3)), [0] * 3).absent[
+        "prequential_accuracy"
+    ]  # fmt: skip

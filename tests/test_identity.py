@@ -1,0 +1,447 @@
+"""A run's identity is its content: what can give other bits has another one, in any process."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+import textwrap
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import support
+
+import cljax
+from cljax import artefacts
+from cljax.config import differences
+from cljax.errors import UserError
+from cljax.identity import content
+from cljax.prepare import prepare
+from cljax.streams.base import Augmentation, Transform, plan
+from cljax.types import Info
+
+RATE = 0.1
+TABLE = {"inner": {"rate": 0.5}}
+
+
+def hash_of(method=None, stream=None, **options):
+    options = {"seeds": 1, "net": "mlp:5", "batch_size": 4, **options}
+    method = cljax.finetune(lr=0.1) if method is None else method
+    made = prepare(method, support.stream() if stream is None else stream, **options)
+    return made.config["config_hash"]
+
+
+class Net(nn.Module):
+    outputs: int
+    width: int = 3
+    factor = 1.0
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        h = nn.tanh(nn.Dense(self.width)(x.reshape(x.shape[0], -1)))
+        return self.factor * nn.Dense(self.outputs)(h), h
+
+
+class Wider(Net):
+    factor = 2.0
+
+
+class Maker:
+    def __init__(self, width, scale=None):
+        self.width, self.scale = width, scale
+
+    def __call__(self, outputs):
+        return cljax.nets.from_linen(Net(outputs, self.width))
+
+
+def linen(width, kind=Net):
+    return lambda outputs: cljax.nets.from_linen(kind(outputs, width))
+
+
+def from_linen(outputs, *, width):
+    return cljax.nets.from_linen(Net(outputs, width))
+
+
+@functools.wraps(cljax.nets.mlp(5))
+def disguised(outputs):
+    return cljax.nets.mlp(6)(outputs)
+
+
+disguised.__name__ = "mlp:5"
+TWO = [lambda n: cljax.nets.mlp(5)(n), lambda n: cljax.nets.mlp(7)(n)]
+
+
+def test_different_networks_of_ones_own_never_share_a_hash():
+    kinds = [
+        "mlp:5", cljax.nets.mlp(6), disguised, *TWO, linen(2), linen(4), linen(2, Wider), Maker(2),
+        Maker(4), Maker(2, np.arange(3)), Maker(2, np.arange(3.0)),
+        functools.partial(from_linen, width=2), functools.partial(from_linen, width=4),
+        jax.tree_util.Partial(from_linen, width=4), Maker(2).__call__,
+    ]  # fmt: skip
+    hashes = [hash_of(net=net) for net in kinds]
+    assert len(set(hashes)) == len(kinds)
+    assert hash_of(net=linen(2)) == hashes[5] and hash_of(net=cljax.nets.mlp(5)) == hashes[0]
+
+
+def test_networks_of_other_libraries_are_told_by_what_makes_them():
+    eqx, nnx, hk = (pytest.importorskip(name) for name in ("equinox", "flax.nnx", "haiku"))
+
+    class Equinox(eqx.Module):
+        inner: eqx.nn.Linear
+        out: eqx.nn.Linear
+
+        def __init__(self, outputs, width, key):
+            self.inner = eqx.nn.Linear(6, width, key=key)
+            self.out = eqx.nn.Linear(width, outputs, key=key)
+
+        def __call__(self, x):
+            h = jnp.tanh(self.inner(x))
+            return self.out(h), h
+
+    class Nnx(nnx.Module):
+        def __init__(self, outputs, width, rngs):
+            self.inner = nnx.Linear(6, width, rngs=rngs)
+            self.out = nnx.Linear(width, outputs, rngs=rngs)
+
+        def __call__(self, x):
+            h = jnp.tanh(self.inner(x))
+            return self.out(h), h
+
+    def haiku(outputs, width):
+        def forward(x, train):
+            h = jnp.tanh(hk.Linear(width)(x))
+            return hk.Linear(outputs)(h), h
+
+        return forward
+
+    makers = {
+        "equinox": lambda w: lambda n: cljax.nets.from_equinox(lambda key: Equinox(n, w, key)),
+        "nnx": lambda w: lambda n: cljax.nets.from_nnx(lambda rngs: Nnx(n, w, rngs)),
+        "haiku": lambda w: lambda n: cljax.nets.from_haiku(haiku(n, w)),
+    }
+    for name, net in makers.items():
+        found = [content(net(width)) for width in (2, 3, 2)]
+        assert found[0].json == found[2].json != found[1].json, name
+        assert not found[0].unknown and found[0].packages, name
+
+
+def test_globals_that_nested_code_reads_are_part_of_it(monkeypatch):
+    def update(state, batch, key):
+        def inner(w):
+            return w * RATE + TABLE["inner"]["rate"]
+
+        return jax.tree.map(inner, state), Info(0.0)
+
+    before = content(update)
+    assert content(update).json == before.json
+    monkeypatch.setitem(globals(), "RATE", 0.2)
+    assert content(update).json != before.json
+    monkeypatch.setitem(globals(), "RATE", 0.1)
+    monkeypatch.setitem(globals(), "unrelated", object())
+    assert content(update).json == before.json
+    monkeypatch.setitem(globals(), "TABLE", {"inner": {"rate": 0.25}})
+    assert content(update).json != before.json
+    assert content(jax.jit(update)).json != content(update).json
+    assert not content(jax.jit(jax.vmap(update))).unknown
+
+
+def own_module(folder, monkeypatch, name, text):
+    (folder / f"{name}.py").write_text(textwrap.dedent(text))
+    monkeypatch.syspath_prepend(folder)
+    sys.modules.pop(name, None)
+    return __import__(name)
+
+
+def test_helpers_settings_and_local_imports_of_other_modules_are_followed(tmp_path, monkeypatch):
+    helper = own_module(
+        tmp_path, monkeypatch, "own_helper", "RATE = 1\ndef act(x): return RATE * x\n"
+    )
+    user = own_module(
+        tmp_path, monkeypatch, "own_user",
+        """
+        import own_helper
+        from own_helper import act
+        def attribute(x): return own_helper.act(x)
+        def name(x): return act(x)
+        def setting(x): return own_helper.RATE * x
+        def local(x):
+            from own_helper import act as mine
+            return mine(x)
+        def other(x): return x
+        """,
+    )  # fmt: skip
+    names = ("attribute", "name", "setting", "local")
+    before = {name: content(getattr(user, name)) for name in (*names, "other")}
+    assert not any(found.unknown for found in before.values())
+    monkeypatch.setattr(helper, "RATE", 2)
+    for name in names:
+        assert content(getattr(user, name)).json != before[name].json, name
+    assert content(user.other).json == before["other"].json
+
+
+def test_a_module_that_was_edited_is_another_one_once_it_is_imported_again(tmp_path, monkeypatch):
+    import importlib
+
+    own = own_module(tmp_path, monkeypatch, "own_edited", "def act(x): return x\n")
+    before = content(own.act)
+    (tmp_path / "own_edited.py").write_text("# edited\ndef act(x): return 2 * x\n")
+    stale = content(own.act)  # the old code still runs
+    assert "own_edited:act, whose source is not there" in stale.unknown[0]
+    importlib.invalidate_caches()
+    again = content(importlib.reload(own).act)
+    assert not again.unknown and again.json != before.json
+
+
+def test_what_cannot_be_told_is_listed():
+    rng = np.random.default_rng(0)
+    numbers = iter([1, 2])
+
+    def draws(x):
+        return x + np.random.normal()
+
+    def reads(x):
+        return x * np.load("table.npy")
+
+    compiled = jax.jit(lambda x: x).lower(1.0).compile()
+    made = eval("lambda x: x")  # noqa: S307, code without a text
+    for value in (
+        lambda: rng,
+        lambda: numbers,
+        draws,
+        reads,
+        lambda: compiled,
+        made,
+        object().__new__,
+    ):
+        found = content(value)
+        assert found.unknown or value is object().__new__, value
+    seeded = content(lambda: np.random.default_rng(0).normal())
+    assert not seeded.unknown
+
+
+def test_values_are_told_apart_by_type_order_and_bits():
+    values = [
+        1, 1.0, True, "1", (1,), [1], {1}, {"a": 1, "b": 2}, {"b": 2, "a": 1}, {1: 2}, None,
+        np.float32(1), np.float64(1), jnp.float32(1), np.arange(2), np.arange(2.0), -0.0, 0.0,
+        float("nan"), float("inf"), b"1", np.array([[1]]), slice(1), range(1), jax.random.key(0),
+        jax.random.key(1), np.ma.masked_array([0, 1], [True, False]),
+    ]  # fmt: skip
+    texts = [json.dumps(content(value).json, sort_keys=True) for value in values]
+    same = [(a, b) for a in range(len(texts)) for b in range(a) if texts[a] == texts[b]]
+    assert [(values[a], values[b]) for a, b in same] == []
+
+
+def test_optimisers_schedules_and_penalties_are_told_by_content():
+    def schedule(rate):
+        return lambda step: rate / (1 + step)
+
+    quadratic = lambda factor: cljax.ewc(1.0)._replace(
+        value=lambda state, params: factor * jnp.zeros(())
+    )
+    make = cljax.finetune
+    methods = [
+        make(optimizer=optax.sgd(0.1)), make(optimizer=optax.sgd(0.2)),
+        make(optimizer=optax.sgd(schedule(0.1))), make(optimizer=optax.sgd(schedule(0.2))),
+        make(optimizer=optax.sgd(optax.cosine_decay_schedule(0.1, 6))),
+        make(penalty=cljax.ewc(1.0)), make(penalty=cljax.ewc(2.0)), make(penalty=quadratic(1.0)),
+        make(penalty=quadratic(2.0)), cljax.resolve.method_factory("ewc")(strength=1.0), make(),
+        make()._replace(bind=make(lr=0.3).bind), make(lr=np.float32(0.01)), make(lr=0.01),
+    ]  # fmt: skip
+    hashes = [hash_of(method) for method in methods]
+    assert hashes[-1] == hashes[10] and len(set(hashes)) == len(methods) - 1
+    assert hash_of(make(optimizer=optax.sgd(schedule(0.2)))) == hashes[3]
+
+
+class State(NamedTuple):
+    w: jax.Array
+
+
+def own_method(rate, start=None):
+    def update(state, batch, key):
+        return State(state.w - rate), Info(jnp.zeros(()))
+
+    predict = lambda state, x: x.reshape(x.shape[0], -1) @ state.w
+    weights = np.zeros((6, 4)) if start is None else start
+    return cljax.Method.from_update(lambda key: State(jnp.asarray(weights)), update, predict)
+
+
+def test_methods_of_three_functions_are_told_by_what_they_hold():
+    hashes = {
+        hash_of(own_method(0.1)), hash_of(own_method(0.2)),
+        hash_of(own_method(0.1, np.ones((6, 4)))), hash_of(cljax.finetune(lr=0.1)),
+    }  # fmt: skip
+    assert len(hashes) == 4 and hash_of(own_method(0.1)) in hashes
+
+
+def test_streams_are_told_by_arrays_transforms_and_planners():
+    base = support.stream()
+    x, y, task = np.zeros((12, 3), np.float32), np.arange(12) % 2, np.arange(12) // 6
+    arrays = functools.partial(
+        cljax.streams.from_arrays, (x, y, task), test=(x, y, task), dtype="float32"
+    )
+    split = cljax.streams.split_mnist(sample=True, samples_per_task=20)
+    replaced = cljax.streams.base.dataclasses.replace
+
+    def seen(factor):
+        return Transform((), lambda tables, x, task: x.reshape(len(x), -1) * factor, name="same")
+
+    def planner(shift):
+        return lambda seed, size, epochs: plan(base, seed + shift, size, epochs)
+
+    jitter = lambda size: Augmentation(lambda key, n: (), lambda x, draws: x + size)
+    streams = [
+        base, replaced(base, train_x=255 - base.train_x), replaced(base, planner=planner(1)),
+        replaced(base, planner=planner(2)), arrays(), arrays(num_classes=5), arrays(val=0.2),
+        replaced(arrays(), transform=seen(1.0)), replaced(arrays(), transform=seen(2.0)), split,
+        replaced(split, transform=split.transform._replace(augment=jitter(1))),
+        replaced(split, transform=split.transform._replace(augment=jitter(2))),
+        cljax.streams.gaussian(base, width=0.5), cljax.streams.gaussian(base, width=0.5000001),
+        cljax.streams.gaussian(split, width=0.5), cljax.streams.gaussian(split, width=0.5000001),
+        cljax.streams.blurry(split, 0.1), cljax.streams.blurry(split, 0.10000001),
+        replaced(split, train_y=np.asarray(split.train_y)[::-1]),
+    ]  # fmt: skip
+    made = [prepare(cljax.finetune(), s, net="mlp:5", seeds=1, batch_size=4) for s in streams]
+    assert len({one.config["config_hash"] for one in made}) == len(streams)
+    assert len({one.config["stream"]["checksum"] for one in made}) == len(streams)
+    again = prepare(cljax.finetune(), support.stream(), net="mlp:5", seeds=1, batch_size=4)
+    assert again.config["config_hash"] == made[0].config["config_hash"]
+    assert made[9].config["identity"] == {}  # its name and checksum tell all
+
+
+def test_arrays_that_a_checksum_is_of_cannot_be_written():
+    x, y = np.zeros((8, 3), np.float32), np.arange(8) % 2
+    stream = cljax.streams.from_arrays((x, y, y), test=(x, y, y), dtype="float32")
+    with pytest.raises(ValueError, match="read-only"):
+        stream.train_x[:] = 1
+    x[:] = 1  # the user's own stays writable, and is not the stream's
+    assert not stream.train_x.any()
+
+
+def test_differences_are_named_as_their_owner_would():
+    config = lambda **o: (
+        prepare(
+            o.pop("method", own_method(0.1)), support.stream(), seeds=1, batch_size=4, **o
+        ).config
+    )
+    base = config(net=linen(2))
+    assert differences(base, config(net=linen(4))) == ["net.width"]
+    assert "method.options.update.rate" in differences(base, config(method=own_method(0.2)))
+    assert "net.Net" not in differences(base, config(net="mlp:5"))
+    assert differences(base, config(net=linen(2))) == []
+
+
+def once(folder, **options):
+    options = {"net": linen(2), "seeds": 1, "batch_size": 4, "out": folder, **options}
+    return cljax.run(cljax.finetune(lr=0.1), support.stream(), **options)
+
+
+def test_a_folder_gives_back_its_own_run_alone(tmp_path):
+    assert not once(tmp_path / "a").resumed and once(tmp_path / "a").resumed
+    with pytest.raises(UserError, match=r"another run: net.width differ; name another folder"):
+        once(tmp_path / "a", net=linen(4))
+
+
+def test_a_run_that_cannot_be_told_needs_an_id_to_be_read_back(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def net(outputs):
+        assert rng is not None
+        return cljax.nets.mlp(2)(outputs)
+
+    done = once(tmp_path / "a", net=net)
+    assert "net.rng" in done.table().replace("closure.", "")
+    with pytest.raises(UserError, match=r"neither read back nor continued.*rng.*pass id='...'"):
+        once(tmp_path / "a", net=net)
+    assert not once(tmp_path / "b", net=net, id="first").resumed
+    assert once(tmp_path / "b", net=net, id="first").resumed
+    with pytest.raises(UserError, match="id differ"):
+        once(tmp_path / "b", net=net, id="second")
+    assert hash_of(net=net) != hash_of(net=net)  # so "auto" gives each a folder of its own
+    settings = [{"lr": 0.1}]
+    plans = [
+        cljax.sweep.plan("finetune", support.stream(), settings, seeds=1, net=net, id=id)
+        for id in (None, None, "a", "a")
+    ]
+    hashes = [one.config["sweep_hash"] for one in plans]
+    assert len(set(hashes)) == 3 and hashes[2] == hashes[3]
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps({**plans[0].config, "begun_as": None}))
+    artefacts.seal(tmp_path / "s", hashes[0])
+    with pytest.raises(UserError, match=r"sweep in .*rng.*pass id='...'"):
+        cljax.sweep.run(plans[1], tmp_path / "s")
+
+
+SCRIPT = """
+import numpy as np, cljax, functools, json, sys
+from cljax.identity import content
+NAMES = {"b", "a", "c"}
+KEEP = frozenset({1.5, "x", None})
+class Own:
+    def __init__(self): self.table = np.arange(3); self.names = {"z", "y"}
+    def __call__(self, n): return [n, NAMES, KEEP]
+def f(x, *, k=(1, 2)): return lambda y: x + y
+value = [Own(), f(3), functools.partial(f, k={"p": 1}), {"s": NAMES}, cljax.lamaml().bind]
+found = content(value)
+assert not found.unknown, found.unknown
+print(json.dumps(found.json, sort_keys=True))
+"""
+
+
+def test_two_processes_give_equal_hashes(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    import os
+
+    outputs = {
+        subprocess.run(
+            [sys.executable, str(tmp_path / "script.py")], check=True, capture_output=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(outputs) == 1 and b"0x" not in outputs.pop()
+
+
+def test_a_notebooks_cells_are_told_by_their_own_lines():
+    pytest.importorskip("IPython")
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    cell = (
+        "RATE = {rate}\n{more}def act(x):\n    return RATE * x\n"
+        "class Own:\n    def go(self): return RATE"
+    )
+    found = {}
+    for name, rate, more in (("a", 1, ""), ("same", 1, "y = 5\n"), ("other", 2, "")):
+        assert shell.run_cell(cell.format(rate=rate, more=more)).success
+        shell.user_ns["unrelated"] = name
+        made = content([shell.user_ns["act"], shell.user_ns["Own"]()])
+        assert not made.unknown
+        found[name] = made.json
+    assert found["a"] == found["same"] != found["other"]
+    InteractiveShell.clear_instance()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 2**63, 10**30, 0.5, "3", True, None])
+def test_a_seed_is_a_whole_number_of_32_bits(seed):
+    calls = (
+        lambda: cljax.keys.purpose(seed, "init"),
+        lambda: hash_of(seeds=[seed]),
+        lambda: cljax.sweep.plan("er", support.stream(), [{"lr": 0.1}], seeds=[seed]),
+        lambda: cljax.compare({"a": (cljax.er, {"lr": [0.1]})}, support.stream(), seeds=[seed]),
+    )
+    for call in calls:
+        with pytest.raises(UserError, match=r"must be a whole number from 0 to 4294967295"):
+            call()
+
+
+@pytest.mark.parametrize("seeds", ["3", 0.5, True, [], None, 2**32 + 1])
+def test_seeds_are_a_number_or_a_list(seeds):
+    with pytest.raises(UserError, match="seed"):
+        hash_of(seeds=seeds)
+    assert hash_of(seeds=[2**32 - 1]) != hash_of(seeds=[0])
