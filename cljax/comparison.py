@@ -16,14 +16,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cljax import sweep
-from cljax.errors import RESUMABLE, Interrupted, UserError
-from cljax.keys import check_seeds
-from cljax.prepare import seeds_of
-from cljax.run import Run, Running
+from cljax.errors import RESUMABLE, Interrupted, UserError, check_path, in_words
+from cljax.keys import (
+    check_seeds,
+)
+from cljax.prepare import (
+    seeds_of,
+)
+from cljax.run import (
+    Run,
+    Running,
+    check_running,
+)
 from cljax.run import run as run_one
 from cljax.stats import Paired, holm, paired
-from cljax.streams.base import Stream, first_tasks
-from cljax.types import Method, Net
+from cljax.streams.base import Stream, check_stream, first_tasks
+from cljax.types import Method, Net, Penalty
 
 __all__ = ["Study", "Tune", "compare"]
 
@@ -134,6 +142,10 @@ def compare(
       UserError: for unequal budgets, seeds used twice, or what a run refuses.
       Interrupted: by a signal; the same call goes on.
     """
+    _check(methods, tune)
+    check_stream(stream)
+    check_running(running)
+    check_path(out=out)
     grids = {name: sweep.grid(**values) for name, (_, values) in methods.items()}
     sizes = {name: len(grid) for name, grid in grids.items()}
     if len(set(sizes.values())) != 1:
@@ -163,6 +175,26 @@ def compare(
             running=running, tuning=tuning[name], **options,
         )  # fmt: skip
     return Study(tune.metric, settings, next(iter(sizes.values())), runs)
+
+
+def _check(methods: Any, tune: Any) -> None:
+    """Raises UserError unless methods are pairs by name, and tune says how to choose."""
+    pairs = methods.values() if isinstance(methods, Mapping) else [None]
+    for pair in pairs or [None]:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Mapping):
+            raise UserError(
+                f"methods is {in_words(methods)}, but it must be a dict of name -> (factory, "
+                'values of its options), such as {"er": (cljax.er, {"lr": [0.03, 0.1]})}.'
+            )
+        if isinstance(pair[0], (Method, Penalty)) or not callable(pair[0]):
+            raise UserError(
+                f"methods holds {in_words(pair[0])}, but it must hold factories, such as cljax.er."
+            )
+    if not isinstance(tune, Tune):
+        raise UserError(
+            f"tune is {in_words(tune)}, but it must be a cljax.Tune, such as "
+            "cljax.Tune(seeds=(1000, 1001))."
+        )
 
 
 def _percent(cell: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from cljax.artefacts import write_bytes
-from cljax.errors import UserError
+from cljax.errors import UserError, check_path
 
 __all__ = ["modules_of", "undocumented", "write"]
 
@@ -91,7 +91,10 @@ def write(folder: str | Path, package: str = "cljax") -> Path:
       UserError: for a public name without a docstring, where pdoc is not there, or if the folder
         cannot be written.
     """
+    check_path(folder=folder)
     folder = Path(folder).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder to write the reference into.")
     modules = modules_of(importlib.import_module(package))
     names = undocumented(modules)
     if names:

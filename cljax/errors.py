@@ -13,14 +13,13 @@ import numpy as np
 from jax.core import Tracer
 
 __all__ = [
-    "MOST", "Diverged", "Interrupted", "UserError", "check_above_zero", "check_counts",
-    "check_finite", "check_flag", "check_known", "check_path", "check_positive", "check_rate",
-    "check_share", "given", "in_words",
+    "AT_ONCE", "MOST", "RESUMABLE", "Diverged", "Interrupted", "UserError", "as_numbers",
+    "check_above_zero", "check_callable", "check_counts", "check_finite", "check_flag",
+    "check_known", "check_path", "check_positive", "check_rate", "check_share", "check_text",
+    "given", "in_words",
 ]  # fmt: skip
 
 MOST = 2**31 - 1  # of what is counted in int32: examples, updates, slots
-
-
 RESUMABLE, AT_ONCE = 75, 130  # exit codes: interrupted and kept; interrupted with nothing kept
 
 
@@ -91,6 +90,13 @@ def check_flag(**flags: Any) -> None:
             raise UserError(f"{name} is {in_words(value)}, but it must be True or False.")
 
 
+def check_text(**texts: Any) -> None:
+    """Raises UserError unless every value is text."""
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise UserError(f"{name} is {in_words(value)}, but it must be text.")
+
+
 def check_path(**paths: Any) -> None:
     """Raises UserError unless every path is text, or a ``Path``, that can name a file."""
     for name, value in paths.items():
@@ -136,10 +142,12 @@ def in_words(value: Any) -> str:
         value = value.item()
     if isinstance(value, int) and value.bit_length() > 200:
         return "a number of more than sixty digits"
-    if value is None or isinstance(value, (bool, int, float, str, bytes, list, tuple, dict)):
-        text = repr(value)
-        return text if len(text) <= 60 else f"{text[:57]}..."
-    return f"a {type(value).__name__}"
+    plain = isinstance(value, (bool, int, float, str, bytes, list, tuple, dict))
+    text = repr(value) if (plain and not hasattr(value, "_fields")) or value is None else "<"
+    if "<" in text and not isinstance(value, (str, bytes)):  # objects, or what holds them
+        kind = type(value).__name__
+        return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:

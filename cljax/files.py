@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-from cljax.errors import UserError
+from cljax.errors import UserError, in_words
 
 __all__ = [
     "as_json", "clean", "digest", "opened", "place", "read_array", "read_arrays", "read_json",
@@ -44,6 +44,8 @@ def place(path: str | os.PathLike[str]) -> Path:
     Raises:
       UserError: if no file can have it, or one may not look there.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"The folder is {in_words(path)}, but it must be the name of one.")
     text = str(path)
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     try:

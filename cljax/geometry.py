@@ -26,7 +26,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
-from cljax.errors import UserError, check_positive
+from cljax.errors import UserError, check_positive, in_words
 from cljax.types import Array, PyTree
 
 __all__ = [
@@ -242,9 +242,10 @@ def _rows(kind: str, features: Array, labels: Array, mask: Array | None) -> _Row
     try:
         features, labels = jnp.asarray(features), jnp.asarray(labels)
         mask = jnp.ones(labels.shape, bool) if mask is None else jnp.asarray(mask, bool)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
+        given = ", ".join(map(in_words, (features, labels, mask)))
         raise UserError(
-            f"{kind}features, labels and mask must be arrays of numbers ({error})."
+            f"{kind}features, labels and mask are {given}, but must be arrays of numbers."
         ) from error
     if features.ndim != 2 or labels.shape != features.shape[:1] or mask.shape != labels.shape:
         raise UserError(

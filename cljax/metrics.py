@@ -240,7 +240,13 @@ def average_anytime_accuracy(accuracies: ArrayLike, seen: ArrayLike | None = Non
         used = np.isfinite(accuracies)
     else:
         ranks = np.arange(accuracies.shape[-1])
-        used = np.broadcast_to(ranks < np.asarray(seen)[..., None], accuracies.shape)
+        counts = as_numbers("seen", seen)
+        if counts.shape != accuracies.shape[-2:-1]:
+            raise UserError(
+                f"seen has shape {list(counts.shape)}, but there are {accuracies.shape[-2]} "
+                "points; give a number of tasks for each."
+            )
+        used = np.broadcast_to(ranks < counts[..., None], accuracies.shape)
     count = used.sum(axis=-1)
     total = np.where(used, accuracies, 0.0).sum(axis=-1)
     means = np.where(count > 0, total / np.maximum(count, 1), np.nan)

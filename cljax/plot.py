@@ -110,12 +110,15 @@ def heat_map(
     from matplotlib.patches import Rectangle
 
     cells = as_numbers("values", values) * 100
-    if cells.shape != (len(rows), len(columns)):
-        raise UserError(
-            f"a heat map has values of shape {list(cells.shape)}, but {len(rows)} rows and "
-            f"{len(columns)} columns."
-        )
     lost = np.zeros(cells.shape, bool) if mark is None else np.asarray(mark, bool)
+    for name, names in (("rows", rows), ("columns", columns)):
+        if not isinstance(names, Sequence) or isinstance(names, (str, bytes)):
+            raise UserError(f"{name} is {in_words(names)}, but it must be a list of names.")
+    if cells.shape != (len(rows), len(columns)) or lost.shape != cells.shape:
+        raise UserError(
+            f"a heat map has values of shape {list(cells.shape)} and marks of "
+            f"{list(lost.shape)}, but {len(rows)} rows and {len(columns)} columns."
+        )
     ax = parts.axes(ax, (0.62 * len(columns) + 1.6, 0.45 * len(rows) + 1.3))
     image = ax.imshow(np.ma.masked_invalid(cells), cmap="viridis", aspect="auto")
     _hatch(ax, np.isnan(cells))

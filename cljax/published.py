@@ -15,7 +15,7 @@ from importlib import resources
 from types import MappingProxyType
 from typing import NamedTuple
 
-from cljax.errors import UserError, check_known
+from cljax.errors import UserError, check_known, check_text
 from cljax.stats import Cell
 
 __all__ = ["Source", "published", "sources", "sources_of"]
@@ -64,6 +64,7 @@ def published(source: str, *, method: str, stream: str) -> dict[str, Cell]:
         (0.7742, 0.0065, 5)
     """
     check_known("source of published numbers", source, sources())
+    check_text(method=method, stream=stream)
     cells = sources()[source].cells
     if (method, stream) in cells:
         return dict(cells[method, stream])

@@ -29,7 +29,6 @@ from cljax.errors import (
     UserError,
     check_above_zero,
     check_known,
-    check_path,
     check_positive,
     given,
     in_words,
@@ -418,8 +417,7 @@ def check_running(running: Running) -> None:
             f"running is {in_words(running)}, but it must be a cljax.Running, such as "
             'cljax.Running(checkpoint_every="60s").'
         )
-    if running.checkpoint_every is not None:
-        interval(running.checkpoint_every)
+    check_positive(keep=running.keep, **given(devices=running.devices))
     check_above_zero(segment_seconds=running.segment_seconds)
     check_positive(keep=running.keep, **given(devices=running.devices))
 

@@ -39,6 +39,8 @@ _WRONG = (
     int, len, Path("none"), "2", "mnist-rotations", "er",
 )  # fmt: skip
 
+_MAIN = ["run", "prepare", "evaluate", "sweep.plan", "compare", "learn"]  # drawn more often
+
 
 class Call(NamedTuple):
     """A function, values that suit its arguments, and those that are never given a wrong one."""
@@ -244,7 +246,7 @@ def drawn(
 ) -> tuple[str, Callable[..., Any], dict[str, Any]]:
     """A call: its name, the function, and its keyword arguments."""
     # Factories have a table of their own, tests/test_options.py.
-    groups = [name for name in calls if " " not in name]
+    groups = [name for name in calls if " " not in name] + _MAIN * 4
     factories = [name for name in calls if " " in name]
     among = groups if rng.random() < 0.85 else factories
     name = among[int(rng.integers(len(among)))]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cljax.errors import UserError
+from cljax.errors import UserError, check_text, given
 
 __all__ = ["Recipe", "default", "recipe", "recipes"]
 
@@ -98,6 +98,7 @@ def recipe(
     Raises:
       UserError: if there is no such recipe, with those that there are.
     """
+    check_text(method=method, stream=stream, **given(source=source, variant=variant))
     if source is None and variant is None:
         return default(method, stream)
     pair = [r for r in recipes() if (r.method, r.stream) == (method, stream)]

@@ -61,7 +61,6 @@ def run(
         raise UserError(
             f"plan is {in_words(plan)}, but it must be a Plan, which cljax.sweep.plan makes."
         )
-    check_path(out=out)
     check_progress(progress)
     check_running(running)
     try:

@@ -10,9 +10,15 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from cljax.errors import UserError, check_positive
-from cljax.identity import content, digest_of
-from cljax.keys import check_seed, check_seeds
+from cljax.errors import UserError, check_positive, in_words
+from cljax.identity import (
+    content,
+    digest_of,
+)
+from cljax.keys import (
+    check_seed,
+    check_seeds,
+)
 
 __all__ = ["FIRST_SEED", "OF_RUN", "Lane", "On", "duration", "grid", "label", "lanes_of"]
 
@@ -46,7 +52,7 @@ def grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
     """
     for name, options in values.items():
         if isinstance(options, str) or not np.iterable(options) or not len(list(options)):
-            raise UserError(f"{name} is {options!r}, but a grid needs a list of values.")
+            raise UserError(f"{name} is {in_words(options)}, but a grid needs a list of values.")
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
@@ -69,12 +75,20 @@ def lanes_of(
         first = FIRST_SEED if on == "validation" else 0
         check_seed(first + seeds - 1)
         seeds = range(first, first + seeds)
+    listed = isinstance(settings, (list, tuple))
+    if not listed or not all(isinstance(setting, Mapping) for setting in settings):
+        raise UserError(
+            f"settings is {in_words(settings)}, but it must be a list of settings, such as "
+            "cljax.sweep.grid(lr=[0.1, 0.2]) makes."
+        )
     seeds = check_seeds(seeds)
     lanes = []
     for setting in settings or [{}]:
         own = {name: value for name, value in setting.items() if name != "seed"}
         chosen = [setting["seed"]] if "seed" in setting else seeds
         lanes += [Lane(own, check_seed(seed)) for seed in chosen]
+    if not lanes:
+        raise UserError("There is nothing to sweep: give at least one seed.")
     names = [lane.name for lane in lanes]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -87,9 +87,15 @@ def plan(
       UserError: for anything the caller can put right, in one sentence.
     """
     check_keywords("cljax.sweep.plan", options, prepare, plan)
+    entries = options.pop("entries", None)
+    entries = "diagonal-last" if entries is None else entries
     check_known("on", on, ("validation", "test"))
     check_known("metric", metric, metrics.NAMES)
-    entries = options.pop("entries", None) or "diagonal-last"
+    check_known("entries", entries, ("diagonal-last", "lower", "full"))
+    if recipe is not None and not isinstance(recipe, (Recipe, str)):
+        raise UserError(
+            f"recipe is {in_words(recipe)}, but it must be a Recipe or SOURCE[:VARIANT]."
+        )
     if not metrics.evaluated(metric, entries):
         raise UserError(
             f"The metric {metric} needs entries={metrics.entries_of(metric)} of the accuracy "
