@@ -56,10 +56,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         terminal.say("interrupted; the same command goes on from what it kept.", AT_ONCE)
         terminal.leave(AT_ONCE)
     except BrokenPipeError:  # its reader has enough, such as `head`
-        code = terminal.give_up_output()
-    except MemoryError as error:
-        code = terminal.say(f"this machine has too little memory ({error}); ask for less.", 2)
-    except Exception as error:  # noqa: BLE001, said as what it is
+        terminal.give_up_output()
+        code = 0
+    except Exception as error:  # noqa: BLE001, told as what it is
         code = terminal.defect(error)
     sys.exit(code)
 

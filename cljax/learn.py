@@ -32,14 +32,7 @@ from cljax.errors import (
     check_known,
     check_positive,
 )
-from cljax.evaluate import (
-    Evaluation,
-    TestImages,
-    TestRows,
-    predictors_of,
-    test_images,
-    test_rows,
-)
+from cljax.evaluate import Evaluation, TestImages, TestRows, predictors_of, test_images, test_rows
 from cljax.evaluate_readout import check_readouts, fitted_rows
 from cljax.factories import real_options
 from cljax.interrupts import at_once
@@ -166,12 +159,12 @@ def learn(
     check_method(method)
     check_stream(stream)
     check_positive(batch_size=batch_size, epochs=epochs, seeds=len(seeds))
-    seeds = [check_seed(seed) for seed in seeds]
     check_counts(eval_every=eval_every)
     check_flag(online=online, validate=validate)
     check_evaluations(evaluations)
     check_above_zero(segment_seconds=segment_seconds)
     check_progress(progress)
+    seeds = [check_seed(seed) for seed in seeds]
     if segment is not None:
         check_positive(segment=segment)
     if lanes_at_a_time is not None:

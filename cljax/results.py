@@ -32,7 +32,7 @@ def results_of(
         without = dict.fromkeys(metrics.NAMES, lost)
     for i, entry in enumerate(config["evaluations"]):
         name, matrix = entry["name"], history.evaluations[entry["name"]]
-        chosen = matrix[alive] if alive.any() else matrix
+        chosen = matrix if lost else matrix[alive]
         computed = metrics.compute(chosen, history.test_counts, without)
         values = {metric: _spread(v, alive) for metric, v in computed.values.items()}
         evaluations[name] = {
@@ -53,15 +53,13 @@ def results_of(
         else:  # the headline's own stands at the top
             evaluations[name]["anytime"] = _curves(history.anytime[name])
     curves = next(iter(history.anytime.values()))
+    online = metrics.Metrics({}, without)
     if lost is None:
         online = metrics.compute_online(
             None if history.online_correct is None else history.online_correct[alive],
             history.batch_sizes if history.online_sizes is None else history.online_sizes,
             [_accuracies(p) for p, ok in zip(curves, alive, strict=True) if ok],
         )
-    else:
-        own = [entry["metric"] for entry in config["evaluations"] if entry["metric"]]
-        online = metrics.Metrics({}, dict.fromkeys(own, lost))
     headline |= {name: _spread(value, alive) for name, value in online.values.items()}
     absent |= dict(online.absent)
     absent |= without
@@ -71,8 +69,7 @@ def results_of(
             matrix, names = history.evaluations[entry["name"]], _session_names(entry["metric"])
             found = _by_session(entry["metric"], matrix, history.test_counts, alive)
             headline |= found
-            missing = {name: lost or why for name, why in names.items() if name not in found}
-            absent |= missing
+            absent |= {name: lost or why for name, why in names.items() if name not in found}
     first = next(iter(history.evaluations.values()))
     return {
         "method": method.name,

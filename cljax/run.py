@@ -190,7 +190,6 @@ def run(
     check_keywords("cljax.run", options, prepare, run)
     check_progress(progress)
     check_running(running)
-    check_path(**given(out=out))
     prepared = prepare(what, stream, **options)
     if out is None:
         history, results = _learn(prepared, progress, running, None)
@@ -299,7 +298,6 @@ def resume(
     """
     check_progress(progress)
     check_running(running)
-    check_path(folder=folder)
     folder = artefacts.place(folder)
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no run to resume; begin it with cljax run.")
@@ -343,7 +341,6 @@ def load(folder: str | Path) -> Any:
       UserError: if the folder does not hold a finished run or a sweep, or one of its files is
         missing, differs from what was written, or does not belong to it.
     """
-    check_path(folder=folder)
     folder = artefacts.place(folder)
     if (folder / "sweep.json").exists():
         from cljax import sweep
@@ -419,7 +416,8 @@ def check_running(running: Running) -> None:
         )
     check_positive(keep=running.keep, **given(devices=running.devices))
     check_above_zero(segment_seconds=running.segment_seconds)
-    check_positive(keep=running.keep, **given(devices=running.devices))
+    if running.checkpoint_every is not None:
+        interval(running.checkpoint_every)
 
 
 def interval(text: str) -> tuple[float | None, int | None]:

@@ -1,63 +1,72 @@
-"""What a command prints where, also where nobody reads it, or its encoding lacks letters."""
+"""Standard output and error that are closed, full, gone or lack letters: no reason to fail."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import sys
 import threading
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
-__all__ = ["defect", "give_up_output", "leave", "prepare", "say"]
+__all__ = ["defect", "give_up_output", "leave", "of_output", "prepare", "say"]
 
 
 def prepare() -> None:
-    """Opens what the caller has closed, and writes letters that an encoding lacks in escapes.
+    """Opens what the caller has closed, so that no file of a run gets its number and its text.
 
-    A closed handle would be the number of the first file that a run opens, and take its text.
+    What an encoding lacks, such as that of a terminal that only knows ASCII, is written in escapes.
     """
     for handle in (0, 1, 2):
         try:
             os.fstat(handle)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:  # closed before Python began
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, open until the end
-        elif hasattr(stream, "reconfigure"):
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, open until the end
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def say(sentence: str, code: int) -> int:
     """Prints a sentence where errors go, and returns the exit code."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         print(f"cljax: {' '.join(sentence.split())}", file=sys.stderr, flush=True)
     return code
 
 
 def defect(error: Exception) -> int:
-    """Says what an error is that is nobody's mistake, and returns the exit code."""
+    """Tells of an error that is no mistake in the command, and returns the exit code."""
+    if of_output(error):
+        give_up_output()
+        return say(f"the output cannot be written: {os.strerror(error.errno or 0)}.", 2)
     if os.environ.get("CLJAX_DEBUG"):
         raise error
-    if isinstance(error, OSError) and error.strerror:  # a full disk, perhaps that of the output
-        give_up_output()
-        where = "the output" if error.filename is None else error.filename
-        return say(f"{where} cannot be read or written: {error.strerror}.", 2)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return say(f"{error.filename} cannot be read or written: {error.strerror}.", 2)
     text = " ".join(str(error).split())[:300]
-    if text.startswith("RESOURCE_EXHAUSTED"):
+    if isinstance(error, MemoryError) or text.startswith("RESOURCE_EXHAUSTED"):
         return say(f"this machine has too little memory ({text}); ask for less.", 2)
     kind = type(error).__name__
     return say(f"a defect of ours: {kind}: {text} (set CLJAX_DEBUG=1 for the traceback).", 1)
 
 
-def give_up_output() -> int:
+def of_output(error: Exception) -> TypeGuard[OSError]:
+    """Whether an error is of writing to standard output: files of a run are named by theirs."""
+    codes = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG)
+    return isinstance(error, OSError) and error.filename is None and error.errno in codes
+
+
+def give_up_output() -> None:
     """Sends the rest of standard output nowhere, so that the interpreter does not fail at it."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
-    return 0
 
 
 def leave(code: int) -> NoReturn:

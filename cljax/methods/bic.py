@@ -51,12 +51,7 @@ from cljax.errors import (
 from cljax.factories import with_part
 from cljax.losses import distillation, masked_mean
 from cljax.memory.exemplars import Budget
-from cljax.methods.class_incremental import (
-    Objective,
-    State,
-    Terms,
-    class_incremental,
-)
+from cljax.methods.class_incremental import Objective, State, Terms, class_incremental
 from cljax.methods.common import logits_predictor
 from cljax.methods.incremental import Outputs, blanked, classification, seen_outputs
 from cljax.methods.nearest import nearest_mean
@@ -162,9 +157,9 @@ def bic_objective(
     check_above_zero(temperature=temperature, correction_lr=correction_lr)
     check_rate(correction_decay=correction_decay)
     check_positive(correction_epochs=correction_epochs)
-    check_known("pairs", pairs, ("newest", "all"))
     check_share(held_out=held_out)
     check_flag(mirror=mirror)
+    check_known("pairs", pairs, ("newest", "all"))
     if not 0 < held_out < 1:
         raise UserError(f"held_out is {held_out}, but it must be a share between 0 and 1.")
     step = make_optimizer(correction_optimizer, correction_lr)

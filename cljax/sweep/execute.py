@@ -15,7 +15,7 @@ import jax
 from cljax import artefacts
 from cljax.checkpoint import newest_place
 from cljax.checks import check_progress
-from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError, check_path, in_words
+from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError, in_words
 from cljax.factories import real_options
 from cljax.files import as_json
 from cljax.interrupts import signals

@@ -14,7 +14,7 @@ import numpy as np
 from cljax import artefacts, files, integrity, metrics, shapes
 from cljax.config import plain
 from cljax.consent import check_consent
-from cljax.errors import UserError, check_known, check_path
+from cljax.errors import UserError, check_known
 from cljax.recipes import Recipe
 from cljax.sweep.lanes import OF_RUN, Lane, duration, label
 
@@ -155,7 +155,6 @@ def status(folder: str | Path) -> str:
     Raises:
       UserError: if the folder holds no sweep, or its ``sweep.json`` is damaged.
     """
-    check_path(folder=folder)
     folder = artefacts.place(folder)
     config = config_of(folder)
     found = [(lane, fault(_place(folder, lane), own)) for lane, own in _lanes(config)]
@@ -187,7 +186,6 @@ def merge(folder: str | Path) -> Sweep:
     Raises:
       UserError: if lanes are missing or damaged, or the folder holds no sweep.
     """
-    check_path(folder=folder)
     folder = artefacts.place(folder)
     config = config_of(folder)
     with artefacts.claim(folder, wait=_OTHERS):
