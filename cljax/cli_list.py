@@ -20,7 +20,7 @@ def names(arguments: list[str]) -> int:
     from cljax.recipes import recipes
     from cljax.streams import STREAMS
 
-    first_line = lambda factory: (inspect.getdoc(factory) or "").splitlines()[0]
+    first_line = lambda factory: (inspect.getdoc(factory) or "").partition("\n")[0]
     rows = {
         "methods": [(n, f"{first_line(make)} [{CHECKED[n]}]") for n, make in METHODS.items()],
         "streams": [(name, first_line(make)) for name, make in STREAMS.items()],

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError, check_callable, check_counts, check_flag, check_positive, given
+from cljax.errors import UserError, check_callable, check_flag, check_positive, in_words
 from cljax.optimizers import check_transformation
 from cljax.types import Array, Params, PyTree
 
@@ -197,10 +197,9 @@ def unroll(
     if order > 2:
         raise UserError(f"order is {order}, but a meta-gradient is of order 1 or 2.")
     num_steps = jax.tree.leaves(batches)[0].shape[0]
-    check_counts(**given(last=last))
     kept = num_steps if last is None else last
-    if kept > num_steps:
-        raise UserError(f"last is {last}, but it must be a whole number from 0 to {num_steps}.")
+    if isinstance(kept, bool) or not isinstance(kept, int) or not 0 <= kept <= num_steps:
+        raise UserError(f"last is {in_words(last)}, but it must be a whole number from 0 to {num_steps}.")
     check_positive(segments=segments)
     if kept % segments:
         raise UserError(f"segments is {segments}, which does not divide the {kept} steps.")

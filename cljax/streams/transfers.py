@@ -293,6 +293,7 @@ def cifar10_5_tinyimagenet_5(
     how = _pretraining(pretrain_steps)
     check_plan(steps, draws, pool, val)
     check_path(path=path, **given(data_dir=data_dir))
+    check_counts(draw=draw)
     names = class_names(path)
     (new,) = _chosen("tinyimagenet", range(len(names)), (5,), draw)
     tiny = pooled(images_of(path, size=_SIZE, classes=[names[c] for c in new]), 2)
