@@ -199,7 +199,9 @@ def unroll(
     num_steps = jax.tree.leaves(batches)[0].shape[0]
     kept = num_steps if last is None else last
     if isinstance(kept, bool) or not isinstance(kept, int) or not 0 <= kept <= num_steps:
-        raise UserError(f"last is {in_words(last)}, but it must be a whole number from 0 to {num_steps}.")
+        raise UserError(
+            f"last is {in_words(last)}, but it must be a whole number from 0 to {num_steps}."
+        )
     check_positive(segments=segments)
     if kept % segments:
         raise UserError(f"segments is {segments}, which does not divide the {kept} steps.")
