@@ -20,9 +20,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 
 from cljax import terminal
 from cljax.allocator import keep_freed_memory
-from cljax.cli_flags import (
-    parse,
-)
+from cljax.cli_flags import parse
 from cljax.errors import AT_ONCE, Diverged, Interrupted, UserError, check_known
 
 __all__ = ["main"]  # the rest is for ``cljax.cli_sweep`` and ``cljax.cli_report``

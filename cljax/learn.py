@@ -32,14 +32,7 @@ from cljax.errors import (
     check_known,
     check_positive,
 )
-from cljax.evaluate import (
-    Evaluation,
-    TestImages,
-    TestRows,
-    predictors_of,
-    test_images,
-    test_rows,
-)
+from cljax.evaluate import Evaluation, TestImages, TestRows, predictors_of, test_images, test_rows
 from cljax.evaluate_readout import check_readouts, fitted_rows
 from cljax.factories import real_options
 from cljax.interrupts import at_once

@@ -18,13 +18,8 @@ from numpy.typing import ArrayLike
 
 from cljax import plot_parts as parts
 from cljax.errors import UserError, as_numbers, in_words
-from cljax.files import (
-    writing,
-)
-from cljax.metrics import (
-    check_matrix,
-    seen_accuracy,
-)
+from cljax.files import writing
+from cljax.metrics import check_matrix, seen_accuracy
 from cljax.plot_exemplars import exemplar_grid, outer_loss
 from cljax.plot_features import tsne
 from cljax.plot_report import forgetting_bars, rate_histograms

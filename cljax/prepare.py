@@ -14,16 +14,8 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 import numpy as np
 
-from cljax import (
-    protocol,
-    resolve,
-)
-from cljax.checks import (
-    check_evaluations,
-    check_method,
-    check_network,
-    model_of,
-)
+from cljax import protocol, resolve
+from cljax.checks import check_evaluations, check_method, check_network, model_of
 from cljax.config import config_hash, entry_of, environment, plain
 from cljax.errors import UserError, check_counts, check_flag, check_known, check_positive
 from cljax.evaluate import Evaluation

@@ -19,17 +19,9 @@ import numpy as np
 
 from cljax import artefacts, cite, protocol
 from cljax.checkpoint import FORMAT, newest_place
-from cljax.checks import (
-    check_keywords,
-    check_progress,
-)
-from cljax.config import (
-    evaluation_of,
-    since,
-)
-from cljax.consent import (
-    check_consent,
-)
+from cljax.checks import check_keywords, check_progress
+from cljax.config import evaluation_of, since
+from cljax.consent import check_consent
 from cljax.errors import (
     MOST,
     Diverged,

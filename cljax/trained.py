@@ -19,21 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import UserError, check_known
-from cljax.evaluate import (
-    TestData,
-    allowed_outputs,
-    correct_fn,
-    predictors_of,
-    test_data,
-)
-from cljax.evaluate_readout import (
-    check_readouts,
-)
-from cljax.streams.base import (
-    Stream,
-    check_stream,
-    of_seed,
-)
+from cljax.evaluate import TestData, allowed_outputs, correct_fn, predictors_of, test_data
+from cljax.evaluate_readout import check_readouts
+from cljax.streams.base import Stream, check_stream, of_seed
 from cljax.types import Array, Evaluation, Learner, PyTree
 
 __all__ = ["Scores", "Trained", "evaluate"]

@@ -36,7 +36,8 @@ def method_of(name: str, strength: float | None) -> cljax.Method:
     if name == "ewc":
         penalty = cljax.ewc(strength, num_examples=1000)
     if name == "si":
-        penalty = cljax.si(strength)
+        # As the table was made; the authors' code cuts the total at zero instead.
+        penalty = cljax.si(strength, importance="clip-each")
     return cljax.finetune(lr=1e-3, optimizer="adam", penalty=penalty)
 
 
@@ -88,7 +89,8 @@ def main() -> None:
         "# Permuted MNIST, offline", "",
         f"Made by `python experiments/permuted_mnist.py --data-dir DIR --net {args.net}`: 10 tasks "
         f"of 55 000 images, one head, {epochs} epochs, batch 256, Adam 1e-3, {seeds} seeds; "
-        "percent with 95 % t-intervals; strengths chosen on validation images.", "",
+        "percent with 95 % t-intervals; strengths chosen on validation images. SI cuts each task's "
+        "term at zero (`importance=clip-each`).", "",
         "| method | strength | RA | LA | BTI | paper | collection of reproductions | seconds |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |", *rows, "",
         "## Strengths tried", "", "| method | strength | RA on validation images |",

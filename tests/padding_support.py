@@ -39,20 +39,29 @@ CASES = [*sorted(contract_support.CASES), *MORE]
 
 
 def normalised(outputs: int, cosine: bool = False) -> Model:
-    """A head behind BatchNorm, its shift and scale kept at 0 and 1: small programs."""
+    """A head behind BatchNorm, its shift and scale kept at 0 and 1: small programs.
+
+    Of a row alone BatchNorm leaves nothing, and the head's bias alone learns from it.
+    """
     norm = lambda x: BatchNorm(param_dtype=x.dtype)
 
     def init(key: jax.Array, x: jax.Array) -> Variables:
         layer = norm(x).init(key, x, False)
         kernel = 0.3 * jax.random.normal(key, (x.shape[1], outputs), x.dtype)
-        return Variables({"head": {"kernel": kernel}}, {"batch_stats": layer["batch_stats"]})
+        head = {"kernel": kernel}
+        if not cosine:
+            head["bias"] = jnp.zeros(outputs, x.dtype)
+        return Variables({"head": head}, {"batch_stats": layer["batch_stats"]})
 
     def run(variables: Variables, x: jax.Array, train: bool, member: Any) -> tuple[Output, Any]:
         ones = {"scale": jnp.ones(x.shape[1], x.dtype), "bias": jnp.zeros(x.shape[1], x.dtype)}
         collections = {"params": ones, **variables.model_state}
         features, state = norm(x).apply(collections, x, train, member, mutable=["batch_stats"])
-        kernel = variables.params["head"]["kernel"]
-        logits = cosines(features, kernel) if cosine else features @ kernel
+        head = variables.params["head"]
+        if cosine:
+            logits = cosines(features, head["kernel"])
+        else:
+            logits = features @ head["kernel"] + head["bias"][None]
         return Output(logits, features), state if train else variables.model_state
 
     return Model(

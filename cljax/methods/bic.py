@@ -51,12 +51,7 @@ from cljax.errors import (
 from cljax.factories import with_part
 from cljax.losses import distillation, masked_mean
 from cljax.memory.exemplars import Budget
-from cljax.methods.class_incremental import (
-    Objective,
-    State,
-    Terms,
-    class_incremental,
-)
+from cljax.methods.class_incremental import Objective, State, Terms, class_incremental
 from cljax.methods.common import logits_predictor
 from cljax.methods.incremental import Outputs, blanked, classification, seen_outputs
 from cljax.methods.nearest import nearest_mean

@@ -10,12 +10,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError, in_words
-from cljax.losses import (
-    LossFn,
-    cross_entropy,
-    head_mask,
-    masked_mean,
-)
+from cljax.losses import LossFn, cross_entropy, head_mask, masked_mean
 from cljax.optimizers import Transformation
 from cljax.types import (
     Array,

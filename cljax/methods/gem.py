@@ -33,9 +33,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import (
-    tree,
-)
+from cljax import tree
 from cljax.errors import (
     check_above_zero,
     check_flag,

@@ -31,9 +31,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from cljax import (
-    tree,
-)
+from cljax import tree
 from cljax.errors import UserError, check_above_zero, check_positive, check_rate
 from cljax.losses import cross_entropy, head_mask, masked_mean
 from cljax.methods.common import initial

@@ -18,9 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cljax import (
-    metrics,
-)
+from cljax import metrics
 from cljax.errors import UserError, check_positive, given
 from cljax.methods import finetune as _finetune
 from cljax.optimizers import Optimizer

@@ -22,9 +22,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from cljax import (
-    tree,
-)
+from cljax import tree
 from cljax.errors import (
     UserError,
     check_above_zero,

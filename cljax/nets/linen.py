@@ -8,13 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cljax import (
-    tree,
-)
+from cljax import tree
 from cljax.errors import UserError, in_words
-from cljax.nets.adapted import (
-    output_of,
-)
+from cljax.nets.adapted import output_of
 from cljax.nets.heads import outputs_last, rows_of
 from cljax.types import Array, Model, Output, PyTree, Variables
 

@@ -18,9 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cljax import __version__, artefacts
-from cljax import (
-    files as files_of,
-)
+from cljax import files as files_of
 from cljax.errors import UserError, check_flag, check_path, given
 from cljax.report import cells, comparison, sections, tables
 from cljax.report import figures as drawn

@@ -12,18 +12,8 @@ from cljax.data import ImageData, marked
 from cljax.errors import UserError, check_known, check_positive
 from cljax.identity import content
 from cljax.streams import transforms
-from cljax.streams.base import (
-    Stream,
-    Transform,
-    checksum,
-    sealed,
-)
-from cljax.streams.classes import (
-    ClassOrder,
-    check_options,
-    class_groups,
-    name_of,
-)
+from cljax.streams.base import Stream, Transform, checksum, sealed
+from cljax.streams.classes import ClassOrder, check_options, class_groups, name_of
 from cljax.streams.manifests import with_split
 from cljax.streams.mnist import mnist_data
 from cljax.streams.orders import permutation

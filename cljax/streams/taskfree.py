@@ -29,12 +29,7 @@ from typing import Literal
 import numpy as np
 
 from cljax.errors import UserError, check_above_zero, check_known, check_share
-from cljax.streams.base import (
-    Stream,
-    batches,
-    check_stream,
-    derived,
-)
+from cljax.streams.base import Stream, batches, check_stream, derived
 from cljax.streams.orders import permutation, uniform
 from cljax.types import StepPlan
 

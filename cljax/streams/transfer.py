@@ -24,13 +24,7 @@ import numpy as np
 
 from cljax.data import ImageData, mark_of
 from cljax.errors import UserError, check_known, check_positive, check_share
-from cljax.streams.base import (
-    Stream,
-    batches,
-    checksum,
-    sealed,
-    told,
-)
+from cljax.streams.base import Stream, batches, checksum, sealed, told
 from cljax.streams.orders import permutation, uniform
 from cljax.streams.split import split_by_class
 from cljax.types import Pretraining, StepPlan

@@ -13,12 +13,8 @@ from typing import Any
 import jax
 
 from cljax import artefacts
-from cljax.checkpoint import (
-    newest_place,
-)
-from cljax.checks import (
-    check_progress,
-)
+from cljax.checkpoint import newest_place
+from cljax.checks import check_progress
 from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError, in_words
 from cljax.factories import real_options
 from cljax.files import as_json

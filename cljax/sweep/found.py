@@ -13,9 +13,7 @@ import numpy as np
 
 from cljax import artefacts, files, integrity, metrics, shapes
 from cljax.config import plain
-from cljax.consent import (
-    check_consent,
-)
+from cljax.consent import check_consent
 from cljax.errors import UserError, check_known
 from cljax.recipes import Recipe
 from cljax.sweep.lanes import OF_RUN, Lane, duration, label

@@ -102,7 +102,7 @@ def test_a_second_pass_is_offered_only_if_asked(offer, age):
 
 def test_la_er_by_hand():
     """K = 2 chunks of 2, first order, raw rates, clipped inner gradients, the last loss alone."""
-    eta, clip, bound = 0.05, 0.3, 0.1
+    eta, clip, bound = 0.05, 0.01, 0.1
     learner = support.bind(
         cljax.la_er(
             alpha_init=0.2, alpha_lr=eta, inner_steps=2, clip_norm=clip, inner_clip=bound, **OPTIONS
@@ -125,6 +125,7 @@ def test_la_er_by_hand():
         theta = jax.tree.map(lambda p, a, g: p - a * g, theta, state.alpha, grads)
     outer = lambda p: LOSS(p, examples).mean()
     d_alpha = jax.tree.map(lambda m, c: -m * c, jax.grad(outer)(theta), total)
+    assert tree.dot(d_alpha, d_alpha) > clip**2
     alpha = tree.add_scaled(state.alpha, tree.clip_norm(d_alpha, clip), -eta)
     d_params = tree.clip_norm(jax.grad(outer)(state.params), clip)
     params = jax.tree.map(lambda p, a, d: p - jax.nn.relu(a) * d, state.params, alpha, d_params)

@@ -38,7 +38,8 @@ def problem(rows, valid, seed):
     state = {"batch_stats": {"mean": jnp.asarray(mean), "var": jnp.asarray(var)}}
     features = ((x - mean) / np.sqrt(var + 1e-5))[:valid]
     network = network_of(padding_support.normalised(C), support.spec())(state)
-    return {"head": {"kernel": jnp.asarray(kernel)}}, batch, network, features, features @ kernel
+    params = {"head": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(C)}}
+    return params, batch, network, features, features @ kernel
 
 
 def softmax(z):
@@ -82,7 +83,8 @@ def test_the_distillation_of_lwf_by_hand(rows, valid, seed):
     """The teacher's targets too are those of the running statistics."""
     params, batch, network, features, logits = problem(rows, valid, seed)
     penalty = cljax.lwf(1.0, temperature=2.0, outputs="past", weights="one")
-    teacher = jax.tree.map(lambda a: a + 0.3 * jnp.arange(C)[None], params)
+    tilt = 0.3 * jnp.arange(C)[None]
+    teacher = {"head": {**params["head"], "kernel": params["head"]["kernel"] + tilt}}
     state = penalty.init(teacher)._replace(tasks=jnp.asarray(1, jnp.int32))
     old = softmax(features @ np.asarray(teacher["head"]["kernel"]) / 2)
     new = softmax(logits / 2)
