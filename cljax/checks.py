@@ -10,6 +10,7 @@ The last one traces the network's functions and runs nothing.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,8 +21,8 @@ from cljax.errors import UserError, check_known, in_words
 from cljax.types import Evaluation, Method, Model, Net, Output, Penalty, PyTree, Variables
 
 __all__ = [
-    "check_evaluations", "check_keywords", "check_method", "check_network", "check_progress",
-    "model_of",
+    "check_evaluations", "check_keywords", "check_memory", "check_method", "check_network",
+    "check_progress", "model_of",
 ]  # fmt: skip
 
 _ROWS = 3  # of the batch that a network is tried on
@@ -153,6 +154,24 @@ def check_evaluations(evaluations: Any) -> None:
         raise UserError(
             f"evaluations is {in_words(evaluations)}, but it must be a list of Evaluations, such "
             'as [cljax.Evaluation(scenario="task")].'
+        )
+
+
+def check_memory(what: str, num_bytes: int, instead: str) -> None:
+    """Raises UserError for more bytes than this machine's memory, where that can be told.
+
+    Args:
+      what: takes so many, as the sentence's subject.
+      instead: what to choose.
+    """
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return
+    if num_bytes > there:
+        raise UserError(
+            f"{what} would take {num_bytes / 1e9:,.1f} GB, but this machine has "
+            f"{there / 1e9:,.1f} GB; choose {instead}."
         )
 
 

@@ -20,8 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax import checkpoint
-from cljax.checks import check_evaluations, check_method, check_network, check_progress
+from cljax import checkpoint, keys, tree
+from cljax.checks import (
+    check_evaluations,
+    check_memory,
+    check_method,
+    check_network,
+    check_progress,
+)
 from cljax.driver import Checkpoints, drive
 from cljax.errors import (
     Diverged,
@@ -188,6 +194,8 @@ def learn(
     learner = bind(method)
     if evaluations is None:
         evaluations = (Evaluation(scenario="task" if stream.multi_head else "domain"),)
+    state = jax.eval_shape(learner.init, jax.eval_shape(lambda: keys.purpose(0, "init")))
+    check_memory("The state of a run", tree.size(state), "a smaller memory or network")
     _check_evaluations(evaluations, learner, stream)
     if any(e.predictor == "features" for e in evaluations):
         check_features(method.bind(model, spec), model, spec)

@@ -129,6 +129,8 @@ def options_of(factory: Callable[..., Any]) -> list[Option]:
         if isinstance(annotation, str):
             annotation = eval(annotation, scope)  # noqa: S307, the factory's own annotations
         kind = _flag_type(annotation)
+        if kind is not None and parameter.default is None:
+            kind |= None  # where the annotation says Any
         if kind is not None:
             help_text = helps.get(parameter.name, "")
             options.append(Option(parameter.name, kind, parameter.default, help_text))

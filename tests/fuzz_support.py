@@ -20,7 +20,9 @@ from cljax.methods import METHODS
 from cljax.resolve import options_of
 from cljax.streams import STREAMS
 
-__all__ = ["Hang", "Outcome", "command_line", "defaults", "run_line", "within", "wrong_with"]
+__all__ = [
+    "Hang", "Outcome", "command_line", "defaults", "folders_of", "run_line", "within", "wrong_with",
+]  # fmt: skip
 
 # Exit codes: done, the user's mistake, all diverged, interrupted.
 _CODES = (0, 2, 3, 75)
@@ -65,11 +67,23 @@ def within(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def command_line(rng: np.random.Generator, folder: Path) -> list[str]:
+def folders_of(folder: Path) -> None:
+    """Makes what command lines and calls may name: ``run``, ``sweep``, ``other`` and ``file``."""
+    (folder / "other").mkdir()
+    (folder / "other" / "x.txt").write_text("x")
+    (folder / "file").write_text("x")
+    own = ["er", "mnist-rotations", "--num-tasks", "2", *_TINY]
+    for rest in (["run", *own], ["sweep", *own, "--over", "lr=0.1,0.2"]):
+        done = run_line([*rest, "--out", str(folder / rest[0])])
+        assert done.code == 0, done
+
+
+def command_line(rng: np.random.Generator, folder: Path, *, trains: bool = True) -> list[str]:
     """A command line: plausible names and flags, most with something wrong.
 
     Args:
-      folder: whose ``run`` is a finished run, ``sweep`` a finished sweep, ``other`` neither.
+      folder: as ``folders_of`` makes it.
+      trains: some lines are right, and train; else none does.
     """
     pick: Callable[[Any], Any] = lambda among: among[int(rng.integers(len(among)))]
     folders = [str(folder / name) for name in ("run", "sweep", "other", "none", "file")]
@@ -90,11 +104,15 @@ def command_line(rng: np.random.Generator, folder: Path) -> list[str]:
         return ["sweep", command, *_some(rng, folders, 2)]
     if command == "docs":
         return ["docs", *_some(rng, (folders[-1], "--help", "-x"), 2)]
-    return _of_run(rng, command, folder, pick)
+    return _of_run(rng, command, folder, pick, trains)
 
 
 def _of_run(
-    rng: np.random.Generator, command: str, folder: Path, pick: Callable[[Any], Any]
+    rng: np.random.Generator,
+    command: str,
+    folder: Path,
+    pick: Callable[[Any], Any],
+    trains: bool,
 ) -> list[str]:
     method, stream = pick(list(METHODS)), pick(list(STREAMS))
     tiny: tuple[str, ...] = ()
@@ -115,7 +133,7 @@ def _of_run(
         value = pick(_VALUES) if rng.random() < 0.3 else pick(_likely(options[name]))
         flags += pick([[f"--{name}", value]] * 4 + [[f"--{name}={value}"], [f"--{name}"]])
     if command == "run":
-        if rng.random() < 0.7:  # one that certainly is refused, so that few train
+        if rng.random() < 0.6 or not trains:  # one that is refused, so that few train
             flags += pick([["--lr", "-1"], ["--epochs", "0"], ["--seed", "3", "--seeds", "2"],
                            ["--keep", "x"], ["--segment-seconds", "nan"]])  # fmt: skip
         else:

@@ -21,7 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import UserError, check_counts, check_positive, in_words
+from cljax.checks import check_memory
+from cljax.errors import UserError, check_positive, in_words
+from cljax.keys import check_seed
 from cljax.streams.orders import permutation
 from cljax.types import Array, Pretraining, PyTree, Spec, StepPlan
 
@@ -46,6 +48,7 @@ __all__ = [
     "told",
 ]
 
+_BYTES_A_ROW = 9  # of a plan: two int32 and a bool
 Rows = Callable[[int], tuple[np.ndarray, ...]]  # seed -> T arrays of rows
 
 # What of a stream decides a run's results.
@@ -207,12 +210,16 @@ def plan(stream: Stream, seed: int, batch_size: int, epochs: int = 1) -> StepPla
       UserError: if ``batch_size`` or ``epochs`` is below 1.
     """
     check_stream(stream)
-    check_counts(seed=seed)
+    check_seed(seed)
     check_positive(batch_size=batch_size, epochs=epochs)
+    subsets = stream.subsets(seed)
+    padded = epochs * sum(-(-len(rows) // batch_size) * batch_size for rows in subsets)
+    what = f"The plan of {epochs} epochs in batches of {batch_size}"
+    check_memory(what, _BYTES_A_ROW * padded, "fewer epochs, or smaller batches")
     if stream.planner is not None:
         return stream.planner(seed, batch_size, epochs)
     parts: list[StepPlan] = []
-    for task, rows in enumerate(stream.subsets(seed)):
+    for task, rows in enumerate(subsets):
         for epoch in range(epochs):
             if epoch:
                 order = rows[permutation(len(rows), "order", seed, task, epoch)]
@@ -312,7 +319,7 @@ def on_validation(stream: Stream, seed: int) -> Stream:
       UserError: if the stream leaves no validation rows to a task.
     """
     check_stream(stream)
-    check_counts(seed=seed)
+    check_seed(seed)
     stream = of_seed(stream, seed)
     rows = stream.valid(seed)
     for task, own in enumerate(rows):
