@@ -56,7 +56,7 @@ MISTAKES = {
     "labels of 2^40": (labelled(put(Y, 2**40)), "ask for 1099511627777 classes .* from 0"),
     "labels of 10^7": (labelled(put(Y, 10**7)), "the largest is 10000000"),
     "unsigned labels of 2^63": (labelled(put(Y, 2**63, np.uint64)), "9223372036854775808"),
-    "as many classes": ({"num_classes": 2**40}, "ask for 1099511627776 classes"),
+    "as many classes": ({"num_classes": 2**40}, "num_classes is 1099511627776"),
     "no classes": ({"num_classes": 0}, "num_classes is 0"),
     "tasks of 2^40": (labelled(Y, put(TASK, 2**40)), "tasks 0, 1, 2, 1099511627776, but"),
     "negative labels": (labelled(put(Y, -1)), "train labels hold -1, but they start at 0"),

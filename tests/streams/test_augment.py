@@ -61,8 +61,10 @@ def test_draws_are_recorded_arrays_and_uint8_stays_uint8(name):
     again = augmentation.apply(jnp.asarray(x), augmentation.draw(KEY, len(x)))
     replayed = augmentation.apply(jnp.asarray(x), jax.tree.map(np.asarray, draws))
     assert np.array_equal(seen, again) and np.array_equal(seen, replayed)
-    compiled = jax.jit(augmentation.apply)(jnp.asarray(x), draws)
-    assert (np.asarray(compiled) != np.asarray(seen)).mean() < 1e-3
+    # Interpolated values round to a neighbouring grey level where a compiler fuses.
+    compiled = np.asarray(jax.jit(augmentation.apply)(jnp.asarray(x), draws), int)
+    apart = np.abs(compiled - np.asarray(seen, int))
+    assert apart.max() <= 1 and apart.mean() < 0.02
     other = jax.tree.leaves(augmentation.draw(jax.random.fold_in(KEY, 1), len(x)))
     assert any((a != b).any() for a, b in zip(other, jax.tree.leaves(draws), strict=True))
 
