@@ -25,8 +25,8 @@ LossFn: TypeAlias = Callable[[Params, PyTree, Examples, Array], tuple[Array, PyT
 
 
 def cross_entropy(
-    logits: Float[Array, "B C"], y: Int[Array, B], where: Bool[Array, "*#B C"] | None = None
-) -> Float[Array, B]:
+    logits: Float[Array, "B C"], y: Int[Array, " B"], where: Bool[Array, "*#B C"] | None = None
+) -> Float[Array, " B"]:
     """Softmax cross-entropy of each example over the outputs in ``where`` (default: all).
 
     Outputs outside ``where`` get exactly zero gradient. A label outside ``where`` counts the
@@ -42,7 +42,7 @@ def cross_entropy(
 
 def binary_cross_entropy(
     logits: Float[Array, "B C"], targets: Float[Array, "B C"], where: Bool[Array, "*#B C"]
-) -> Float[Array, B]:
+) -> Float[Array, " B"]:
     """Sigmoid cross-entropy of each example with targets in [0, 1], mean over outputs ``where``.
 
     Outputs outside ``where`` get exactly zero gradient; a row without any is 0.
@@ -58,10 +58,10 @@ def binary_cross_entropy(
 def distillation(
     logits: Float[Array, "B C"],
     teacher: Float[Array, "B C"],
-    outputs: Bool[Array, C],
+    outputs: Bool[Array, " C"],
     temperature: Array | float,
-    among: Bool[Array, C] | None = None,
-) -> Float[Array, B]:
+    among: Bool[Array, " C"] | None = None,
+) -> Float[Array, " B"]:
     """``KL(softmax(teacher / tau) || softmax(logits / tau))`` over some outputs, in nats; none: 0.
 
     Args:
@@ -91,7 +91,7 @@ def masked_mean(values: Float[Array, "*B"], mask: Bool[Array, "*B"]) -> Float[Ar
     return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def head_mask(spec: Spec, task: Int[Array, B]) -> Bool[Array, "B C"] | None:
+def head_mask(spec: Spec, task: Int[Array, " B"]) -> Bool[Array, "B C"] | None:
     """The outputs each example competes over: its task's in multi-head streams, else all (None)."""
     return jnp.asarray(spec.class_mask)[task] if spec.multi_head else None
 

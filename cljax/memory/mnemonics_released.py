@@ -24,7 +24,7 @@ from cljax.errors import check_flag, check_known, check_positive, check_rate, ch
 from cljax.losses import cross_entropy, masked_mean
 from cljax.memory.class_means import class_means
 from cljax.memory.exemplars import Budget, epochs_of, recall, rows_of
-from cljax.memory.learned import Learned, begin, empty, finish, moved
+from cljax.memory.learned import Learned, begin, empty, finish, moved, shown
 from cljax.memory.selection import SELECTIONS, Selection, herding
 from cljax.nets.cosine import cosines
 from cljax.types import (

@@ -81,8 +81,8 @@ def fill(memory: Reservoir) -> Int[Array, ""]:
 
 
 def draw_slots(
-    memory: Reservoir, mask: Bool[Array, B], key: Array, rule: Rule = "textbook"
-) -> Int[Array, B]:
+    memory: Reservoir, mask: Bool[Array, " B"], key: Array, rule: Rule = "textbook"
+) -> Int[Array, " B"]:
     """The slot that each of B examples, offered in order, will be written to.
 
     M means 'not stored', which also holds for every example outside ``mask``: those are not
@@ -98,7 +98,7 @@ def draw_slots(
 
 
 def write(
-    memory: Reservoir, examples: PyTree, slots: Int[Array, B], mask: Bool[Array, B]
+    memory: Reservoir, examples: PyTree, slots: Int[Array, " B"], mask: Bool[Array, " B"]
 ) -> Reservoir:
     """Writes examples ``[B, ...]`` to their ``slots`` in order; the last one into a slot stays."""
     size = capacity(memory)
@@ -119,7 +119,7 @@ def add(
     examples: PyTree,
     key: Array,
     *,
-    mask: Bool[Array, B] | None = None,
+    mask: Bool[Array, " B"] | None = None,
     rule: Rule = "textbook",
 ) -> Reservoir:
     """Offers B examples in order: ``draw_slots`` and ``write``.
@@ -143,7 +143,7 @@ def add(
 
 def sample(
     memory: Reservoir, num: int, key: Array, *, replace: bool = False
-) -> tuple[PyTree, Bool[Array, R]]:
+) -> tuple[PyTree, Bool[Array, " R"]]:
     """Draws ``min(num, fill)`` stored examples uniformly; the shape is always ``[num, ...]``.
 
     Args:

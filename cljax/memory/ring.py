@@ -60,7 +60,7 @@ def add(
     ring: Ring,
     examples: PyTree,
     task: Int[Array, ""],
-    mask: Bool[Array, B],
+    mask: Bool[Array, " B"],
     rule: Rule = "textbook",
 ) -> Ring:
     """Puts the valid ones of B examples, leaves ``[B, ...]``, into a task's buffer, in order."""
