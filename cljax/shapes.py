@@ -58,8 +58,17 @@ CONFIG: Shape = {
         "published": bool,
     },
     "needs": dict,
+    "unmeasured": Each(str),
+    "identity": dict,
+    "packages": [str],
+    "tuning": Maybe(
+        {"metric": str, "on": str, "stream": str, "grid": Each(list), "chosen": dict,
+         "settings": int, "seeds": [int], "runs": int}
+    ),
+    "notices": [str],
     "versions": dict,
-    "device": {"backend": str},
+    "settings": {"xla_flags": dict},
+    "device": {"backend": str, "kind": str},
     "config_hash": str,
 }  # fmt: skip
 _SPREAD: Shape = {

@@ -181,6 +181,13 @@ def test_masked_batch_equals_sliced_batch():
     )
 
 
+def test_parameters_and_rates_are_moved_by_noise_of_their_own():
+    learner, state, batch = prepared(meta_bgd(**OPTIONS))
+    draws = learner.draw(state, batch, jax.random.key(1))
+    same = jax.tree.map(lambda a, b: bool((a == b).any()), draws.params_eps, draws.alpha_eps)
+    assert not any(jax.tree.leaves(same))
+
+
 def test_only_the_first_sample_replays_without_the_batch():
     learner = support.bind(meta_bgd(**OPTIONS))
     state, batch = learner.init(jax.random.key(0)), support.at(support.batches(1), 0)

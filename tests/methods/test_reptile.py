@@ -137,9 +137,13 @@ def test_a_task_that_is_absent_adds_nothing(make):
 
 
 def test_momentum_does_not_move_in_empty_parts():
-    learner = bind(cljax.reptile(capacity=12, optimizer="momentum", weight_decay=0.1))
-    state, _ = step(learner, learner.init(jax.random.key(0)), batch([0, 0]))
-    empty, _ = step(learner, state, batch([0, 0], masked=[0, 1]))
+    """One example in two parts is a single step, and none is no step."""
+    options = {"capacity": 12, "optimizer": "momentum", "weight_decay": 0.1}
+    one, two = (bind(cljax.reptile(inner_steps=parts, **options)) for parts in (1, 2))
+    state, _ = step(two, two.init(jax.random.key(0)), batch([0, 0]))
+    single = batch([0, 0], masked=[1])
+    support.assert_close(step(two, state, single)[0], step(one, state, single)[0], 1e-15)
+    empty, _ = step(two, state, batch([0, 0], masked=[0, 1]))
     support.assert_close(empty, state)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +9,7 @@ import pytest
 from transfer_support import stream
 
 import cljax
+from cljax.cli import main
 from cljax.errors import Interrupted, UserError
 from cljax.learned import training
 from cljax.learned.stored import save_rule
@@ -32,13 +30,18 @@ def run(method, on=None, **options):
 
 
 @pytest.fixture(scope="module", name="trained")
-def _trained():
-    return run(teacher(lr=0.1, **SMALL))
+def _trained(tmp_path_factory):
+    return run(teacher(lr=0.1, **SMALL), out=tmp_path_factory.mktemp("trained") / "run")
 
 
-def test_meta_training_moves_the_rule_and_records_its_episodes(trained):
-    state = trained.states[0].inner
-    made = run(teacher(lr=0.1, **{**SMALL, "windows": 1, "meta_lr": 0.0})).states[0].inner
+@pytest.fixture(scope="module", name="untrained")
+def _untrained():
+    """Its rule stays at its start."""
+    return run(teacher(lr=0.1, **{**FLAT, "windows": 1, "meta_lr": 0.0}))
+
+
+def test_meta_training_moves_the_rule_and_records_its_episodes(trained, untrained):
+    state, made = trained.states[0].inner, untrained.states[0].inner
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.theta, made.theta)
     assert max(jax.tree.leaves(moved)) > 1e-3
     lengths = np.asarray(state.training.lengths)
@@ -108,9 +111,9 @@ def test_episodes_begin_at_the_source_with_new_rows_of_the_head():
     assert not lanes.done.any()
 
 
-def test_the_new_task_is_learned_by_the_rule_and_the_source_is_only_pretrained(trained):
+def test_the_new_task_is_learned_by_the_rule_and_the_source_is_only_pretrained(trained, untrained):
     """Rows of the source's outputs stand still; a rule at its start is fine-tuning."""
-    plain = run(teacher(lr=0.1, **{**SMALL, "meta_lr": 0.0})).states[0]
+    plain = untrained.states[0]
     tuned = run(cljax.finetune(lr=0.1)).states[0]
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
     jax.tree.map(close, plain.params, tuned.params)
@@ -124,9 +127,7 @@ def test_a_given_rule_is_used_without_meta_training(trained, tmp_path):
     rule = trained.states[0].inner.theta
     again = run(teacher(lr=0.1, rule=rule, hidden=4))
     assert again.states[0].inner.training == ()
-    kept = run(teacher(lr=0.1, **SMALL), out=tmp_path / "run")  # a run keeps the rule it learned
-    assert kept.path is not None
-    read = run(teacher(lr=0.1, rule=str(kept.path), hidden=4))
+    read = run(teacher(lr=0.1, rule=str(trained.path), hidden=4))  # a run keeps what it learned
     jax.tree.map(np.testing.assert_array_equal, read.states[0].params, trained.states[0].params)
     save_rule(tmp_path, rule, seed=3)
     stored = run(teacher(lr=0.1, rule=str(tmp_path), rule_seed=3, hidden=4))
@@ -226,12 +227,11 @@ def test_streams_without_what_it_practises_on_are_refused():
         run(teacher(**SMALL), stream(groups=((0, 1, 2), (3, 4), (5,))))
 
 
-def test_its_options_are_flags_beside_those_of_its_streams():
+def test_its_options_are_flags_beside_those_of_its_streams(capsys):
     """No option has the name of another: the command line would refuse both."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cljax", "run", "teacher", "fashion-5-5", "--help"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(SystemExit) as done:
+        main(["run", "teacher", "fashion-5-5", "--help"])
+    assert done.value.code == 0
+    out = capsys.readouterr().out
     for flag in ("--rule", "--truncation-cap", "--episodes-at-once", "--pretrain-steps", "--steps"):
-        assert flag in done.stdout
+        assert flag in out

@@ -216,7 +216,7 @@ def test_mas_is_the_mean_sensitivity_of_the_outputs():
     penalty, params = cljax.mas(1.0), params_of(0)
     batches = support.batches(2)
     batches = batches._replace(mask=batches.mask.at[0, 0].set(False))
-    state = consolidated(penalty, penalty.init(params), params, batches)
+    state = consolidated(penalty, penalty.init(params_of(1)), params, batches)
     total, count = tree.full_like(params, 0.0), 0
     for i in range(2):
         batch = support.at(batches, i)
@@ -227,7 +227,10 @@ def test_mas_is_the_mean_sensitivity_of_the_outputs():
 
             total = jax.tree.map(lambda t, g: t + jnp.abs(g), total, jax.grad(norm)(params))
             count += 1
-    support.assert_close(state.importance, jax.tree.map(lambda t: t / count, total), 1e-12)
+    importance = jax.tree.map(lambda t: t / count, total)
+    support.assert_close(state.importance, importance, 1e-12)
+    expected = tree.weighted_sq(importance, params_of(2), params)
+    np.testing.assert_allclose(penalty.value(state, params_of(2)), expected)
 
 
 def test_rwalk_over_one_window():
