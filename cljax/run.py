@@ -306,14 +306,11 @@ def resume(
         return load(folder)
     config = artefacts.config_of(folder)
     begun = config.get("begun_as")
-    if begun is None and (folder / "results.json").exists():
-        return load(folder)
     if begun is None:
         raise UserError(
             f"The run in {folder} was begun with Python objects, so only Python can resume it: "
             "call cljax.run as before, with the same out."
         )
-    check_running(running)
     names = ("seeds", "batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop",
              "precision", "origins")  # fmt: skip
     options = {name: config[name] for name in names}
