@@ -90,21 +90,23 @@ def check_network(model: Model, example: PyTree, num_classes: int, stream: str) 
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_ROWS, *a.shape), a.dtype), example)
     key = jax.eval_shape(lambda: jax.random.key(0))
     seen = ", ".join(f"{a.dtype}{list(a.shape)}" for a in jax.tree.leaves(x))
-    try:
-        variables = jax.eval_shape(model.init, key, x)
-        before, after = (
-            jax.eval_shape(lambda v, x: model.apply(v, x, train), variables, x)  # noqa: B023
-            for train in (False, True)
-        )
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"The network fails on examples {seen}: {_short(error)}.") from error
+
+    def traced(fn: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return jax.eval_shape(fn, *args)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"The network fails on examples {seen}: {_short(error)}.") from error
+
+    variables = traced(model.init, key, x)
     if not isinstance(variables, Variables):
         raise UserError(
             f"The network's init returns {in_words(variables)}, but it must return Variables("
             "params, model_state)."
         )
+    before = traced(lambda v, x: model.apply(v, x, False), variables, x)
+    after = traced(lambda v, x: model.apply(v, x, True), variables, x)
     for returned in (before, after):
         if not isinstance(returned, tuple) or not isinstance(returned[0], Output):
             raise UserError(

@@ -144,7 +144,8 @@ def in_words(value: Any) -> str:
         return "a number of more than sixty digits"
     plain = isinstance(value, (bool, int, float, str, bytes, list, tuple, dict))
     text = repr(value) if (plain and not hasattr(value, "_fields")) or value is None else "<"
-    if "<" in text and not isinstance(value, (str, bytes)):  # objects, or what holds them
+    held = any(mark in text for mark in ("<", "\n", "array("))  # objects, or what holds them
+    if held and not isinstance(value, (str, bytes)):
         kind = type(value).__name__
         return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -61,7 +61,7 @@ def mean(values: np.ndarray) -> np.ndarray:
 def matrix_of(what: Run | ArrayLike) -> ArrayLike:
     """A run's accuracy matrix, or the array that is one."""
     own: Any = getattr(what, "accuracy_matrix", None)
-    return np.asarray(what) if own is None else own()
+    return as_numbers("an accuracy matrix", what) if own is None else own()
 
 
 def curve_of(what: Run | ArrayLike, metric: str) -> np.ndarray:

@@ -180,7 +180,8 @@ def run(
       running: how it is kept and cut up; changes no result.
       **options: those of ``cljax.prepare.prepare``: seeds (5: how many, or which), net, batch_size
         and epochs (the recipe's), entries of the accuracy matrix ("diagonal-last", "lower" or
-        "full"), eval_every, online, evaluations, readout, lanes, loop, precision, origins.
+        "full"), eval_every, online, evaluations, readout, lanes, loop, precision, id, origins,
+        tuning.
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.
@@ -305,14 +306,11 @@ def resume(
         return load(folder)
     config = artefacts.config_of(folder)
     begun = config.get("begun_as")
-    if begun is None and (folder / "results.json").exists():
-        return load(folder)
     if begun is None:
         raise UserError(
             f"The run in {folder} was begun with Python objects, so only Python can resume it: "
             "call cljax.run as before, with the same out."
         )
-    check_running(running)
     names = ("seeds", "batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop",
              "precision", "origins")  # fmt: skip
     options = {name: config[name] for name in names}
@@ -426,12 +424,12 @@ def interval(text: str) -> tuple[float | None, int | None]:
     Raises:
       UserError: for anything else.
     """
-    number = str(text).removesuffix("s")
     try:
-        if text != number and 0 <= float(number) < math.inf:
-            return float(number), None
-        if text == number and 0 < int(number) <= MOST:
-            return None, int(number)
+        if isinstance(text, str) and text.endswith("s"):
+            if 0 <= (seconds := float(text[:-1])) < math.inf:
+                return seconds, None
+        elif isinstance(text, str) and 0 < int(text) <= MOST:
+            return None, int(text)
     except ValueError:
         pass
     raise UserError(

@@ -55,7 +55,8 @@ def check_curriculum(curriculum: Curriculum) -> None:
     check_rate(threshold_step=step)
     if start > cap:
         raise UserError(
-            f"The threshold is {start} and its cap {cap}, but it must not be above its cap."
+            f"The threshold is {start} and its cap {cap}, but it must be above 0 and not above its "
+            "cap."
         )
     if not curriculum.steps <= curriculum.steps_cap <= curriculum.longest:
         raise UserError(

@@ -188,7 +188,7 @@ def test_several_sets_of_weights_in_a_loop():
     [
         ("cnn", "cnn has no widths"),
         ("cnn:8,0", "width is 0"),
-        ("cnn:8:0", "width is 0"),
+        ("cnn:8:0", "dense is 0"),
         ("cnn:8:pytorch", "initialisation 'pytorch' is not known"),
         ("cnn:8:patchs", "initialisation 'patchs' is not known"),
         ("mlp:8:9", "has '9', but mlp does not take that"),

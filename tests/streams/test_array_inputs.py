@@ -57,6 +57,7 @@ MISTAKES = {
     "labels of 10^7": (labelled(put(Y, 10**7)), "the largest is 10000000"),
     "unsigned labels of 2^63": (labelled(put(Y, 2**63, np.uint64)), "9223372036854775808"),
     "as many classes": ({"num_classes": 2**40}, "num_classes is 1099511627776"),
+    "a few fewer": ({"num_classes": 2**30}, "ask for 1073741824 classes"),
     "no classes": ({"num_classes": 0}, "num_classes is 0"),
     "tasks of 2^40": (labelled(Y, put(TASK, 2**40)), "tasks 0, 1, 2, 1099511627776, but"),
     "negative labels": (labelled(put(Y, -1)), "train labels hold -1, but they start at 0"),
