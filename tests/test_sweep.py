@@ -144,12 +144,19 @@ def lamaml(*, alpha_init: float = 0.1, alpha_lr: float = 0.2) -> cljax.Method:
     return cljax.lamaml(**{**LAMAML, "alpha_init": alpha_init, "alpha_lr": alpha_lr})
 
 
-@pytest.mark.parametrize("lanes", ["threads", "map"])
 @pytest.mark.parametrize(
-    ("factory", "settings"),
+    ("factory", "settings", "lanes"),
     [
-        (lamaml, [{"alpha_init": 0.3, "alpha_lr": 0.05}, {"alpha_init": 0.05, "alpha_lr": 0.3}]),
-        (cljax.resolve.method_factory("ewc"), sweep.grid(strength=[1.0, 30.0], lr=[0.1])),
+        (
+            lamaml,
+            [{"alpha_init": 0.3, "alpha_lr": 0.05}, {"alpha_init": 0.05, "alpha_lr": 0.3}],
+            "map",
+        ),
+        (
+            cljax.resolve.method_factory("ewc"),
+            sweep.grid(strength=[1.0, 30.0], lr=[0.1]),
+            "threads",
+        ),
     ],
     ids=["lamaml", "ewc"],
 )

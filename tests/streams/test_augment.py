@@ -61,10 +61,9 @@ def test_draws_are_recorded_arrays_and_uint8_stays_uint8(name):
     again = augmentation.apply(jnp.asarray(x), augmentation.draw(KEY, len(x)))
     replayed = augmentation.apply(jnp.asarray(x), jax.tree.map(np.asarray, draws))
     assert np.array_equal(seen, again) and np.array_equal(seen, replayed)
-    # Interpolated values round to a neighbouring grey level where a compiler fuses.
-    compiled = np.asarray(jax.jit(augmentation.apply)(jnp.asarray(x), draws), int)
-    apart = np.abs(compiled - np.asarray(seen, int))
-    assert apart.max() <= 1 and apart.mean() < 0.02
+    compiled = jax.jit(augmentation.apply)(jnp.asarray(x), draws)
+    gap = np.abs(np.asarray(compiled, int) - np.asarray(seen, int))
+    assert gap.max() <= 1 and (gap > 0).mean() < 0.02  # a compiler may round a grey level apart
     other = jax.tree.leaves(augmentation.draw(jax.random.fold_in(KEY, 1), len(x)))
     assert any((a != b).any() for a, b in zip(other, jax.tree.leaves(draws), strict=True))
 

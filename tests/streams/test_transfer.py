@@ -279,7 +279,7 @@ def test_draws_choose_the_new_classes_alone(name, draws, new):
     assert all(np.array_equal(firsts[0], other) for other in firsts)
     assert len({s.checksum for s in streams}) == draws
     for draw in (-1, draws):
-        with pytest.raises(UserError, match=f"draw is {draw}, but .* make the draws 0 to"):
+        with pytest.raises(UserError, match=f"draw is {draw}, but "):
             STREAMS[name](*data_of(name), draw=draw)
 
 
