@@ -333,8 +333,7 @@ def _note_outside(chain: tuple[str, ...], base: Any, path: str, walk: _Walk) -> 
 def _of_module(value: types.ModuleType, path: str, walk: _Walk) -> Any:
     made = {}
     for name, entry in sorted(vars(value).items()):
-        code = isinstance(entry, (types.FunctionType, type, types.ModuleType))
-        if not name.startswith("__") and (code or _simple(entry)):
+        if not name.startswith("__"):
             made[name] = _of(entry, _join(path, name), walk)
     return {"module": value.__name__, "values": made}
 
@@ -460,15 +459,6 @@ def _own(module: str, walk: _Walk) -> bool:
     elif package.name not in ("python", "cljax"):
         walk.packages[package.name] = package
     return package is None
-
-
-def _simple(value: Any) -> bool:
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return all(map(_simple, value))
-    if isinstance(value, dict):
-        return all(map(_simple, value)) and all(map(_simple, value.values()))
-    kinds = (type(None), bool, int, float, complex, str, bytes, np.generic, np.ndarray, jax.Array)
-    return isinstance(value, kinds)
 
 
 def _filled(cell: types.CellType) -> bool:

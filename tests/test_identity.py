@@ -185,6 +185,30 @@ def test_helpers_settings_and_local_imports_of_other_modules_are_followed(tmp_pa
     assert content(user.other).json == before["other"].json
 
 
+def test_a_module_that_is_itself_a_value_is_told_by_all_that_it_holds(tmp_path, monkeypatch):
+    settings = own_module(
+        tmp_path, monkeypatch, "own_settings",
+        """
+        import threading, types
+        conf = types.SimpleNamespace(rate=1)
+        def local(x):
+            import own_settings as cfg
+            return cfg.conf.rate * x
+        def other(x): return x
+        """,
+    )  # fmt: skip
+
+    def given(x, cfg=settings):
+        return cfg.conf.rate * x
+
+    before = [content(f).json for f in (settings.local, given)]
+    monkeypatch.setattr(settings.conf, "rate", 2)
+    assert all(content(f).json != b for f, b in zip((settings.local, given), before, strict=True))
+    assert not content(given).unknown
+    settings.lock = settings.threading.Lock()
+    assert "settings.lock" in content({"settings": settings}).unknown[0]
+
+
 def test_a_module_that_was_edited_is_another_one_once_it_is_imported_again(tmp_path, monkeypatch):
     import importlib
 
