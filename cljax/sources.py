@@ -56,11 +56,35 @@ class _Compiled(NamedTuple):
 def package_of(module: str) -> Package | None:
     """The installed package that a module belongs to; None for the user's own modules."""
     top = module.partition(".")[0]
-    if top in sys.stdlib_module_names and top != "__main__":
+    if top in sys.stdlib_module_names and top != "__main__" and _standard(top):
         return Package("python", ".".join(map(str, sys.version_info[:3])))
     if top == "cljax":
         return Package("cljax", _version("cljax"))
     return _package(top)
+
+
+def _standard(top: str) -> bool:
+    """Whether a module with a name of the standard library lies there, and is not the user's."""
+    module = sys.modules.get(top)
+    origin = getattr(getattr(module, "__spec__", None), "origin", None)
+    origin = origin or getattr(module, "__file__", None) or _found_at(top)
+    if origin in (None, "built-in", "frozen"):
+        return True
+    return any(origin.startswith(folder + os.sep) for folder in _standard_folders())
+
+
+@functools.cache
+def _standard_folders() -> tuple[str, ...]:
+    home = os.path.dirname(os.__file__)
+    return sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), home
+
+
+def _found_at(top: str) -> str | None:
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ValueError, ImportError):
+        return None
+    return None if spec is None else spec.origin
 
 
 @functools.cache

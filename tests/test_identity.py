@@ -23,6 +23,7 @@ from cljax.config import differences
 from cljax.errors import UserError
 from cljax.identity import content
 from cljax.prepare import prepare
+from cljax.sources import package_of
 from cljax.streams.base import Augmentation, Transform, plan
 from cljax.types import Info
 
@@ -207,6 +208,17 @@ def test_a_module_that_is_itself_a_value_is_told_by_all_that_it_holds(tmp_path, 
     assert not content(given).unknown
     settings.lock = settings.threading.Lock()
     assert "settings.lock" in content({"settings": settings}).unknown[0]
+
+
+def test_own_files_with_names_of_the_standard_library_are_ones_own(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    own = own_module(tmp_path, monkeypatch, "this", "RATE = 1\ndef act(x): return RATE * x\n")
+    before = content(own.act)
+    assert package_of("this") is None and before.own == ("this",)
+    monkeypatch.setattr(own, "RATE", 2)
+    assert content(own.act).json != before.json
+    for name in ("json", "math", "os", "sys", "_ctypes", "wave", "email.mime"):
+        assert package_of(name).name == "python", name
 
 
 def test_a_module_that_was_edited_is_another_one_once_it_is_imported_again(tmp_path, monkeypatch):
