@@ -52,6 +52,7 @@ _BY_TEXT = (
     decimal.Decimal, fractions.Fraction, type(jax.tree.structure(0)), types.GenericAlias,
     types.UnionType,
 )  # fmt: skip
+_ARRAYS = (np.ndarray, np.memmap, np.ma.MaskedArray)
 _RANDOM = (np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 
 
@@ -176,7 +177,9 @@ def _of_object(value: Any, path: str, walk: _Walk) -> Any:
         return _of_mapping(value, path, walk)
     if isinstance(value, (set, frozenset)):
         parts = [_of(entry, _join(path, "entry"), walk) for entry in value]
-        return {"set": sorted(parts, key=digest_of)}
+        own = type(value) not in (set, frozenset)
+        kind = {"of": _of(type(value), path, walk), **_beside(value, path, walk)} if own else {}
+        return {**kind, "set": sorted(parts, key=digest_of)}
     if isinstance(value, (list, tuple, collections.deque)):
         return _of_sequence(value, path, walk)
     return _of_instance(value, path, walk)
@@ -198,6 +201,8 @@ def _of_array(value: Any, path: str, walk: _Walk) -> Any:
     if isinstance(value, np.ma.MaskedArray):
         weak = {"mask": _of_array(np.ma.getmaskarray(value), path, walk)}
     by = {"jax": True} if isinstance(value, jax.Array) else {}  # NumPy's arithmetic is another
+    if isinstance(value, np.ndarray) and type(value) not in _ARRAYS:  # as that of a matrix is
+        by = {"array": _of(type(value), path, walk), **_beside(value, path, walk)}
     described = {"dtype": str(array.dtype), "shape": list(array.shape), **by, **weak}
     if array.ndim == 0 and array.dtype.kind in "biuf" and bool(np.isfinite(array)):
         return {**described, "value": array.item()}
@@ -206,9 +211,8 @@ def _of_array(value: Any, path: str, walk: _Walk) -> Any:
 
 
 def _of_mapping(value: Mapping[Any, Any], path: str, walk: _Walk) -> Any:
-    kind = {} if type(value) in (dict, types.MappingProxyType) else {
-        "mapping": _of(type(value), path, walk)
-    }  # fmt: skip
+    plain = type(value) in (dict, types.MappingProxyType)
+    kind = {} if plain else {"mapping": _of(type(value), path, walk), **_beside(value, path, walk)}
     if all(type(key) is str for key in value):
         made: Any = {key: _of(entry, _join(path, key), walk) for key, entry in value.items()}
         names = list(value)
@@ -226,13 +230,28 @@ def _of_sequence(value: Sequence[Any], path: str, walk: _Walk) -> Any:
     fields = getattr(value, "_fields", None)
     if isinstance(value, tuple) and isinstance(fields, tuple):
         made = {name: _of(getattr(value, name), _join(path, name), walk) for name in fields}
-        return {"tuple": _of(type(value), path, walk), "fields": made}
+        kind = {"tuple": _of(type(value), path, walk), **_beside(value, path, walk)}
+        return {**kind, "fields": made}
     made = [_of(entry, _join(path, str(i)), walk) for i, entry in enumerate(value)]
     if len(made) > _LONG:
         made = [{"entries": len(made), "sha256": digest_of(made)}]
     if type(value) is list:
         return made
-    return {"tuple" if type(value) is tuple else type(value).__qualname__: made}
+    if type(value) is tuple:
+        return {"tuple": made}
+    return {"sequence": _of(type(value), path, walk), **_beside(value, path, walk), "entries": made}
+
+
+def _beside(value: Any, path: str, walk: _Walk) -> dict[str, Any]:
+    """What a container of a class of its own holds beside its entries."""
+    held = dict(getattr(value, "__dict__", {}))
+    if package_of(type(value).__module__) is None:
+        held |= {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
+    for name in ("default_factory", "maxlen"):  # of a defaultdict, of a deque
+        if isinstance(value, (collections.defaultdict, collections.deque)) and hasattr(value, name):
+            held[name] = getattr(value, name)
+    made = {key: _of(entry, _join(path, key), walk) for key, entry in sorted(held.items())}
+    return {"attributes": made} if made else {}
 
 
 def _of_partial(value: functools.partial[Any], path: str, walk: _Walk) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
 import subprocess
@@ -271,6 +272,26 @@ def test_values_are_told_apart_by_type_order_and_bits():
     texts = [json.dumps(content(value).json, sort_keys=True) for value in values]
     same = [(a, b) for a in range(len(texts)) for b in range(a) if texts[a] == texts[b]]
     assert [(values[a], values[b]) for a, b in same] == []
+
+
+def test_containers_of_own_classes_are_told_by_class_and_attributes():
+    def made(base, *given, rate=None, **body):
+        value = type("Kind", (base,), body)(*given)
+        if rate is not None:
+            value.rate = rate
+        return value
+
+    for base, given in ((dict, {"a": 1}), (list, [1]), (tuple, [1]), (set, [1])):
+        kinds = [
+            base(given), made(base, given), made(base, given, rate=1), made(base, given, rate=2),
+            made(base, given, K=1), made(base, given, K=2),
+        ]  # fmt: skip
+        assert len({json.dumps(content(value).json) for value in kinds}) == len(kinds), base
+    rates = [collections.defaultdict(lambda r=r: r) for r in (1, 2)]
+    queues = [collections.deque([1], n) for n in (2, 3)]
+    table = [np.zeros(2), np.zeros(2).view(np.recarray)]
+    for a, b in (rates, queues, table):
+        assert content(a).json != content(b).json and not content(b).unknown
 
 
 def test_optimisers_schedules_and_penalties_are_told_by_content():
