@@ -53,6 +53,7 @@ _BY_TEXT = (
     types.UnionType,
 )  # fmt: skip
 _ARRAYS = (np.ndarray, np.memmap, np.ma.MaskedArray)
+_CACHED = type(functools.cache(len))
 _RANDOM = (np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 
 
@@ -64,12 +65,14 @@ class Content(NamedTuple):
       unknown: what of it cannot be told, such as ``closure.rng (a Generator)``; () if nothing.
       packages: the installed packages, beside Python and cljax, that it uses, by name.
       own: the modules of the user's own that its code is of.
+      jitted: the functions of the user's own that ``jax.jit`` wraps.
     """
 
     json: Any
     unknown: tuple[str, ...] = ()
     packages: Mapping[str, Package] = {}
     own: tuple[str, ...] = ()
+    jitted: tuple[Any, ...] = ()
 
 
 class _Walk(NamedTuple):
@@ -79,6 +82,7 @@ class _Walk(NamedTuple):
     unknown: dict[str, None]
     packages: dict[str, Package]
     own: dict[str, None]
+    jitted: list[Any]
 
 
 def content(value: Any) -> Content:
@@ -92,7 +96,7 @@ def contents(parts: Mapping[str, Any]) -> Content:
 
     Parts that are dicts are named entry by entry, in the order in which they stand.
     """
-    walk = _Walk({}, {}, {}, {})
+    walk = _Walk({}, {}, {}, {}, [])
 
     def of(name: str, part: Any) -> Any:
         try:
@@ -106,7 +110,8 @@ def contents(parts: Mapping[str, Any]) -> Content:
         else of(name, part)
         for name, part in parts.items()
     }
-    return Content(made, tuple(walk.unknown), walk.packages, tuple(sorted(walk.own)))
+    own, jitted = tuple(sorted(walk.own)), tuple(walk.jitted)
+    return Content(made, tuple(walk.unknown), walk.packages, own, jitted)
 
 
 def digest_of(made: Any) -> str:
@@ -306,6 +311,8 @@ def _of_globals(
     builtins = scope.get("__builtins__", {})
     builtins = builtins if isinstance(builtins, dict) else vars(builtins)
     reads = reads_of(code)
+    for name in reads.files:
+        _untold(_join(path, name), "what it gives stands in no source", walk)
     for chain in reads.chains:
         first = chain[0]
         if first not in scope:
@@ -397,7 +404,10 @@ def _of_instance(value: Any, path: str, walk: _Walk) -> Any:
         return _of_builtin(value, path, walk)
     state, wrapped = _state(value), getattr(value, "__wrapped__", None)
     if state is None and wrapped is not None and not _own(kind.__module__, walk):
-        # What jax.jit and functools.cache make of a function.
+        if isinstance(value, _CACHED):
+            return _untold(path, "it keeps earlier results", walk)
+        walk.jitted.extend([value] if hasattr(value, "clear_cache") else [])
+        # What jax.jit makes of a function.
         return {"wrapped": _of(wrapped, path, walk), "by": f"{kind.__module__}:{kind.__qualname__}"}
     if state is None:
         article = "an" if kind.__name__[:1] in "AEIOUaeiou" else "a"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import collections
+import datetime
 import functools
+import io
 import json
+import pathlib
 import subprocess
 import sys
 import textwrap
+import time
+from time import perf_counter
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -29,6 +34,7 @@ from cljax.streams.base import Augmentation, Transform, plan
 from cljax.types import Info
 
 RATE = 0.1
+TABLE_FILE = pathlib.Path("table.txt")
 TABLE = {"inner": {"rate": 0.5}}
 
 
@@ -262,6 +268,24 @@ def test_what_cannot_be_told_is_listed():
     assert not seeded.unknown
 
 
+def test_what_is_read_from_outside_the_source_is_listed():
+    table = pathlib.Path("table.txt")
+    for value in (
+        lambda: pathlib.Path("table.txt").read_text(),
+        lambda name: name.read_bytes(),
+        lambda: table.read_text(),
+        lambda: TABLE_FILE.open(),
+        lambda: io.open("table.txt"),  # noqa: UP020
+        lambda: sys.argv[1],
+        lambda: sys.modules["__main__"],
+        lambda: time.time(),
+        lambda: perf_counter(),
+        lambda: datetime.datetime.now(),
+    ):
+        assert content(value).unknown, value
+    assert not content(lambda: (sys.version, time.sleep(0), datetime.timedelta(1))).unknown
+
+
 def test_values_are_told_apart_by_type_order_and_bits():
     values = [
         1, 1.0, True, "1", (1,), [1], {1}, {"a": 1, "b": 2}, {"b": 2, "a": 1}, {1: 2}, None,
@@ -391,6 +415,19 @@ def test_differences_are_named_as_their_owner_would():
     assert "method.options.update.rate" in differences(base, config(method=own_method(0.2)))
     assert "net.Net" not in differences(base, config(net="mlp:5"))
     assert differences(base, config(net=linen(2))) == []
+
+
+def test_jitted_functions_run_with_the_values_that_tell_them(monkeypatch):
+    helper = jax.jit(lambda x: x * RATE)
+    update = jax.jit(lambda state, batch, key: (State(helper(state.w)), Info(0.0)))
+    method = cljax.Method.from_update(lambda key: State(jnp.ones(())), update, lambda state, x: x)
+    results = []
+    for rate in (0.25, 0.5):
+        monkeypatch.setitem(globals(), "RATE", rate)
+        results.append((hash_of(method), float(update(State(1.0), None, None)[0].w)))
+    assert results[0][0] != results[1][0] and [value for _, value in results] == [0.25, 0.5]
+    cached = functools.cache(lambda: RATE)
+    assert content(lambda: cached()).unknown == ("closure.cached (it keeps earlier results)",)
 
 
 def once(folder, **options):
