@@ -19,6 +19,7 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -274,6 +275,8 @@ def _of_function(value: types.FunctionType, path: str, walk: _Walk) -> Any:
     code, scope = value.__code__, value.__globals__
     module = str(scope.get("__name__"))
     name = f"{module}:{code.co_qualname}"
+    if name == "functools:singledispatch.<locals>.wrapper":  # less what it remembers
+        return {"function": name, "registry": _of(vars(value)["registry"], path, walk)}
     generated = _generated(code, module)
     own = not generated and _own(module, walk)
     made: dict[str, Any] = {"function": name}
@@ -402,6 +405,8 @@ def _of_instance(value: Any, path: str, walk: _Walk) -> Any:
     kind = type(value)
     if isinstance(value, types.BuiltinFunctionType):
         return _of_builtin(value, path, walk)
+    if isinstance(value, logging.Logger):
+        return {"logger": value.name}
     state, wrapped = _state(value), getattr(value, "__wrapped__", None)
     if state is None and wrapped is not None and not _own(kind.__module__, walk):
         if isinstance(value, _CACHED):
@@ -441,7 +446,11 @@ def _state(value: Any) -> dict[str, Any] | None:
     if kind.__basicsize__ > known or kind.__itemsize__:
         return None
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    held |= getattr(value, "__dict__", {})
+    held |= {
+        name: entry
+        for name, entry in getattr(value, "__dict__", {}).items()
+        if not isinstance(getattr(kind, name, None), functools.cached_property)
+    }
     fields = getattr(kind, "__dataclass_fields__", None)
     makers = {".".join(base.__module__.split(".")[:2]) for base in kind.__mro__}
     if "flax.linen" in makers:  # also holds where it is bound, and a number of its own

@@ -7,6 +7,7 @@ import datetime
 import functools
 import io
 import json
+import logging
 import pathlib
 import subprocess
 import sys
@@ -266,6 +267,24 @@ def test_what_cannot_be_told_is_listed():
         assert found.unknown or value is object().__new__, value
     seeded = content(lambda: np.random.default_rng(0).normal())
     assert not seeded.unknown
+
+
+def test_what_is_only_remembered_is_no_part_of_a_thing():
+    class Lazy:
+        @functools.cached_property
+        def rate(self):
+            return 0.5
+
+    @functools.singledispatch
+    def rate(x):
+        return 0.0
+
+    lazy, log, numbers = Lazy(), logging.getLogger("cljax.tests"), lambda: (lazy, log, rate)
+    before = content(numbers)
+    log.isEnabledFor(10), rate(1), lazy.rate
+    assert content(numbers).json == before.json and not before.unknown
+    rate.register(int, lambda x: 1.0)
+    assert content(numbers).json != before.json
 
 
 def test_what_is_read_from_outside_the_source_is_listed():
