@@ -434,6 +434,8 @@ def test_differences_are_named_as_their_owner_would():
     assert "method.options.update.rate" in differences(base, config(method=own_method(0.2)))
     assert "net.Net" not in differences(base, config(net="mlp:5"))
     assert differences(base, config(net=linen(2))) == []
+    inside = lambda w: {"identity": {"net": {"__wrapped__": {"closure": {"w": {"pairs": w}}}}}}
+    assert differences(inside([1]), inside([2])) == ["net.w"]
 
 
 def test_jitted_functions_run_with_the_values_that_tell_them(monkeypatch):
@@ -518,6 +520,21 @@ def test_two_processes_give_equal_hashes(tmp_path):
         for seed in ("1", "2")
     }  # fmt: skip
     assert len(outputs) == 1 and b"0x" not in outputs.pop()
+
+
+def test_two_functions_of_one_line_are_unknown_without_columns(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from cljax.identity import content\n"
+        "two = [lambda x: x + 1, lambda x: x + 2]\n"
+        "one = lambda x: x\n"
+        "print(*(bool(content(f).unknown) for f in (*two, one)))\n"
+    )
+    without = ("-X", "no_debug_ranges")
+    for options, said in (((), "False False False"), (without, "True True False")):
+        command = [sys.executable, *options, str(script)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == said.split()
 
 
 def test_a_notebooks_cells_are_told_by_their_own_lines():
