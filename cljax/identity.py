@@ -382,7 +382,8 @@ def _of_class(value: type, path: str, walk: _Walk) -> Any:
         made[key] = _of(entry, _join(path, key), walk)
     bases = [_of(base, path, walk) for base in value.__bases__]
     name = f"{value.__module__}:{value.__qualname__}"
-    return {"class": name, "bases": bases, "attributes": made}
+    kind = {} if package_of(type(value).__module__) else {"of": _of(type(value), path, walk)}
+    return {"class": name, **kind, "bases": bases, "attributes": made}
 
 
 _DESCRIPTORS = (

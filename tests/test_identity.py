@@ -330,10 +330,11 @@ def test_containers_of_own_classes_are_told_by_class_and_attributes():
             made(base, given, K=1), made(base, given, K=2),
         ]  # fmt: skip
         assert len({json.dumps(content(value).json) for value in kinds}) == len(kinds), base
+    classes = [type("Meta", (type,), {"rate": rate})("Kind", (), {}) for rate in (1, 2)]
     rates = [collections.defaultdict(lambda r=r: r) for r in (1, 2)]
     queues = [collections.deque([1], n) for n in (2, 3)]
     table = [np.zeros(2), np.zeros(2).view(np.recarray)]
-    for a, b in (rates, queues, table):
+    for a, b in (classes, rates, queues, table):
         assert content(a).json != content(b).json and not content(b).unknown
 
 
