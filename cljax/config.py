@@ -35,7 +35,10 @@ _IDENTITY = (
 # Likewise, where a config has them: what no name tells, and the word of the user's for it.
 _MORE = ("identity", "id")
 # Words of ``cljax.identity`` between the names that a user gave.
-_OF_JSON = ("attributes", "closure", "ends", "entries", "fields", "function", "globals", "values")
+_OF_JSON = frozenset({
+    "again", "array", "attributes", "bases", "closure", "ends", "entries", "fields", "function",
+    "globals", "mapping", "pairs", "registry", "sequence", "values", "wrapped", "__wrapped__",
+})  # fmt: skip
 _KINDS = {"class", "function", "object", "partial", "tuple", "unknown", "wrapped"}
 
 

@@ -19,6 +19,7 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -52,6 +53,8 @@ _BY_TEXT = (
     decimal.Decimal, fractions.Fraction, type(jax.tree.structure(0)), types.GenericAlias,
     types.UnionType,
 )  # fmt: skip
+_ARRAYS = (np.ndarray, np.memmap, np.ma.MaskedArray)
+_CACHED = type(functools.cache(len))
 _RANDOM = (np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 
 
@@ -63,12 +66,14 @@ class Content(NamedTuple):
       unknown: what of it cannot be told, such as ``closure.rng (a Generator)``; () if nothing.
       packages: the installed packages, beside Python and cljax, that it uses, by name.
       own: the modules of the user's own that its code is of.
+      jitted: the functions of the user's own that ``jax.jit`` wraps.
     """
 
     json: Any
     unknown: tuple[str, ...] = ()
     packages: Mapping[str, Package] = {}
     own: tuple[str, ...] = ()
+    jitted: tuple[Any, ...] = ()
 
 
 class _Walk(NamedTuple):
@@ -78,6 +83,7 @@ class _Walk(NamedTuple):
     unknown: dict[str, None]
     packages: dict[str, Package]
     own: dict[str, None]
+    jitted: list[Any]
 
 
 def content(value: Any) -> Content:
@@ -91,7 +97,7 @@ def contents(parts: Mapping[str, Any]) -> Content:
 
     Parts that are dicts are named entry by entry, in the order in which they stand.
     """
-    walk = _Walk({}, {}, {}, {})
+    walk = _Walk({}, {}, {}, {}, [])
 
     def of(name: str, part: Any) -> Any:
         try:
@@ -105,7 +111,8 @@ def contents(parts: Mapping[str, Any]) -> Content:
         else of(name, part)
         for name, part in parts.items()
     }
-    return Content(made, tuple(walk.unknown), walk.packages, tuple(sorted(walk.own)))
+    own, jitted = tuple(sorted(walk.own)), tuple(walk.jitted)
+    return Content(made, tuple(walk.unknown), walk.packages, own, jitted)
 
 
 def digest_of(made: Any) -> str:
@@ -176,7 +183,9 @@ def _of_object(value: Any, path: str, walk: _Walk) -> Any:
         return _of_mapping(value, path, walk)
     if isinstance(value, (set, frozenset)):
         parts = [_of(entry, _join(path, "entry"), walk) for entry in value]
-        return {"set": sorted(parts, key=digest_of)}
+        own = type(value) not in (set, frozenset)
+        kind = {"of": _of(type(value), path, walk), **_beside(value, path, walk)} if own else {}
+        return {**kind, "set": sorted(parts, key=digest_of)}
     if isinstance(value, (list, tuple, collections.deque)):
         return _of_sequence(value, path, walk)
     return _of_instance(value, path, walk)
@@ -198,6 +207,8 @@ def _of_array(value: Any, path: str, walk: _Walk) -> Any:
     if isinstance(value, np.ma.MaskedArray):
         weak = {"mask": _of_array(np.ma.getmaskarray(value), path, walk)}
     by = {"jax": True} if isinstance(value, jax.Array) else {}  # NumPy's arithmetic is another
+    if isinstance(value, np.ndarray) and type(value) not in _ARRAYS:  # as that of a matrix is
+        by = {"array": _of(type(value), path, walk), **_beside(value, path, walk)}
     described = {"dtype": str(array.dtype), "shape": list(array.shape), **by, **weak}
     if array.ndim == 0 and array.dtype.kind in "biuf" and bool(np.isfinite(array)):
         return {**described, "value": array.item()}
@@ -206,9 +217,8 @@ def _of_array(value: Any, path: str, walk: _Walk) -> Any:
 
 
 def _of_mapping(value: Mapping[Any, Any], path: str, walk: _Walk) -> Any:
-    kind = {} if type(value) in (dict, types.MappingProxyType) else {
-        "mapping": _of(type(value), path, walk)
-    }  # fmt: skip
+    plain = type(value) in (dict, types.MappingProxyType)
+    kind = {} if plain else {"mapping": _of(type(value), path, walk), **_beside(value, path, walk)}
     if all(type(key) is str for key in value):
         made: Any = {key: _of(entry, _join(path, key), walk) for key, entry in value.items()}
         names = list(value)
@@ -226,13 +236,28 @@ def _of_sequence(value: Sequence[Any], path: str, walk: _Walk) -> Any:
     fields = getattr(value, "_fields", None)
     if isinstance(value, tuple) and isinstance(fields, tuple):
         made = {name: _of(getattr(value, name), _join(path, name), walk) for name in fields}
-        return {"tuple": _of(type(value), path, walk), "fields": made}
+        kind = {"tuple": _of(type(value), path, walk), **_beside(value, path, walk)}
+        return {**kind, "fields": made}
     made = [_of(entry, _join(path, str(i)), walk) for i, entry in enumerate(value)]
     if len(made) > _LONG:
         made = [{"entries": len(made), "sha256": digest_of(made)}]
     if type(value) is list:
         return made
-    return {"tuple" if type(value) is tuple else type(value).__qualname__: made}
+    if type(value) is tuple:
+        return {"tuple": made}
+    return {"sequence": _of(type(value), path, walk), **_beside(value, path, walk), "entries": made}
+
+
+def _beside(value: Any, path: str, walk: _Walk) -> dict[str, Any]:
+    """What a container of a class of its own holds beside its entries."""
+    held = dict(getattr(value, "__dict__", {}))
+    if package_of(type(value).__module__) is None:
+        held |= {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
+    for name in ("default_factory", "maxlen"):  # of a defaultdict, of a deque
+        if isinstance(value, (collections.defaultdict, collections.deque)) and hasattr(value, name):
+            held[name] = getattr(value, name)
+    made = {key: _of(entry, _join(path, key), walk) for key, entry in sorted(held.items())}
+    return {"attributes": made} if made else {}
 
 
 def _of_partial(value: functools.partial[Any], path: str, walk: _Walk) -> Any:
@@ -250,6 +275,8 @@ def _of_function(value: types.FunctionType, path: str, walk: _Walk) -> Any:
     code, scope = value.__code__, value.__globals__
     module = str(scope.get("__name__"))
     name = f"{module}:{code.co_qualname}"
+    if name == "functools:singledispatch.<locals>.wrapper":  # less what it remembers
+        return {"function": name, "registry": _of(vars(value)["registry"], path, walk)}
     generated = _generated(code, module)
     own = not generated and _own(module, walk)
     made: dict[str, Any] = {"function": name}
@@ -287,6 +314,8 @@ def _of_globals(
     builtins = scope.get("__builtins__", {})
     builtins = builtins if isinstance(builtins, dict) else vars(builtins)
     reads = reads_of(code)
+    for name in reads.files:
+        _untold(_join(path, name), "what it gives stands in no source", walk)
     for chain in reads.chains:
         first = chain[0]
         if first not in scope:
@@ -333,8 +362,7 @@ def _note_outside(chain: tuple[str, ...], base: Any, path: str, walk: _Walk) -> 
 def _of_module(value: types.ModuleType, path: str, walk: _Walk) -> Any:
     made = {}
     for name, entry in sorted(vars(value).items()):
-        code = isinstance(entry, (types.FunctionType, type, types.ModuleType))
-        if not name.startswith("__") and (code or _simple(entry)):
+        if not name.startswith("__"):
             made[name] = _of(entry, _join(path, name), walk)
     return {"module": value.__name__, "values": made}
 
@@ -354,7 +382,8 @@ def _of_class(value: type, path: str, walk: _Walk) -> Any:
         made[key] = _of(entry, _join(path, key), walk)
     bases = [_of(base, path, walk) for base in value.__bases__]
     name = f"{value.__module__}:{value.__qualname__}"
-    return {"class": name, "bases": bases, "attributes": made}
+    kind = {} if package_of(type(value).__module__) else {"of": _of(type(value), path, walk)}
+    return {"class": name, **kind, "bases": bases, "attributes": made}
 
 
 _DESCRIPTORS = (
@@ -377,9 +406,14 @@ def _of_instance(value: Any, path: str, walk: _Walk) -> Any:
     kind = type(value)
     if isinstance(value, types.BuiltinFunctionType):
         return _of_builtin(value, path, walk)
+    if isinstance(value, logging.Logger):
+        return {"logger": value.name}
     state, wrapped = _state(value), getattr(value, "__wrapped__", None)
     if state is None and wrapped is not None and not _own(kind.__module__, walk):
-        # What jax.jit and functools.cache make of a function.
+        if isinstance(value, _CACHED):
+            return _untold(path, "it keeps earlier results", walk)
+        walk.jitted.extend([value] if hasattr(value, "clear_cache") else [])
+        # What jax.jit makes of a function.
         return {"wrapped": _of(wrapped, path, walk), "by": f"{kind.__module__}:{kind.__qualname__}"}
     if state is None:
         article = "an" if kind.__name__[:1] in "AEIOUaeiou" else "a"
@@ -413,7 +447,11 @@ def _state(value: Any) -> dict[str, Any] | None:
     if kind.__basicsize__ > known or kind.__itemsize__:
         return None
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    held |= getattr(value, "__dict__", {})
+    held |= {
+        name: entry
+        for name, entry in getattr(value, "__dict__", {}).items()
+        if not isinstance(getattr(kind, name, None), functools.cached_property)
+    }
     fields = getattr(kind, "__dataclass_fields__", None)
     makers = {".".join(base.__module__.split(".")[:2]) for base in kind.__mro__}
     if "flax.linen" in makers:  # also holds where it is bound, and a number of its own
@@ -460,15 +498,6 @@ def _own(module: str, walk: _Walk) -> bool:
     elif package.name not in ("python", "cljax"):
         walk.packages[package.name] = package
     return package is None
-
-
-def _simple(value: Any) -> bool:
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return all(map(_simple, value))
-    if isinstance(value, dict):
-        return all(map(_simple, value)) and all(map(_simple, value.values()))
-    kinds = (type(None), bool, int, float, complex, str, bytes, np.generic, np.ndarray, jax.Array)
-    return isinstance(value, kinds)
 
 
 def _filled(cell: types.CellType) -> bool:

@@ -9,6 +9,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 __all__ = ["Reads", "imported", "outside", "reads_of"]
@@ -23,18 +24,28 @@ _OF_MODULES: Mapping[str, frozenset[str] | None] = {
     ),
     "secrets": frozenset(),
     "uuid": frozenset(),
+    "time": frozenset({"sleep", "struct_time"}),
 }
-_FILES = frozenset(
-    {"load", "loadtxt", "genfromtxt", "fromfile", "memmap", "environ", "getenv", "import_module"}
+_FILES = frozenset({
+    "load", "loadtxt", "genfromtxt", "fromfile", "memmap", "environ", "getenv", "import_module",
+    "open", "argv", "modules", "stdin",
+})  # fmt: skip
+_WITH_FILES = frozenset(
+    {"numpy", "jax.numpy", "os", "io", "sys", "pickle", "json", "importlib", "joblib"}
 )
-_WITH_FILES = frozenset({"numpy", "jax.numpy", "os", "pickle", "json", "importlib", "joblib"})
+_OF_PATHS = frozenset({"read_text", "read_bytes"})  # asked of anything
+_CLOCKS = frozenset({"now", "utcnow", "today"})  # asked of a class of datetime
 
 
 class Reads(NamedTuple):
-    """``chains`` such as ("RATE",) or ("settings", "rate"); ``imports`` (module, level, names)."""
+    """``chains`` such as ("RATE",) or ("settings", "rate"); ``imports`` (module, level, names).
+
+    ``files``: the attributes by which it reads files, whatever they are asked of.
+    """
 
     chains: tuple[tuple[str, ...], ...]
     imports: tuple[tuple[str, int, tuple[str, ...]], ...]
+    files: tuple[str, ...]
 
 
 @functools.lru_cache(4096)
@@ -45,7 +56,9 @@ def reads_of(code: types.CodeType) -> Reads:
     """
     chains: set[tuple[str, ...]] = set()
     imports: set[tuple[str, int, tuple[str, ...]]] = set()
+    files: set[str] = set()
     for own in _inside(code):
+        files |= _OF_PATHS & set(own.co_names)
         chain: tuple[str, ...] = ()
         before: list[Any] = [0, None]
         for step in dis.get_instructions(own):
@@ -61,7 +74,7 @@ def reads_of(code: types.CodeType) -> Reads:
             before = [before[1], step.argval]
         if chain:
             chains.add(chain)
-    return Reads(tuple(sorted(chains)), tuple(sorted(imports)))
+    return Reads(tuple(sorted(chains)), tuple(sorted(imports)), tuple(sorted(files)))
 
 
 def _inside(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -77,8 +90,16 @@ def outside(chain: tuple[str, ...], base: Any) -> str | None:
     Args:
       base: the value of the chain's first name: a module, or a built-in function.
     """
-    if isinstance(base, types.BuiltinFunctionType) and base.__module__ in ("builtins", "io"):
-        return chain[0] if base.__name__ in _OUTSIDE else None
+    if isinstance(base, types.BuiltinFunctionType):
+        if base.__module__ == "time":  # from time import time
+            return None if base.__name__ == "sleep" else f"time.{base.__name__}"
+        from_files = base.__module__ in ("builtins", "io", "_io") and base.__name__ in _OUTSIDE
+        return chain[0] if from_files else None
+    asked = chain[1] if len(chain) > 1 else ""
+    if isinstance(base, type) and base.__module__ == "datetime":
+        return ".".join(chain) if asked in _CLOCKS else None
+    if isinstance(base, PurePath):
+        return ".".join(chain[:2]) if asked == "open" else None
     if isinstance(base, types.FunctionType):  # from numpy import load
         path = f"{base.__module__}.{base.__name__}"
         return path if base.__module__ in _WITH_FILES and base.__name__ in _FILES else None
@@ -89,7 +110,8 @@ def outside(chain: tuple[str, ...], base: Any) -> str | None:
         if path.startswith(f"{module}."):
             first = path[len(module) + 1 :].partition(".")[0]
             return None if harmless and first in harmless else path
-    asked = chain[1] if len(chain) > 1 else ""
+    if base.__name__ == "datetime" and chain[2:3] and chain[2] in _CLOCKS:
+        return path
     return path if base.__name__ in _WITH_FILES and asked in _FILES else None
 
 

@@ -56,11 +56,35 @@ class _Compiled(NamedTuple):
 def package_of(module: str) -> Package | None:
     """The installed package that a module belongs to; None for the user's own modules."""
     top = module.partition(".")[0]
-    if top in sys.stdlib_module_names and top != "__main__":
+    if top in sys.stdlib_module_names and top != "__main__" and _standard(top):
         return Package("python", ".".join(map(str, sys.version_info[:3])))
     if top == "cljax":
         return Package("cljax", _version("cljax"))
     return _package(top)
+
+
+def _standard(top: str) -> bool:
+    """Whether a module with a name of the standard library lies there, and is not the user's."""
+    module = sys.modules.get(top)
+    origin = getattr(getattr(module, "__spec__", None), "origin", None)
+    origin = origin or getattr(module, "__file__", None) or _found_at(top)
+    if origin in (None, "built-in", "frozen"):
+        return True
+    return any(origin.startswith(folder + os.sep) for folder in _standard_folders())
+
+
+@functools.cache
+def _standard_folders() -> tuple[str, ...]:
+    home = os.path.dirname(os.__file__)
+    return sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), home
+
+
+def _found_at(top: str) -> str | None:
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ValueError, ImportError):
+        return None
+    return None if spec is None else spec.origin
 
 
 @functools.cache
@@ -126,7 +150,8 @@ def own_source(code: types.CodeType, scope: Mapping[str, Any]) -> Source | None:
 
     That is its module's file; where the module has none (a notebook, a prompt), the lines of the
     code itself. Where code ends tells two functions of one line apart. None where there is no
-    text, or the text is no longer what was compiled: a file that was edited after its import.
+    text, or the text is no longer what was compiled (a file that was edited after its import), or
+    the code says no columns and its line holds several functions.
 
     Args:
       scope: the globals of the function that runs the code.
@@ -138,14 +163,24 @@ def own_source(code: types.CodeType, scope: Mapping[str, Any]) -> Source | None:
         hooked = type(scope.get("__loader__")) not in (
             importlib.machinery.SourceFileLoader, type(None),
         )  # fmt: skip
-        return Source(found.sha256, ends) if found and (hooked or code in found.codes) else None
+        if found is None or not (hooked or code in found.codes) or _one_of_many(code, found):
+            return None
+        return Source(found.sha256, ends)
     lines = linecache.getlines(code.co_filename, dict(scope))
     found = _compiled("".join(lines)) if lines else None
-    if found is None or code not in found.codes:
+    if found is None or code not in found.codes or _one_of_many(code, found):
         return None
     first = code.co_firstlineno - 1
     own = "".join(found.lines[first : ends[0]])
     return Source(hashlib.sha256(own.encode()).hexdigest(), (ends[0] - first, ends[1]))
+
+
+def _one_of_many(code: types.CodeType, found: _Compiled) -> bool:
+    """Whether code without columns (``python -X no_debug_ranges``) shares its line and name."""
+    if any(column is not None for _, _, _, column in code.co_positions()):
+        return False
+    told = (code.co_firstlineno, code.co_name, code.co_flags)
+    return sum((c.co_firstlineno, c.co_name, c.co_flags) == told for c in found.codes) > 1
 
 
 def _same_file(a: str, b: str) -> bool:

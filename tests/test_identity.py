@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import collections
+import datetime
 import functools
+import io
 import json
+import logging
+import pathlib
 import subprocess
 import sys
 import textwrap
+import time
+from time import perf_counter
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -23,10 +30,12 @@ from cljax.config import differences
 from cljax.errors import UserError
 from cljax.identity import content
 from cljax.prepare import prepare
+from cljax.sources import package_of
 from cljax.streams.base import Augmentation, Transform, plan
 from cljax.types import Info
 
 RATE = 0.1
+TABLE_FILE = pathlib.Path("table.txt")
 TABLE = {"inner": {"rate": 0.5}}
 
 
@@ -185,6 +194,41 @@ def test_helpers_settings_and_local_imports_of_other_modules_are_followed(tmp_pa
     assert content(user.other).json == before["other"].json
 
 
+def test_a_module_that_is_itself_a_value_is_told_by_all_that_it_holds(tmp_path, monkeypatch):
+    settings = own_module(
+        tmp_path, monkeypatch, "own_settings",
+        """
+        import threading, types
+        conf = types.SimpleNamespace(rate=1)
+        def local(x):
+            import own_settings as cfg
+            return cfg.conf.rate * x
+        def other(x): return x
+        """,
+    )  # fmt: skip
+
+    def given(x, cfg=settings):
+        return cfg.conf.rate * x
+
+    before = [content(f).json for f in (settings.local, given)]
+    monkeypatch.setattr(settings.conf, "rate", 2)
+    assert all(content(f).json != b for f, b in zip((settings.local, given), before, strict=True))
+    assert not content(given).unknown
+    settings.lock = settings.threading.Lock()
+    assert "settings.lock" in content({"settings": settings}).unknown[0]
+
+
+def test_own_files_with_names_of_the_standard_library_are_ones_own(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    own = own_module(tmp_path, monkeypatch, "this", "RATE = 1\ndef act(x): return RATE * x\n")
+    before = content(own.act)
+    assert package_of("this") is None and before.own == ("this",)
+    monkeypatch.setattr(own, "RATE", 2)
+    assert content(own.act).json != before.json
+    for name in ("json", "math", "os", "sys", "_ctypes", "wave", "email.mime"):
+        assert package_of(name).name == "python", name
+
+
 def test_a_module_that_was_edited_is_another_one_once_it_is_imported_again(tmp_path, monkeypatch):
     import importlib
 
@@ -225,6 +269,42 @@ def test_what_cannot_be_told_is_listed():
     assert not seeded.unknown
 
 
+def test_what_is_only_remembered_is_no_part_of_a_thing():
+    class Lazy:
+        @functools.cached_property
+        def rate(self):
+            return 0.5
+
+    @functools.singledispatch
+    def rate(x):
+        return 0.0
+
+    lazy, log, numbers = Lazy(), logging.getLogger("cljax.tests"), lambda: (lazy, log, rate)
+    before = content(numbers)
+    log.isEnabledFor(10), rate(1), lazy.rate
+    assert content(numbers).json == before.json and not before.unknown
+    rate.register(int, lambda x: 1.0)
+    assert content(numbers).json != before.json
+
+
+def test_what_is_read_from_outside_the_source_is_listed():
+    table = pathlib.Path("table.txt")
+    for value in (
+        lambda: pathlib.Path("table.txt").read_text(),
+        lambda name: name.read_bytes(),
+        lambda: table.read_text(),
+        lambda: TABLE_FILE.open(),
+        lambda: io.open("table.txt"),  # noqa: UP020
+        lambda: sys.argv[1],
+        lambda: sys.modules["__main__"],
+        lambda: time.time(),
+        lambda: perf_counter(),
+        lambda: datetime.datetime.now(),
+    ):
+        assert content(value).unknown, value
+    assert not content(lambda: (sys.version, time.sleep(0), datetime.timedelta(1))).unknown
+
+
 def test_values_are_told_apart_by_type_order_and_bits():
     values = [
         1, 1.0, True, "1", (1,), [1], {1}, {"a": 1, "b": 2}, {"b": 2, "a": 1}, {1: 2}, None,
@@ -235,6 +315,27 @@ def test_values_are_told_apart_by_type_order_and_bits():
     texts = [json.dumps(content(value).json, sort_keys=True) for value in values]
     same = [(a, b) for a in range(len(texts)) for b in range(a) if texts[a] == texts[b]]
     assert [(values[a], values[b]) for a, b in same] == []
+
+
+def test_containers_of_own_classes_are_told_by_class_and_attributes():
+    def made(base, *given, rate=None, **body):
+        value = type("Kind", (base,), body)(*given)
+        if rate is not None:
+            value.rate = rate
+        return value
+
+    for base, given in ((dict, {"a": 1}), (list, [1]), (tuple, [1]), (set, [1])):
+        kinds = [
+            base(given), made(base, given), made(base, given, rate=1), made(base, given, rate=2),
+            made(base, given, K=1), made(base, given, K=2),
+        ]  # fmt: skip
+        assert len({json.dumps(content(value).json) for value in kinds}) == len(kinds), base
+    classes = [type("Meta", (type,), {"rate": rate})("Kind", (), {}) for rate in (1, 2)]
+    rates = [collections.defaultdict(lambda r=r: r) for r in (1, 2)]
+    queues = [collections.deque([1], n) for n in (2, 3)]
+    table = [np.zeros(2), np.zeros(2).view(np.recarray)]
+    for a, b in (classes, rates, queues, table):
+        assert content(a).json != content(b).json and not content(b).unknown
 
 
 def test_optimisers_schedules_and_penalties_are_told_by_content():
@@ -334,6 +435,21 @@ def test_differences_are_named_as_their_owner_would():
     assert "method.options.update.rate" in differences(base, config(method=own_method(0.2)))
     assert "net.Net" not in differences(base, config(net="mlp:5"))
     assert differences(base, config(net=linen(2))) == []
+    inside = lambda w: {"identity": {"net": {"__wrapped__": {"closure": {"w": {"pairs": w}}}}}}
+    assert differences(inside([1]), inside([2])) == ["net.w"]
+
+
+def test_jitted_functions_run_with_the_values_that_tell_them(monkeypatch):
+    helper = jax.jit(lambda x: x * RATE)
+    update = jax.jit(lambda state, batch, key: (State(helper(state.w)), Info(0.0)))
+    method = cljax.Method.from_update(lambda key: State(jnp.ones(())), update, lambda state, x: x)
+    results = []
+    for rate in (0.25, 0.5):
+        monkeypatch.setitem(globals(), "RATE", rate)
+        results.append((hash_of(method), float(update(State(1.0), None, None)[0].w)))
+    assert results[0][0] != results[1][0] and [value for _, value in results] == [0.25, 0.5]
+    cached = functools.cache(lambda: RATE)
+    assert content(lambda: cached()).unknown == ("closure.cached (it keeps earlier results)",)
 
 
 def once(folder, **options):
@@ -405,6 +521,21 @@ def test_two_processes_give_equal_hashes(tmp_path):
         for seed in ("1", "2")
     }  # fmt: skip
     assert len(outputs) == 1 and b"0x" not in outputs.pop()
+
+
+def test_two_functions_of_one_line_are_unknown_without_columns(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from cljax.identity import content\n"
+        "two = [lambda x: x + 1, lambda x: x + 2]\n"
+        "one = lambda x: x\n"
+        "print(*(bool(content(f).unknown) for f in (*two, one)))\n"
+    )
+    without = ("-X", "no_debug_ranges")
+    for options, said in (((), "False False False"), (without, "True True False")):
+        command = [sys.executable, *options, str(script)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == said.split()
 
 
 def test_a_notebooks_cells_are_told_by_their_own_lines():
