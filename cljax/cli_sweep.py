@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,25 +61,27 @@ def resume(folder: Path, arguments: list[str]) -> int:
             f"{folder / 'sweep.json'} says in no way that is known how the sweep was begun; run it "
             "again in another folder."
         )
-    trust = "--trust" in arguments
-    nets = [value for _, value in _values(again, "--net")]
-    for _, pair in _values(again, "--over"):
-        name, _, listed = pair.partition("=")
-        nets += listed.split(";") if name == "net" else []
-    check_consent(folder, again[:2], nets, trust=trust)
     own = [part for part in arguments if part != "--trust"]
-    return _run([*_without(again, *_OF_MACHINE), "--out", str(folder), *own])
+    consent = functools.partial(check_consent, folder, trust="--trust" in arguments)
+    return _run([*_without(again, *_OF_MACHINE), "--out", str(folder), *own], consent)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> int:
+    """Runs a sweep; ``consent`` refuses names of factories and of networks that are code."""
     import jax
 
     from cljax import sweep
 
     over, rest = _over(arguments)
+    if consent is not None:  # of what is run, before anything of it is resolved
+        consent(rest[:2])
     flags = {**cli.RUN_FLAGS, **cli.RUNNING_FLAGS, **_FLAGS}
     flags["seeds"] = (int, 5, _SEEDS)
     job = cli.job_of("sweep", rest, flags)
+    if consent is not None:
+        pairs = [pair.partition("=") for pair in over]
+        nets = [net for name, _, listed in pairs if name == "net" for net in listed.split(";")]
+        consent([], [job.recipe.net, *nets])
     options = cli.options_of_run(job)
     index, count = _shard(job.flags["shard"])
     settings = sweep.grid(**_typed(job, over)) if over else [{}]

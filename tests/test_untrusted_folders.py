@@ -114,9 +114,29 @@ def test_code_that_a_sweep_names_is_imported_only_with_trust(
     assert call(capsys, "sweep", "status", folder)[0] == 0
     assert not code.exists() and "theirs" not in sys.modules
     asked = []
-    monkeypatch.setattr(cli_sweep, "_run", lambda arguments: asked.append(arguments) or 0)
+    monkeypatch.setattr(cli_sweep, "_run", lambda arguments, _: asked.append(arguments) or 0)
     assert call(capsys, "resume", folder, "--trust")[0] == 0
     assert asked == [[*arguments, "--out", str(folder)]]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--out=a", "--shard=0/1", "theirs:method", "mnist-rotations"],
+        ["--over", "lr=0.1", "online", "theirs:stream"],
+        ["online", "mnist-rotations", "--net", "--out", "x", "theirs:net"],
+        ["online", "mnist-rotations", "--over", "--out", "x", "net=theirs:net;mlp:4"],
+        ["online", "mnist-rotations", "--over=net=theirs:net"],
+    ],
+    ids=" ".join,
+)
+def test_code_that_stands_behind_what_is_left_out_needs_trust(arguments, code, swept, capsys):
+    folder = shutil.copytree(swept, code.parent / "sweep")
+    rewrite(folder, "sweep.json", lambda s: s | {"begun_as": {"arguments": arguments}})
+    before = list(sys.path)
+    said = call(capsys, "resume", folder)
+    assert one_sentence(*said) and "theirs:" in said[2] and "--trust" in said[2]
+    assert not code.exists() and "theirs" not in sys.modules and sys.path == before
 
 
 def test_a_sweep_does_not_say_where_to_write_or_which_machines_to_join(swept, tmp_path, capsys,
@@ -127,7 +147,7 @@ def test_a_sweep_does_not_say_where_to_write_or_which_machines_to_join(swept, tm
     own = ["online", "mnist-rotations", "--seeds", "1"]
     rewrite(folder, "sweep.json", lambda s: s | {"begun_as": {"arguments": [*own, *evil]}})
     asked = []
-    monkeypatch.setattr(cli_sweep, "_run", lambda arguments: asked.append(arguments) or 0)
+    monkeypatch.setattr(cli_sweep, "_run", lambda arguments, _: asked.append(arguments) or 0)
     assert call(capsys, "resume", folder)[0] == 0
     assert asked == [[*own, "--out", str(folder)]]
 
