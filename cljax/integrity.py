@@ -6,6 +6,8 @@ It is written twice, each time before the file that gives it a meaning, whose co
 then: with ``config.json`` alone before that, when a run begins, and with every file before
 ``results.json``, which makes a run finished. So a kill at any moment leaves either a run that is
 not finished, and whose config is checked, or a finished one with the hashes of all its files.
+``checkpoint/`` is there, if only empty, from before the second time until after ``results.json``:
+so where results are listed, and neither they nor it are there, they were removed.
 A sweep's folder does the same with ``sweep.json``; each of its lanes is a folder of its own.
 
 What belongs to a folder is everything in it but
@@ -30,7 +32,7 @@ from typing import Any
 from cljax import files, shapes
 from cljax.errors import UserError
 
-__all__ = ["NAME", "check", "check_one", "read", "refuse_links", "seal", "shaped"]
+__all__ = ["NAME", "check", "check_ended", "check_one", "read", "refuse_links", "seal", "shaped"]
 
 NAME = "files.json"
 _WORK = ("checkpoint", "tensorboard", "lanes")
@@ -104,6 +106,15 @@ def check_one(folder: Path, name: str) -> str:
         raise UserError(f"{folder / name} is not in {NAME}, so it is damaged; {_ADVICE}.")
     _compare(folder, name, listed["files"][name])
     return listed["config_hash"]
+
+
+def check_ended(folder: Path) -> None:
+    """Raises UserError if the results of a finished run were removed."""
+    # In this order: another process may be just finishing it.
+    if "results.json" not in _listed(folder)["files"] or (folder / "checkpoint").exists():
+        return
+    if not os.path.lexists(folder / "results.json"):
+        raise _missing(folder, "results.json")
 
 
 def refuse_links(folder: Path) -> None:

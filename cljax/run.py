@@ -264,7 +264,6 @@ def _kept_run(
         keep(folder, prepared.stream, history)
         _plots(folder / "plots", results)
         artefacts.finish(folder, results)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return history, results
 
 

@@ -171,6 +171,19 @@ def test_every_command_refuses_a_damaged_run_in_a_sentence(copied, tmp_path, cap
     assert not (tmp_path / "a.html").exists()
 
 
+def test_removed_results_are_told_from_a_kill_before_they_were_written(copied, tmp_path, capsys):
+    (copied / "results.json").unlink()
+    for arguments in (
+        ["report", copied, "--out", tmp_path / "a.html"], ["resume", copied], ["cite", copied],
+    ):  # fmt: skip
+        assert one_sentence(*(said := call(capsys, *arguments))), said
+        assert f"{copied / 'results.json'} is missing" in said[2]
+    for read in (cljax.load, small_run):
+        assert f"{copied / 'results.json'} is missing" in refused(read, copied)
+    (copied / "checkpoint").mkdir()  # as a kill leaves it
+    assert not small_run(copied).resumed and not (copied / "checkpoint").exists()
+
+
 def test_a_damaged_lane_runs_again_alone_and_gives_the_same_sweep(swept, tmp_path, capsys):
     folder, plan = shutil.copytree(swept, tmp_path / "sweep"), small_plan()
     place = folder / "lanes" / plan.lanes[1].name

@@ -198,6 +198,7 @@ def test_a_lock_that_is_no_file_is_neither_followed_nor_emptied(kind, tmp_path):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "plots", "manifest", "checkpoint", "rule/seed0"])
 def test_nothing_is_written_through_a_link_in_a_folder(name, finished, tmp_path):
     thesis, folder = target(tmp_path), shutil.copytree(finished, tmp_path / "run")
+    (folder / "checkpoint").mkdir()
     (folder / "results.json").unlink()  # so that it goes on
     path = folder / name
     shutil.rmtree(path, ignore_errors=True)
