@@ -14,7 +14,7 @@ What belongs to a folder is everything in it but
 
     .*  checkpoint/  tensorboard/  lanes/                       of the process that is at work
     report.html, other *.html *.csv *.tex, and *_figures/       a report, written later
-    *.md *.txt                                                  notes
+    *.md *.txt                                                  notes, but for a sweep's table.txt
 
 which are neither listed nor read as results. Any other file that is not listed is refused, as is
 one that is missing or differs.
@@ -37,6 +37,7 @@ __all__ = ["NAME", "check", "check_ended", "check_one", "read", "refuse_links", 
 NAME = "files.json"
 _WORK = ("checkpoint", "tensorboard", "lanes")
 _BESIDE = (".html", ".csv", ".tex", ".md", ".txt")
+_OURS = ("table.txt",)  # though it ends as notes do
 _ADVICE = "restore the folder from a copy, or run again in another one"
 
 
@@ -177,7 +178,7 @@ def _own(folder: Path) -> Iterator[str]:
         if entry.is_dir(follow_symlinks=False):
             if not name.endswith("_figures"):
                 yield from _below(folder, name)
-        elif not name.endswith(_BESIDE):
+        elif name in _OURS or not name.endswith(_BESIDE):
             yield name
 
 
