@@ -258,6 +258,31 @@ def test_json_of_another_shape_in_a_run_is_a_sentence(name, finished, tmp_path):
     assert refused > len(whole) * (2 if name == "files.json" else 1)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": [1]}, {"packages": 5}, {"settings": {"xla_flags": [1, 2]}},
+        {"settings": {"xla_flags": {"a": [1]}}}, {"versions": {"jax": [1]}},
+        {"device": {"backend": "cpu", "kind": 3}}, {"identity": {"mark": 3}}, {"begun_as": 3},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_config_of_another_shape_is_no_defect_of_ours(change, finished, tmp_path, capsys):
+    from cljax.config import config_hash
+
+    folder = shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text()) | change
+    config["config_hash"] = config_hash(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    results = json.loads((folder / "results.json").read_text())
+    results["config_hash"] = config["config_hash"]
+    (folder / "results.json").write_text(json.dumps(results))
+    artefacts.seal(folder, config["config_hash"])
+    for arguments in (["resume", folder], ["report", folder, "--no-figures"], ["cite", folder]):
+        code, _, err = call(capsys, *arguments)
+        assert code in (0, 2) and "defect" not in err and err.count("\n") <= 1, err
+
+
 def test_json_of_another_shape_in_a_run_to_resume_is_a_sentence(finished, tmp_path):
     whole = begun_as(stream_options={"sample": True})
     for i, value in enumerate([*shapes(whole)][::7]):
