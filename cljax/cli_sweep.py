@@ -183,9 +183,12 @@ def _value(name: str, field: tuple[Any, Any, str], text: str) -> Any:
 def _shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
     try:
-        return int(index), int(count)
+        found = int(index), int(count)
     except ValueError:
         raise UserError(f"--shard is {text}, but it must be i/n, such as 0/4.") from None
+    if not 0 <= found[0] < found[1]:
+        raise UserError(f"--shard is {text}, but it must be one of 0/n to n-1/n.")
+    return found
 
 
 def _without(arguments: list[str], *flags: str) -> list[str]:
