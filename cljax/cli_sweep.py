@@ -71,6 +71,7 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
     import jax
 
     from cljax import sweep
+    from cljax.run import untold
 
     over, rest = _over(arguments)
     if consent is not None:  # of what is run, before anything of it is resolved
@@ -102,8 +103,10 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
             running=cli.running_of(job.flags), command=again,
         )  # fmt: skip
     if done.exit_code == AT_ONCE:
-        text = f"interrupted; nothing of {done.path} is kept yet, so the same command starts anew."
-        print(f"cljax: {text}", file=sys.stderr)
+        text = f"nothing of {done.path} is kept yet, so the same command starts anew"
+        identities = [made.config["identity"] for made in plan.prepared]
+        text = next((untold(identity) for identity in identities if "mark" in identity), text)
+        print(f"cljax: interrupted; {text}.", file=sys.stderr)
         return done.exit_code
     if done.exit_code:
         print(f"cljax: interrupted and kept; `cljax resume {done.path}` goes on.", file=sys.stderr)

@@ -512,6 +512,17 @@ def test_kept_is_said_only_where_something_is(tmp_path, monkeypatch):
     assert not stopped.value.kept and "and kept" not in str(stopped.value)
 
 
+def test_a_run_that_cannot_be_told_again_is_not_said_to_go_on(tmp_path, monkeypatch):
+    runs = importlib.import_module("cljax.run")
+    asked = iter(range(10**6))
+    monkeypatch.setattr(runs, "signals", lambda: contextlib.nullcontext(lambda: next(asked) > 2))
+    own = (i for i in ())  # of which nobody can tell what it holds
+    untold = METHOD._replace(bind=lambda model, spec: own and METHOD.bind(model, spec))
+    with pytest.raises(Interrupted, match="cannot be continued, .* pass id='") as stopped:
+        cljax.run(untold, stream(), seeds=1, out=tmp_path / "run", **SMALL)
+    assert not stopped.value.kept and "goes on" not in str(stopped.value)
+
+
 def test_a_sweep_of_which_nothing_is_kept_does_not_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr("cljax.sweep.execute.signals", lambda: contextlib.nullcontext(lambda: True))
     never = cljax.Running(checkpoint_every=None)
