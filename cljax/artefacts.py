@@ -30,9 +30,11 @@ def config_of(folder: Path) -> dict[str, Any]:
     """The config of a run, finished or not, as it was written.
 
     Raises:
-      UserError: if it is not there, or is another one.
+      UserError: if it is not there, or is another one, or the results of the run were removed.
     """
-    return _own_hash(folder, _config(folder), integrity.check_one(folder, "config.json"))
+    config = _own_hash(folder, _config(folder), integrity.check_one(folder, "config.json"))
+    integrity.check_ended(folder)
+    return config
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -41,6 +43,8 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       UserError: naming the file that is not, or is of another run.
     """
+    if (folder / integrity.NAME).exists():
+        integrity.check_ended(folder)
     results = read(folder, "results.json")
     sealed = integrity.check(folder)
     config = _own_hash(folder, _config(folder), sealed)
@@ -129,10 +133,15 @@ def begin(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def finish(folder: Path, results: Mapping[str, Any]) -> None:
-    """Writes the results, and before them the hashes of all files: the run is finished then."""
+    """Writes the results, and before them the hashes of all files: the run is finished then.
+
+    Its checkpoints go last; that they are there tells a kill in between from removed results.
+    """
     content = files.as_json(results)
+    (folder / "checkpoint").mkdir(exist_ok=True)
     seal(folder, results["config_hash"], {"results.json": content})
     write_bytes(folder / "results.json", content)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
 
 
 def undo(folder: Path, *names: str) -> None:

@@ -68,9 +68,9 @@ def keys_of(name: str) -> list[str]:
 
 def _keys_of_folder(path: Path) -> list[str]:
     if (path / "sweep.json").exists():
-        from cljax.sweep.found import config_of
+        from cljax.sweep import load
 
-        config = config_of(path)
+        config = load(path).config
         return [*_of_method(config["method"]), *_of_stream(config["stream"], config["stream"])]
     runs = [path] if (path / "config.json").exists() else sorted(
         place.parent for place in path.glob("report/*/config.json")

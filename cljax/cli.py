@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, NoReturn
 from cljax import terminal
 from cljax.allocator import keep_freed_memory
 from cljax.cli_flags import parse
-from cljax.errors import AT_ONCE, Diverged, Interrupted, UserError, check_known
+from cljax.errors import AT_ONCE, Diverged, Interrupted, UserError, check_known, check_path
 
 __all__ = ["main"]  # the rest is for ``cljax.cli_sweep`` and ``cljax.cli_report``
 
@@ -308,6 +308,8 @@ def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, st
             fields[name] = option.type, values.get(option.name, option.default), option.help
     hints = _hints(recipe, fields, own, given)
     flags = parse(f"cljax {command} {method} {stream}", fields, rest, hints)
+    if flags["out"] is not None:
+        check_path(out=flags["out"])
     typed = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
     typed |= {name[3:] for name in typed if name.startswith("no_")}
     if {"seed", "seeds"} <= typed:

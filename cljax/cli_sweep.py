@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,25 +61,28 @@ def resume(folder: Path, arguments: list[str]) -> int:
             f"{folder / 'sweep.json'} says in no way that is known how the sweep was begun; run it "
             "again in another folder."
         )
-    trust = "--trust" in arguments
-    nets = [value for _, value in _values(again, "--net")]
-    for _, pair in _values(again, "--over"):
-        name, _, listed = pair.partition("=")
-        nets += listed.split(";") if name == "net" else []
-    check_consent(folder, again[:2], nets, trust=trust)
     own = [part for part in arguments if part != "--trust"]
-    return _run([*_without(again, *_OF_MACHINE), "--out", str(folder), *own])
+    consent = functools.partial(check_consent, folder, trust="--trust" in arguments)
+    return _run([*_without(again, *_OF_MACHINE), "--out", str(folder), *own], consent)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> int:
+    """Runs a sweep; ``consent`` refuses names of factories and of networks that are code."""
     import jax
 
     from cljax import sweep
+    from cljax.run import untold
 
     over, rest = _over(arguments)
+    if consent is not None:  # of what is run, before anything of it is resolved
+        consent(rest[:2])
     flags = {**cli.RUN_FLAGS, **cli.RUNNING_FLAGS, **_FLAGS}
     flags["seeds"] = (int, 5, _SEEDS)
     job = cli.job_of("sweep", rest, flags)
+    if consent is not None:
+        pairs = [pair.partition("=") for pair in over]
+        nets = [net for name, _, listed in pairs if name == "net" for net in listed.split(";")]
+        consent([], [job.recipe.net, *nets])
     options = cli.options_of_run(job)
     index, count = _shard(job.flags["shard"])
     settings = sweep.grid(**_typed(job, over)) if over else [{}]
@@ -98,8 +103,10 @@ def _run(arguments: list[str]) -> int:
             running=cli.running_of(job.flags), command=again,
         )  # fmt: skip
     if done.exit_code == AT_ONCE:
-        text = f"interrupted; nothing of {done.path} is kept yet, so the same command starts anew."
-        print(f"cljax: {text}", file=sys.stderr)
+        text = f"nothing of {done.path} is kept yet, so the same command starts anew"
+        identities = [made.config["identity"] for made in plan.prepared]
+        text = next((untold(identity) for identity in identities if "mark" in identity), text)
+        print(f"cljax: interrupted; {text}.", file=sys.stderr)
         return done.exit_code
     if done.exit_code:
         print(f"cljax: interrupted and kept; `cljax resume {done.path}` goes on.", file=sys.stderr)
@@ -179,9 +186,12 @@ def _value(name: str, field: tuple[Any, Any, str], text: str) -> Any:
 def _shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
     try:
-        return int(index), int(count)
+        found = int(index), int(count)
     except ValueError:
         raise UserError(f"--shard is {text}, but it must be i/n, such as 0/4.") from None
+    if not 0 <= found[0] < found[1]:
+        raise UserError(f"--shard is {text}, but it must be one of 0/n to n-1/n.")
+    return found
 
 
 def _without(arguments: list[str], *flags: str) -> list[str]:

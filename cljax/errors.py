@@ -7,6 +7,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,8 @@ def in_words(value: Any) -> str:
     """A value as a sentence shows it: numbers and text as they are, of others the kind."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
+    if isinstance(value, ModuleType):
+        return f"the module {value.__name__}"
     if callable(value) and hasattr(value, "__name__"):
         return f"the function {value.__name__}"
     if getattr(value, "ndim", 0) or (hasattr(value, "aval") and hasattr(value, "shape")):

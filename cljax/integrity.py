@@ -6,13 +6,15 @@ It is written twice, each time before the file that gives it a meaning, whose co
 then: with ``config.json`` alone before that, when a run begins, and with every file before
 ``results.json``, which makes a run finished. So a kill at any moment leaves either a run that is
 not finished, and whose config is checked, or a finished one with the hashes of all its files.
+``checkpoint/`` is there, if only empty, from before the second time until after ``results.json``:
+so where results are listed, and neither they nor it are there, they were removed.
 A sweep's folder does the same with ``sweep.json``; each of its lanes is a folder of its own.
 
 What belongs to a folder is everything in it but
 
     .*  checkpoint/  tensorboard/  lanes/                       of the process that is at work
     report.html, other *.html *.csv *.tex, and *_figures/       a report, written later
-    *.md *.txt                                                  notes
+    *.md *.txt                                                  notes, but for a sweep's table.txt
 
 which are neither listed nor read as results. Any other file that is not listed is refused, as is
 one that is missing or differs.
@@ -30,11 +32,12 @@ from typing import Any
 from cljax import files, shapes
 from cljax.errors import UserError
 
-__all__ = ["NAME", "check", "check_one", "read", "refuse_links", "seal", "shaped"]
+__all__ = ["NAME", "check", "check_ended", "check_one", "read", "refuse_links", "seal", "shaped"]
 
 NAME = "files.json"
 _WORK = ("checkpoint", "tensorboard", "lanes")
 _BESIDE = (".html", ".csv", ".tex", ".md", ".txt")
+_OURS = ("table.txt",)  # though it ends as notes do
 _ADVICE = "restore the folder from a copy, or run again in another one"
 
 
@@ -106,6 +109,15 @@ def check_one(folder: Path, name: str) -> str:
     return listed["config_hash"]
 
 
+def check_ended(folder: Path) -> None:
+    """Raises UserError if the results of a finished run were removed."""
+    # In this order: another process may be just finishing it.
+    if "results.json" not in _listed(folder)["files"] or (folder / "checkpoint").exists():
+        return
+    if not os.path.lexists(folder / "results.json"):
+        raise _missing(folder, "results.json")
+
+
 def refuse_links(folder: Path) -> None:
     """Raises UserError for a link or a device in a folder that is to be written into."""
     for root, folders, names in os.walk(folder):
@@ -166,7 +178,7 @@ def _own(folder: Path) -> Iterator[str]:
         if entry.is_dir(follow_symlinks=False):
             if not name.endswith("_figures"):
                 yield from _below(folder, name)
-        elif not name.endswith(_BESIDE):
+        elif name in _OURS or not name.endswith(_BESIDE):
             yield name
 
 

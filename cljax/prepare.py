@@ -17,7 +17,7 @@ import numpy as np
 from cljax import protocol, resolve
 from cljax.checks import check_evaluations, check_method, check_network, model_of
 from cljax.config import config_hash, entry_of, environment, plain
-from cljax.errors import UserError, check_counts, check_flag, check_known, check_positive
+from cljax.errors import UserError, check_counts, check_flag, check_known, check_positive, in_words
 from cljax.evaluate import Evaluation
 from cljax.keys import check_seed, check_seeds
 from cljax.learn import resolve_lanes
@@ -118,6 +118,9 @@ def prepare(
     chosen = seeds_of(seeds)
     if id is not None and (not isinstance(id, str) or not id):
         raise UserError(f"id is {id!r}, but it must be a text that names what a run is made of.")
+    for name, record in (("origins", origins), ("tuning", tuning)):
+        if record is not None and not isinstance(record, Mapping):
+            raise UserError(f"{name} is {in_words(record)}, but it must be a dict of what it was.")
     recipe, method, source, notices = _resolve(what, stream)
     given = method
     if source.pretraining is not None:

@@ -74,7 +74,7 @@ def net(name: str) -> Net:
     """
     kind, _, rest = name.partition(":")
     if is_code(name, net=True):
-        return _factory("network", name, NETS)()
+        return _made(_factory("network", name, NETS), name)
     check_known("network", kind, NETS)
     widths, *words = rest.split(":")
     takes = inspect.signature(NETS[kind]).parameters
@@ -92,6 +92,18 @@ def net(name: str) -> Net:
         if option not in takes:
             raise UserError(f"The network {name} has '{word}', but {kind} does not take that.")
     return NETS[kind](*sizes, **{option: value for _, option, value in named})
+
+
+def _made(factory: Callable[..., Any], name: str) -> Net:
+    """What a factory of networks that needs no arguments makes."""
+    try:
+        return factory()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"The factory {name} failed with {type(error).__name__}: {error}."
+        ) from error
 
 
 def is_code(name: str, *, net: bool = False) -> bool:

@@ -223,7 +223,7 @@ def _run_in(
         try:
             history, results = _kept_run(folder, prepared, progress, running, checkpoints)
         except Interrupted as stopped:
-            raise _interrupted(folder, checkpoints) from stopped
+            raise _interrupted(folder, config, checkpoints) from stopped
         except Diverged as error:
             place = newest_place(folder / "checkpoint")
             last = f"the last good checkpoint is {place}" if place else "no checkpoint was due yet"
@@ -265,12 +265,15 @@ def _kept_run(
         keep(folder, prepared.stream, history)
         _plots(folder / "plots", results)
         artefacts.finish(folder, results)
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return history, results
 
 
-def _interrupted(folder: Path, checkpoints: Checkpoints | None) -> Interrupted:
+def _interrupted(
+    folder: Path, config: Mapping[str, Any], checkpoints: Checkpoints | None
+) -> Interrupted:
     """What to say of a run that was stopped, by what there is of it."""
+    if "mark" in config["identity"]:
+        return Interrupted(f"interrupted; {untold(config['identity'])}.", kept=False)
     if checkpoints is None:
         text = f"interrupted; {folder} keeps no checkpoint, so the same command starts anew."
         return Interrupted(text, kept=False)
@@ -278,6 +281,14 @@ def _interrupted(folder: Path, checkpoints: Checkpoints | None) -> Interrupted:
         text = f"interrupted before the first checkpoint; the same command starts {folder} anew."
         return Interrupted(text, kept=False)
     return Interrupted(f"interrupted and kept; `cljax resume {folder}` goes on.")
+
+
+def untold(identity: Mapping[str, Any]) -> str:
+    """Why what is marked as unlike any other is not continued, and what would help."""
+    return (
+        f"it cannot be continued, because {identity['unknown'][0]} cannot be told by its content; "
+        "pass id='...' from the first time on to say that it is the same"
+    )
 
 
 def resume(

@@ -171,6 +171,29 @@ def test_every_command_refuses_a_damaged_run_in_a_sentence(copied, tmp_path, cap
     assert not (tmp_path / "a.html").exists()
 
 
+@pytest.mark.parametrize("name", ["table.txt", "plots/heat_map.png", "lanes/*/*/results.json"])
+def test_a_damaged_file_of_a_sweep_is_refused_by_whatever_reads_it(name, swept, tmp_path, capsys):
+    folder = shutil.copytree(swept, tmp_path / "sweep")
+    path = sorted(folder.glob(name))[0]
+    path.write_bytes(path.read_bytes()[:-2])
+    assert path.name in refused(sweep.load, folder)
+    for arguments in (["report", folder, "--out", tmp_path / "a.html"], ["cite", folder]):
+        assert one_sentence(*(said := call(capsys, *arguments))) and path.name in said[2]
+
+
+def test_removed_results_are_told_from_a_kill_before_they_were_written(copied, tmp_path, capsys):
+    (copied / "results.json").unlink()
+    for arguments in (
+        ["report", copied, "--out", tmp_path / "a.html"], ["resume", copied], ["cite", copied],
+    ):  # fmt: skip
+        assert one_sentence(*(said := call(capsys, *arguments))), said
+        assert f"{copied / 'results.json'} is missing" in said[2]
+    for read in (cljax.load, small_run):
+        assert f"{copied / 'results.json'} is missing" in refused(read, copied)
+    (copied / "checkpoint").mkdir()  # as a kill leaves it
+    assert not small_run(copied).resumed and not (copied / "checkpoint").exists()
+
+
 def test_a_damaged_lane_runs_again_alone_and_gives_the_same_sweep(swept, tmp_path, capsys):
     folder, plan = shutil.copytree(swept, tmp_path / "sweep"), small_plan()
     place = folder / "lanes" / plan.lanes[1].name

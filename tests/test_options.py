@@ -12,6 +12,7 @@ import typing
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import support
 
 import cljax
 from cljax import errors
@@ -112,3 +113,25 @@ def test_an_option_that_is_of_another_kind_or_out_of_range_is_refused_by_its_nam
             else:
                 accepted.append((name, value, "accepted"))
     assert not accepted, "\n".join(map(str, accepted))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda s, d: cljax.run("online", s, origins=3), "origins is 3"),
+        (lambda s, d: cljax.run("online", s, tuning=3), "tuning is 3"),
+        (lambda s, d: cljax.run("online", s, net=np), "The network is the module numpy"),
+        (lambda s, d: cljax.Method.from_update(None, None, None), "init is None"),
+        (lambda s, d: cljax.streams.save_split(d / "x.npz", 3, seeds=[1]), "is 3"),
+        (lambda s, d: cljax.streams.save_split(d / "x.npz", s, seeds=1), "seeds is 1"),
+        (lambda s, d: cljax.recipe("er", "nope"), "'nope' is not known"),
+        (lambda s, d: cljax.recipe("nope", "mnist-rotations"), "'nope' is not known"),
+        (lambda s, d: cljax.sweep.plan("online", s, []), r"settings is \[\]"),
+        (lambda s, d: cljax.streams.load_split(d / "words.npz"), "it is no archive"),
+    ],
+)
+def test_arguments_of_another_kind_are_a_sentence(call, said, tmp_path):
+    (tmp_path / "words.npz").write_text("words")
+    with pytest.raises(errors.UserError, match=said) as raised:
+        call(support.stream(), tmp_path)
+    assert "\n" not in str(raised.value) and "pickle" not in str(raised.value)

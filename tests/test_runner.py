@@ -112,6 +112,7 @@ def test_a_finished_run_is_read_back_and_never_overwritten(tmp_path):
 def test_an_unfinished_run_begins_anew(tmp_path):
     first = run(out=tmp_path / "run")
     (first.path / "results.json").unlink()
+    (first.path / "checkpoint").mkdir()
     lines = (first.path / "metrics.jsonl").read_text()
     (first.path / "metrics.jsonl").write_text(lines + '{"half": ')
     again = run(out=tmp_path / "run")
@@ -266,6 +267,7 @@ def test_a_run_of_objects_is_read_back_anywhere_and_resumed_in_python_only(tmp_p
     done = run(seeds=1, out=tmp_path / "run")
     assert cljax.resume(tmp_path / "run").results == json.loads(json.dumps(done.results))
     (tmp_path / "run" / "results.json").unlink()
+    (tmp_path / "run" / "checkpoint").mkdir()
     with pytest.raises(UserError, match="begun with Python objects, so only Python can resume"):
         cljax.resume(tmp_path / "run")
 

@@ -114,9 +114,29 @@ def test_code_that_a_sweep_names_is_imported_only_with_trust(
     assert call(capsys, "sweep", "status", folder)[0] == 0
     assert not code.exists() and "theirs" not in sys.modules
     asked = []
-    monkeypatch.setattr(cli_sweep, "_run", lambda arguments: asked.append(arguments) or 0)
+    monkeypatch.setattr(cli_sweep, "_run", lambda arguments, _: asked.append(arguments) or 0)
     assert call(capsys, "resume", folder, "--trust")[0] == 0
     assert asked == [[*arguments, "--out", str(folder)]]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--out=a", "--shard=0/1", "theirs:method", "mnist-rotations"],
+        ["--over", "lr=0.1", "online", "theirs:stream"],
+        ["online", "mnist-rotations", "--net", "--out", "x", "theirs:net"],
+        ["online", "mnist-rotations", "--over", "--out", "x", "net=theirs:net;mlp:4"],
+        ["online", "mnist-rotations", "--over=net=theirs:net"],
+    ],
+    ids=" ".join,
+)
+def test_code_that_stands_behind_what_is_left_out_needs_trust(arguments, code, swept, capsys):
+    folder = shutil.copytree(swept, code.parent / "sweep")
+    rewrite(folder, "sweep.json", lambda s: s | {"begun_as": {"arguments": arguments}})
+    before = list(sys.path)
+    said = call(capsys, "resume", folder)
+    assert one_sentence(*said) and "theirs:" in said[2] and "--trust" in said[2]
+    assert not code.exists() and "theirs" not in sys.modules and sys.path == before
 
 
 def test_a_sweep_does_not_say_where_to_write_or_which_machines_to_join(swept, tmp_path, capsys,
@@ -127,7 +147,7 @@ def test_a_sweep_does_not_say_where_to_write_or_which_machines_to_join(swept, tm
     own = ["online", "mnist-rotations", "--seeds", "1"]
     rewrite(folder, "sweep.json", lambda s: s | {"begun_as": {"arguments": [*own, *evil]}})
     asked = []
-    monkeypatch.setattr(cli_sweep, "_run", lambda arguments: asked.append(arguments) or 0)
+    monkeypatch.setattr(cli_sweep, "_run", lambda arguments, _: asked.append(arguments) or 0)
     assert call(capsys, "resume", folder)[0] == 0
     assert asked == [[*own, "--out", str(folder)]]
 
@@ -178,6 +198,7 @@ def test_a_lock_that_is_no_file_is_neither_followed_nor_emptied(kind, tmp_path):
 @pytest.mark.parametrize("name", ["metrics.jsonl", "plots", "manifest", "checkpoint", "rule/seed0"])
 def test_nothing_is_written_through_a_link_in_a_folder(name, finished, tmp_path):
     thesis, folder = target(tmp_path), shutil.copytree(finished, tmp_path / "run")
+    (folder / "checkpoint").mkdir()
     (folder / "results.json").unlink()  # so that it goes on
     path = folder / name
     shutil.rmtree(path, ignore_errors=True)
@@ -235,6 +256,31 @@ def test_json_of_another_shape_in_a_run_is_a_sentence(name, finished, tmp_path):
             refused += 1
             assert "\n" not in str(error) and name.partition(".")[0] in str(error)
     assert refused > len(whole) * (2 if name == "files.json" else 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"settings": [1]}, {"packages": 5}, {"settings": {"xla_flags": [1, 2]}},
+        {"settings": {"xla_flags": {"a": [1]}}}, {"versions": {"jax": [1]}},
+        {"device": {"backend": "cpu", "kind": 3}}, {"identity": {"mark": 3}}, {"begun_as": 3},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_config_of_another_shape_is_no_defect_of_ours(change, finished, tmp_path, capsys):
+    from cljax.config import config_hash
+
+    folder = shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text()) | change
+    config["config_hash"] = config_hash(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    results = json.loads((folder / "results.json").read_text())
+    results["config_hash"] = config["config_hash"]
+    (folder / "results.json").write_text(json.dumps(results))
+    artefacts.seal(folder, config["config_hash"])
+    for arguments in (["resume", folder], ["report", folder, "--no-figures"], ["cite", folder]):
+        code, _, err = call(capsys, *arguments)
+        assert code in (0, 2) and "defect" not in err and err.count("\n") <= 1, err
 
 
 def test_json_of_another_shape_in_a_run_to_resume_is_a_sentence(finished, tmp_path):
@@ -464,6 +510,17 @@ def test_kept_is_said_only_where_something_is(tmp_path, monkeypatch):
     with pytest.raises(Interrupted, match="before the first checkpoint") as stopped:
         small_run(tmp_path / "other")
     assert not stopped.value.kept and "and kept" not in str(stopped.value)
+
+
+def test_a_run_that_cannot_be_told_again_is_not_said_to_go_on(tmp_path, monkeypatch):
+    runs = importlib.import_module("cljax.run")
+    asked = iter(range(10**6))
+    monkeypatch.setattr(runs, "signals", lambda: contextlib.nullcontext(lambda: next(asked) > 2))
+    own = (i for i in ())  # of which nobody can tell what it holds
+    untold = METHOD._replace(bind=lambda model, spec: own and METHOD.bind(model, spec))
+    with pytest.raises(Interrupted, match="cannot be continued, .* pass id='") as stopped:
+        cljax.run(untold, stream(), seeds=1, out=tmp_path / "run", **SMALL)
+    assert not stopped.value.kept and "goes on" not in str(stopped.value)
 
 
 def test_a_sweep_of_which_nothing_is_kept_does_not_say_so(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 
-from cljax.errors import UserError
+from cljax.errors import UserError, check_callable
 from cljax.types import (
     Array,
     Batch,
@@ -50,8 +50,9 @@ def from_update(
       needs: what it asks of a stream.
 
     Raises:
-      UserError: (when bound) if ``init`` does not return a NamedTuple.
+      UserError: for what is no function, and (when bound) if ``init`` does not return a NamedTuple.
     """
+    check_callable(init=init, update=update, predict=predict)
 
     def bind(model: Model, spec: Spec) -> Learner:
         shapes = jax.eval_shape(init, jax.random.key(0))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cljax.errors import UserError, check_text, given
+from cljax.errors import UserError, check_known, check_text, given
 
 __all__ = ["Recipe", "default", "recipe", "recipes"]
 
@@ -96,10 +96,16 @@ def recipe(
         ``tuned``, ``released`` and ``paper``; mnemonics' stand in ``cljax.recipes.mnemonics``.
 
     Raises:
-      UserError: if there is no such recipe, with those that there are.
+      UserError: if there is no such recipe, with those that there are, or no such pair.
     """
     check_text(method=method, stream=stream, **given(source=source, variant=variant))
     if source is None and variant is None:
+        from cljax.methods import METHODS
+        from cljax.streams import STREAMS
+
+        for kind, name, known in (("method", method, METHODS), ("stream", stream, STREAMS)):
+            if ":" not in name:  # else it is of one's own
+                check_known(kind, name.removesuffix("[sample]"), known)
         return default(method, stream)
     pair = [r for r in recipes() if (r.method, r.stream) == (method, stream)]
     fitting = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -133,6 +134,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"There is no stream manifest {path}; name an .npz file.")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive")
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
     except Exception as error:  # zip, NumPy and the file system each raise their own

@@ -23,7 +23,15 @@ from pathlib import Path
 import numpy as np
 
 from cljax.errors import UserError
-from cljax.streams.base import Stream, derived, labels_checksum, manifest_checksum, rows_used
+from cljax.keys import check_seeds
+from cljax.streams.base import (
+    Stream,
+    check_stream,
+    derived,
+    labels_checksum,
+    manifest_checksum,
+    rows_used,
+)
 from cljax.streams.fixed import read_arrays
 
 __all__ = ["load_class_order", "load_split", "save_class_order", "save_split", "with_split"]
@@ -73,9 +81,11 @@ def save_split(path: str | os.PathLike[str], stream: Stream, seeds: Sequence[int
     """Writes the training and validation rows of a stream's tasks for some seeds.
 
     Raises:
-      UserError: unless ``path`` ends in ``.npz``.
+      UserError: unless ``path`` ends in ``.npz``, and for what is no stream or no list of seeds.
     """
     path = _ending(path, ".npz")
+    check_stream(stream)
+    seeds = check_seeds(seeds)
     np.savez_compressed(path, allow_pickle=False, **rows_used(stream, seeds))
     return path
 

@@ -143,7 +143,9 @@ def _make_room(place: Path, name: str, fault: str, show: Callable[[Event], None]
 
 
 def _code(folder: Path, plan: Plan) -> int:
-    """The exit code of an interrupted sweep: 75 if anything of it is kept."""
+    """The exit code of an interrupted sweep: 75 if anything of it is kept and can go on."""
+    if any("mark" in made.config["identity"] for made in plan.prepared):
+        return AT_ONCE
     finished = None in _faults(folder, plan).values()
     places = folder.glob("checkpoint/*/checkpoint")
     return RESUMABLE if finished or any(newest_place(place) for place in places) else AT_ONCE

@@ -76,19 +76,17 @@ def lanes_of(
         check_seed(first + seeds - 1)
         seeds = range(first, first + seeds)
     listed = isinstance(settings, (list, tuple))
-    if not listed or not all(isinstance(setting, Mapping) for setting in settings):
+    if not listed or not settings or not all(isinstance(setting, Mapping) for setting in settings):
         raise UserError(
             f"settings is {in_words(settings)}, but it must be a list of settings, such as "
             "cljax.sweep.grid(lr=[0.1, 0.2]) makes."
         )
     seeds = check_seeds(seeds)
     lanes = []
-    for setting in settings or [{}]:
+    for setting in settings:
         own = {name: value for name, value in setting.items() if name != "seed"}
         chosen = [setting["seed"]] if "seed" in setting else seeds
         lanes += [Lane(own, check_seed(seed)) for seed in chosen]
-    if not lanes:
-        raise UserError("There is nothing to sweep: give at least one seed.")
     names = [lane.name for lane in lanes]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -237,6 +237,7 @@ def test_an_unfinished_run_says_how_far_it_is(real, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(real, folder)
     (folder / "results.json").unlink()
+    (folder / "checkpoint").mkdir()
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join(lines[:-2]) + '\n{"kind": "ev')
     page, text, _ = made(folder, out=tmp_path / "page.html")
