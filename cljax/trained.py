@@ -19,7 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import UserError, check_known
-from cljax.evaluate import TestData, allowed_outputs, correct_fn, predictors_of, test_data
+from cljax.evaluate import (
+    TestData,
+    allowed_outputs,
+    check_infers,
+    correct_fn,
+    predictors_of,
+    test_data,
+)
 from cljax.evaluate_readout import check_readouts
 from cljax.streams.base import Stream, check_stream, of_seed
 from cljax.types import Array, Evaluation, Learner, PyTree
@@ -135,6 +142,7 @@ def _check_question(question: Evaluation, learner: Learner, learned: Stream) -> 
                 "apart; a continuum needs tasks with classes of their own, as in split-mnist."
             )
         check_known("predictor", question.infer, learner.predictors)
+        check_infers(question, learner.predictors)
     elif learner.predictors[name].needs_task_ids and scenario != "task":
         raise UserError(
             f"The predictor {name} must be told the task, which the scenario {scenario} does not "
