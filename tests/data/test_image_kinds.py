@@ -240,7 +240,8 @@ def test_hidden_files_are_no_images(tmp_path):
 PARTS = [
     ("train", "test"), ("Train", "Test"), ("TRAIN", "VALID"), ("training", "testing"),
     ("Training", "validation"), ("train_set", "test_set"), ("Train Images", "Val"),
-    ("train", "Validation"),
+    ("train", "Validation"), ("seg_train", "seg_test"), ("trn", "tst"),
+    ("dataset_train", "dataset-test"),
 ]  # fmt: skip
 
 
