@@ -116,6 +116,9 @@ def test_what_is_transparent_lies_on_white(tmp_path):
     keyed = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
     found = seen(tmp_path, keyed, "x.png", transparency=(4, 5, 6))
     np.testing.assert_array_equal(found, [[[1, 2, 3], [255, 255, 255]]])
+    wide = Image.fromarray(np.array([[0, 2570, 51400]], np.uint16))
+    found = seen(tmp_path, wide, "x.png", transparency=2570)
+    np.testing.assert_array_equal(found[..., 0], [[0, 255, 200]])
 
 
 @pytest.mark.parametrize(
