@@ -28,9 +28,9 @@ from cljax.streams.orders import permutation
 from cljax.types import Array, Batch, Clock, Evaluation, Predictor, PyTree
 
 __all__ = [
-    "Evaluation", "TestData", "TestImages", "TestRows", "allowed_outputs", "correct_fn",
-    "infer_task", "places", "predictors_of", "test_data", "test_images", "test_rows", "unlabelled",
-    "wanted",
+    "Evaluation", "TestData", "TestImages", "TestRows", "allowed_outputs", "check_infers",
+    "correct_fn", "infer_task", "places", "predictors_of", "test_data", "test_images", "test_rows",
+    "unlabelled", "wanted",
 ]  # fmt: skip
 
 _CHUNK = 1000  # test images a step: large enough for full speed, small enough for any memory
@@ -132,6 +132,15 @@ def predictors_of(evaluation: Evaluation) -> tuple[str, ...]:
     if evaluation.continuum is None:
         return (evaluation.predictor,)
     return tuple(dict.fromkeys((evaluation.predictor, evaluation.infer)))
+
+
+def check_infers(evaluation: Evaluation, predictors: Mapping[str, Predictor]) -> None:
+    """Raises UserError where what infers a continuum's task must itself be told the task."""
+    if evaluation.continuum is not None and predictors[evaluation.infer].needs_task_ids:
+        raise UserError(
+            f"The predictor {evaluation.infer} must be told the task, so it cannot infer that of a "
+            "continuum; ask for the scenario task, or let another predictor infer."
+        )
 
 
 def correct_fn(

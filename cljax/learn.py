@@ -38,7 +38,15 @@ from cljax.errors import (
     check_known,
     check_positive,
 )
-from cljax.evaluate import Evaluation, TestImages, TestRows, predictors_of, test_images, test_rows
+from cljax.evaluate import (
+    Evaluation,
+    TestImages,
+    TestRows,
+    check_infers,
+    predictors_of,
+    test_images,
+    test_rows,
+)
 from cljax.evaluate_readout import check_readouts, fitted_rows
 from cljax.factories import real_options
 from cljax.interrupts import at_once
@@ -297,6 +305,7 @@ def _check_evaluations(evaluations: Sequence[Evaluation], learner: Learner, stre
     for evaluation in evaluations:
         for name in predictors_of(evaluation):
             check_known("predictor", name, learner.predictors)
+        check_infers(evaluation, learner.predictors)
         check_known("hit", evaluation.hit, ("class", "task", "place"))
         shared = bool(np.any(stream.class_mask.sum(axis=0) > 1))
         if shared and (evaluation.continuum is not None or evaluation.hit == "task"):

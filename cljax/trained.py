@@ -19,7 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import UserError, check_known
-from cljax.evaluate import TestData, allowed_outputs, correct_fn, predictors_of, test_data
+from cljax.evaluate import (
+    TestData,
+    allowed_outputs,
+    check_infers,
+    correct_fn,
+    predictors_of,
+    test_data,
+)
 from cljax.evaluate_readout import check_readouts
 from cljax.streams.base import Stream, check_stream, of_seed
 from cljax.types import Array, Evaluation, Learner, PyTree
@@ -56,7 +63,11 @@ def evaluate(
     Args:
       trained: ``run.state`` of a run that was made in this process.
       stream: where the test images come from: the stream that was learned, or another one with
-        some of its tasks or classes, in any order. Its labels are the run's outputs.
+        some of its tasks or classes, in any order. Its labels are the run's outputs. A task that
+        is told is the learned one with its classes. Where several have them, it is the one of the
+        same number, if the stream has the learned tasks in their order: the same classes of each,
+        the same transform of each, and no two transforms alike or the same training images or
+        tests of each.
       scenario: what is asked of a test image. "task": which class, its task being told. "class":
         which class, among all that were learned. "domain": which of its task's classes, in their
         order, when any output may answer; for split digits, whether it is the first or the second
@@ -70,8 +81,8 @@ def evaluate(
 
     Raises:
       UserError: for states that are not there, another kind of stream, classes that were not
-        learned, an unknown name, or a predictor that must be told the task where the scenario
-        does not tell it.
+        learned, an unknown name, a task that cannot be told from others with its classes, or a
+        predictor that must be told the task where the scenario does not tell it.
     """
     if not isinstance(trained, Trained):
         raise UserError(
@@ -99,7 +110,10 @@ def evaluate(
     rows = []
     for seed, state in zip(trained.seeds, trained.states, strict=True):
         own, labels = of_seed(stream, seed), _labels(stream, learned, seed)
-        tasks = [_learned_task(t, y, learned) if told else 0 for t, y in enumerate(labels)]
+        tasks = [0] * len(labels)
+        if told:
+            ordered = _in_order(own, of_seed(learned, seed), seed)
+            tasks = [_learned_task(t, y, learned, ordered) for t, y in enumerate(labels)]
         allowed = [
             allowed_outputs(learned.class_mask, scenario, t, learned.num_tasks) for t in tasks
         ]
@@ -135,6 +149,7 @@ def _check_question(question: Evaluation, learner: Learner, learned: Stream) -> 
                 "apart; a continuum needs tasks with classes of their own, as in split-mnist."
             )
         check_known("predictor", question.infer, learner.predictors)
+        check_infers(question, learner.predictors)
     elif learner.predictors[name].needs_task_ids and scenario != "task":
         raise UserError(
             f"The predictor {name} must be told the task, which the scenario {scenario} does not "
@@ -187,17 +202,39 @@ def _class_names(stream: Stream, seed: int) -> np.ndarray | None:
     return order if np.array_equal(by_task, classes) else classes  # renumbered by task, or not
 
 
-def _learned_task(task: int, labels: np.ndarray, learned: Stream) -> int:
-    """The learned task whose classes hold those that a task tests; where all share, by number."""
-    holds = np.asarray(learned.class_mask[:, labels].all(axis=1))
-    if task < len(holds) and holds[task]:
+def _in_order(stream: Stream, learned: Stream, seed: int) -> bool:
+    """Whether task t of both is the same; cheap, and never true by chance."""
+    if stream is learned:
+        return True
+    here, there = (jax.tree.leaves(s.transform.tables) for s in (stream, learned))
+    same = lambda a, b: len(a) == len(b) and all(map(np.array_equal, a, b))
+    if not np.array_equal(stream.class_mask, learned.class_mask) or not same(here, there):
+        return False
+    if any(np.ndim(a) and len(np.unique(a, axis=0)) == learned.num_tasks for a in there):
+        return True
+    tests = [(s.test_x, s.test_y, *s.test_index) for s in (stream, learned)]
+    trains = [(s.train_x, s.train_y, *s.subsets(seed)) for s in (stream, learned)]
+    return same(*tests) or same(*trains)
+
+
+def _learned_task(task: int, labels: np.ndarray, learned: Stream, ordered: bool) -> int:
+    """The learned task whose classes hold those that a task tests.
+
+    Args:
+      ordered: the tasks are the learned ones in their order, so that the number tells them apart.
+    """
+    found = np.flatnonzero(learned.class_mask[:, labels].all(axis=1))
+    if ordered and task in found:
         return task
-    found = np.flatnonzero(holds)
-    if len(found) != 1:
-        which = "no learned task has" if not len(found) else "several learned tasks have"
+    if not len(found):
         raise UserError(
-            f"Task {task} tests the classes {_few(labels)}, which {which} together, so it cannot "
-            "be told which of them they are; ask for tests of one learned task at a time."
+            f"Task {task} tests the classes {_few(labels)}, which no learned task has together, so "
+            "it cannot be told which of them they are; ask for tests of one learned task at a time."
+        )
+    if len(found) > 1:
+        raise UserError(
+            f"Task {task} tests the classes {_few(labels)}, which several learned tasks have, so "
+            "it cannot be told which of them it is; evaluate on the whole stream that was learned."
         )
     return int(found[0])
 

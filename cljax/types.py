@@ -116,7 +116,8 @@ class Model(NamedTuple):
     Networks whose examples see each other (BatchNorm) also have ``grouped(variables, x, member)
     -> (Output, model_state)``: training, with ``member`` [B, G] bool, each row True in one group
     or none. Every example is normalised by the statistics of its own group, the running ones
-    follow group after group, and rows of no group, padding, reach neither.
+    follow group after group, and rows of no group, padding, reach neither. Without it, padding is
+    refused, or repeats valid rows, which so weigh more in a batch's statistics.
 
     ``head(params, outputs)``, with ``outputs`` [C] bool, says which parameters learn when only
     those outputs may: a pytree of bools that broadcast to ``params``, True but for the rows of

@@ -129,6 +129,27 @@ def test_a_predictor_is_told_the_task_that_was_learned_not_the_number_in_the_tes
     np.testing.assert_allclose(found, [0.5, 0.5])  # the first class of the right pair
 
 
+def test_tasks_that_share_classes_are_told_by_their_order_or_not_at_all():
+    def shared(numbers):
+        data = lambda x, y, task: (x, y % 2, np.asarray(numbers)[task])
+        return stream(data(*TEST), data(*TRAIN), scenario="domain")
+
+    told = Predictor(
+        lambda state: (), lambda view, batch: jax.nn.one_hot(batch.task, 2), needs_task_ids=True
+    )
+    trained = Trained(lambda s: learner({"told": told}), shared([0, 1, 0]), (0,), ((),))
+    ask = lambda s: evaluate(trained, s, scenario="task").accuracy[0]
+    # The class is the number of the task that was told: right for half of the tests.
+    np.testing.assert_allclose(ask(shared([0, 1, 0])), [0.5, 0.5])
+    fewer = dataclasses.replace(
+        shared([0, 1, 0]), test_index=tuple(rows[1:] for rows in shared([0, 1, 0]).test_index)
+    )
+    assert ask(fewer).size == 2  # other tests of the tasks that were learned
+    for other in (shared([1, 0, 1]), shared([0, 0, 0])):
+        with pytest.raises(UserError, match="which several learned tasks have"):
+            ask(other)
+
+
 def test_a_continuum_is_inferred_among_all_learned_tasks():
     ask = lambda s: evaluate(PLAIN, s, scenario="class", continuum=3).accuracy[0]
     whole = ask(stream())

@@ -10,7 +10,7 @@ import cljax
 from cljax.errors import UserError
 from cljax.evaluate import places
 from cljax.trained import Trained, evaluate
-from cljax.types import Info, Learner, Predictor
+from cljax.types import Evaluation, Info, Learner, Predictor
 
 
 def stream(num=4, width=1):
@@ -58,6 +58,11 @@ def test_places_are_within_the_task_or_the_classes_themselves_where_tasks_share_
         (lambda: evaluate(trained(), stream(width=2), scenario="task"), "The run learned answers"),
         (lambda: evaluate(trained(), stream(), scenario="task", predictor="x"), "predictor"),
         (lambda: evaluate(trained(told=True), stream(), scenario="class"), "must be told the task"),
+        (lambda: evaluate(trained(told=True), stream(), scenario="class", continuum=2),
+         "cannot infer that of a continuum"),
+        (lambda: cljax.run(cljax.independent(), stream(), net="mlp:2", evaluations=[
+            Evaluation("inferred", scenario="class", continuum=2)]),
+         "cannot infer that of a continuum"),
         (lambda: cljax.Run({}, {}, resumed=True).state, "final states are not stored"),
     ],
 )  # fmt: skip

@@ -5,7 +5,8 @@
     ROOT/CLASS/*.jpg          a share of each class becomes its tests
 
 The folders of a split may have any usual name, in any capitals: train, training or train_set; test,
-testing; val, valid, validation. Where there are tests and validation images, both sorted by class,
+testing or tst; val, valid, validation; or a name of several words of which one is such, as
+seg_train. Where there are tests and validation images, both sorted by class,
 the tests test. A folder named so is a class only where it holds images itself and others beside it
 are named otherwise.
 
@@ -33,8 +34,8 @@ __all__ = [
 ANNOTATIONS = "val_annotations.txt"  # in ROOT/val: file and class, tabs between
 
 _NAMES = {
-    "train": ("train", "training"),
-    "test": ("test", "testing", "tests"),
+    "train": ("train", "training", "trn"),
+    "test": ("test", "testing", "tests", "tst"),
     "val": ("val", "valid", "validation"),
 }
 _LEFT_BEHIND = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "lost+found")
@@ -193,7 +194,9 @@ def _part_of(name: str) -> str | None:
     """Which part of a split a folder's name speaks of: "train", "test", "val"; None: of none."""
     plain = re.sub(r"[^a-z]", "", name.lower())
     plain = re.sub(r"(set|images|data|dataset)$", "", plain)
-    return next((part for part, names in _NAMES.items() if plain in names), None)
+    words = {plain, *re.split(r"[^a-z]+", name.lower())}
+    found = [part for part, names in _NAMES.items() if words.intersection(names)]
+    return found[0] if len(found) == 1 else None
 
 
 def _check_one_level(root: Path, names: Sequence[str]) -> None:

@@ -75,7 +75,10 @@ def _rgb(opened: Any) -> Any:
         raise Unusable(f"its pixels are {kind} of no known range; store 8 or 16 bits")
     if wide:
         # Pillow's own conversion cuts everything above 255 off.
-        image = Image.fromarray(np.round(np.asarray(image, np.float64) / 257).astype(np.uint8))
+        values = np.asarray(image, np.float64)
+        if image.has_transparency_data:  # of one grey level
+            values = np.where(values == image.info["transparency"], 65535, values)
+        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

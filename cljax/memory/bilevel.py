@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from cljax import tree
 from cljax.errors import UserError
 from cljax.implicit import implicit_gradient
 from cljax.losses import cross_entropy, masked_mean
@@ -108,7 +109,7 @@ def outer_gradient(
         ).params  # fmt: skip
 
     def outer(params: Params) -> Array:
-        return losses(params, judged.x, judged.y, judged.mask)
+        return losses(params, tree.blank(judged.x, judged.mask), judged.y, judged.mask)
 
     if how.gradient == "unrolled":
         return jax.value_and_grad(lambda pixels: outer(fitted(pixels)))(kept.pixels)

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax import tree
 from cljax.errors import check_flag, check_known, check_positive, check_rate, check_share
 from cljax.losses import cross_entropy, masked_mean
 from cljax.memory.class_means import class_means
@@ -106,10 +107,10 @@ def mnemonics_released(
                 kept,
             )
             active = kept.mask & own[kept.y]
-            features = model.apply(variables, batch.x, False)[0].features
             mask = batch.mask & (
                 (batch.index >= 0) | kept.mask.at[-2 - batch.index].get(mode="clip")
             )
+            features = model.apply(variables, tree.blank(batch.x, mask), False)[0].features
 
             def loss(pixels: Array) -> tuple[Array, Array]:
                 x = shown(spec, pixels, kept.task)

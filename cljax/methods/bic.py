@@ -325,7 +325,8 @@ def _stage_2(
         grads, loss = jax.grad(objective, has_aux=True)(pair)
         updates, opt_state = step.update(grads, own.opt_state, pair)
         fitted = put(tree.add_scaled(pair, updates, 1.0))
-        return state._replace(own=Bias(fitted, opt_state)), Info(loss)
+        some = jnp.any(batch.mask)  # decay and momentum alone are no step
+        return state._replace(own=tree.select(some, Bias(fitted, opt_state), own)), Info(loss)
 
     return Phase("correction", plan, lambda state, batch, key: (), update, recall=recall)
 

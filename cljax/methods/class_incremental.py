@@ -310,7 +310,8 @@ def _imprinted(model: Model, spec: Spec, budget: Budget) -> Phase:
         variables = Variables(state.params, state.model_state)
         features = unit(features_of(model, spec, variables, batch))
         mean = jnp.sum(jnp.where(batch.mask[:, None], features, 0.0), axis=0)
-        where = jnp.where(jnp.any(batch.mask), batch.y[0], kernel.shape[1])  # none: nowhere
+        label = batch.y[jnp.argmax(batch.mask)]  # of the first valid row
+        where = jnp.where(jnp.any(batch.mask), label, kernel.shape[1])  # none: nowhere
         row = (length * unit(mean)).astype(kernel.dtype)
         kernel = kernel.at[:, where].set(row, mode="drop")
         return state._replace(params=lens.set(state.params, kernel)), Info(jnp.zeros(()))

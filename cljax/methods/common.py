@@ -216,6 +216,7 @@ def penalty_phases(penalty: Penalty | None, model: Model, spec: Spec) -> tuple[P
         return key
 
     def update(state: PyTree, batch: Batch, key: Array) -> tuple[PyTree, Info]:
+        batch = batch._replace(x=tree.blank(batch.x, batch.mask))
         kept = penalty.consolidate(
             state.penalty, state.params, batch, network(state.model_state), key
         )

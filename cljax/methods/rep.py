@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax import tree
 from cljax.errors import check_rate
 from cljax.learned.episodes import check_held, held_rows
 from cljax.losses import cross_entropy, masked_mean
@@ -126,7 +127,9 @@ def rep(*, lr: Array | float = 0.1) -> Method:
             by = scheduled(how, towards, batch.clock.step)
             updates, early = by.update(grads, state.early, learned)
             params, extra = jax.tree.map(jnp.add, learned, updates)
-            return State(params, model_state, extra, early), Info(loss)
+            some = jnp.any(batch.mask)  # momentum and decay alone are no step
+            after = State(params, model_state, extra, early)
+            return tree.select(some, after, state), Info(loss)
 
         rows = epochs_for(how, held_rows(spec).reshape(-1))
         phase = Phase("pretrain", rows, draw, pretrain, before=True, augment=True)

@@ -18,7 +18,9 @@ def masked(
     """``model.apply(variables, x, True)`` in which rows outside ``mask`` reach nothing.
 
     Neither statistics nor gradients depend on what those rows hold. Without a valid row the
-    network's state stays as it is.
+    network's state stays as it is. How many those rows are matters in two cases: ``repeat``, and a
+    network without state that still normalises by the batch, which sees them as zeros. Such a
+    network learns from full batches as usual; keep it off batches with padding.
 
     Args:
       x: [B, ...], as the network sees them.

@@ -116,6 +116,9 @@ def test_what_is_transparent_lies_on_white(tmp_path):
     keyed = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
     found = seen(tmp_path, keyed, "x.png", transparency=(4, 5, 6))
     np.testing.assert_array_equal(found, [[[1, 2, 3], [255, 255, 255]]])
+    wide = Image.fromarray(np.array([[0, 2570, 51400]], np.uint16))
+    found = seen(tmp_path, wide, "x.png", transparency=2570)
+    np.testing.assert_array_equal(found[..., 0], [[0, 255, 200]])
 
 
 @pytest.mark.parametrize(
@@ -240,7 +243,8 @@ def test_hidden_files_are_no_images(tmp_path):
 PARTS = [
     ("train", "test"), ("Train", "Test"), ("TRAIN", "VALID"), ("training", "testing"),
     ("Training", "validation"), ("train_set", "test_set"), ("Train Images", "Val"),
-    ("train", "Validation"),
+    ("train", "Validation"), ("seg_train", "seg_test"), ("trn", "tst"),
+    ("dataset_train", "dataset-test"),
 ]  # fmt: skip
 
 

@@ -128,12 +128,13 @@ def test_features_of_zero_are_harmless_in_empty_slots_and_in_padding(gradient):
     _, _, _, kept, judged, _, _ = problem(cosine)
     options = {"net": cosine, "mask": np.arange(3)[None] < np.full((5, 1), 2), "gradient": gradient}
     blank = kept._replace(pixels=kept.pixels.at[4:].set(0.8))  # which the network sees as 0
-    padded = judged._replace(x=judged.x.at[3].set(0.0))
-    found = judge(3, kept=blank, judged=padded, **options)
     expected = judge(3, **options)
-    assert np.isfinite(found[0]) and float(jnp.abs(found[1]).max()) > 1e-6
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15)
+    for content in (0.0, jnp.nan):
+        padded = judged._replace(x=judged.x.at[3].set(content))
+        found = judge(3, kept=blank, judged=padded, **options)
+        assert np.isfinite(found[0]) and float(jnp.abs(found[1]).max()) > 1e-6
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15)
 
 
 def test_the_implicit_gradient_points_the_same_way_near_the_end_of_training():

@@ -140,7 +140,7 @@ def imprinted(model, task=1, masked=(), **options):
     learner = bind(lwf_exemplars(capacity=24, imprint=True, **options), model)
     state = learner.init(jax.random.key(0))
     own = batch([task] * 5, masked=masked)
-    own = own._replace(y=jnp.full(5, NC * task + 2, jnp.int32))
+    own = own._replace(y=jnp.where(own.mask, NC * task + 2, 0).astype(jnp.int32))
     after, _ = jax.jit(phase(learner, "imprint").update)(state, own, ())
     same(model.rows.set(after.params, model.rows.get(state.params)), state.params)  # all but rows
     same(after._replace(params=state.params), state)

@@ -118,7 +118,7 @@ def test_running_statistics_follow_what_a_step_learns_from(case):
 
 
 PHASES = [("ewc", {}), ("mas", {}), ("lwf", {}), ("bic", {}), ("lucir", {"balanced_epochs": 1}),
-          ("rep", {}), ("icarl-ti", {})]  # fmt: skip
+          ("rep", {}), ("icarl-ti", {}), ("ewc", {"fisher": "mean-gradient"})]  # fmt: skip
 
 
 @pytest.mark.parametrize(("case", "options"), PHASES, ids=[case for case, _ in PHASES])
@@ -135,3 +135,15 @@ def test_rows_outside_the_mask_move_no_bit_in_a_phase(case, options):
         step = jax.jit(lambda batch, phase=phase: phase.update(
             at.state, batch, phase.draw(at.state, batch, key)))  # fmt: skip
         padding_support.same_bits(step(clean), step(other))
+
+
+@pytest.mark.parametrize(("case", "name"), [("bic", "correction"), ("rep", "pretrain")])
+def test_a_batch_of_padding_alone_is_no_step_in_a_phase(case, name):
+    """Not even of momentum or decay, which go on after a step."""
+    at = programs(case)
+    phase = next(phase for phase in at.learner.phases if phase.name == name)
+    step = jax.jit(lambda state, batch: phase.update(
+        state, batch, phase.draw(state, batch, jax.random.key(0))))  # fmt: skip
+    state, _ = step(at.state, at.batch)
+    empty = padding_support.filled(at.batch, np.zeros(3, bool), 0, "others")
+    padding_support.same_bits(step(state, empty)[0], state)
