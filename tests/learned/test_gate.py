@@ -1,6 +1,7 @@
 """The gate: the paper's sizes, one unit by hand, plain SGD at the start, misfits refused."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -47,14 +48,16 @@ def size(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-def small(dtype=jnp.float64):
+@functools.cache
+def small():
     model = from_linen(Small(), head="head")
-    x = jax.random.uniform(jax.random.key(1), (6, 5, 5, 3), dtype)
-    variables = model.init(jax.random.key(2), x)
+    x = jax.random.uniform(jax.random.key(1), (6, 5, 5, 3), jnp.float64)
+    variables = jax.jit(model.init)(jax.random.key(2), x)
     y = jnp.arange(6) % 5
     return model, variables.params, x, y
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def backward(model, params, x, y):
     def loss(params):
         output, tape = model.tape(Variables(params, {}), x)
@@ -103,9 +106,9 @@ def test_one_unit_by_hand():
     noise = [0.3 * jax.random.normal(jax.random.key(i), a.shape) for i, a in enumerate(leaves)]
     theta = jax.tree.unflatten(structure, [a + n for a, n in zip(leaves, noise, strict=True)])
     grads, tape = backward(model, params, x, y)
-    carry = gate.start()
+    carry, apply = gate.start(), jax.jit(gate.apply)
     for _ in range(2):
-        delta, carry = gate.apply(theta, params, grads, tape, carry)
+        delta, carry = apply(theta, params, grads, tape, carry)
 
     def by_hand(weights, x):
         sigmoid = lambda v: 1 / (1 + np.exp(-v))
@@ -165,10 +168,10 @@ def test_a_fresh_rule_is_plain_sgd():
         model.apply(Variables(params, {}), batch.x, False)[0].logits, batch.y
     )
     batches = _batches(x, y, 20)
-    ours = unroll(
-        learned_step(gate, gate.init(jax.random.key(3)), loss, model, 0.1), params, batches
-    ).params
-    theirs = unroll(sgd_step(plain, 0.1), params, batches).params
+    step = learned_step(gate, gate.init(jax.random.key(3)), loss, model, 0.1)
+    ours, theirs = jax.jit(
+        lambda start: [unroll(by, start, batches).params for by in (step, sgd_step(plain, 0.1))]
+    )(params)
     moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), theirs, params)
     assert min(map(float, jax.tree.leaves(moved))) > 1e-4
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), ours, theirs)
@@ -195,11 +198,12 @@ def test_layers_of_one_size_are_one_program_with_weights_of_their_own():
     assert [slot.name for slot in group.slots] == ["Dense_0", "Dense_1", "Dense_2"]
     (theta,) = jax.tree.map(lambda a: a + 0.1, gate.init(jax.random.key(3)))
     grads, tape = backward(model, params, x, jnp.arange(6) % 3)
-    delta, _ = gate.apply((theta,), params, grads, tape, gate.start())
+    apply = jax.jit(gate.apply)
+    delta, _ = apply((theta,), params, grads, tape, gate.start())
     values = multipliers(gate, delta)
     for i, name in enumerate(values):
         swapped = jax.tree.map(lambda a, i=i: a.at[:].set(a[i]), theta)
-        again, _ = gate.apply((swapped,), params, grads, tape, gate.start())
+        again, _ = apply((swapped,), params, grads, tape, gate.start())
         np.testing.assert_array_equal(multipliers(gate, again)[name], values[name])
     assert not np.allclose(values["Dense_0"], values["Dense_1"])
 
@@ -210,7 +214,8 @@ def test_a_gain_may_be_one_vector():
     found = {slot.name: group for group in gate.groups for slot in group.slots}
     assert found["GroupNorm_0/Affine_0"][1:4] == (1, 3 * 4 + 1, 4)
     grads, tape = backward(model, params, x, y)
-    delta, _ = gate.apply(gate.init(jax.random.key(0)), params, grads, tape, gate.start())
+    theta = jax.eval_shape(gate.init, jax.random.key(0))
+    delta, _ = jax.eval_shape(gate.apply, theta, params, grads, tape, gate.start())
     assert jax.tree.map(jnp.shape, delta) == jax.tree.map(jnp.shape, params)
 
 
@@ -261,9 +266,10 @@ def test_networks_that_do_not_fit_are_refused():
 
 def test_kappa_starts_where_it_is_asked():
     model, params, x, y = small()
-    gate = lstm_gate(model, spec(5, 5, 3), kappa=1.0)
+    gate = lstm_gate(model, spec(5, 5, 3), hidden=8, hidden_norm=4, kappa=1.0)
     grads, tape = backward(model, params, x, y)
-    delta, _ = gate.apply(gate.init(jax.random.key(0)), params, grads, tape, gate.start())
+    theta = gate.init(jax.random.key(3))
+    delta, _ = jax.jit(gate.apply)(theta, params, grads, tape, gate.start())
     np.testing.assert_allclose(delta["Conv_0"]["kernel"], np.tanh(1.0), rtol=1e-12)
     np.testing.assert_allclose(SGD * np.tanh(1.0), 1.0, rtol=1e-12)
 
