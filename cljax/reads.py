@@ -110,7 +110,7 @@ def outside(chain: tuple[str, ...], base: Any) -> str | None:
         if path.startswith(f"{module}."):
             first = path[len(module) + 1 :].partition(".")[0]
             return None if harmless and first in harmless else path
-    if base.__name__ == "datetime" and chain[2:3] and chain[2] in _CLOCKS:
+    if base.__name__ == "datetime" and not _CLOCKS.isdisjoint(chain[2:3]):
         return path
     return path if base.__name__ in _WITH_FILES and asked in _FILES else None
 
