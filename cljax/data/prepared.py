@@ -22,6 +22,7 @@ from cljax.files import place, read_json
 __all__ = ["data_folder", "decode", "find", "prepare", "versions"]
 
 _CLASS = ("pythonClassName", "python_class_name", "type")  # in features.json, as versions have it
+_READER = "tensorflow_datasets."  # whose own modules a folder may name
 _BATCH = 5000  # examples decoded at once: as fast as any, little memory
 _log = logging.getLogger(__name__)
 
@@ -107,8 +108,8 @@ def _refuse_code(folder: Path) -> None:
         inside = found.values() if isinstance(found, dict) else found
         waiting += [part for part in inside if isinstance(part, (dict, list))]
         names = [found.get(key) for key in _CLASS] if isinstance(found, dict) else []
-        for name in names:
-            if isinstance(name, str) and not name.startswith("tensorflow_datasets."):
+        for name in names:  # one without a module is looked up among the reader's own
+            if isinstance(name, str) and "." in name and not name.startswith(_READER):
                 raise UserError(
                     f"The data set in {folder} names the code {name}, which reading it would "
                     "import; prepare it anew, with features of tensorflow-datasets alone."

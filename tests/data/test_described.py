@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
 
 import numpy as np
@@ -150,7 +151,8 @@ def test_preparing_an_unknown_name_gets_a_sentence(tmp_path, monkeypatch):
     import sys
 
     pytest.importorskip("tensorflow_datasets")
-    monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace())
+    stub = SimpleNamespace(__spec__=ModuleSpec("tensorflow", None))
+    monkeypatch.setitem(sys.modules, "tensorflow", stub)
     with pytest.raises(UserError, match="has no data set no_such_leaves"):
         prepared.prepare("no_such_leaves", tmp_path)
 
