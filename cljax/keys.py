@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from cljax.errors import UserError
+from cljax.errors import UserError, in_words
 from cljax.types import Array
 
 __all__ = ["check_seed", "check_seeds", "derived", "purpose"]
@@ -55,7 +55,9 @@ def check_seeds(seeds: Any) -> tuple[int, ...]:
     listed = listed and getattr(seeds, "ndim", 1) == 1
     chosen = tuple(map(check_seed, seeds)) if listed else ()
     if not chosen:
-        raise UserError(f"seeds is {seeds!r}, but it must be a list of seeds, such as [0, 1, 2].")
+        raise UserError(
+            f"seeds is {in_words(seeds)}, but it must be a list of seeds, such as [0, 1, 2]."
+        )
     if len(set(chosen)) < len(chosen):
         raise UserError(f"seeds are {list(chosen)}, but they must be distinct.")
     return chosen

@@ -37,6 +37,7 @@ from cljax.errors import (
     check_flag,
     check_known,
     check_positive,
+    in_words,
 )
 from cljax.evaluate import (
     Evaluation,
@@ -172,6 +173,8 @@ def learn(
     """
     check_method(method)
     check_stream(stream)
+    if isinstance(seeds, (str, bytes)) or not np.iterable(seeds):
+        raise UserError(f"seeds is {in_words(seeds)}, but it must be a list, one for each run.")
     check_positive(batch_size=batch_size, epochs=epochs, seeds=len(seeds))
     check_counts(eval_every=eval_every)
     check_flag(online=online, validate=validate)
