@@ -10,6 +10,7 @@ import pytest
 import cljax
 from cljax.config import plain
 from cljax.factories import real_options
+from cljax.identity import content
 from cljax.methods import METHODS
 from cljax.methods.class_incremental import class_incremental
 from cljax.resolve import options_of
@@ -76,7 +77,7 @@ def test_a_users_own_functions_are_told_apart_by_what_they_close_over():
 
         return cljax.Penalty(nothing, value, nothing, nothing)
 
-    assert plain(mine(0.1)) != plain(mine(1.0))
-    assert plain(mine(0.1)) == plain(mine(0.1))
-    adam = [plain(cljax.finetune(optimizer=optax.adam(lr)).options) for lr in (0.1, 0.1, 0.2)]
+    assert content(mine(0.1)) != content(mine(1.0))
+    assert content(mine(0.1)) == content(mine(0.1))
+    adam = [content(cljax.finetune(optimizer=optax.adam(lr)).options) for lr in (0.1, 0.1, 0.2)]
     assert adam[0] == adam[1] != adam[2]
