@@ -87,6 +87,11 @@ def check_network(model: Model, example: PyTree, num_classes: int, stream: str) 
       example: ``jax.ShapeDtypeStruct`` of one example as the network sees it.
       num_classes: of the stream, which has the name ``stream``.
     """
+    if not isinstance(model, Model):
+        raise UserError(
+            f"The model is {in_words(model)}, but it must be a Model, such as "
+            "cljax.nets.mlp(100)(num_outputs) makes."
+        )
     x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((_ROWS, *a.shape), a.dtype), example)
     key = jax.eval_shape(lambda: jax.random.key(0))
     seen = ", ".join(f"{a.dtype}{list(a.shape)}" for a in jax.tree.leaves(x))

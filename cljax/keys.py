@@ -40,7 +40,7 @@ def check_seed(seed: Any) -> int:
         number = -1
     if not 0 <= number < _SEEDS:
         raise UserError(
-            f"The seed {seed!r} must be a whole number from 0 to {_SEEDS - 1}, such as 0."
+            f"The seed {in_words(seed)} must be a whole number from 0 to {_SEEDS - 1}, such as 0."
         )
     return number
 

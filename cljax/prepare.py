@@ -312,16 +312,7 @@ def make(factory: Callable[..., Any], options: Mapping[str, Any], name: str) -> 
     known = {option.name for option in resolve.options_of(factory)}
     for option in options:
         check_known(f"option of {name}", option, known)
-    try:
-        return factory(**options)
-    except UserError:
-        raise
-    except Exception as error:
-        if (factory.__module__ or "").startswith("cljax."):
-            raise
-        raise UserError(
-            f"The factory {name} failed with {type(error).__name__}: {error}."
-        ) from error
+    return resolve.called(factory, name, **options)
 
 
 def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:

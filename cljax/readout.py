@@ -25,7 +25,7 @@ from jax.core import Tracer
 from jaxtyping import Array as AnyArray
 from jaxtyping import Bool, Float, Int
 
-from cljax.errors import UserError, check_finite, check_positive
+from cljax.errors import UserError, as_numbers, check_positive, check_rate, in_words
 from cljax.losses import cross_entropy, masked_mean
 from cljax.optimizers import make_optimizer
 from cljax.types import Array, PyTree
@@ -80,13 +80,16 @@ def readout(
     """
     _check(features, labels, features_test, labels_test, mask, mask_test, num_classes)
     check_positive(steps=steps)
-    check_finite(lr=lr)
+    check_rate(lr=lr)
     if batch_size is not None:
         check_positive(batch_size=batch_size)
         if key is None:
             raise UserError(
                 f"batch_size is {batch_size}, but drawing batches needs a key; pass one."
             )
+        kind = getattr(key, "dtype", None)
+        if kind != np.uint32 and not jnp.issubdtype(kind, jax.dtypes.prng_key):
+            raise UserError(f"key is {in_words(key)}, but it must be a jax.random.key(seed).")
     dtype = jnp.promote_types(jnp.result_type(features), jnp.float32)
     x, mask = _masked(features, mask, dtype)
     x_test, mask_test = _masked(features_test, mask_test, dtype)
@@ -167,7 +170,8 @@ def _check(
                 )
         if isinstance(own, Tracer) or isinstance(valid, Tracer):
             continue
-        seen = np.asarray(own) if valid is None else np.asarray(own)[np.asarray(valid)]
+        seen = as_numbers(name, own)
+        seen = seen if valid is None else seen[np.asarray(valid, bool)]
         if seen.size and not (0 <= seen.min() and seen.max() < num_classes):
             raise UserError(
                 f"{name} run from {seen.min()} to {seen.max()}, but they must be 0 to "

@@ -23,7 +23,7 @@ from cljax.nets import NETS
 from cljax.streams import STREAMS
 from cljax.types import Net
 
-__all__ = ["Option", "is_code", "method_factory", "net", "options_of", "stream_factory"]
+__all__ = ["Option", "called", "is_code", "method_factory", "net", "options_of", "stream_factory"]
 
 
 # Options in a network's name -> keyword argument and value; any other word is an initialisation.
@@ -74,7 +74,7 @@ def net(name: str) -> Net:
     """
     kind, _, rest = name.partition(":")
     if is_code(name, net=True):
-        return _made(_factory("network", name, NETS), name)
+        return called(_factory("network", name, NETS), name)
     check_known("network", kind, NETS)
     widths, *words = rest.split(":")
     takes = inspect.signature(NETS[kind]).parameters
@@ -94,13 +94,19 @@ def net(name: str) -> Net:
     return NETS[kind](*sizes, **{option: value for _, option, value in named})
 
 
-def _made(factory: Callable[..., Any], name: str) -> Net:
-    """What a factory of networks that needs no arguments makes."""
+def called(factory: Callable[..., Any], name: str, **options: Any) -> Any:
+    """What a factory makes; where one of a user's own fails, that is told as such.
+
+    Raises:
+      UserError: as the factory does, or for any error of a user's own.
+    """
     try:
-        return factory()
+        return factory(**options)
     except UserError:
         raise
     except Exception as error:
+        if (getattr(factory, "__module__", None) or "").startswith("cljax."):
+            raise
         raise UserError(
             f"The factory {name} failed with {type(error).__name__}: {error}."
         ) from error

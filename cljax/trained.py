@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import UserError, check_known
+from cljax.errors import UserError, check_known, check_text, given
 from cljax.evaluate import (
     TestData,
     allowed_outputs,
@@ -94,6 +94,7 @@ def evaluate(
     _check_kind(stream, learned)
     learner = trained.bind(learned)
     headline = learner.evaluations[0].predictor if learner.evaluations else None
+    check_text(**given(predictor=predictor))
     name = predictor or headline or next(n for n in learner.predictors if n != "features")
     hit = "place" if scenario == "domain" else "class"
     question = Evaluation(name, name, scenario, continuum, hit=hit)

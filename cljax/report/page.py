@@ -19,7 +19,7 @@ import numpy as np
 
 from cljax import __version__, artefacts
 from cljax import files as files_of
-from cljax.errors import UserError, check_flag, check_path, given
+from cljax.errors import UserError, check_flag, check_path, check_text, given
 from cljax.report import cells, comparison, sections, tables
 from cljax.report import figures as drawn
 from cljax.report.folders import Found, matrix_of, open_folders
@@ -88,6 +88,7 @@ def report(
         check_path(folder=folder)
     check_path(**given(out=out))
     check_flag(figures=figures)
+    check_text(metric=metric)
     if not folders:
         raise UserError("A report needs the folder of a run or a sweep.")
     found = open_folders(folders)
