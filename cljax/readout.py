@@ -25,7 +25,7 @@ from jax.core import Tracer
 from jaxtyping import Array as AnyArray
 from jaxtyping import Bool, Float, Int
 
-from cljax.errors import UserError, as_numbers, check_positive, check_rate, in_words
+from cljax.errors import UserError, check_positive, check_rate, in_words
 from cljax.losses import cross_entropy, masked_mean
 from cljax.optimizers import make_optimizer
 from cljax.types import Array, PyTree
@@ -88,7 +88,7 @@ def readout(
                 f"batch_size is {batch_size}, but drawing batches needs a key; pass one."
             )
         kind = getattr(key, "dtype", None)
-        if kind != np.uint32 and not jnp.issubdtype(kind, jax.dtypes.prng_key):
+        if kind is None or not (kind == np.uint32 or jnp.issubdtype(kind, jax.dtypes.prng_key)):
             raise UserError(f"key is {in_words(key)}, but it must be a jax.random.key(seed).")
     dtype = jnp.promote_types(jnp.result_type(features), jnp.float32)
     x, mask = _masked(features, mask, dtype)
@@ -170,8 +170,9 @@ def _check(
                 )
         if isinstance(own, Tracer) or isinstance(valid, Tracer):
             continue
-        seen = as_numbers(name, own)
-        seen = seen if valid is None else seen[np.asarray(valid, bool)]
+        if np.asarray(own).dtype.kind not in "iubf":
+            raise UserError(f"{name} is {in_words(own)}, but it must be an array of numbers.")
+        seen = np.asarray(own) if valid is None else np.asarray(own)[np.asarray(valid)]
         if seen.size and not (0 <= seen.min() and seen.max() < num_classes):
             raise UserError(
                 f"{name} run from {seen.min()} to {seen.max()}, but they must be 0 to "

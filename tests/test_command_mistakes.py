@@ -57,6 +57,8 @@ def _own_folder(tmp_path, monkeypatch):
         (["data", "/etc"], "'/etc' is no name"),
         (["data", "../mnist"], "'../mnist' is no name"),
         (["data"], "such as mnist, cifar100"),
+        (["run", "er", *TINY, "--net", "json:loads"], "The factory json:loads failed"),
+        (["run", "json:loads", "mnist-rotations"], "json:loads"),
         (["list", "nests"], "did you mean nets"),
         (["list", "nets", "mlp", "x"], "got 'x' as well"),
         (["docs", __file__], "is a file; name a folder"),

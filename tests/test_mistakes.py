@@ -14,6 +14,7 @@ import pytest
 import cljax
 from cljax import checks, errors, resolve
 from cljax.errors import UserError
+from cljax.learn import learn
 from cljax.prepare import Options, prepare
 from cljax.types import Evaluation, Output, Variables
 
@@ -309,6 +310,25 @@ def test_numbers_of_figures_and_statistics_are_checked():
     _refused("target is 0.5", cljax.stats.equivalence, [0.1], 0.5, 0.1)
     _refused("margin is 0", cljax.stats.equivalence, [0.1], cljax.stats.Cell(0.1, None, None), 0)
     _refused("correct has shape", cljax.metrics.prequential_accuracy, [[1, 2]], [1, 2, 3])
+
+
+def test_keys_labels_seeds_and_models_of_other_types_are_refused(stream):
+    rows, labels = np.eye(4), np.arange(4) % 2
+    fit = lambda **o: cljax.readout(
+        rows, o.pop("labels", labels), rows, labels, num_classes=2, steps=1, **o
+    )
+    for key in (-0.5, "x", np.ones(2), np.array(["a"])):
+        _refused("key is .* must be a jax.random.key", fit, batch_size=2, key=key)
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        fit(batch_size=2, key=key)
+    _refused("labels is", fit, labels=np.array([None] * 4))
+    _refused("lr is -1", fit, lr=-1)
+    for model in (1.5, cljax.nets.mlp(2), None):
+        _refused("The model is", learn, cljax.finetune(), model, stream, [0], batch_size=4)
+    for seeds in (object(), int, "3"):
+        _refused("seeds is", learn, cljax.finetune(), None, stream, seeds, batch_size=4)
+        _refused("seeds", cljax.run, cljax.finetune(), stream, seeds=seeds)
+    _refused("The seed an object", cljax.streams.on_validation, stream, object())
 
 
 @pytest.fixture(scope="module")
