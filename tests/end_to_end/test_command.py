@@ -131,7 +131,7 @@ def test_a_users_method_stream_and_network(tmp_path):
         (["run", "json:nothing", "mnist-rotations"], "does not have"),
         (["data"], "needs the name"),
         (["data", "mnits"], "did you mean mnist"),
-        (["list", "all"], "no arguments"),
+        (["list", "all"], "kind to list 'all'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
