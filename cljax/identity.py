@@ -66,14 +66,12 @@ class Content(NamedTuple):
       unknown: what of it cannot be told, such as ``closure.rng (a Generator)``; () if nothing.
       packages: the installed packages, beside Python and cljax, that it uses, by name.
       own: the modules of the user's own that its code is of.
-      jitted: the functions of the user's own that ``jax.jit`` wraps.
     """
 
     json: Any
     unknown: tuple[str, ...] = ()
     packages: Mapping[str, Package] = {}
     own: tuple[str, ...] = ()
-    jitted: tuple[Any, ...] = ()
 
 
 class _Walk(NamedTuple):
@@ -83,7 +81,6 @@ class _Walk(NamedTuple):
     unknown: dict[str, None]
     packages: dict[str, Package]
     own: dict[str, None]
-    jitted: list[Any]
 
 
 def content(value: Any) -> Content:
@@ -97,7 +94,7 @@ def contents(parts: Mapping[str, Any]) -> Content:
 
     Parts that are dicts are named entry by entry, in the order in which they stand.
     """
-    walk = _Walk({}, {}, {}, {}, [])
+    walk = _Walk({}, {}, {}, {})
 
     def of(name: str, part: Any) -> Any:
         try:
@@ -111,8 +108,7 @@ def contents(parts: Mapping[str, Any]) -> Content:
         else of(name, part)
         for name, part in parts.items()
     }
-    own, jitted = tuple(sorted(walk.own)), tuple(walk.jitted)
-    return Content(made, tuple(walk.unknown), walk.packages, own, jitted)
+    return Content(made, tuple(walk.unknown), walk.packages, tuple(sorted(walk.own)))
 
 
 def digest_of(made: Any) -> str:
@@ -412,7 +408,6 @@ def _of_instance(value: Any, path: str, walk: _Walk) -> Any:
     if state is None and wrapped is not None and not _own(kind.__module__, walk):
         if isinstance(value, _CACHED):
             return _untold(path, "it keeps earlier results", walk)
-        walk.jitted.extend([value] if hasattr(value, "clear_cache") else [])
         # What jax.jit makes of a function.
         return {"wrapped": _of(wrapped, path, walk), "by": f"{kind.__module__}:{kind.__qualname__}"}
     if state is None:

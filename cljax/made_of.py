@@ -50,8 +50,9 @@ def identify(
     """Tells a run's parts by content.
 
     What cannot be told is listed as ``unknown``. Without an ``id`` of the user's for it, the run
-    gets a mark of its own, so that it is taken for no other run. What ``jax.jit`` traced of the
-    user's functions is forgotten, since it may hold values that they no longer read.
+    gets a mark of its own, so that it is taken for no other run. Where a part is of the user's own
+    code, all that JAX traced in this process is forgotten: it keeps traces by function, and they
+    may hold values of globals that the function no longer reads.
 
     Raises:
       UserError: for a run over several processes that cannot be told and has no id.
@@ -62,8 +63,8 @@ def identify(
         "stream": {} if told(stream) else {name: getattr(stream, name) for name in DECISIVE},
         "evaluations": {e.name: e for e in evaluations if not all(map(_plain, e))},
     })  # fmt: skip
-    for function in found.jitted:
-        function.clear_cache()
+    if found.own:
+        jax.clear_caches()
     checksum = stream.checksum if told(stream) else digest_of(found.json["stream"])
     identity = {name: _short(part) for name, part in found.json.items() if part}
     if list(identity.get("net", ())) == ["net"]:

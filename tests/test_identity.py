@@ -452,6 +452,38 @@ def test_jitted_functions_run_with_the_values_that_tell_them(monkeypatch):
     assert content(lambda: cached()).unknown == ("closure.cached (it keeps earlier results)",)
 
 
+def scanned(carry, _):
+    return carry * RATE, None
+
+
+def times_rate(value):
+    return value * RATE
+
+
+LOOPS = {
+    "scan": lambda x: jax.lax.scan(scanned, x, None, length=1)[0],
+    "while": lambda x: jax.lax.while_loop(lambda x: x > 0.9, times_rate, x),
+    "cond": lambda x: jax.lax.cond(x > 0, times_rate, times_rate, x),
+    "checkpoint": lambda x: jax.checkpoint(times_rate)(x),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_functions_in_loops_run_with_the_values_that_tell_them(loop, monkeypatch):
+    """JAX keeps the trace of a function that it has met, whatever the globals have become."""
+
+    def update(state, batch, key):
+        return State(LOOPS[loop](state.w)), Info(0.0)
+
+    method = cljax.Method.from_update(lambda key: State(jnp.ones(())), update, lambda state, x: x)
+    results = []
+    for rate in (0.25, 0.5):
+        monkeypatch.setitem(globals(), "RATE", rate)
+        hash_of(method)
+        results.append(float(jax.jit(lambda x: update(State(x), None, None)[0].w)(1.0)))
+    assert results == [0.25, 0.5]
+
+
 def once(folder, **options):
     options = {"net": linen(2), "seeds": 1, "batch_size": 4, "out": folder, **options}
     return cljax.run(cljax.finetune(lr=0.1), support.stream(), **options)
