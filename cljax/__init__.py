@@ -18,11 +18,13 @@ from cljax import (
     tree,
     types,
 )  # fmt: skip
-from cljax.allocator import keep_freed_memory
-from cljax.comparison import Study, Tune, compare
-from cljax.continuum import continuum_lower_bound
-from cljax.evaluate import Evaluation
+from cljax.engine.allocator import keep_freed_memory
+from cljax.evaluation.accuracy import Evaluation
+from cljax.evaluation.again import Scores, Trained, evaluate
+from cljax.evaluation.continuum import continuum_lower_bound
+from cljax.evaluation.linear import readout
 from cljax.implicit import implicit_gradient
+from cljax.inner_loop import InnerStep, Unrolled, optax_step, sgd_step, split, unroll
 from cljax.methods.bic import bic
 from cljax.methods.er import er
 from cljax.methods.finetune import finetune, online, sgd
@@ -48,13 +50,11 @@ from cljax.methods.reptile import fomaml, reptile
 from cljax.methods.teacher import teacher
 from cljax.methods.with_exemplars import with_exemplars
 from cljax.penalties import ewc, lwf, mas, online_ewc, rwalk, si
-from cljax.published import published
-from cljax.readout import readout
 from cljax.recipes import Recipe, recipe
-from cljax.run import Run, Running, load, resume, run
-from cljax.trained import Scores, Trained, evaluate
+from cljax.references.published import published
+from cljax.runner.run import Run, Running, load, resume, run
+from cljax.sweep.compare import Study, Tune, compare
 from cljax.types import Method, Penalty, Readout
-from cljax.unroll import InnerStep, Unrolled, optax_step, sgd_step, split, unroll
 
 _LATER = ("geometry", "plot", "report")  # imported when first asked for: they take a while
 

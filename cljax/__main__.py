@@ -8,7 +8,7 @@ import sys
 if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
     del sys.path[0]
 
-from cljax.cli import main
+from cljax.cli.command import main
 
 if __name__ == "__main__":
     main()

@@ -28,8 +28,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from cljax.errors import UserError, check_finite, check_known, check_positive
+from cljax.inner_loop import loop
 from cljax.types import Array, Params, PyTree
-from cljax.unroll import loop
 
 __all__ = ["implicit_gradient"]
 

@@ -27,7 +27,7 @@ import matplotlib.pyplot as plt
 
 import cljax
 from cljax import resolve
-from cljax.evaluate import Evaluation
+from cljax.evaluation.accuracy import Evaluation
 from cljax.methods.adapted import adapted_predictor
 from cljax.types import Variables
 

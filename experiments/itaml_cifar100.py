@@ -21,7 +21,7 @@ from pathlib import Path
 import jax
 
 import cljax
-from cljax.published import sources
+from cljax.references.published import sources
 from cljax.stats import equivalence
 from cljax.streams.base import first_tasks
 

@@ -23,7 +23,7 @@ import cljax
 from cljax import sweep
 from cljax.methods import CHECKED, METHODS
 from cljax.methods.adapted import protocols
-from cljax.published import sources
+from cljax.references.published import sources
 from cljax.stats import equivalence
 
 NET, BATCH, EPOCHS, CONTINUUM, MARGIN = "mlp:400,400:pytorch:no-head-bias", 256, 20, 20, 0.015

@@ -30,10 +30,10 @@ from lamaml_table3 import NET, SAMPLES, reduced
 
 import cljax
 from cljax import keys
-from cljax.evaluate import Evaluation, allowed_outputs, correct_fn, test_data
+from cljax.engine.programs import device_plan, make_step, train_data
+from cljax.evaluation.accuracy import Evaluation, allowed_outputs, correct_fn, test_data
 from cljax.losses import classification_loss, masked_mean
 from cljax.resolve import net as net_of
-from cljax.segments import device_plan, make_step, train_data
 from cljax.streams.base import of_seed, plan
 from cljax.types import Examples, Info, Learner
 

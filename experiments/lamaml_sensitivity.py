@@ -29,9 +29,9 @@ from matplotlib.figure import Figure
 
 import cljax
 from cljax import keys, plot
-from cljax.evaluate import Evaluation, correct_fn, test_data
-from cljax.learn import resolve_lanes
-from cljax.segments import device_plan, train_data, whole
+from cljax.engine.learn import resolve_lanes
+from cljax.engine.programs import device_plan, train_data, whole
+from cljax.evaluation.accuracy import Evaluation, correct_fn, test_data
 from cljax.streams.base import plan
 
 RATES = {"cmaml": ("alpha_init", "lr"), "sync-lamaml": ("alpha_init", "lr", "alpha_lr"),

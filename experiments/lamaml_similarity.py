@@ -31,9 +31,9 @@ from teacher_tables import keep_reading
 
 import cljax
 from cljax import keys, plot, stats
+from cljax.engine.programs import device_plan, make_step, train_data
 from cljax.losses import classification_loss
 from cljax.resolve import net as net_of
-from cljax.segments import device_plan, make_step, train_data
 from cljax.streams.base import first_tasks, of_seed, plan
 from cljax.types import Examples
 

@@ -22,7 +22,7 @@ from scipy.special import stdtrit
 
 import cljax
 from cljax.methods import CHECKED
-from cljax.published import published, sources
+from cljax.references.published import published, sources
 from cljax.stats import equivalence
 
 TABLE = ("online", "ewc", "gem", "mer", "cmaml", "sync-lamaml", "lamaml")

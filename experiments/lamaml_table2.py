@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.timing import Timing, gemm_peak, run
 
 import cljax
-from cljax.published import published
+from cljax.references.published import published
 
 ROWS = ("online", "ewc", "er", "gem", "cmaml", "lamaml", "mer")
 BOTH = ("cmaml", "lamaml", "mer")  # also timed on permutations

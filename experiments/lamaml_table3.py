@@ -31,13 +31,13 @@ import numpy as np
 from lamaml_table1 import COST_HEAD, TABLE_HEAD, cost_of, reading_of, row_of
 
 import cljax
-from cljax.comparison import Study
 from cljax.data import ImageData, digest
+from cljax.engine.work import of_update
 from cljax.recipes.lamaml_table3 import STREAMS
 from cljax.resolve import method_factory
 from cljax.resolve import net as net_of
 from cljax.streams import Stream
-from cljax.work import of_update
+from cljax.sweep.compare import Study
 
 SMALL = ("lamaml", "sync-lamaml", "cmaml", "er", "agem")
 SINGLE = ("lamaml", "sync-lamaml", "cmaml", "la-er", "meta-bgd", "mer", "gem", "agem", "icarl-ti",

@@ -29,13 +29,13 @@ from matplotlib.figure import Figure
 
 import cljax
 from cljax import keys, plot
-from cljax.evaluate import Evaluation, allowed_outputs, correct_fn, test_data
+from cljax.engine.programs import device_plan, make_step, train_data
+from cljax.evaluation.accuracy import Evaluation, allowed_outputs, correct_fn, test_data
+from cljax.inner_loop import sgd_step, split, unroll
 from cljax.losses import classification_loss, masked_mean
 from cljax.resolve import net as net_of
-from cljax.segments import device_plan, make_step, train_data
 from cljax.streams.base import first_tasks, of_seed, plan
 from cljax.types import Examples, Info
-from cljax.unroll import sgd_step, split, unroll
 
 BATCH, TASKS, TESTED = 10, 5, 1000
 STRIDE = {"mnist": 5, "cpu_small": 10}  # batches from record to record

@@ -26,7 +26,7 @@ from pathlib import Path
 import cljax
 from cljax import stats
 from cljax.memory.learned import change
-from cljax.published import sources
+from cljax.references.published import sources
 
 # Of two cores: fewer outer epochs, inner steps of several images, a step size that is visible.
 SMALL = (

@@ -195,7 +195,7 @@ def main() -> None:
 
 def _losses(stream, recipe, policy: str) -> np.ndarray:
     """Validation loss of the first task's outer steps, one seed."""
-    from cljax.learn import learn
+    from cljax.engine.learn import learn
 
     method = cljax.lucir(**{**recipe.method_options, "exemplars": policy})
     first = cljax.streams.base.first_tasks(stream, 1)

@@ -24,8 +24,8 @@ import numpy as np
 
 import cljax
 from cljax import keys
-from cljax.evaluate import Evaluation, correct_fn, test_data
-from cljax.segments import device_plan, train_data, whole
+from cljax.engine.programs import device_plan, train_data, whole
+from cljax.evaluation.accuracy import Evaluation, correct_fn, test_data
 from cljax.streams.base import plan
 
 

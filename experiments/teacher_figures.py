@@ -17,15 +17,16 @@ import matplotlib
 import numpy as np
 
 import cljax
-from cljax import artefacts, resolve
-from cljax.learned import Gate, learned_step, lstm_gate, multipliers
-from cljax.learned.curriculum import Curriculum, level_at
+from cljax import resolve
 from cljax.losses import cross_entropy, head_mask, masked_mean
-from cljax.plot_parts import PALETTE, tidy
-from cljax.prepare import make
+from cljax.plot.parts import PALETTE, tidy
 from cljax.recipes import Recipe
+from cljax.runner import artefacts
+from cljax.runner.prepare import make
 from cljax.streams.base import Stream
 from cljax.types import Array, Batch, Info, Learner, Method, Model, Spec
+from cljax.update_rules import Gate, learned_step, lstm_gate, multipliers
+from cljax.update_rules.curriculum import Curriculum, level_at
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -15,7 +15,7 @@ import numpy as np
 
 import cljax
 from cljax import stats
-from cljax.plot_parts import PALETTE, tidy
+from cljax.plot.parts import PALETTE, tidy
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -8,8 +8,9 @@ import pytest
 import support
 
 import cljax
-from cljax import artefacts, sweep
-from cljax.cli import main
+from cljax import sweep
+from cljax.cli.command import main
+from cljax.runner import artefacts
 
 METHOD = cljax.lamaml(capacity=6, replay_size=3, glances=1, algebra="low-rank")
 SMALL = {"batch_size": 4, "net": "mlp:5"}

@@ -20,14 +20,14 @@ import optax
 
 import cljax
 from cljax import geometry, plot, report
+from cljax.engine.learn import learn
 from cljax.errors import Interrupted, UserError
-from cljax.learn import learn
 from cljax.memory import exemplars, reservoir, ring
 from cljax.memory.policies import named
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.penalties import PENALTIES
-from cljax.prepare import prepare
+from cljax.runner.prepare import prepare
 from cljax.types import Evaluation
 
 __all__ = ["Call", "call", "drawn", "public"]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cljax import cli
+from cljax.cli import command as cli
 from cljax.methods import METHODS
 from cljax.resolve import options_of
 from cljax.streams import STREAMS

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import support
 
-from cljax.learn import learn
+from cljax.engine.learn import learn
 from cljax.nets import from_linen, mlp
 from cljax.nets.batchnorm import BatchNorm
 from cljax.nets.cosine import Head

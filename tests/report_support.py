@@ -8,8 +8,9 @@ import json
 import numpy as np
 
 import cljax
-from cljax import artefacts, metrics, stats
-from cljax.config import config_hash
+from cljax import metrics, stats
+from cljax.runner import artefacts
+from cljax.runner.config import config_hash
 
 
 def nullable(array):

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import keys, metrics, protocol
-from cljax.lanes import Divergence
-from cljax.learn import History
-from cljax.prepare import prepare
-from cljax.report import sections, tables
+from cljax import keys, metrics
+from cljax.engine.lanes import Divergence
+from cljax.engine.learn import History
+from cljax.references import protocol, tables
+from cljax.report import sections
 from cljax.report.folders import Found
-from cljax.results import results_of
+from cljax.runner.prepare import prepare
+from cljax.runner.results import results_of
 from cljax.types import Evaluation
 
 T, S = 3, 2

@@ -21,11 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
-from cljax import artefacts
-from cljax.checkpoint import Snapshot, newest, next_number, save
-from cljax.cli import main
-from cljax.config import canonical
+from cljax.cli.command import main
 from cljax.errors import UserError
+from cljax.runner import artefacts
+from cljax.runner.config import canonical
+from cljax.storage.checkpoint import Snapshot, newest, next_number, save
 
 IDENTITY = {"config_hash": "one"}
 RUN = ["run", "online", "mnist-rotations", "--sample", "--num-tasks", "2",

@@ -11,7 +11,8 @@ import pytest
 from fuzz_support import run_line
 
 import cljax
-from cljax import cli, sweep
+from cljax import sweep
+from cljax.cli import command as cli
 from cljax.errors import UserError
 from cljax.methods import METHODS
 from cljax.streams import STREAMS

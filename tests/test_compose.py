@@ -17,9 +17,9 @@ import support
 
 import cljax
 from cljax import keys
-from cljax.learn import learn
+from cljax.engine.learn import learn
+from cljax.engine.programs import device_plan, train_data, whole
 from cljax.methods import METHODS
-from cljax.segments import device_plan, train_data, whole
 from cljax.streams import plan
 from cljax.types import Variables
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from importlib import metadata
 
-from cljax.config import commit_of
+from cljax.runner.config import commit_of
 
 
 def git(folder, *command):

@@ -9,10 +9,10 @@ import pytest
 import support
 
 import cljax
-from cljax import protocol
-from cljax.prepare import prepare
 from cljax.recipes import default, recipes
+from cljax.references import protocol
 from cljax.report import report
+from cljax.runner.prepare import prepare
 
 FIELDS = ("net", "batch_size", "epochs", "entries")
 PAIRS = [

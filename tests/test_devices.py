@@ -15,10 +15,10 @@ import pytest
 import support
 
 import cljax
-from cljax.cli import main
-from cljax.config import canonical
+from cljax.cli.command import main
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.learn import learn
+from cljax.runner.config import canonical
 
 RUN = ["run", "lamaml", "mnist-rotations", "--sample", "--num-tasks", "2", "--samples-per-task",
        "60", "--seeds", "3", "--precision", "float64", "--lanes", "map"]  # fmt: skip

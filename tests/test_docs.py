@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import cljax
-from cljax import cli, docs
+from cljax.cli import command, reference
 from cljax.errors import UserError
 
 SOURCE = {
@@ -45,7 +45,7 @@ def package(tmp_path, monkeypatch):
 
 
 def test_every_public_name_of_ours_is_documented():
-    assert docs.undocumented(docs.modules_of(cljax)) == []
+    assert reference.undocumented(reference.modules_of(cljax)) == []
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_every_public_name_of_ours_is_documented():
 def test_what_has_no_docstring_is_named_and_refused(module, missing, package, tmp_path):
     name = package("documented_badly", bad=module)
     with pytest.raises(UserError, match=rf"Without a docstring: {name}\.bad{missing}; write"):
-        docs.write(tmp_path / "out", name)
+        reference.write(tmp_path / "out", name)
     assert not (tmp_path / "out").exists()
 
 
 def test_private_modules_names_constants_and_fields_need_none(package, tmp_path):
     pytest.importorskip("pdoc")
     name = package("documented_well", _private="def f():\n    pass\n")
-    page = docs.write(tmp_path / "out", name)
+    page = reference.write(tmp_path / "out", name)
     assert f'<a href="{name}/good.html">{name}.good</a></td><td>A module.' in page.read_text()
     text = (tmp_path / "out" / name / "good.html").read_text()
     assert "Whether it is far." in text and "not_named" not in text
@@ -80,7 +80,7 @@ def test_private_modules_names_constants_and_fields_need_none(package, tmp_path)
 
 def test_the_command_needs_a_folder(capsys):
     with pytest.raises(SystemExit) as done:
-        cli.main(["docs"])
+        command.main(["docs"])
     assert done.value.code == 2
     assert "cljax docs needs" in capsys.readouterr().err
 
@@ -89,12 +89,12 @@ def test_the_command_needs_a_folder(capsys):
 def test_the_reference_of_cljax_is_written(tmp_path, capsys):
     pytest.importorskip("pdoc")
     with pytest.raises(SystemExit) as done:
-        cli.main(["docs", str(tmp_path / "api")])
+        command.main(["docs", str(tmp_path / "api")])
     assert done.value.code == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "api" / "index.html")
     page = (tmp_path / "api" / "cljax" / "memory" / "reservoir.html").read_text()
     assert "Algorithm R" in page and "sample" in page and 'href="../../index.html"' in page
     links = (tmp_path / "api" / "index.html").read_text()
-    for module in docs.modules_of(cljax):
+    for module in reference.modules_of(cljax):
         assert f">{module.__name__}</a>" in links
         assert (tmp_path / "api" / f"{module.__name__.replace('.', '/')}.html").exists()

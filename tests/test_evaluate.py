@@ -10,14 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax.errors import UserError
-from cljax.evaluate import (
-    Evaluation,
-    TestData,
-    correct_fn,
-    infer_task,
-    predictors_of,
+from cljax.evaluation.accuracy import Evaluation, TestData, correct_fn, infer_task, predictors_of
+from cljax.evaluation.accuracy import (
+    test_rows as laid_out,  # a name that pytest would take for a test
 )
-from cljax.evaluate import test_rows as laid_out  # a name that pytest would take for a test
 from cljax.streams.transforms import as_is
 from cljax.types import Predictor
 

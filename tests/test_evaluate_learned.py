@@ -12,10 +12,10 @@ import pytest
 
 import cljax
 from cljax.errors import UserError
+from cljax.evaluation.again import Trained, evaluate
 from cljax.methods.bic import Bias, Correction, _corrected_predictor
 from cljax.methods.nearest import nearest_mean
 from cljax.streams.base import first_tasks, on_validation
-from cljax.trained import Trained, evaluate
 from cljax.types import Evaluation, Info, Learner, Model, Output, Predictor, Variables
 
 T, C, EACH = 3, 6, 12

@@ -12,15 +12,15 @@ import pytest
 import support
 
 import cljax
-from cljax import driver
-from cljax.cli import main
-from cljax.config import entry_of, evaluation_of
+from cljax.cli.command import main
+from cljax.engine import driver
+from cljax.engine.learn import Checkpoints, learn
 from cljax.errors import Interrupted, UserError
-from cljax.evaluate import Evaluation
-from cljax.learn import Checkpoints, learn
+from cljax.evaluation.accuracy import Evaluation
 from cljax.methods import METHODS
 from cljax.methods.common import check_features, with_features
 from cljax.nets import mlp
+from cljax.runner.config import entry_of, evaluation_of
 from cljax.types import Method, Predictor, Readout, Variables
 
 FINETUNE = cljax.finetune(lr=0.1)

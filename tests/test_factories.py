@@ -8,12 +8,12 @@ import optax
 import pytest
 
 import cljax
-from cljax.config import plain
 from cljax.factories import real_options
-from cljax.identity import content
+from cljax.identity.content import content
 from cljax.methods import METHODS
 from cljax.methods.class_incremental import class_incremental
 from cljax.resolve import options_of
+from cljax.runner.config import plain
 
 
 def test_a_method_with_a_penalty_has_the_options_of_both():

@@ -25,12 +25,12 @@ import pytest
 import support
 
 import cljax
-from cljax import artefacts
-from cljax.config import differences
 from cljax.errors import UserError
-from cljax.identity import content
-from cljax.prepare import prepare
-from cljax.sources import package_of
+from cljax.identity.content import content
+from cljax.identity.sources import package_of
+from cljax.runner import artefacts
+from cljax.runner.config import differences
+from cljax.runner.prepare import prepare
 from cljax.streams.base import Augmentation, Transform, plan
 from cljax.types import Info
 
@@ -558,7 +558,7 @@ def test_two_processes_give_equal_hashes(tmp_path):
 def test_two_functions_of_one_line_are_unknown_without_columns(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from cljax.identity import content\n"
+        "from cljax.identity.content import content\n"
         "two = [lambda x: x + 1, lambda x: x + 2]\n"
         "one = lambda x: x\n"
         "print(*(bool(content(f).unknown) for f in (*two, one)))\n"

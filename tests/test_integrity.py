@@ -25,8 +25,10 @@ from folders_support import (
 from support import stream
 
 import cljax
-from cljax import artefacts, files, sweep
+from cljax import sweep
 from cljax.errors import Interrupted, UserError
+from cljax.runner import artefacts
+from cljax.storage import files
 
 NUM_FLIPS, NUM_CUTS = 250, 60
 

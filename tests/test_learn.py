@@ -13,12 +13,12 @@ import support
 
 import cljax
 from cljax import keys
+from cljax.engine.learn import learn
+from cljax.engine.programs import device_plan, train_data, whole
 from cljax.errors import UserError
-from cljax.evaluate import Evaluation
-from cljax.learn import learn
+from cljax.evaluation.accuracy import Evaluation
 from cljax.methods.common import logits_predictor
 from cljax.nets import from_linen
-from cljax.segments import device_plan, train_data, whole
 from cljax.streams.base import plan
 from cljax.types import Array, Info, Learner, Method, Needs, Phase, Predictor, StepPlan, Variables
 

@@ -13,9 +13,9 @@ import pytest
 
 import cljax
 from cljax import checks, errors, resolve
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.learn import learn
-from cljax.prepare import Options, prepare
+from cljax.runner.prepare import Options, prepare
 from cljax.types import Evaluation, Output, Variables
 
 
@@ -223,7 +223,7 @@ def test_run_shows_the_keywords_that_it_passes_on():
         if parameter.kind is parameter.KEYWORD_ONLY
     }
     assert set(Options.__annotations__) == passed
-    assert all(name in (cljax.run.__doc__ or "") for name in passed)
+    assert all(name in (cljax.runner.run.__doc__ or "") for name in passed)
 
 
 def test_how_a_run_is_kept_and_shown_is_checked(stream, tmp_path):

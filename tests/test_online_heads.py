@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax.learn import learn
+from cljax.engine.learn import learn
 from cljax.streams.base import batches, plan
 from cljax.types import (
     Evaluation,
@@ -141,7 +141,7 @@ def test_bounds_that_show_old_examples_again_count_them_once(make):
     source = stream("class", shuffle="none")
     rows = plan(make().arrange(source), 0, BATCH, 2)
     assert rows.mask.sum() > 2 * len(source.train_y)
-    from cljax.segments import arriving
+    from cljax.engine.programs import arriving
 
     new = arriving(rows.mask, rows.index, rows.task, rows.current, rows.first_pass, boundaries=True)
     assert sorted(rows.index[new]) == list(range(len(source.train_y)))

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cljax import files, locks, terminal
+from cljax.cli import terminal
 from cljax.data import cache, prepared
 from cljax.errors import UserError
+from cljax.storage import files, locks
 
 # What an interpreter of Windows does not have, without a home folder or a user of that number.
 # Packages of others are imported before: what they do about it is their affair.
@@ -132,7 +133,7 @@ def test_without_a_home_folder_data_are_asked_for_and_nothing_is_cached_elsewher
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is full")
 def test_an_output_that_is_full_or_gone_ends_in_a_sentence_or_in_none(tmp_path):
-    code = "import sys\nfrom cljax.cli import main\nmain(['list'])"
+    code = "import sys\nfrom cljax.cli.command import main\nmain(['list'])"
     shell = (
         f'{sys.executable} -c "{code}" > /dev/full; echo $? >> codes;'
         f'{sys.executable} -c "{code}" >&-; echo $? >> codes;'

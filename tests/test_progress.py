@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from cljax import progress
+from cljax.engine.lanes import Event
 from cljax.errors import UserError
-from cljax.lanes import Event
+from cljax.runner import progress
 
 EVENTS = [
     Event("compile"),

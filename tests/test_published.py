@@ -6,9 +6,9 @@ from importlib import resources
 
 import pytest
 
-from cljax import protocol
 from cljax.errors import UserError
-from cljax.published import published, sources, sources_of
+from cljax.references import protocol
+from cljax.references.published import published, sources, sources_of
 from cljax.stats import Cell, equivalence
 
 
@@ -132,7 +132,7 @@ def test_callers_cannot_change_the_data() -> None:
 
 
 def test_the_file_is_small() -> None:
-    assert len(resources.files("cljax").joinpath("published.json").read_bytes()) < 40_000
+    assert len(resources.files("cljax.references").joinpath("published.json").read_bytes()) < 40_000
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 import cljax
 from cljax.errors import UserError
-from cljax.readout import readout
+from cljax.evaluation.linear import readout
 
 C, D, N, M = 3, 4, 31, 21  # not as many of each class: else the bias has no gradient to follow
 

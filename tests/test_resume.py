@@ -9,11 +9,11 @@ import pytest
 import support
 
 import cljax
-from cljax import checkpoint
+from cljax.engine.learn import Checkpoints, learn
 from cljax.errors import Interrupted, UserError
-from cljax.learn import Checkpoints, learn
 from cljax.methods.lucir import lucir
 from cljax.nets import mlp
+from cljax.storage import checkpoint
 
 IDENTITY = {"config_hash": "one", "versions": "these"}
 LAMAML = cljax.lamaml(capacity=6, replay_size=3, glances=2, algebra="low-rank")

@@ -15,9 +15,9 @@ import pytest
 import support
 
 import cljax
-from cljax import artefacts
-from cljax.config import canonical, config_hash
 from cljax.errors import Diverged, Interrupted, UserError
+from cljax.runner import artefacts
+from cljax.runner.config import canonical, config_hash
 
 METHOD = cljax.lamaml(capacity=6, replay_size=3, glances=2, algebra="low-rank")
 
@@ -194,7 +194,7 @@ def test_the_last_good_checkpoint_is_kept(tmp_path, monkeypatch, late):
 
     Also where the checkpoint still waits for an evaluation that ends after the second task did.
     """
-    driver = importlib.import_module("cljax.driver")
+    driver = importlib.import_module("cljax.engine.driver")
 
     def advance(*args):
         place, (events, evaluation) = advanced(*args)
@@ -228,7 +228,7 @@ def test_the_last_good_checkpoint_is_kept(tmp_path, monkeypatch, late):
 
 def test_an_interrupted_run_goes_on_from_its_folder(tmp_path, monkeypatch):
     """``resume`` rebuilds the run from its config; other data or versions are refused by name."""
-    runs, prepare = map(importlib.import_module, ("cljax.run", "cljax.prepare"))
+    runs, prepare = map(importlib.import_module, ("cljax.run", "cljax.runner.prepare"))
     options = {"num_tasks": 2, "samples_per_task": 40, "sample": True}
     recipe = cljax.recipe("cmaml", "mnist-rotations", "lamaml", "reference").replace(**options)
     whole = cljax.run(recipe, seeds=2, out=tmp_path / "whole")
@@ -241,8 +241,8 @@ def test_an_interrupted_run_goes_on_from_its_folder(tmp_path, monkeypatch):
     path = tmp_path / "cut" / "config.json"
     config = json.loads(path.read_text())
     place = sorted((tmp_path / "cut" / "checkpoint").iterdir())[-1]
-    versions = {**cljax.config.environment()["versions"], "jax": "0.0.1"}
-    environment = {**cljax.config.environment(), "versions": versions}
+    versions = {**cljax.runner.config.environment()["versions"], "jax": "0.0.1"}
+    environment = {**cljax.runner.config.environment(), "versions": versions}
     with monkeypatch.context() as patched:
         patched.setattr(prepare, "environment", lambda: environment)
         with pytest.raises(UserError, match=rf"{place.name}.*version of jax was .* and is 0.0.1"):

@@ -9,10 +9,10 @@ import pytest
 import support
 
 import cljax
-from cljax import settings
-from cljax.config import since
 from cljax.errors import UserError
-from cljax.prepare import prepare
+from cljax.runner import settings
+from cljax.runner.config import since
+from cljax.runner.prepare import prepare
 
 
 def config():

@@ -16,11 +16,13 @@ import support
 from hypothesis import given
 
 import cljax
-from cljax import artefacts, learn, sweep
-from cljax.config import canonical
+from cljax import sweep
+from cljax.engine import learn
 from cljax.errors import UserError
-from cljax.prepare import prepare
-from cljax.run import Running
+from cljax.runner import artefacts
+from cljax.runner.config import canonical
+from cljax.runner.prepare import prepare
+from cljax.runner.run import Running
 from cljax.streams import on_validation
 
 SMALL = {"net": "mlp:5", "batch_size": 4}
@@ -226,7 +228,7 @@ def test_a_batched_program_has_no_more_lanes_than_its_group(tmp_path, monkeypatc
         sizes.append(options["batching"].lanes)
         return compiled(*args, **options)
 
-    monkeypatch.setattr("cljax.learn.compile_programs", noted)
+    monkeypatch.setattr("cljax.engine.learn.compile_programs", noted)
     settings = [{"batch_size": 4}, {"batch_size": 6, "lr": 0.1}, {"batch_size": 6, "lr": 0.3}]
     sweep.run(planned(settings, batch_size=None, lanes="map"), tmp_path)
     assert sizes == [2, 4]

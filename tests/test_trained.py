@@ -8,8 +8,8 @@ import pytest
 
 import cljax
 from cljax.errors import UserError
-from cljax.evaluate import places
-from cljax.trained import Trained, evaluate
+from cljax.evaluation.accuracy import places
+from cljax.evaluation.again import Trained, evaluate
 from cljax.types import Evaluation, Info, Learner, Predictor
 
 

@@ -30,9 +30,13 @@ from folders_support import (
 from support import stream
 
 import cljax
-from cljax import artefacts, checkpoint, cli_sweep, files, interrupts, kept, sweep
+from cljax import sweep
+from cljax.cli import sweep as cli_sweep
+from cljax.engine import signals
 from cljax.errors import Interrupted, UserError
-from cljax.report import tables
+from cljax.references import tables
+from cljax.runner import artefacts, snapshots
+from cljax.storage import checkpoint, files
 
 RECIPE = {
     "method": "online", "stream": "mnist-rotations", "source": "default", "net": "mlp:4",
@@ -268,7 +272,7 @@ def test_json_of_another_shape_in_a_run_is_a_sentence(name, finished, tmp_path):
     ids=str,
 )  # fmt: skip
 def test_a_config_of_another_shape_is_no_defect_of_ours(change, finished, tmp_path, capsys):
-    from cljax.config import config_hash
+    from cljax.runner.config import config_hash
 
     folder = shutil.copytree(finished, tmp_path / "run")
     config = json.loads((folder / "config.json").read_text()) | change
@@ -365,9 +369,9 @@ def objects():
     ids=["1e14", "overflow", "negative", "object", "code", "pickle", "bytes", "empty"],
 )
 def test_arrays_that_claim_too_much_or_are_none_are_refused(content, tmp_path):
-    npz(tmp_path / kept.NAME, content)
+    npz(tmp_path / snapshots.NAME, content)
     with pytest.raises(UserError, match="damaged"):
-        kept.read(tmp_path)
+        snapshots.read(tmp_path)
     (tmp_path / "a.npy").write_bytes(content)
     with open(tmp_path / "a.npy", "rb") as file, pytest.raises((ValueError, SyntaxError)):
         files.read_array(file, len(content))
@@ -537,7 +541,7 @@ def test_the_first_signal_says_that_it_waits_and_the_second_ends_at_once(
 ):
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
-    with interrupts.signals() as asked:
+    with signals.signals() as asked:
         assert not asked()
         os.kill(os.getpid(), first)
         assert asked() and "compilation has ended" in capsys.readouterr().err
@@ -554,12 +558,12 @@ def test_an_interruption_at_once_waits_for_no_thread():
     from concurrent.futures import ThreadPoolExecutor
 
     going = threading.Event()
-    with pytest.raises(KeyboardInterrupt), interrupts.at_once(ThreadPoolExecutor(1)) as pool:
+    with pytest.raises(KeyboardInterrupt), signals.at_once(ThreadPoolExecutor(1)) as pool:
         late = pool.submit(going.wait, 60)
         raise KeyboardInterrupt
     assert not late.done()
     going.set()
-    assert interrupts.waits(Interrupted()) and interrupts.waits(ValueError())
+    assert signals.waits(Interrupted()) and signals.waits(ValueError())
 
 
 def test_a_run_that_is_refused_is_no_obstacle_to_the_next(tmp_path):

@@ -10,7 +10,7 @@ import support
 
 import cljax
 from cljax import resolve
-from cljax.work import counted, of_update
+from cljax.engine.work import counted, of_update
 
 
 def test_products_by_hand():

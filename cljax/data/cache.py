@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cljax.data.sources import digest
-from cljax.files import opened, read_array, write_bytes, writing
+from cljax.storage.files import opened, read_array, write_bytes, writing
 
 __all__ = ["Cached", "cached_arrays", "fingerprint", "user_cache"]
 

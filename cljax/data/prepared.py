@@ -17,7 +17,7 @@ import numpy as np
 from cljax.data.pictures import square
 from cljax.data.sources import SOURCES, Source
 from cljax.errors import UserError
-from cljax.files import place, read_json
+from cljax.storage.files import place, read_json
 
 __all__ = ["data_folder", "decode", "find", "prepare", "versions"]
 

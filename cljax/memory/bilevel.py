@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax.errors import UserError
 from cljax.implicit import implicit_gradient
+from cljax.inner_loop import sgd_step, unroll
 from cljax.losses import cross_entropy, masked_mean
 from cljax.memory.learned import Learned, shown
 from cljax.nets.masked import masked
 from cljax.nets.transfer import convolves
 from cljax.types import Array, Model, Params, PyTree, Spec, Variables
-from cljax.unroll import sgd_step, unroll
 
 __all__ = ["Bilevel", "Gradient", "Inner", "Judged", "Norm", "outer_gradient"]
 

@@ -38,6 +38,7 @@ from cljax.errors import (
     check_rate,
     given,
 )
+from cljax.inner_loop import split
 from cljax.losses import LossFn, classification_loss, masked_mean
 from cljax.memory import reservoir
 from cljax.methods import er
@@ -55,7 +56,6 @@ from cljax.types import (
     PyTree,
     Spec,
 )
-from cljax.unroll import split
 
 __all__ = ["Draws", "State", "draw", "la_er", "update"]
 

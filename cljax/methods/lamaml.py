@@ -54,6 +54,7 @@ from cljax.errors import (
     given,
 )
 from cljax.factories import variant
+from cljax.inner_loop import sgd_step, split, unroll
 from cljax.losses import LossFn, classification_loss, masked_mean
 from cljax.memory import reservoir
 from cljax.methods.common import (
@@ -82,7 +83,6 @@ from cljax.types import (
     PyTree,
     Spec,
 )  # fmt: skip
-from cljax.unroll import sgd_step, split, unroll
 
 __all__ = ["Draws", "State", "cmaml", "draw", "draw_order", "lamaml", "meta_loss", "sync_lamaml",
            "update"]  # fmt: skip

@@ -50,6 +50,7 @@ from cljax.errors import (
     check_rate,
     given,
 )
+from cljax.inner_loop import split
 from cljax.losses import LossFn, classification_loss
 from cljax.memory import reservoir
 from cljax.methods import lamaml
@@ -66,7 +67,6 @@ from cljax.types import (
     PyTree,
     Spec,
 )  # fmt: skip
-from cljax.unroll import split
 
 __all__ = ["Draws", "State", "draw", "meta_bgd", "update"]
 

@@ -32,8 +32,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError, check_above_zero, check_known, check_positive, check_rate, given
-from cljax.learned.episodes import check_stream, drawn_classes, held_rows, labelled
-from cljax.learned.windows import Shown
+from cljax.inner_loop import sgd_step, unroll
 from cljax.losses import cross_entropy, masked_mean
 from cljax.methods.common import initial, logits_predictor
 from cljax.methods.pretrained import epochs_for, plain_update, scheduled
@@ -56,7 +55,8 @@ from cljax.types import (
     StepPlan,
     Variables,
 )
-from cljax.unroll import sgd_step, unroll
+from cljax.update_rules.episodes import check_stream, drawn_classes, held_rows, labelled
+from cljax.update_rules.windows import Shown
 
 __all__ = ["Draws", "State", "draw", "oml", "query_loss"]
 

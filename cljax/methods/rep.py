@@ -27,7 +27,6 @@ import numpy as np
 
 from cljax import tree
 from cljax.errors import check_rate
-from cljax.learned.episodes import check_held, held_rows
 from cljax.losses import cross_entropy, masked_mean
 from cljax.methods.common import initial, logits_predictor
 from cljax.methods.pretrained import epochs_for, plain_update, scheduled
@@ -49,6 +48,7 @@ from cljax.types import (
     Spec,
     Variables,
 )
+from cljax.update_rules.episodes import check_held, held_rows
 
 __all__ = ["Draws", "Extra", "State", "draw", "rep"]
 

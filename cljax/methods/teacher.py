@@ -7,8 +7,8 @@
 G is the gradient of the batch's cross-entropy, over the outputs of its own task. Old examples are
 never seen after task 0: only meta-training sees them, beside held-out new ones.
 
-Symbols: W ``params``, theta ``theta``, (h, c) ``carry``, delta as in ``cljax.learned.gate``,
-alpha ``lr``, E ``episodes_at_once``, tau, S, N as in ``cljax.learned.training``.
+Symbols: W ``params``, theta ``theta``, (h, c) ``carry``, delta as in ``cljax.update_rules.gate``,
+alpha ``lr``, E ``episodes_at_once``, tau, S, N as in ``cljax.update_rules.meta_training``.
 
 Source: Xiong, Ren, Zeng, Urtasun, "Learning to Remember from a Multi-Task Teacher", 2019
 (arXiv:1910.04650), algorithm 1.
@@ -33,12 +33,6 @@ from cljax.errors import (
     check_rate,
     given,
 )
-from cljax.learned.curriculum import Curriculum, check_curriculum
-from cljax.learned.episodes import check_stream
-from cljax.learned.gate import SGD, NormUnit, learned_step, lstm_gate
-from cljax.learned.stored import load_rule
-from cljax.learned.training import Course, Sources, Training, phases, start
-from cljax.learned.windows import Estimator, Pupils
 from cljax.losses import cross_entropy, head_mask, masked_mean
 from cljax.methods.common import Descent, initial, logits_predictor
 from cljax.methods.pretrained import epochs_for, source_steps
@@ -60,6 +54,12 @@ from cljax.types import (
     PyTree,
     Spec,
 )
+from cljax.update_rules.curriculum import Curriculum, check_curriculum
+from cljax.update_rules.episodes import check_stream
+from cljax.update_rules.gate import SGD, NormUnit, learned_step, lstm_gate
+from cljax.update_rules.meta_training import Course, Sources, Training, phases, start
+from cljax.update_rules.stored import load_rule
+from cljax.update_rules.windows import Estimator, Pupils
 
 __all__ = ["Draws", "State", "draw", "teacher"]
 
@@ -76,7 +76,7 @@ class State(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """An update makes no random choice; meta-training's are ``cljax.learned.training.Chance``."""
+    """An update makes no random choice; those of meta-training are ``meta_training.Chance``."""
 
 
 def draw(state: State, batch: Batch, key: Array) -> Draws:

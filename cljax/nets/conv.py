@@ -9,7 +9,8 @@ Both give the same numbers but for rounding. On CPUs XLA computes gradients of i
 to 18 times slower inside compiled loops than outside, and those of several sets of weights
 (``vmap``) as grouped convolutions, slower still; slices and products suffer from neither, but hold
 k k copies of the input while a gradient is taken, so that with several sets of weights on a CPU the
-C library should keep freed memory (``cljax.allocator``). On accelerators XLA's are the faster.
+C library should keep freed memory (``cljax.engine.allocator``). On accelerators XLA's are the
+faster.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from html import escape
 
 import numpy as np
 
-from cljax import plot_parts as parts
+from cljax.plot import parts
 from cljax.report.parts import Part
 
 __all__ = ["STYLE", "matrix", "shades"]

@@ -2,7 +2,7 @@
 
 Runs are paired only where they saw the same stream (its checksum) and were tested the same way;
 others are listed, not compared. Pairs are over the seeds that both finished, and their p-values
-are Holm-corrected within a stream (``cljax.comparison``, ``cljax.stats``).
+are Holm-corrected within a stream (``cljax.sweep.compare``, ``cljax.stats``).
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from cljax import plot, protocol
-from cljax.comparison import Pair, Study
+from cljax import plot
 from cljax.errors import UserError
+from cljax.references import protocol
+from cljax.references.tables import METRICS_FIRST, Spread, Table, columns, spreads
 from cljax.report import figures
 from cljax.report.folders import Found, headline_of, matrix_of
 from cljax.report.parts import Part, attempt, notice
-from cljax.report.tables import METRICS_FIRST, Spread, Table, columns, spreads
-from cljax.run import Run
+from cljax.runner.run import Run
+from cljax.sweep.compare import Pair, Study
 
 __all__ = [
     "PAIRS_HEAD",

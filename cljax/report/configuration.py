@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from cljax import cite, protocol
+from cljax.references import cite, protocol
+from cljax.references.tables import Table, html
 from cljax.report.parts import Part, attempt, titled
-from cljax.report.tables import Table, html
 
 __all__ = ["of_config"]
 

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax import kept, plot
-from cljax import plot_parts as parts
+from cljax import plot
+from cljax.plot import parts
 from cljax.report.folders import matrix_of
+from cljax.runner import snapshots
 
 __all__ = [
     "KINDS", "Picture", "accuracy", "curves", "forgetting", "means", "memory", "outer", "rates",
@@ -135,7 +136,7 @@ def forgetting(name: str, matrices: Mapping[str, np.ndarray]) -> Picture | None:
 
 def rates(name: str, arrays: Mapping[str, np.ndarray]) -> Picture | None:
     """Histograms of learned rates over time; None where none were learned."""
-    rows = kept.rate_rows(arrays)
+    rows = snapshots.rate_rows(arrays)
     if len(rows) < 2:
         return None
     every = np.stack(list(rows.values()), axis=1)  # [S, P, 2 n + 1]

@@ -14,8 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cljax import artefacts, files, kept, sweep
+from cljax import sweep
 from cljax.errors import UserError
+from cljax.runner import artefacts, snapshots
+from cljax.storage import files
 
 __all__ = ["Found", "headline_of", "matrix_of", "open_folders", "progress_of"]
 
@@ -31,7 +33,7 @@ class Found:
     name: str  # unlike every other one's of the report
     config: Mapping[str, Any] = field(default_factory=dict)  # empty where it cannot be read
     results: Mapping[str, Any] = field(default_factory=dict)
-    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
+    snapshots: Mapping[str, np.ndarray] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     @property
@@ -87,7 +89,7 @@ def _open(path: Path, name: str) -> Found:
         if not present[1]:
             return Found(path, "unfinished", name, artefacts.config_of(path))
         config, results = artefacts.load(path)
-        return Found(path, "run", name, config, results, kept.read(path))
+        return Found(path, "run", name, config, results, snapshots.read(path))
     except UserError as error:
         return Found(path, "nothing", name, problems=(str(error),))
 

@@ -17,14 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cljax import __version__, artefacts
-from cljax import files as files_of
+from cljax import __version__
 from cljax.errors import UserError, check_flag, check_path, check_text, given
-from cljax.report import cells, comparison, sections, tables
+from cljax.references import tables
+from cljax.report import cells, comparison, sections
 from cljax.report import figures as drawn
 from cljax.report.folders import Found, matrix_of, open_folders
 from cljax.report.parts import Part, attempt, notice
 from cljax.report.sweeps import of_sweep
+from cljax.runner import artefacts
+from cljax.storage import files as files_of
 
 __all__ = ["Made", "report"]
 

@@ -8,8 +8,8 @@ from html import escape
 from typing import NamedTuple
 
 from cljax.errors import UserError
+from cljax.references.tables import Table, html
 from cljax.report.figures import Picture
-from cljax.report.tables import Table, html
 
 __all__ = ["Part", "attempt", "notice", "titled"]
 

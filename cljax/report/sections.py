@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from cljax import protocol
+from cljax.references import protocol
+from cljax.references.tables import Spread, Table, html, spreads
 from cljax.report import cells, figures
 from cljax.report.configuration import of_config
 from cljax.report.folders import Found, matrix_of, progress_of
 from cljax.report.parts import Part, attempt, notice, titled
-from cljax.report.tables import Spread, Table, html, spreads
 
 __all__ = ["of_run", "of_unfinished"]
 
@@ -47,11 +47,11 @@ def _figures(found: Found) -> Iterator[Part]:
         bars = attempt("Forgetting", lambda: figures.forgetting(name, {name: matrix_of(results)}))
         drawn.append(bars)
     yield from titled(3, "Accuracy", drawn)
-    rates = attempt("The rates", lambda: figures.rates(name, found.kept))
+    rates = attempt("The rates", lambda: figures.rates(name, found.snapshots))
     yield from titled(3, "Learned rates", [rates])
     memory = [
-        attempt("The memory", lambda: figures.memory(name, found.kept)),
-        attempt("The outer losses", lambda: figures.outer(name, found.kept)),
+        attempt("The memory", lambda: figures.memory(name, found.snapshots)),
+        attempt("The outer losses", lambda: figures.outer(name, found.snapshots)),
     ]
     yield from titled(3, "Memory", memory)
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from html import escape
 
 from cljax import sweep
+from cljax.references.tables import Spread, Table
 from cljax.report.figures import Picture
 from cljax.report.folders import Found
 from cljax.report.parts import Part, attempt, notice
-from cljax.report.tables import Spread, Table
 
 __all__ = ["of_sweep"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cljax.data import ImageData, marked
 from cljax.errors import UserError, check_known, check_positive
-from cljax.identity import content
+from cljax.identity.content import content
 from cljax.streams import transforms
 from cljax.streams.base import Stream, Transform, checksum, sealed
 from cljax.streams.classes import ClassOrder, check_options, class_groups, name_of

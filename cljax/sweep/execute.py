@@ -12,18 +12,18 @@ from typing import Any
 
 import jax
 
-from cljax import artefacts
-from cljax.checkpoint import newest_place
 from cljax.checks import check_progress
+from cljax.engine.learn import Event, History, learn
+from cljax.engine.signals import signals
 from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError, in_words
 from cljax.factories import real_options
-from cljax.files import as_json
-from cljax.interrupts import signals
-from cljax.learn import Event, History, learn
-from cljax.locks import tidy
-from cljax.progress import journal
-from cljax.results import results_of
-from cljax.run import Running, check_running, checkpoints_of, learn_options
+from cljax.runner import artefacts
+from cljax.runner.progress import journal
+from cljax.runner.results import results_of
+from cljax.runner.run import Running, check_running, checkpoints_of, learn_options
+from cljax.storage.checkpoint import newest_place
+from cljax.storage.files import as_json
+from cljax.storage.locks import tidy
 from cljax.sweep.found import Sweep, at_work, config_of, fault, load, merge
 from cljax.sweep.layout import Plan
 

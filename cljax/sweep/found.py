@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax import artefacts, files, integrity, metrics, shapes
-from cljax.config import plain
-from cljax.consent import check_consent
+from cljax import metrics
 from cljax.errors import UserError, check_known
 from cljax.recipes import Recipe
+from cljax.runner import artefacts
+from cljax.runner.config import plain
+from cljax.runner.consent import check_consent
+from cljax.storage import files, integrity, shapes
 from cljax.sweep.lanes import OF_RUN, Lane, duration, label
 
 __all__ = ["Setting", "Sweep", "at_work", "config_of", "fault", "load", "merge", "status"]

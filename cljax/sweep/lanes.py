@@ -11,10 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from cljax.errors import UserError, check_positive, in_words
-from cljax.identity import (
-    content,
-    digest_of,
-)
+from cljax.identity.content import content, digest_of
 from cljax.keys import (
     check_seed,
     check_seeds,

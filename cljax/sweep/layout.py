@@ -13,13 +13,13 @@ import jax
 
 from cljax import keys, metrics, recipes, resolve, tree
 from cljax.checks import check_keywords, check_network, model_of
-from cljax.config import canonical, plain
+from cljax.engine.learn import resolve_lanes
 from cljax.errors import UserError, check_known, check_positive, in_words
 from cljax.factories import real_options
-from cljax.learn import resolve_lanes
-from cljax.prepare import Prepared, begun_as, make, prepare
 from cljax.recipes import Recipe
-from cljax.results import flops
+from cljax.runner.config import canonical, plain
+from cljax.runner.prepare import Prepared, begun_as, make, prepare
+from cljax.runner.results import flops
 from cljax.streams.base import Stream, check_stream, on_validation
 from cljax.streams.base import plan as steps
 from cljax.sweep.lanes import OF_RUN, Lane, On, duration, label, lanes_of
@@ -81,7 +81,8 @@ def plan(
       recipe: where the other options come from, itself or SOURCE[:VARIANT]; None: for a method by
         name its pair's own, or defaults; for a factory its defaults.
       lanes_at_a_time: None: what fits.
-      **options: further ones of ``cljax.prepare.prepare``, such as entries, lanes or precision.
+      **options: further ones of ``cljax.runner.prepare.prepare``, such as entries, lanes or
+        precision.
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.

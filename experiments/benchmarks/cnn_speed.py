@@ -6,8 +6,8 @@
 One process, float32, images of 32x32, 20 a batch: forward and backward in either lowering, the
 same in a compiled loop, a Hessian-vector product, four sets of weights by vmap against one; and
 La-MAML's meta-step: five inner steps of two images each, meta-batches of twenty, second order.
-Beside each stands what it must compute and move (``cljax.work``) and which share of the machine's
-GEMM peak it reaches. On CPUs freed memory is kept (``cljax.allocator``), as the command line has
+Beside each stands what it must compute and move (``engine.work``) and which share of the machine's
+GEMM peak it reaches. On CPUs freed memory is kept (``engine.allocator``), as the command line has
 it. ``--torch`` names a Python with PyTorch, which times the same batch and the same meta-step by
 nested autograd, as the released code has it, with as many threads as cores; both start from one
 file of weights and must agree in the meta-loss and its slopes. The table goes to
@@ -193,8 +193,8 @@ def tables(args: argparse.Namespace) -> list[str]:
     import jax
     from timing import gemm_peak
 
-    from cljax.allocator import keep_freed_memory
-    from cljax.work import counted
+    from cljax.engine.allocator import keep_freed_memory
+    from cljax.engine.work import counted
 
     keep_freed_memory()  # as the command line has it: a third of the time of several sets
     device, lines = jax.devices()[0], []

@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 
 import cljax
-from cljax.learn import learn
+from cljax.engine.learn import learn
 
 
 def measured(num: int, stream: cljax.streams.Stream, policy: str) -> tuple[float, float, int]:

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 
 from cljax import resolve
+from cljax.inner_loop import sgd_step, unroll
 from cljax.losses import cross_entropy
 from cljax.types import Variables
-from cljax.unroll import sgd_step, unroll
 
 CLASSES, SIZE = 50, 32
 

@@ -6,7 +6,7 @@
 A step is forward, backward and the SGD update of one batch of 32x32 images, float32 unless the
 network's name says bfloat16; the compilation is apart. Variants show where the time goes: another
 max-pool, no BatchNorm (which is another network), each stage's convolution alone in two layouts;
-and, on CPUs, what is cheap to gain: the C library keeps freed memory (``cljax.allocator``, as the
+and, on CPUs, what is cheap to gain: the C library keeps freed memory (``engine.allocator``, as the
 command line has it), and the batch is split over two host devices. ``--torch`` names a Python with
 PyTorch, which then times ResNet-18(1/3) or ResNet-32 (``--net resnet32:linear``) with as many
 threads as cores. The tables go to experiments/results, a file a network.
@@ -381,7 +381,7 @@ def main() -> None:
         print(json.dumps(in_torch(kind, widths, args.batch, args.repeats)))
         return
     if args.in_jax:
-        from cljax.allocator import keep_freed_memory
+        from cljax.engine.allocator import keep_freed_memory
 
         if CHEAP[args.in_jax][1]:
             keep_freed_memory()

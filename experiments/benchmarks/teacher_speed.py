@@ -35,11 +35,11 @@ from timing import gemm_peak
 
 import cljax
 from cljax import resolve
-from cljax.learned import lstm_gate
-from cljax.learned.curriculum import Level
-from cljax.learned.windows import Lanes, Pupils, Shown, window
 from cljax.nets.transfer import convolves
 from cljax.types import Variables
+from cljax.update_rules import lstm_gate
+from cljax.update_rules.curriculum import Level
+from cljax.update_rules.windows import Lanes, Pupils, Shown, window
 
 sys.path.append(str(Path(__file__).parents[1]))
 from teacher_tables import keep_reading

@@ -138,7 +138,7 @@ def test_what_is_not_there_gets_a_sentence(folder):
 
 
 def test_licences_are_printed_of_any_of_them(folder, capsys):
-    from cljax.cli import main
+    from cljax.cli.command import main
 
     with pytest.raises(SystemExit) as done:
         main(["data", "leaves", "mnist", "--licences", "--data-dir", str(folder)])

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cljax import data, streams
-from cljax.cli import main
+from cljax.cli.command import main
 from cljax.data import folders
 from cljax.errors import UserError
 

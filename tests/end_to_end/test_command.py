@@ -10,7 +10,7 @@ import textwrap
 
 import pytest
 
-from cljax.cli import main
+from cljax.cli.command import main
 
 SMALL = ["--sample", "--num-tasks", "2", "--samples-per-task", "40", "--seeds", "2"]
 

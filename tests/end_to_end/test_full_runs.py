@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax.config import canonical
+from cljax.runner.config import canonical
 
 pytestmark = pytest.mark.slow
 

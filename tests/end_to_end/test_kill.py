@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from cljax.cli import main
-from cljax.config import canonical
+from cljax.cli.command import main
+from cljax.runner.config import canonical
 
 DATA = ["mnist-rotations", "--sample", "--num-tasks", "3", "--seeds", "2"]
 CLASSES = ["split-mnist", "--sample", "--seeds", "2"]

@@ -15,8 +15,8 @@ from end_to_end.test_kill import (
 )
 from mnist_support import real_data_dir
 
-from cljax.checkpoint import newest_place
 from cljax.errors import UserError
+from cljax.storage.checkpoint import newest_place
 from cljax.streams import STREAMS
 
 WINDOWS = 3000

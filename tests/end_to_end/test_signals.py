@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cljax.cli import main
+from cljax.cli.command import main
 
 # A network whose programs take long to compile.
 SLOW = ["run", "lamaml", "mnist-rotations", "--sample", "--num-tasks", "2", "--seeds", "1",

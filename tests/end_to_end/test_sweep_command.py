@@ -13,7 +13,8 @@ import time
 
 import pytest
 
-from cljax import cli, sweep
+from cljax import sweep
+from cljax.cli import command as cli
 
 DATA = ["mnist-rotations", "--sample", "--num-tasks", "2", "--samples-per-task", "60"]
 GRID = ["--over", "alpha_init=0.05,0.1", "--over", "batch_size=10,20", "--seeds", "2"]

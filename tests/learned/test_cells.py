@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.learned.cells import stack
+from cljax.update_rules.cells import stack
 
 
 def made(units=3, inputs=7, outputs=4, hidden=5, dtype=jnp.float64):

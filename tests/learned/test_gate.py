@@ -12,13 +12,13 @@ import pytest
 
 from cljax import nets
 from cljax.errors import UserError
-from cljax.learned import learned_step, learned_update, lstm_gate, multipliers
-from cljax.learned.gate import SGD
+from cljax.inner_loop import sgd_step, unroll
 from cljax.losses import cross_entropy
 from cljax.nets import from_linen
 from cljax.nets.groupnorm import GroupNorm
 from cljax.types import Variables
-from cljax.unroll import sgd_step, unroll
+from cljax.update_rules import learned_step, learned_update, lstm_gate, multipliers
+from cljax.update_rules.gate import SGD
 
 
 @pytest.fixture(autouse=True)

@@ -13,13 +13,13 @@ import pytest
 
 from cljax import nets
 from cljax.errors import UserError
-from cljax.learned import windows
-from cljax.learned.curriculum import Curriculum, Level, check_curriculum, level_at
-from cljax.learned.gate import learned_step, lstm_gate
-from cljax.learned.windows import Lanes, Pupils, Shown, huber
+from cljax.inner_loop import unroll
 from cljax.losses import cross_entropy
 from cljax.types import Variables
-from cljax.unroll import unroll
+from cljax.update_rules import windows
+from cljax.update_rules.curriculum import Curriculum, Level, check_curriculum, level_at
+from cljax.update_rules.gate import learned_step, lstm_gate
+from cljax.update_rules.windows import Lanes, Pupils, Shown, huber
 
 OLD = 3
 # Compiled once for all tests of the same options.

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cljax
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.learn import learn
 from cljax.memory import exemplars, policies, selection
 from cljax.methods import METHODS
 from cljax.methods.common import initial, logits_predictor

@@ -10,8 +10,8 @@ from incremental_support import learned, stream
 from mnemonics_support import LINEAR, SIZE, convolving, moment, phases_of_the_second_task
 
 import cljax
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.learn import learn
 from cljax.memory import exemplars as store
 from cljax.memory import learned as pixels
 from cljax.memory.mnemonics import mnemonics

@@ -26,8 +26,8 @@ from incremental_support import (
 )
 
 import cljax
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.learn import learn
 from cljax.methods.bic import Correction, corrected
 from cljax.streams.base import plan
 

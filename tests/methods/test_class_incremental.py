@@ -29,8 +29,8 @@ from incremental_support import (
 )
 
 import cljax
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.learn import learn
 from cljax.methods import METHODS, replayed
 from cljax.methods.class_incremental import Objective, Terms, class_incremental
 from cljax.methods.common import logits_predictor

@@ -10,8 +10,8 @@ import support
 
 import cljax
 from cljax import tree
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.learn import learn
 from cljax.losses import classification_loss
 from cljax.methods.er import task_weights
 from cljax.types import Examples

@@ -9,9 +9,9 @@ import pytest
 import support
 
 import cljax
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.evaluate import Evaluation
-from cljax.learn import learn
+from cljax.evaluation.accuracy import Evaluation
 from cljax.memory.selection import herd
 from cljax.methods.icarl_ti import icarl_ti
 from cljax.streams.arrays import from_arrays

@@ -9,7 +9,7 @@ import pytest
 import support
 
 import cljax
-from cljax.learn import learn
+from cljax.engine.learn import learn
 from cljax.losses import classification_loss
 from cljax.types import Examples
 

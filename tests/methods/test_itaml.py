@@ -14,7 +14,7 @@ import support
 
 import cljax
 from cljax.errors import UserError
-from cljax.evaluate import predictors_of
+from cljax.evaluation.accuracy import predictors_of
 from cljax.methods import itaml as module
 from cljax.methods.adapted import protocols
 from cljax.methods.itaml import controller, itaml

@@ -7,8 +7,8 @@ import pytest
 import support
 
 import cljax
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.learn import learn
 from cljax.streams.base import plan
 
 NET = cljax.nets.mlp(5)

@@ -10,10 +10,10 @@ import transfer_support
 
 import cljax
 from cljax.errors import UserError
-from cljax.learned.windows import Shown
 from cljax.methods.oml import oml, query_loss
 from cljax.methods.rep import rep
 from cljax.types import Batch, Clock, Pretraining
+from cljax.update_rules.windows import Shown
 
 NET = cljax.nets.mlp(4, 3)
 PARTS = ((0, 1, 2), (3, 4), (5, 6))

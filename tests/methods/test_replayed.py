@@ -21,8 +21,8 @@ from incremental_support import (
 )
 
 import cljax
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.learn import learn
 from cljax.streams.base import plan
 
 GRADIENTS = {"softmax": softmax_gradient, "sigmoid": sigmoid_gradient}

@@ -9,12 +9,12 @@ import pytest
 from transfer_support import stream
 
 import cljax
-from cljax.cli import main
+from cljax.cli.command import main
 from cljax.errors import Interrupted, UserError
-from cljax.learned import training
-from cljax.learned.stored import save_rule
 from cljax.methods.teacher import teacher
-from cljax.run import Running
+from cljax.runner.run import Running
+from cljax.update_rules import meta_training
+from cljax.update_rules.stored import save_rule
 
 SMALL = {
     "hidden": 4, "episodes_at_once": 3, "truncation": 2, "truncation_step": 1, "truncation_cap": 3,
@@ -77,7 +77,7 @@ def test_old_and_new_examples_are_those_of_the_episode():
         jnp.zeros((90, 4, 4, 1)), jnp.asarray(y.reshape(-1)), None, None, None, None
     )  # fmt: skip
     course = _course(phase)
-    shown = training._shown(course, kept, batch)
+    shown = meta_training._shown(course, kept, batch)
     assert (np.asarray(shown.y)[..., :5] == y[..., :5]).all()
     for lane, classes in enumerate(np.asarray(kept.classes)[:, 0]):
         place = {int(held_labels[c]): 3 + i for i, c in enumerate(classes)}

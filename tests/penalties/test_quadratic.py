@@ -11,8 +11,8 @@ from jax.flatten_util import ravel_pytree
 
 import cljax
 from cljax import tree
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.learn import learn
 from cljax.losses import classification_loss
 from cljax.methods.common import network_of
 from cljax.types import Examples

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from cljax import resolve
-from cljax.published import sources
 from cljax.recipes import recipe
 from cljax.recipes.lamaml_table3 import RECIPES
+from cljax.references.published import sources
 from cljax.types import Spec
 
 CIFAR, TINY = "cifar100-20x5", "tinyimagenet-40x5"

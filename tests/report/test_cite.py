@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import cljax
-from cljax import cite
 from cljax.data import SOURCES
 from cljax.errors import UserError
 from cljax.methods import METHODS
 from cljax.penalties import PENALTIES
 from cljax.recipes import recipes
+from cljax.references import cite
 from cljax.streams import STREAMS
 
 DATA = cite.citations()

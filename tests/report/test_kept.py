@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from report_support import picture_stream
 
-from cljax import kept
 from cljax.errors import UserError
 from cljax.memory import reservoir, ring
+from cljax.runner import snapshots
 from cljax.types import Examples
 
 
@@ -26,8 +26,8 @@ class State(NamedTuple):
 
 
 def test_a_run_keeps_rates_of_every_row_and_seed_and_the_memory(real):
-    found = kept.read(real)
-    rows = kept.rate_rows(found)
+    found = snapshots.read(real)
+    rows = snapshots.rate_rows(found)
     assert list(rows) == [0, 1, 2]
     weights = 64 * 6 + 6 + 6 * 4 + 4
     for histograms in rows.values():
@@ -49,20 +49,20 @@ def test_batched_states_give_the_histograms_of_single_ones():
         "w": jnp.asarray(rng.normal(size=(3, 5, 4))),
         "b": jnp.asarray(rng.normal(size=(3, 4))),
     }
-    batched = kept.rates_of(State(alpha=alpha), 3)
+    batched = snapshots.rates_of(State(alpha=alpha), 3)
     for i, own in enumerate(batched):
-        (single,) = kept.rates_of(State(alpha=jax.tree.map(lambda a, i=i: a[i], alpha)))
+        (single,) = snapshots.rates_of(State(alpha=jax.tree.map(lambda a, i=i: a[i], alpha)))
         assert own is not None and own[49:].sum() == 24
         np.testing.assert_array_equal(own, single)
-    assert kept.rates_of(State(), 3) == [None] * 3 and kept.rates_of(State()) == [None]
+    assert snapshots.rates_of(State(), 3) == [None] * 3 and snapshots.rates_of(State()) == [None]
     inner = State(inner=State(alpha={"w": jnp.ones((2, 2))}))
-    assert kept.rates_of(inner)[0][49:].sum() == 4
-    assert kept.rates_of(State(alpha=jnp.full(3, jnp.nan))) == [None]
+    assert snapshots.rates_of(inner)[0][49:].sum() == 4
+    assert snapshots.rates_of(State(alpha=jnp.full(3, jnp.nan))) == [None]
 
 
 def test_a_histogram_is_numpys():
     values = np.random.default_rng(0).normal(size=5000)
-    (found,) = kept.rates_of(State(alpha={"w": values}))
+    (found,) = snapshots.rates_of(State(alpha={"w": values}))
     counts, edges = np.histogram(values, 48)
     np.testing.assert_allclose(found[:49], edges)
     assert np.abs(found[49:] - counts).sum() <= 2, "an edge may fall to either side"
@@ -81,7 +81,7 @@ def examples(num, shape=(8, 8, 1), dtype=jnp.uint8):
 @pytest.mark.parametrize("shared", [True, False])
 def test_memories_are_shown_by_class_or_by_task_where_classes_are_shared(shared):
     state = State(memory=reservoir.Reservoir(examples(40), jnp.int32(30)))
-    found = kept.memory_of(state, stream_of((8, 8, 1), shared=shared))
+    found = snapshots.memory_of(state, stream_of((8, 8, 1), shared=shared))
     assert found["groups"].tolist() == ([0, 1] if shared else [0, 1, 2, 3])
     assert found["counts"].tolist() == ([16, 14] if shared else [8, 8, 7, 7])
     assert len(found["x"]) == (24 if shared else 30), "at most 12 of each"
@@ -91,11 +91,11 @@ def test_memories_are_shown_by_class_or_by_task_where_classes_are_shared(shared)
 def test_rings_flat_rows_floats_and_learned_exemplars_are_pictures():
     data = jax.tree.map(lambda a: a.reshape(2, 6, *a.shape[1:]), examples(12, (64,), jnp.float32))
     state = State(memory=ring.Ring(data._replace(x=data.x / 250), jnp.array([6, 2])))
-    found = kept.memory_of(state, stream_of((64,), shared=True))
+    found = snapshots.memory_of(state, stream_of((64,), shared=True))
     assert found["x"].shape == (8, 8, 8, 1) and found["counts"].sum() == 8
     assert abs(int(found["x"][0, 3, 7, 0]) - round(255 * 31 / 250)) <= 1
     own = SimpleNamespace(**examples(8)._asdict(), mask=jnp.arange(8) < 5, chosen=examples(8).x + 1)
-    found = kept.memory_of(State(exemplars=own), stream_of((8, 8, 1)))
+    found = snapshots.memory_of(State(exemplars=own), stream_of((8, 8, 1)))
     assert found["counts"].sum() == 5
     np.testing.assert_array_equal(found["before"], found["x"] + 1)
 
@@ -105,24 +105,24 @@ def test_rings_flat_rows_floats_and_learned_exemplars_are_pictures():
 )
 def test_what_is_no_picture_is_not_kept(shape, dtype):
     state = State(memory=reservoir.Reservoir(examples(6, shape, jnp.float32), jnp.int32(6)))
-    assert kept.memory_of(state, stream_of(shape, dtype=dtype)) == {}
-    assert kept.memory_of(State(), stream_of((8, 8, 1))) == {}
+    assert snapshots.memory_of(state, stream_of(shape, dtype=dtype)) == {}
+    assert snapshots.memory_of(State(), stream_of((8, 8, 1))) == {}
     empty = State(memory=reservoir.Reservoir(examples(6), jnp.int32(0)))
-    assert kept.memory_of(empty, stream_of((8, 8, 1))) == {}
+    assert snapshots.memory_of(empty, stream_of((8, 8, 1))) == {}
 
 
 def test_large_pictures_become_thumbnails():
     state = State(memory=reservoir.Reservoir(examples(4, (130, 100, 3)), jnp.int32(4)))
-    found = kept.memory_of(state, stream_of((130, 100, 3)))
+    found = snapshots.memory_of(state, stream_of((130, 100, 3)))
     assert max(found["x"].shape[1:3]) <= 64
 
 
 def test_a_damaged_file_is_a_users_error(tmp_path):
-    assert kept.read(tmp_path) == {}
+    assert snapshots.read(tmp_path) == {}
     for content in (b"", b"PK\x03\x04nothing", b"x" * 100):
-        (tmp_path / kept.NAME).write_bytes(content)
+        (tmp_path / snapshots.NAME).write_bytes(content)
         with pytest.raises(UserError, match="damaged"):
-            kept.read(tmp_path)
+            snapshots.read(tmp_path)
 
 
 def test_outer_losses_are_kept_by_task_and_thinned():
@@ -131,8 +131,8 @@ def test_outer_losses_are_kept_by_task_and_thinned():
     history = SimpleNamespace(
         seeds=(0, 1), phase_losses={"mnemonics": later, "mnemonics-first": first, "balanced": later}
     )
-    found = kept.outer_losses(history)
+    found = snapshots.outer_losses(history)
     assert [losses.shape for losses in found] == [(2, 3), (2, 1667), (2, 2)]
     np.testing.assert_array_equal(found[0][1], [10, 11, 12])
     np.testing.assert_array_equal(found[1][0], np.arange(0, 5000, 3))
-    assert kept.outer_losses(SimpleNamespace(seeds=(0, 1), phase_losses={})) == []
+    assert snapshots.outer_losses(SimpleNamespace(seeds=(0, 1), phase_losses={})) == []

@@ -7,7 +7,7 @@ import pytest
 
 from cljax import metrics, plot, stats
 from cljax.errors import UserError
-from cljax.plot_report import forgetting_of_tasks
+from cljax.plot.report import forgetting_of_tasks
 
 
 def matrices(tasks=4, seeds=3):

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from report_support import changed, variant
 
-from cljax import artefacts, kept, stats, sweep
-from cljax.cli import main
+from cljax import stats, sweep
+from cljax.cli.command import main
 from cljax.errors import UserError
 from cljax.report import report
+from cljax.runner import artefacts, snapshots
 
 VOID = {"meta", "img", "link", "br"}
 
@@ -409,7 +410,9 @@ def test_twenty_runs_are_reported_within_seconds_and_five_seeds_in_a_small_page(
     (x, task) = rng.integers(0, 255, (200, 28, 28, 1)), np.repeat(np.arange(20), 10)
     one = np.arange(20, dtype=np.int32)
     arrays = {"x": x.astype(np.uint8), "y": task % 10, "task": task, "groups": one, "counts": one}
-    artefacts.write_arrays(folders[0] / kept.NAME, {f"memory/{k}": v for k, v in arrays.items()})
+    artefacts.write_arrays(
+        folders[0] / snapshots.NAME, {f"memory/{k}": v for k, v in arrays.items()}
+    )
     changed(folders[0])
     began = time.process_time()
     page, text, _ = made(folders[0], out=tmp_path / "one.html", figures=True)

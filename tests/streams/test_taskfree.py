@@ -9,8 +9,8 @@ import support
 
 import cljax
 from cljax import streams
+from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.learn import learn
 from cljax.resolve import options_of
 from cljax.streams import plan
 

@@ -1,0 +1,71 @@
+"""The commands ``cljax report``, ``cljax cite`` and ``cljax docs``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from cljax.cli import command
+from cljax.errors import UserError
+
+__all__ = ["cite", "docs", "report"]
+
+_FLAGS: dict[str, tuple[Any, Any, str]] = {
+    "out": (str | None, None, "the page, FILE.html; default DIR/report.html, for several here"),
+    "metric": (str, "RA", "what runs are compared by"),
+    "figures": (bool, True, "draw figures; without, tables alone"),
+}
+
+
+def report(arguments: list[str]) -> int:
+    """Writes a page about runs and sweeps, with its tables and figures."""
+    from cljax.report import report as make
+
+    folders, rest = _split(arguments)
+    flags = command.parse("cljax report DIR ...", _FLAGS, rest)
+    if not folders:
+        raise UserError("cljax report needs the folder of a run or a sweep.")
+    made = make(*folders, **flags)
+    for problem in made.problems:
+        print(f"cljax: {problem}", file=sys.stderr)
+    print(made.page)
+    return 2 if made.left_out else 0
+
+
+def cite(arguments: list[str]) -> int:
+    """Prints BibTeX of methods, streams and what runs used."""
+    from cljax.references.cite import bibtex, keys_of
+
+    if not arguments or arguments[0].startswith("-"):
+        if arguments[:1] in (["-h"], ["--help"]):
+            print("usage: cljax cite METHOD|STREAM|DIR ...   BibTeX, each entry once")
+            return 0
+        raise UserError("cljax cite needs a method, a stream or a run's folder, such as lamaml.")
+    keys = [keys_of(name) for name in arguments]
+    for name, own in zip(arguments, keys, strict=True):
+        if not own:
+            print(f"cljax: {name} has no reference.", file=sys.stderr)
+    print(bibtex(key for own in keys for key in own))
+    return 0
+
+
+def docs(arguments: list[str]) -> int:
+    """Writes the reference of the whole package into a folder."""
+    from cljax.cli.reference import write
+
+    if arguments[:1] in (["-h"], ["--help"]):
+        print("usage: cljax docs OUT   the reference of all public modules, as HTML")
+        return 0
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise UserError("cljax docs needs one folder to write into, such as reference.")
+    print(write(arguments[0]))
+    return 0
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Folders, and flags with their values."""
+    folders, rest = [], []
+    for i, argument in enumerate(arguments):
+        valued = i > 0 and arguments[i - 1] in ("--out", "--metric")
+        (rest if valued or argument.startswith("-") else folders).append(argument)
+    return folders, rest

@@ -1,0 +1,1 @@
+"""How a run computes: compiled segments, lanes, the schedule they walk and who drives them."""

@@ -1,0 +1,385 @@
+"""Lanes: how a run walks its schedule, segment by segment, and how it is kept and restored.
+
+    place = (item, at, carry)              where a lane stands; data, so it can be kept
+    place, outcome = advance(place)        one segment, and what is tested after it
+    place <-> snapshot                     the same as host arrays
+
+A lane is one run, or several that one batched program advances together. What a lane records is
+the same bits whenever it is computed, so what a checkpoint lacks is only computed again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cljax import keys
+from cljax.engine.programs import (
+    Batching,
+    Carry,
+    Hyper,
+    Programs,
+    TrainData,
+    leaf_names,
+    put,
+    read_by,
+)
+from cljax.engine.schedule import Item
+from cljax.evaluation.accuracy import Evaluation, TestImages, allowed_outputs, predictors_of, wanted
+from cljax.runner.snapshots import rates_of
+from cljax.storage import checkpoint
+from cljax.storage.checkpoint import Snapshot, host_copy
+from cljax.streams.base import Stream
+from cljax.types import Array, PyTree, StepPlan
+
+__all__ = [
+    "START", "Divergence", "Event", "Lane", "Outcome", "Place", "Record", "Setup",
+    "advance", "agreed", "recorded", "restored", "snapshot",
+]  # fmt: skip
+
+_FIRST_SEGMENT = 4  # updates of a run's first segment, which measures the speed
+
+
+class Event(NamedTuple):
+    """Progress: ``kind`` is compile, segment, eval, checkpoint, diverged or note.
+
+    ``value`` is a mean loss or accuracy; ``note`` the leaf that is not finite, or a sentence.
+    """
+
+    kind: str
+    run: int = -1  # number of the run
+    seed: int = -1
+    step: int = 0
+    num_steps: int = 0
+    task: int = 0
+    value: float | None = None
+    note: str = ""
+
+
+class Divergence(NamedTuple):
+    """The first update that left something not finite, and what."""
+
+    task: int
+    step: int
+    leaf: str
+
+
+class Lane(NamedTuple):
+    """Runs that advance together: one, or those of a batched program, with a leading axis."""
+
+    members: tuple[int, ...]  # numbers of the runs
+    label: str  # names the lane in checkpoints
+    seeds: tuple[int, ...]
+    hyper: Hyper
+    plans: Mapping[tuple[str, int], StepPlan]  # (program, task) -> device plan; ("task", -1)
+    tests: tuple[Array, Array]  # rows and their mask
+    fits: PyTree  # the same of what readouts are fitted on; () without any
+    counts: np.ndarray  # [T] or [L, T], test images of each task
+    batching: Batching | None
+
+
+@dataclass
+class Record:
+    """What one run has shown so far."""
+
+    matrices: dict[str, np.ndarray]  # evaluation -> [T+1, T]
+    # (evaluation, step) -> [T]
+    anytime: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    phase_losses: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
+    rates: dict[int, np.ndarray] = field(default_factory=dict)  # row -> histogram
+    divergence: Divergence | None = None
+
+
+class Setup(NamedTuple):
+    """What every lane reads."""
+
+    programs: Programs
+    data: TrainData
+    images: TestImages
+    stream: Stream
+    evaluations: tuple[Evaluation, ...]
+    entries: str
+    items: list[Item]
+    segment: int | None  # updates a segment; None follows the clock
+    segment_seconds: float
+    limit: int | None  # updates a segment at most
+    records: list[Record]
+
+
+class Place(NamedTuple):
+    """Where a lane stands: before update ``at`` of item ``item``; -1: before its beginning."""
+
+    item: int
+    at: int
+    carry: Carry | None  # of the item's program
+    main: Carry | None  # of the task's; its state is the carry's while a phase runs
+    pace: float = 0.0  # seconds an update, 0 while not measured
+
+
+START = Place(-1, 0, None, None)
+# What a unit of work reports: events, and the evaluation to run beside what follows.
+Outcome = tuple[list[Event], Callable[[], list[Event]] | None]
+
+
+def advance(setup: Setup, lane: Lane, place: Place) -> tuple[Place, Outcome]:
+    """One segment of a lane, at most, and what follows from it."""
+    items, programs = setup.items, setup.programs
+    if place.item < 0:
+        state = programs.init(lane.hyper, _key(lane, "init"))
+        main = _fresh(setup, lane, state, "task", -1)
+        test = _evaluation(setup, lane, state, 0, 0, row=0, anytime=False)
+        return _arrived(setup, lane, main, 0, place.pace), ([], test)
+    item, carry = items[place.item], place.carry
+    assert carry is not None and place.main is not None
+    training = item.program == "task"
+    slot = ("task", -1) if training else (item.program, item.task)
+    name, counters = ("update", ()) if training else (f"phase/{item.program}", (item.task,))
+    stop = place.at + (setup.segment or _length(setup, place.pace, item.stop - place.at))
+    stop = min(item.stop, stop)
+    began = time.perf_counter()
+    carry = programs.segments[item.program](
+        lane.hyper, carry, lane.plans[slot], setup.data, _key(lane, name, *counters),
+        np.int32(place.at), np.int32(stop),
+    )  # fmt: skip
+    losses = host_copy(carry.losses).reshape(len(lane.members), -1)[:, place.at : stop]
+    pace = agreed((time.perf_counter() - began) / (stop - place.at))
+    events = _health(setup, lane, item, carry, stop)
+    step, num_steps = (stop if training else item.start), items[-1].stop
+    events += [
+        Event("segment", member, seed, step, num_steps, item.task, float(np.mean(row)))
+        for member, seed, row in zip(lane.members, lane.seeds, losses, strict=True)
+    ]
+    main = carry if training else place.main._replace(state=carry.state)
+    if all(setup.records[member].divergence for member in lane.members):
+        return Place(len(items), stop, main, main, pace), (events, None)
+    if stop < item.stop:
+        return Place(place.item, stop, carry, main, pace), (events, None)
+    if not training:
+        rows = host_copy(carry.losses).reshape(len(lane.members), -1)
+        for member, row in zip(lane.members, rows, strict=True):
+            setup.records[member].phase_losses[item.program, item.task] = row[: item.stop]
+    test = None
+    if item.row is not None or item.anytime:
+        test = _evaluation(setup, lane, main.state, item.task, stop, item.row, item.anytime)
+    return _arrived(setup, lane, main, place.item + 1, pace), (events, test)
+
+
+def _arrived(setup: Setup, lane: Lane, main: Carry, number: int, pace: float) -> Place:
+    """The place at the beginning of an item, or at the end of all."""
+    if number == len(setup.items):
+        return Place(number, setup.items[-1].stop, main, main, pace)
+    item = setup.items[number]
+    if item.program == "task":
+        return Place(number, item.start, main, main, pace)
+    carry = _fresh(setup, lane, main.state, item.program, item.task)
+    return Place(number, 0, carry, main, pace)
+
+
+def _fresh(setup: Setup, lane: Lane, state: PyTree, program: str, task: int) -> Carry:
+    """The carry at the beginning of a program's plan."""
+    blank = _blank(setup, lane, lane.plans[program, task].current.shape[-1])
+    return Carry(state, *(put(value, lane.batching) for value in blank))
+
+
+def _blank(setup: Setup, lane: Lane, length: int) -> tuple[np.ndarray, ...]:
+    """All of a new carry but its state, on the host."""
+    lead = () if lane.batching is None else (lane.batching.lanes,)
+    names = len(leaf_names(setup.programs.state))
+    return (
+        np.zeros((*lead, length), np.float32),
+        np.zeros((*lead, length), np.int32),
+        np.full(lead, -1, np.int32),
+        np.ones((*lead, names), bool),
+    )
+
+
+def _key(lane: Lane, name: str, *counters: int) -> Array:
+    made = [keys.purpose(seed, name, *counters) for seed in lane.seeds]
+    if lane.batching is None:
+        return made[0]
+    return put(jnp.stack(made), lane.batching)
+
+
+def _length(setup: Setup, pace: float, room: int) -> int:
+    """Updates of the next segment: in equal parts of what remains, of about the asked time."""
+    if not pace:
+        return min(_FIRST_SEGMENT, room)
+    parts = max(1, round(room * pace / setup.segment_seconds))
+    length = -(-room // parts)
+    return length if setup.limit is None else min(length, setup.limit)
+
+
+def agreed(value: float) -> float:
+    """The same value on every process of a program that spans several: the first one's."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
+
+
+def _health(setup: Setup, lane: Lane, item: Item, carry: Carry, stop: int) -> list[Event]:
+    """Records and reports the runs whose loss or parameters are no longer finite."""
+    bad = host_copy(carry.bad).reshape(-1)
+    sound = host_copy(carry.sound).reshape(len(lane.members), -1)
+    if (bad < 0).all() and sound.all():
+        return []
+    names, events = leaf_names(setup.programs.state), []
+    for i, (member, seed) in enumerate(zip(lane.members, lane.seeds, strict=True)):
+        broken = [name for name, ok in zip(names, sound[i], strict=True) if not ok]
+        broken.sort(key=lambda name: not name.startswith("params"))
+        # Other leaves may be infinite on purpose, such as the distance to what is not there.
+        lost = bad[i] >= 0 or (broken and broken[0].startswith("params"))
+        if not lost or setup.records[member].divergence is not None:
+            continue
+        step = int(bad[i]) if bad[i] >= 0 else stop - 1
+        found = Divergence(item.task, step, broken[0] if broken else "loss")
+        setup.records[member].divergence = found
+        num_steps = setup.items[-1].stop
+        events.append(Event("diverged", member, seed, step, num_steps, item.task, None, found.leaf))
+    return events
+
+
+def _evaluation(
+    setup: Setup, lane: Lane, state: PyTree, task: int, step: int, row: int | None, anytime: bool
+) -> Callable[[], list[Event]] | None:
+    """Copies what the evaluations read of ``state``, and returns the work that tests it."""
+    num_tasks = setup.stream.num_tasks
+    if row is not None:
+        found = rates_of(state, None if lane.batching is None else lane.batching.lanes)
+        for member, rates in zip(lane.members, found, strict=True):
+            if rates is not None and setup.records[member].divergence is None:
+                setup.records[member].rates[row] = rates
+    tasks = set() if row is None else set(wanted(setup.entries, row, num_tasks))
+    asked = sorted(tasks | (set(range(task + 1)) if anytime else set()))
+    if not asked:
+        return None
+    views = {name: view(lane.hyper, state) for name, view in setup.programs.views.items()}
+    seen = task + 1 if row != 0 else 0
+    alive = [member for member in lane.members if setup.records[member].divergence is None]
+
+    def work() -> list[Event]:
+        accuracies = {}
+        for e in setup.evaluations:
+            table = np.full((len(lane.members), num_tasks), np.nan)
+            own = {name: views[name] for name in predictors_of(e)}
+            for t in asked:
+                allowed = allowed_outputs(setup.stream.class_mask, e.scenario, t, seen)
+                correct = setup.programs.corrects[e.name](
+                    lane.hyper, own, lane.tests, setup.images,
+                    *read_by(e, lane.fits, setup.data), np.int32(t), allowed,
+                )  # fmt: skip
+                table[:, t] = host_copy(correct) / lane.counts[..., t]
+            accuracies[e.name] = table
+        events = []
+        for i, (member, seed) in enumerate(zip(lane.members, lane.seeds, strict=True)):
+            record = setup.records[member]
+            for name, table in accuracies.items():
+                if row is not None and member in alive:
+                    record.matrices[name][row, sorted(tasks)] = table[i, sorted(tasks)]
+                if anytime:
+                    unseen = np.arange(num_tasks) > task
+                    record.anytime[name, step] = np.where(unseen, np.nan, table[i])
+            headline = accuracies[setup.evaluations[0].name][i]
+            mean = float(np.nanmean(headline[asked]))
+            num_steps = setup.items[-1].stop
+            events.append(Event("eval", member, seed, step, num_steps, task, mean))
+        return events
+
+    return work
+
+
+def snapshot(setup: Setup, lane: Lane, place: Place) -> Snapshot:
+    """Where a lane stands, as host arrays that what follows cannot change."""
+    assert place.carry is not None and place.main is not None
+    aside = place.main._replace(state=())
+    leaves = jax.tree_util.tree_leaves_with_path({"carry": place.carry, "main": aside})
+    arrays = {_name(path): host_copy(leaf) for path, leaf in leaves}
+    return Snapshot(arrays, {"item": place.item, "at": place.at})
+
+
+def recorded(record: Record) -> Snapshot:
+    """A run's record, as copies."""
+    arrays = {f"matrix/{name}": matrix.copy() for name, matrix in record.matrices.items()}
+    arrays |= {
+        f"anytime/{name}/{step}": row.copy() for (name, step), row in list(record.anytime.items())
+    }
+    arrays |= {
+        f"phase/{name}/{task}": row.copy()
+        for (name, task), row in list(record.phase_losses.items())
+    }
+    arrays |= {f"rates/{row}": rates.copy() for row, rates in list(record.rates.items())}
+    position = {"divergence": record.divergence and list(record.divergence)}
+    return Snapshot(arrays, position)
+
+
+def restored(setup: Setup, lane: Lane, kept: Snapshot) -> Place:
+    """The place of a lane, and the records of its runs, from a checkpoint; else the start.
+
+    Raises:
+      ValueError: if the arrays are not those of this run.
+    """
+    position = kept.position["lanes"].get(lane.label)
+    if position is None:
+        return START
+    own = _within(kept.arrays, f"{lane.label}/")
+    for i, member in enumerate(lane.members):
+        record, arrays = setup.records[member], _within(own, f"{i}/")
+        for name, array in arrays.items():
+            kind, _, rest = name.partition("/")
+            if kind == "matrix":
+                record.matrices[rest][:] = array
+            elif kind == "anytime":
+                evaluation, _, step = rest.rpartition("/")
+                record.anytime[evaluation or _headline(setup), int(step)] = array
+            elif kind == "rates":
+                record.rates[int(rest)] = array
+            else:
+                phase, _, task = rest.rpartition("/")
+                record.phase_losses[phase, int(task)] = array
+        divergence = position["records"][i]["divergence"]
+        record.divergence = None if divergence is None else Divergence(*divergence)
+
+    def carry(program: str, task: int, state: PyTree) -> Any:
+        blank = _blank(setup, lane, lane.plans[program, task].current.shape[-1])
+        shapes = (jax.ShapeDtypeStruct(value.shape, value.dtype) for value in blank)
+        return Carry(state, *shapes)
+
+    number, items = position["item"], setup.items
+    item = items[min(number, len(items) - 1)]
+    training = number == len(items) or item.program == "task"
+    like = {
+        "carry": carry(
+            *(("task", -1) if training else (item.program, item.task)), setup.programs.state
+        ),
+        "main": carry("task", -1, ()),
+    }
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    leaves = [
+        put(checkpoint.revived(own[f"place/{_name(path)}"], leaf), lane.batching)
+        for path, leaf in paths
+    ]
+    found = jax.tree.unflatten(structure, leaves)
+    main = found["carry"] if training else found["main"]
+    return Place(number, position["at"], found["carry"], main)
+
+
+def _headline(setup: Setup) -> str:
+    """Whose curve a checkpoint holds that names no evaluation: earlier versions kept only that."""
+    if len(setup.evaluations) != 1:
+        raise ValueError("it holds the curve of the first evaluation only, by an earlier version")
+    return setup.evaluations[0].name
+
+
+def _within(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,0 +1,1 @@
+"""What is asked of trained networks: accuracy, readouts, inference of tasks."""

@@ -1,0 +1,1 @@
+"""What a thing is, as plain JSON: equal for equal content."""

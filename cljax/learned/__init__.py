@@ -1,5 +1,0 @@
-"""Learned update rules: gates on every weight's gradient, and how they are trained."""
-
-from cljax.learned.gate import Gate, learned_step, learned_update, lstm_gate, multipliers
-
-__all__ = ["Gate", "learned_step", "learned_update", "lstm_gate", "multipliers"]

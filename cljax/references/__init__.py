@@ -1,0 +1,1 @@
+"""What others published: their numbers, what to cite, and the words and tables for a paper."""

@@ -1,0 +1,122 @@
+"""``bibtex``: what to cite for a method, a stream or a run, from ``citations.json``.
+
+A run cites its method, penalty and exemplars, the source of its recipe, the stream's protocol and
+the images.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from cljax.errors import UserError, check_known
+from cljax.runner import artefacts
+
+__all__ = ["bibtex", "citations", "keys_of", "keys_of_config"]
+
+
+_KINDS = ("methods", "penalties", "exemplars")
+
+
+@functools.cache
+def citations() -> Mapping[str, Any]:
+    """The data: ``entries`` by key, and keys by method, penalty, exemplars, images and so on."""
+    return json.loads(
+        resources.files("cljax.references").joinpath("citations.json").read_text("utf-8")
+    )
+
+
+def bibtex(keys: Iterable[str]) -> str:
+    """Entries as BibTeX, each once, in order.
+
+    Raises:
+      UserError: for an unknown key.
+    """
+    entries, texts = citations()["entries"], []
+    for key in dict.fromkeys(keys):
+        check_known("citation", key, entries)
+        fields = {name: value for name, value in entries[key].items() if name != "type"}
+        if "eprint" in fields:
+            fields["archiveprefix"] = "arXiv"
+        width = max(map(len, fields))
+        lines = [f"  {name:<{width}} = {{{value}}}," for name, value in fields.items()]
+        texts.append("\n".join([f"@{entries[key]['type']}{{{key},", *lines, "}"]))
+    return "\n\n".join(texts)
+
+
+def keys_of(name: str) -> list[str]:
+    """Keys for a name of the command line, or for the folder of a run, a sweep or a study.
+
+    Raises:
+      UserError: if it is neither.
+    """
+    path = artefacts.place(name)
+    if path.is_dir():
+        return _keys_of_folder(path)
+    known = citations()
+    if any(name in known[kind] for kind in _KINDS):
+        return _of_method(name)
+    from cljax.methods import METHODS
+    from cljax.streams import STREAMS
+
+    check_known("method, stream or folder", name, {*METHODS, *known["penalties"], *STREAMS})
+    return _of_stream(name, name)
+
+
+def _keys_of_folder(path: Path) -> list[str]:
+    if (path / "sweep.json").exists():
+        from cljax.sweep import load
+
+        config = load(path).config
+        return [*_of_method(config["method"]), *_of_stream(config["stream"], config["stream"])]
+    runs = [path] if (path / "config.json").exists() else sorted(
+        place.parent for place in path.glob("report/*/config.json")
+    )  # fmt: skip
+    if not runs:
+        raise UserError(f"{path} holds no run, sweep or study to cite; name such a folder.")
+    return [key for run in runs for key in keys_of_config(_config(run))]
+
+
+def _config(run: Path) -> Mapping[str, Any]:
+    """The config of a run, whose files are checked if it is finished."""
+    if (run / "results.json").exists():
+        return artefacts.load(run)[0]
+    return artefacts.config_of(run)
+
+
+def keys_of_config(config: Mapping[str, Any]) -> list[str]:
+    """Keys for everything that a run's configuration names; none for what is the user's own."""
+    known, options = citations(), config["method"]["options"]
+    penalty, exemplars = options.get("penalty"), str(options.get("exemplars") or "")
+    names: list[tuple[str, str]] = [
+        ("methods", config["method"]["name"].partition("+")[0]),
+        ("penalties", config["method"]["name"]),
+        ("penalties", penalty["name"] if isinstance(penalty, Mapping) else ""),
+        ("exemplars", exemplars.partition(":")[0]),
+        ("recipes", config["recipe"]["name"].partition("-")[0].partition(":")[0]),
+    ]
+    keys = [key for kind, name in names for key in known[kind].get(name, [])]
+    keys += _of_stream(config["stream"]["name"], config["stream_facts"]["source"])
+    return list(dict.fromkeys(keys))
+
+
+def _of_method(name: str) -> list[str]:
+    """Keys for a method, a penalty or exemplars; none for one of the user's own."""
+    known = citations()
+    return next((known[kind][name] for kind in _KINDS if name in known[kind]), [])
+
+
+def _of_stream(name: str, source: str) -> list[str]:
+    """The stream's protocol and its images, which either of its names tells."""
+    known, base = citations(), name.partition("[")[0]
+    words: Sequence[str] = re.findall(r"[a-z_]+[0-9]*", f"{base} {source}".replace("-", " "))
+    aliases = {"fashion": "fashion_mnist", "svhn": "svhn_cropped"}
+    aliases |= {"imagenet100": "imagenet", "imagenet1": "imagenet"}
+    images = [known["images"].get(aliases.get(word, word), []) for word in words]
+    keys = [*known["protocols"].get(base, []), *(key for keys in images for key in keys)]
+    return list(dict.fromkeys(keys))

@@ -1,0 +1,471 @@
+"""``run``: the one runner. The command, scripts and notebooks all make the same artefacts with it.
+
+prepare  ->  learn  ->  metrics  ->  files
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Unpack
+
+import jax
+import numpy as np
+
+from cljax.checks import check_keywords, check_progress
+from cljax.engine.learn import Checkpoints, Event, History, learn
+from cljax.engine.signals import signals
+from cljax.errors import (
+    MOST,
+    Diverged,
+    Interrupted,
+    UserError,
+    check_above_zero,
+    check_known,
+    check_positive,
+    given,
+    in_words,
+)
+from cljax.evaluation.again import Trained
+from cljax.recipes import Recipe
+from cljax.references import cite, protocol
+from cljax.runner import artefacts
+from cljax.runner.config import evaluation_of, since
+from cljax.runner.consent import check_consent
+from cljax.runner.prepare import Options, Prepared, learner_of, prepare
+from cljax.runner.progress import journal
+from cljax.runner.results import results_of
+from cljax.runner.settings import decisive
+from cljax.runner.snapshots import keep
+from cljax.storage.checkpoint import FORMAT, newest_place
+from cljax.streams.base import Stream, rows_used
+from cljax.types import Method, PyTree
+from cljax.update_rules.stored import save_rule
+
+__all__ = [
+    "Run", "Running", "check_running", "checkpoints_of", "interval", "learn_options", "load",
+    "resume", "run",
+]  # fmt: skip
+
+_BEGUN = ("config.json", "metrics.jsonl", "manifest")  # of a run before its first update
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: what its folder holds, and the final states while they are in memory."""
+
+    config: Mapping[str, Any]
+    results: Mapping[str, Any]
+    path: Path | None = None
+    states: tuple[PyTree, ...] = ()
+    resumed: bool = False  # True: read back, not run now
+    prepared: Prepared | None = field(default=None, repr=False)  # what it was made of
+
+    @property
+    def diverged(self) -> bool:
+        """Whether all seeds diverged, so that there are no numbers."""
+        return all(step is not None for step in self.results["diverged"])
+
+    @property
+    def state(self) -> Trained:
+        """The final states with what made them, for ``cljax.evaluate``; without diverged seeds.
+
+        Raises:
+          UserError: for a run that was read back, or whose seeds all diverged.
+        """
+        if self.prepared is None:
+            raise UserError(
+                f"The run in {self.path} was read back, and its final states are not stored; run "
+                "it without out, or in another folder."
+            )
+        made, diverged = self.prepared, self.results["diverged"]
+        whole = [i for i, step in enumerate(diverged) if step is None]
+        if not whole:
+            raise UserError("All seeds of this run diverged, so there is no final state.")
+        chosen = [tuple(part[i] for i in whole) for part in (self.config["seeds"], self.states)]
+        return Trained(lambda stream: learner_of(made, stream), made.stream, *chosen)
+
+    def metric(self, name: str) -> np.ndarray:
+        """Values of a metric, one a seed, as fractions.
+
+        Raises:
+          UserError: if the metric was not computed, with the reason.
+        """
+        if isinstance(name, str) and name in self.results["absent"]:
+            reason = self.results["absent"][name].rstrip(".")
+            raise UserError(f"The metric {name} is absent: {reason}.")
+        check_known("metric", name, self.results["metrics"])
+        return np.array(self.results["metrics"][name]["values"], float)
+
+    def accuracy_matrix(self, name: str | None = None) -> np.ndarray:
+        """[S, T+1, T] of an evaluation, the headline's by default; NaN: not evaluated."""
+        evaluations = self.results["evaluations"]
+        name = str(self.config["evaluations"][0]["name"]) if name is None else name
+        check_known("evaluation", name, evaluations)
+        return np.array(evaluations[name]["accuracy_matrix"], float)
+
+    def table(self, form: Literal["text", "latex", "csv"] = "text") -> str:
+        """The metrics in percent with 95 % intervals, and what was published.
+
+        Args:
+          form: "text"; "latex" for the package booktabs; "csv", as fractions with all digits.
+
+        Raises:
+          UserError: for another form.
+        """
+        check_known("form of a table", form, ("text", "latex", "csv"))
+        if form == "text":
+            changed = since(self.config) if self.resumed else ()
+            return protocol.table(self.config, self.results, changed)
+        from cljax.references import tables
+
+        if form == "latex":
+            return tables.latex([tables.metrics(self.results)])
+        return tables.as_csv(tables.CSV_HEAD, tables.metric_rows(self._name(), self.results))
+
+    def cite(self, form: Literal["bibtex", "keys"] = "bibtex") -> str:
+        """What to cite: method, penalty, exemplars, recipe, stream and images, each entry once.
+
+        Args:
+          form: "bibtex", or "keys" for a line of the entries' keys.
+
+        Raises:
+          UserError: for another form.
+        """
+        check_known("form of a citation", form, ("bibtex", "keys"))
+        keys = cite.keys_of_config(self.config)
+        return cite.bibtex(keys) if form == "bibtex" else ", ".join(keys)
+
+    def protocol(self) -> str:
+        """The paragraph for a paper that says how these numbers were made."""
+        return protocol.paragraph(self.config)
+
+    def _name(self) -> str:
+        return _folder_name(self.config) if self.path is None else self.path.name
+
+
+class Running(NamedTuple):
+    """How a run is kept and cut up: nothing of it changes a result (devices under vmap: a bit)."""
+
+    checkpoint_every: str | None = "30s"  # seconds, or updates such as "500"; None: never
+    keep: int = 3  # checkpoints
+    segment_seconds: float = 1.0  # how long an interruption waits, about
+    devices: int | None = None  # for lanes=vmap and lanes=map
+
+
+def run(
+    what: Recipe | Method | str,
+    stream: Stream | str | None = None,
+    *,
+    out: str | Path | None = None,
+    progress: Callable[[Event], None] | None = None,
+    running: Running = Running(),  # noqa: B008, it is frozen
+    **options: Unpack[Options],
+) -> Run:
+    """Runs a recipe, or a method on a stream, for several seeds.
+
+    With ``out``, what is done is kept: after an interruption, or a kill, the same call goes on
+    from the last checkpoint and gives the bits of an unbroken run.
+
+    Args:
+      what: a ``Recipe``, a ``Method``, or a method's name.
+      stream: a ``Stream`` or its name; not needed with a recipe.
+      out: folder for the artefacts; "auto": runs/METHOD-STREAM-HASH8; None: in memory only. The
+        same run already finished there is read back.
+      progress: called with each ``Event``.
+      running: how it is kept and cut up; changes no result.
+      **options: those of ``cljax.runner.prepare.prepare``: seeds (5: how many, or which), net,
+        batch_size and epochs (the recipe's), entries of the accuracy matrix ("diagonal-last",
+        "lower" or "full"), eval_every, online, evaluations, readout, lanes, loop, precision, id,
+        origins, tuning.
+
+    Raises:
+      UserError: for anything the caller can put right, in one sentence.
+      Diverged: if the only seed's loss or parameters are no longer finite.
+      Interrupted: by SIGINT or SIGTERM with ``out``, once all is kept.
+    """
+    check_keywords("cljax.run", options, prepare, run)
+    check_progress(progress)
+    check_running(running)
+    prepared = prepare(what, stream, **options)
+    if out is None:
+        history, results = _learn(prepared, progress, running, None)
+        return Run(prepared.config, results, None, history.states, prepared=prepared)
+    if out == "auto":
+        out = Path("runs") / _folder_name(prepared.config)
+    return _run_in(artefacts.place(out), prepared, progress, running)
+
+
+def _run_in(
+    folder: Path,
+    prepared: Prepared,
+    progress: Callable[[Event], None] | None,
+    running: Running,
+) -> Run:
+    """Runs what is prepared in a folder, or reads it back, or goes on with it."""
+    config = prepared.config
+    if artefacts.finished(folder, config):
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # of a kill at the very end
+        return load(folder)
+    if jax.process_index() > 0:  # of several: the first one writes
+        checkpoints = checkpoints_of(config, folder, running)
+        history, results = _learn(prepared, progress, running, checkpoints)
+        return Run(config, results, folder, history.states, prepared=prepared)
+    with artefacts.claim(folder):
+        if artefacts.finished(folder, config):  # by the process that held it until now
+            return load(folder)
+        checkpoints = checkpoints_of(config, folder, running)
+        new = not (folder / "config.json").exists()
+        try:
+            history, results = _kept_run(folder, prepared, progress, running, checkpoints)
+        except Interrupted as stopped:
+            raise _interrupted(folder, config, checkpoints) from stopped
+        except Diverged as error:
+            place = newest_place(folder / "checkpoint")
+            last = f"the last good checkpoint is {place}" if place else "no checkpoint was due yet"
+            raise Diverged(f"{str(error).rstrip('.')}; {last}.") from error
+        except (UserError, OSError) as error:
+            if new and not _trained(folder):
+                artefacts.undo(folder, *_BEGUN)
+            if isinstance(error, UserError):
+                raise
+            reason = error.strerror or error
+            raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
+    return Run(config, results, folder, history.states, prepared=prepared)
+
+
+def _trained(folder: Path) -> bool:
+    """Whether a run has come as far as its first update."""
+    journal = folder / "metrics.jsonl"
+    return journal.exists() and journal.stat().st_size > 0
+
+
+def _kept_run(
+    folder: Path,
+    prepared: Prepared,
+    progress: Callable[[Event], None] | None,
+    running: Running,
+    checkpoints: Checkpoints | None,
+) -> tuple[History, dict[str, Any]]:
+    """Runs, and writes the artefacts into a folder that this process holds."""
+    artefacts.refuse_links(folder)
+    artefacts.clean(folder)
+    artefacts.begin(folder, prepared.config)
+    rows = rows_used(prepared.stream, prepared.config["seeds"])
+    artefacts.write_arrays(folder / "manifest" / "stream.npz", rows)
+    goes_on = newest_place(folder / "checkpoint") is not None
+    with signals() as interrupted:
+        with journal(folder / "metrics.jsonl", progress, goes_on=goes_on) as record:
+            history, results = _learn(prepared, record, running, checkpoints, interrupted)
+        _keep_rules(prepared, history, folder)
+        keep(folder, prepared.stream, history)
+        _plots(folder / "plots", results)
+        artefacts.finish(folder, results)
+    return history, results
+
+
+def _interrupted(
+    folder: Path, config: Mapping[str, Any], checkpoints: Checkpoints | None
+) -> Interrupted:
+    """What to say of a run that was stopped, by what there is of it."""
+    if "mark" in config["identity"]:
+        return Interrupted(f"interrupted; {untold(config['identity'])}.", kept=False)
+    if checkpoints is None:
+        text = f"interrupted; {folder} keeps no checkpoint, so the same command starts anew."
+        return Interrupted(text, kept=False)
+    if newest_place(checkpoints.folder) is None:
+        text = f"interrupted before the first checkpoint; the same command starts {folder} anew."
+        return Interrupted(text, kept=False)
+    return Interrupted(f"interrupted and kept; `cljax resume {folder}` goes on.")
+
+
+def untold(identity: Mapping[str, Any]) -> str:
+    """Why what is marked as unlike any other is not continued, and what would help."""
+    return (
+        f"it cannot be continued, because {identity['unknown'][0]} cannot be told by its content; "
+        "pass id='...' from the first time on to say that it is the same"
+    )
+
+
+def resume(
+    folder: str | Path,
+    *,
+    progress: Callable[[Event], None] | None = None,
+    running: Running = Running(),  # noqa: B008, it is frozen
+    trust: bool = False,
+) -> Run:
+    """Goes on with an interrupted run, from its folder alone; a finished one is read back.
+
+    Args:
+      trust: import the code that the folder names (``package.module:factory``), where the method,
+        the stream or the network is no built-in one.
+
+    Raises:
+      UserError: if the folder holds no run, one whose config, data or versions differ now, or one
+        that names code, without ``trust``.
+    """
+    check_progress(progress)
+    check_running(running)
+    folder = artefacts.place(folder)
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} holds no run to resume; begin it with cljax run.")
+    if (folder / "results.json").exists():
+        return load(folder)
+    config = artefacts.config_of(folder)
+    begun = config.get("begun_as")
+    if begun is None:
+        raise UserError(
+            f"The run in {folder} was begun with Python objects, so only Python can resume it: "
+            "call cljax.run as before, with the same out."
+        )
+    names = ("seeds", "batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop",
+             "precision", "origins")  # fmt: skip
+    options = {name: config[name] for name in names}
+    try:
+        recipe = Recipe(**begun)
+        check_consent(folder, [recipe.method, recipe.stream], [recipe.net], trust=trust)
+        options["evaluations"] = [evaluation_of(entry) for entry in config["evaluations"]]
+        options["id"] = config.get("id")
+        prepared = prepare(recipe, **options)
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{folder / 'config.json'} asks for a run that cannot be made ({error}); it is damaged "
+            "or of another version: run again in another folder."
+        ) from error
+    return _run_in(folder, prepared, progress, running)
+
+
+def load(folder: str | Path) -> Any:
+    """Reads back a finished run, or a ``cljax.sweep.Sweep``, finished or not.
+
+    Nothing is imported or written, and every file must be as it was written.
+
+    Raises:
+      UserError: if the folder does not hold a finished run or a sweep, or one of its files is
+        missing, differs from what was written, or does not belong to it.
+    """
+    folder = artefacts.place(folder)
+    if (folder / "sweep.json").exists():
+        from cljax import sweep
+
+        return sweep.load(folder)
+    config, results = artefacts.load(folder)
+    return Run(config, results, folder, resumed=True)
+
+
+def _folder_name(config: Mapping[str, Any]) -> str:
+    parts = (config["method"]["name"], config["stream"]["name"], config["config_hash"][:8])
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(parts)).replace("--", "-")
+
+
+def _learn(
+    prepared: Prepared,
+    progress: Callable[[Event], None] | None,
+    running: Running,
+    checkpoints: Checkpoints | None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> tuple[History, dict[str, Any]]:
+    config = prepared.config
+    model = prepared.net(prepared.stream.num_classes)
+    history = learn(
+        prepared.method,
+        model,
+        prepared.stream,
+        config["seeds"],
+        on_nonfinite="stop" if len(config["seeds"]) == 1 else "mask",
+        segment_seconds=running.segment_seconds,
+        devices=running.devices,
+        progress=progress,
+        checkpoints=checkpoints,
+        interrupted=interrupted,
+        spent_s=prepared.seconds,
+        **learn_options(config),
+    )
+    assert history is not None
+    learned = time.perf_counter()
+    results = results_of(config, prepared.method, model, prepared.stream, history)
+    total_s = history.time["total_s"] + time.perf_counter() - learned
+    results["time"] = {**history.time, "total_s": total_s}
+    return history, results
+
+
+def learn_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config ``cljax.engine.learn.learn`` takes."""
+    names = ("batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop")
+    evaluations = [evaluation_of(entry) for entry in config["evaluations"]]
+    return {"evaluations": evaluations, **{name: config[name] for name in names}}
+
+
+def checkpoints_of(config: Mapping[str, Any], folder: Path, running: Running) -> Checkpoints | None:
+    """Where and when a run is kept, and what must be the same to continue it."""
+    if running.checkpoint_every is None:
+        return None
+    identity = {
+        "config_hash": config["config_hash"],
+        "data": config["stream"]["checksum"],
+        "format": FORMAT,
+        **decisive(config),
+    }
+    seconds, updates = interval(running.checkpoint_every)
+    return Checkpoints(folder / "checkpoint", identity, seconds, updates, running.keep)
+
+
+def check_running(running: Running) -> None:
+    """Raises UserError for a way of keeping a run that would keep nothing, or not end."""
+    if not isinstance(running, Running):
+        raise UserError(
+            f"running is {in_words(running)}, but it must be a cljax.Running, such as "
+            'cljax.Running(checkpoint_every="60s").'
+        )
+    check_positive(keep=running.keep, **given(devices=running.devices))
+    check_above_zero(segment_seconds=running.segment_seconds)
+    if running.checkpoint_every is not None:
+        interval(running.checkpoint_every)
+
+
+def interval(text: str) -> tuple[float | None, int | None]:
+    """``30s`` as (30.0, None) seconds, ``500`` as (None, 500) updates.
+
+    Raises:
+      UserError: for anything else.
+    """
+    try:
+        if isinstance(text, str) and text.endswith("s"):
+            if 0 <= (seconds := float(text[:-1])) < math.inf:
+                return seconds, None
+        elif isinstance(text, str) and 0 < int(text) <= MOST:
+            return None, int(text)
+    except ValueError:
+        pass
+    raise UserError(
+        f"checkpoint_every is {text}, but it must be seconds, such as 30s, or a number of "
+        "updates, such as 500."
+    )
+
+
+def _keep_rules(prepared: Prepared, history: History, folder: Path) -> None:
+    """Writes the update rules that a method learned, one a seed, for runs to come."""
+    model = prepared.net(prepared.stream.num_classes)
+    rule = prepared.method.bind(model, prepared.stream.spec(prepared.config["batch_size"])).rule
+    if rule is not None:
+        for seed, state in zip(history.seeds, history.states, strict=True):
+            save_rule(folder, rule(state), seed=seed)
+
+
+def _plots(folder: Path, results: Mapping[str, Any]) -> None:
+    from cljax import plot
+
+    first = next(iter(results["evaluations"].values()))
+    matrices = np.array(first["accuracy_matrix"], float)
+    folder.mkdir(exist_ok=True)
+    with np.errstate(all="ignore"):
+        title = f"{results['method']}, {results['stream']}\nmean of {len(matrices)} seeds"
+        plot.save(plot.accuracy_matrix(matrices, title=title), folder / "accuracy_matrix.png")
+        plot.save(plot.over_time(plot.task_curves(matrices)), folder / "over_time.png")

@@ -1,0 +1,1 @@
+"""Files that last: written whole, locked, sealed by SHA-256; checkpoints."""
