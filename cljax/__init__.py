@@ -52,17 +52,17 @@ from cljax.methods.with_exemplars import with_exemplars
 from cljax.penalties import ewc, lwf, mas, online_ewc, rwalk, si
 from cljax.recipes import Recipe, recipe
 from cljax.references.published import published
-from cljax.runner.run import Run, Running, load, resume, run
+from cljax.runner.run import Run, Running, resume, run
 from cljax.sweep.compare import Study, Tune, compare
+from cljax.sweep.found import load_any as load
 from cljax.types import Method, Penalty, Readout
+from cljax.version import __version__
 
 _LATER = ("geometry", "plot", "report")  # imported when first asked for: they take a while
 
-__version__ = "0.1.0"
-
 __all__ = [
     "Evaluation", "InnerStep", "Method", "Penalty", "Readout", "Recipe", "Run", "Running", "Scores",
-    "Study", "Trained", "Tune", "Unrolled", "agem", "bic", "cmaml", "compare",
+    "Study", "Trained", "Tune", "Unrolled", "__version__", "agem", "bic", "cmaml", "compare",
     "continuum_lower_bound", "data", "er", "errors", "evaluate", "ewc", "finetune", "fixed_rep",
     "fomaml", "gem", "hat", "icarl", "icarl_ti", "iid", "implicit_gradient", "independent", "itaml",
     "joint", "keep_freed_memory", "la_er", "lamaml", "load", "losses", "lucir", "lwf",
@@ -81,4 +81,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_LATER, "__version__"])
+    return sorted([*__all__, *_LATER])

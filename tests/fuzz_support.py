@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from cljax.cli import command as cli
+from cljax.cli import job as jobs
 from cljax.methods import METHODS
 from cljax.resolve import options_of
 from cljax.streams import STREAMS
@@ -35,7 +36,7 @@ _VALUES = (
     "mlp:x", "conv", "resnet32:3", "s", "0s", "5s", "nans", "0/1", "5/2", "localhost:1,0/0",
 )  # fmt: skip
 _TINY = ("--samples-per-task", "10", "--net", "mlp:3", "--seeds", "1", "--batch-size", "5")
-_RUN = tuple(name.replace("_", "-") for name in {**cli.RUN_FLAGS, **cli.RUNNING_FLAGS})
+_RUN = tuple(name.replace("_", "-") for name in {**jobs.RUN_FLAGS, **jobs.RUNNING_FLAGS})
 _SHORT = ("er", "finetune", "online", "ewc", "lwf", "mas")  # that compile quickly
 
 

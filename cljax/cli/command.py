@@ -1,29 +1,36 @@
 """The command ``cljax``: run, resume, sweep, list, data, protocol, report, cite, docs.
 
-METHOD, STREAM and the recipe are read first; the rest are flags made from the factories'
-signatures and docstrings, parsed by tyro. Exit codes: 0 done, 2 the user's mistake (one sentence
+Exit codes: 0 done, 2 the user's mistake (one sentence
 on standard error), 3 every seed (every lane of a sweep) diverged, so that there are no numbers, 75
 interrupted and resumable, 130 interrupted at once or with nothing kept, 1 a defect of ours.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import re
 import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from cljax.cli import terminal
 from cljax.cli.flags import parse
+from cljax.cli.job import (
+    RUN_FLAGS,
+    RUNNING_FLAGS,
+    TRUST,
+    job_of,
+    join,
+    options_of_run,
+    running_of,
+    set_precision,
+    shown,
+)
 from cljax.engine.allocator import keep_freed_memory
-from cljax.errors import AT_ONCE, Diverged, Interrupted, UserError, check_known, check_path
+from cljax.errors import AT_ONCE, Diverged, Interrupted, UserError, check_known
+from cljax.version import __version__
 
-__all__ = ["main"]  # the rest is for ``cljax.cli.sweep`` and ``cljax.cli.report``
+__all__ = ["main"]
 
 COMMANDS = {
     "run": "run METHOD STREAM [flags]   train, test, and leave a folder of results",
@@ -78,8 +85,6 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"{USAGE}\n\nAdd --help to a command for its flags.")
         return 0
     if arguments[0] == "--version":
-        from cljax import __version__
-
         print(f"cljax {__version__}")
         return 0
     command, rest = arguments[0], arguments[1:]
@@ -95,58 +100,6 @@ def _dispatch(arguments: list[str]) -> int:
         "cite": _cite,
         "docs": _docs,
     }[command](rest)
-
-
-class Job(NamedTuple):
-    """A parsed command line: a recipe, and the run's own flags."""
-
-    recipe: Any
-    flags: dict[str, Any]
-    origins: dict[str, str]
-
-
-# The run's own flags: name -> (type, default, help). ``None`` leaves the recipe's value.
-RUN_FLAGS: dict[str, tuple[Any, Any, str]] = {
-    "seeds": (int, 5, "run seeds 0 to N-1"),
-    "seed": (int | None, None, "run this one seed instead"),
-    "recipe": (str | None, None, "SOURCE[:VARIANT], such as lamaml:reference or lamaml:paper"),
-    "net": (str | None, None, "network, such as mlp:100,100, or package.module:factory"),
-    "batch_size": (int | None, None, "examples an update"),
-    "epochs": (int | None, None, "passes over each task"),
-    "entries": (
-        Literal["diagonal-last", "lower", "full"] | None, None, "entries of the accuracy matrix",
-    ),
-    "eval_every": (int, 0, "also test the tasks seen so far every so many updates; 0: never"),
-    "readout": (bool, False, "also test a linear layer fitted anew on the frozen features"),
-    "online": (bool, False, "count right predictions on each batch before learning from it"),
-    "lanes": (
-        Literal["auto", "threads", "sequential", "vmap", "map"], "auto", "how seeds run together",
-    ),
-    "loop": (Literal["auto", "scan", "steps"], "auto", "compiled loop, or one update at a time"),
-    "precision": (Literal["float32", "float64"], "float32", "of everything"),
-    "id": (str | None, None, "names what cannot be told of your own code, as part of the run"),
-    "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
-    "tensorboard": (bool, False, "also write TensorBoard files (extra 'tensorboard')"),
-}  # fmt: skip
-# How a run is kept and cut up; these change no result.
-RUNNING_FLAGS: dict[str, tuple[Any, Any, str]] = {
-    "checkpoint_every": (
-        str,
-        "30s",
-        "seconds (30s) or updates (500) from one to the next; never",
-    ),
-    "keep": (int, 3, "checkpoints kept while it runs"),
-    "segment_seconds": (float, 1.0, "how long a compiled segment aims to take"),
-    "distributed": (
-        str | None,
-        None,
-        "HOST:PORT,I/N: this is process I of N; auto asks Slurm and its like",
-    ),
-    "devices": (int | None, None, "split lanes=vmap or lanes=map over so many; default all GPUs"),
-}
-TRUST = (bool, False, "import the code (package.module:factory) that the folder names")
-_OF_RECIPE = ("net", "batch_size", "epochs", "entries")
-_IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", "loop", "precision")
 
 
 def _run(arguments: list[str]) -> int:
@@ -217,8 +170,8 @@ def _resume(arguments: list[str]) -> int:
     if (folder / "config.json").exists() and not (folder / "results.json").exists():
         stored = artefacts.config_of(folder)
         seeds, precision = stored["seeds"], stored["precision"]
-    _join(flags["distributed"])
-    _double(precision)
+    join(flags["distributed"])
+    set_precision(precision)
     with shown(len(seeds), {**flags, "out": str(folder)}) as progress:
         running, trust = running_of(flags), flags["trust"]
         done = resume(folder, progress=progress, running=running, trust=trust)
@@ -245,26 +198,6 @@ def _told(done: Any, began: float) -> int:
     return 3 if done.diverged else 0
 
 
-@contextlib.contextmanager
-def shown(count: int, flags: dict[str, Any], names: Sequence[str] = ()):
-    """Progress as the flags ask for it."""
-    from cljax.runner import progress
-
-    with contextlib.ExitStack() as stack:
-        show = stack.enter_context(progress.bar(count, names))
-        if flags["tensorboard"]:
-            folder = Path(flags["out"] or "runs") / "tensorboard"
-            show = stack.enter_context(progress.tensorboard(folder, show))
-        yield show
-
-
-def running_of(flags: dict[str, Any]) -> Any:
-    from cljax.runner.run import Running
-
-    made = Running(**{name: flags[name] for name in Running._fields})
-    return made._replace(checkpoint_every=None) if made.checkpoint_every == "never" else made
-
-
 def _protocol(arguments: list[str]) -> int:
     from cljax.references.protocol import paragraph
     from cljax.runner.prepare import prepare
@@ -272,136 +205,3 @@ def _protocol(arguments: list[str]) -> int:
     job = job_of("protocol", arguments, RUN_FLAGS)
     print(textwrap.fill(paragraph(prepare(job.recipe, **options_of_run(job)).config), 88))
     return 0
-
-
-def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, str]]) -> Job:
-    """METHOD STREAM and the recipe first, then every flag of method, stream and run."""
-    from cljax import recipes
-    from cljax.resolve import method_factory, options_of, stream_factory
-
-    names = arguments[:2]
-    if len(names) < 2 or any(name.startswith("-") for name in names):
-        if {"-h", "--help"} & set(arguments):
-            print(f"usage: cljax {command} METHOD STREAM [flags]\n\nGive both for their flags; "
-                  "`cljax list` shows the names.")  # fmt: skip
-            sys.exit(0)
-        raise UserError(f"cljax {command} needs METHOD STREAM, such as lamaml mnist-rotations.")
-    method, stream, rest = names[0], names[1], arguments[2:]
-    method_options = options_of(method_factory(method))
-    stream_options = options_of(stream_factory(stream))
-    source, _, variant = (_flag_value(rest, "--recipe") or "").partition(":")
-    recipe = recipes.recipe(method, stream, source or None, variant or None)
-
-    fields, given = dict(own), {}  # given: flag -> method or stream, its option's name
-    for kind, options, values in (
-        ("method", method_options, recipe.method_options),
-        ("stream", stream_options, recipe.stream_options),
-    ):
-        for option in options:
-            # Of an option that method and stream both have, such as order, the stream's.
-            name = f"stream_{option.name}" if option.name in given else option.name
-            if name in fields:
-                raise UserError(
-                    f"The {kind}'s option {option.name} has the name of another flag; rename it."
-                )
-            given[name] = kind, option.name
-            fields[name] = option.type, values.get(option.name, option.default), option.help
-    hints = _hints(recipe, fields, own, given)
-    flags = parse(f"cljax {command} {method} {stream}", fields, rest, hints)
-    if flags["out"] is not None:
-        check_path(out=flags["out"])
-    typed = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
-    typed |= {name[3:] for name in typed if name.startswith("no_")}
-    if {"seed", "seeds"} <= typed:
-        raise UserError(
-            f"--seeds is {flags['seeds']} and --seed is {flags['seed']}, but only one of them can "
-            "be given: so many seeds from 0 on, or one."
-        )
-    origins = {}
-    for name, (kind, option) in given.items():
-        base = _stored(recipe, kind)
-        origins[name] = (
-            "command line" if name in typed else recipe.status if option in base else "default"
-        )
-    for name in _IN_CONFIG:
-        given_here = name in typed or (name == "seeds" and "seed" in typed)
-        base = recipe.status if name in _OF_RECIPE else "default"
-        origins[name] = "command line" if given_here else base
-    recipe = dataclasses.replace(
-        recipe,
-        method_options={o: flags[name] for name, (kind, o) in given.items() if kind == "method"},
-        stream_options={o: flags[name] for name, (kind, o) in given.items() if kind == "stream"},
-        **{name: flags[name] for name in _OF_RECIPE if flags[name] is not None},
-    )
-    if any(name in typed and kind == "method" for name, (kind, _) in given.items()):
-        recipe = dataclasses.replace(recipe, status=f"{recipe.status}, changed")
-    return Job(recipe, flags, origins)
-
-
-def _stored(recipe: Any, kind: str) -> Mapping[str, Any]:
-    return recipe.method_options if kind == "method" else recipe.stream_options
-
-
-def _hints(
-    recipe: Any,
-    fields: Mapping[str, Any],
-    own: Mapping[str, Any],
-    given: Mapping[str, tuple[str, str]],
-) -> dict[str, str]:
-    """What a flag is if it is not given, and where that comes from."""
-    hints = {
-        name: f"(default: {_shown(fields[name][1])}, from {recipe.name})"
-        for name, (kind, option) in given.items()
-        if option in _stored(recipe, kind)
-    }
-    for name in _OF_RECIPE:
-        if name in own and own[name][1] is None:
-            hints[name] = f"(default: {_shown(getattr(recipe, name))}, from {recipe.name})"
-    return hints
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def options_of_run(job: Job) -> dict[str, Any]:
-    """Arguments of ``prepare``; switches double precision on before anything is built."""
-    flags = job.flags
-    _join(flags.get("distributed"))
-    _double(flags["precision"])
-    names = ("precision", "eval_every", "online", "readout", "lanes", "loop", "id")
-    seeds = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
-    return {"seeds": seeds, "origins": job.origins, **{name: flags[name] for name in names}}
-
-
-def _join(text: str | None) -> None:
-    """Joins the processes of a run that spans several, before anything touches a device."""
-    if text is None:
-        return
-    import jax
-
-    if text == "auto":
-        jax.distributed.initialize()
-        return
-    found = re.fullmatch(r"([^,]+:\d+),(\d+)/(\d+)", text)
-    if found is None or int(found[2]) >= int(found[3]):
-        raise UserError(
-            f"--distributed is {text}, but it must be HOST:PORT,I/N with I from 0 to N-1, or auto."
-        )
-    jax.distributed.initialize(found[1], int(found[3]), int(found[2]))
-
-
-def _double(precision: str) -> None:
-    if precision == "float64":
-        import jax
-
-        jax.config.update("jax_enable_x64", True)
-
-
-def _flag_value(arguments: list[str], flag: str) -> str | None:
-    for i, argument in enumerate(arguments):
-        if argument.startswith(f"{flag}="):
-            return argument.partition("=")[2]
-        if argument == flag:
-            return arguments[i + 1] if i + 1 < len(arguments) else None
-    return None

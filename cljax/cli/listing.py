@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cljax.cli import command
+from cljax.cli.flags import parse
 from cljax.errors import UserError, check_known, in_words
 
 __all__ = ["data_sets", "names"]
@@ -67,7 +67,7 @@ def data_sets(arguments: list[str]) -> int:
         "prepare": (bool, False, "download and prepare (needs the extra 'prepare' and a network)"),
         "sample": (bool, False, "the sample that cljax ships"),
     }
-    flags = command.parse(f"cljax data {' '.join(names) or 'NAME ...'}", fields, rest)
+    flags = parse(f"cljax data {' '.join(names) or 'NAME ...'}", fields, rest)
     if not names and not flags["licences"]:
         raise UserError(
             f"cljax data needs the name of a data set, such as {', '.join(data.SOURCES)}."

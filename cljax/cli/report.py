@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from cljax.cli import command
+from cljax.cli.flags import parse
 from cljax.errors import UserError
 
 __all__ = ["cite", "docs", "report"]
@@ -22,7 +22,7 @@ def report(arguments: list[str]) -> int:
     from cljax.report import report as make
 
     folders, rest = _split(arguments)
-    flags = command.parse("cljax report DIR ...", _FLAGS, rest)
+    flags = parse("cljax report DIR ...", _FLAGS, rest)
     if not folders:
         raise UserError("cljax report needs the folder of a run or a sweep.")
     made = make(*folders, **flags)
@@ -34,7 +34,8 @@ def report(arguments: list[str]) -> int:
 
 def cite(arguments: list[str]) -> int:
     """Prints BibTeX of methods, streams and what runs used."""
-    from cljax.references.cite import bibtex, keys_of
+    from cljax.references.cite import bibtex
+    from cljax.report.cited import keys_of
 
     if not arguments or arguments[0].startswith("-"):
         if arguments[:1] in (["-h"], ["--help"]):

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from cljax.cli import command
+from cljax.cli import job as jobs
+from cljax.cli.flags import parse
 from cljax.errors import AT_ONCE, UserError, check_known
 
 __all__ = ["main", "resume"]
@@ -76,14 +77,14 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
     over, rest = _over(arguments)
     if consent is not None:  # of what is run, before anything of it is resolved
         consent(rest[:2])
-    flags = {**command.RUN_FLAGS, **command.RUNNING_FLAGS, **_FLAGS}
+    flags = {**jobs.RUN_FLAGS, **jobs.RUNNING_FLAGS, **_FLAGS}
     flags["seeds"] = (int, 5, _SEEDS)
-    job = command.job_of("sweep", rest, flags)
+    job = jobs.job_of("sweep", rest, flags)
     if consent is not None:
         pairs = [pair.partition("=") for pair in over]
         nets = [net for name, _, listed in pairs if name == "net" for net in listed.split(";")]
         consent([], [job.recipe.net, *nets])
-    options = command.options_of_run(job)
+    options = jobs.options_of_run(job)
     index, count = _shard(job.flags["shard"])
     settings = sweep.grid(**_typed(job, over)) if over else [{}]
     plan = sweep.plan(
@@ -97,10 +98,10 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
     again = {"arguments": [*keep, *(part for pair in over for part in ("--over", pair))]}
     out = job.flags["out"] or "auto"
     names = [lane.name for lane in plan.lanes]
-    with command.shown(len(plan.lanes), job.flags, names) as progress:
+    with jobs.shown(len(plan.lanes), job.flags, names) as progress:
         done = sweep.run(
             plan, out, shard=(index, count), progress=progress,
-            running=command.running_of(job.flags), command=again,
+            running=jobs.running_of(job.flags), command=again,
         )  # fmt: skip
     if done.exit_code == AT_ONCE:
         text = f"nothing of {done.path} is kept yet, so the same command starts anew"
@@ -148,7 +149,7 @@ def _over(arguments: list[str]) -> tuple[list[str], list[str]]:
     return over, rest
 
 
-def _typed(job: command.Job, over: list[str]) -> dict[str, list[Any]]:
+def _typed(job: jobs.Job, over: list[str]) -> dict[str, list[Any]]:
     """The values of each --over, of the type of the option."""
     from cljax.resolve import method_factory, options_of
 
@@ -180,7 +181,7 @@ def _value(name: str, field: tuple[Any, Any, str], text: str) -> Any:
     if field[0] is bool:
         check_known(f"value of {name}", text, ("True", "False"))
         return text == "True"
-    return command.parse("cljax sweep", {name: field}, [f"--{name.replace('_', '-')}", text])[name]
+    return parse("cljax sweep", {name: field}, [f"--{name.replace('_', '-')}", text])[name]
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -30,9 +30,9 @@ from cljax.engine.programs import (
     put,
     read_by,
 )
+from cljax.engine.rates import rates_of
 from cljax.engine.schedule import Item
 from cljax.evaluation.accuracy import Evaluation, TestImages, allowed_outputs, predictors_of, wanted
-from cljax.runner.snapshots import rates_of
 from cljax.storage import checkpoint
 from cljax.storage.checkpoint import Snapshot, host_copy
 from cljax.streams.base import Stream

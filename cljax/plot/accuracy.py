@@ -19,15 +19,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from cljax.runner.run import Run
-
 __all__ = ["accuracy_matrix", "heat_map", "mean_curve", "over_time", "save", "task_curves"]
 
 _WRITTEN = 20  # at most so many tasks get their values written into the cells
 
 
 def accuracy_matrix(
-    matrix: Run | ArrayLike, ax: Axes | None = None, title: str | None = None
+    matrix: parts.Measured | ArrayLike, ax: Axes | None = None, title: str | None = None
 ) -> Axes:
     """Heat map of the accuracy on each task (columns) before training and after each task (rows).
 
@@ -129,7 +127,7 @@ def heat_map(
 
 
 def over_time(
-    curves: Mapping[str, Run | ArrayLike],
+    curves: Mapping[str, parts.Measured | ArrayLike],
     x: ArrayLike | None = None,
     ax: Axes | None = None,
     *,

@@ -7,7 +7,7 @@ by either.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,11 +18,9 @@ from cljax.metrics import seen_accuracy
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from cljax.runner.run import Run
-
 __all__ = [
-    "BLANK", "INK", "Names", "PALETTE", "PAPER", "axes", "band", "class_name", "curve_of",
-    "labels_of", "legend", "lines", "matrix_of", "mean", "tidy",
+    "BLANK", "INK", "Measured", "Names", "PALETTE", "PAPER", "axes", "band", "class_name",
+    "curve_of", "labels_of", "legend", "lines", "matrix_of", "mean", "tidy",
 ]  # fmt: skip
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C6D1F")
@@ -30,6 +28,15 @@ INK, PAPER, BLANK = "#1A1A1A", "#FFFFFF", "#E4E4E4"
 Names: TypeAlias = Sequence[str] | Mapping[int, str] | None  # of classes, by label
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 2)), (0, (1, 1)), (0, (7, 2, 2, 2)))
 _LISTED = 24  # at most so many curves are named in a legend
+
+
+class Measured(Protocol):
+    """What figures read of a ``cljax.Run``."""
+
+    @property
+    def results(self) -> Mapping[str, Any]: ...
+
+    def accuracy_matrix(self, name: str | None = None) -> np.ndarray: ...
 
 
 def axes(
@@ -58,13 +65,13 @@ def mean(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def matrix_of(what: Run | ArrayLike) -> ArrayLike:
+def matrix_of(what: Measured | ArrayLike) -> ArrayLike:
     """A run's accuracy matrix, or the array that is one."""
     own: Any = getattr(what, "accuracy_matrix", None)
     return as_numbers("an accuracy matrix", what) if own is None else own()
 
 
-def curve_of(what: Run | ArrayLike, metric: str) -> np.ndarray:
+def curve_of(what: Measured | ArrayLike, metric: str) -> np.ndarray:
     """A run's curve [S, T] of a metric, or the array that is one."""
     if not hasattr(what, "accuracy_matrix"):
         return as_numbers("a curve", what)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cljax.recipes import Recipe
+from cljax.recipes.base import Recipe
 
 __all__ = ["RECIPES"]
 

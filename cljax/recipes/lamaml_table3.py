@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from cljax.recipes import Recipe
+from cljax.recipes.base import Recipe
 
 __all__ = ["RECIPES", "STREAMS"]
 

@@ -11,13 +11,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from cljax.errors import UserError, check_known
-from cljax.runner import artefacts
+from cljax.errors import check_known
+from cljax.methods import METHODS
+from cljax.streams import STREAMS
 
-__all__ = ["bibtex", "citations", "keys_of", "keys_of_config"]
+__all__ = [
+    "bibtex", "citations", "keys_of", "keys_of_config", "keys_of_method", "keys_of_stream",
+]  # fmt: skip
 
 
 _KINDS = ("methods", "penalties", "exemplars")
@@ -50,43 +52,16 @@ def bibtex(keys: Iterable[str]) -> str:
 
 
 def keys_of(name: str) -> list[str]:
-    """Keys for a name of the command line, or for the folder of a run, a sweep or a study.
+    """Keys for a name of the command line.
 
     Raises:
-      UserError: if it is neither.
+      UserError: if it is none.
     """
-    path = artefacts.place(name)
-    if path.is_dir():
-        return _keys_of_folder(path)
     known = citations()
     if any(name in known[kind] for kind in _KINDS):
-        return _of_method(name)
-    from cljax.methods import METHODS
-    from cljax.streams import STREAMS
-
+        return keys_of_method(name)
     check_known("method, stream or folder", name, {*METHODS, *known["penalties"], *STREAMS})
-    return _of_stream(name, name)
-
-
-def _keys_of_folder(path: Path) -> list[str]:
-    if (path / "sweep.json").exists():
-        from cljax.sweep import load
-
-        config = load(path).config
-        return [*_of_method(config["method"]), *_of_stream(config["stream"], config["stream"])]
-    runs = [path] if (path / "config.json").exists() else sorted(
-        place.parent for place in path.glob("report/*/config.json")
-    )  # fmt: skip
-    if not runs:
-        raise UserError(f"{path} holds no run, sweep or study to cite; name such a folder.")
-    return [key for run in runs for key in keys_of_config(_config(run))]
-
-
-def _config(run: Path) -> Mapping[str, Any]:
-    """The config of a run, whose files are checked if it is finished."""
-    if (run / "results.json").exists():
-        return artefacts.load(run)[0]
-    return artefacts.config_of(run)
+    return keys_of_stream(name, name)
 
 
 def keys_of_config(config: Mapping[str, Any]) -> list[str]:
@@ -101,17 +76,17 @@ def keys_of_config(config: Mapping[str, Any]) -> list[str]:
         ("recipes", config["recipe"]["name"].partition("-")[0].partition(":")[0]),
     ]
     keys = [key for kind, name in names for key in known[kind].get(name, [])]
-    keys += _of_stream(config["stream"]["name"], config["stream_facts"]["source"])
+    keys += keys_of_stream(config["stream"]["name"], config["stream_facts"]["source"])
     return list(dict.fromkeys(keys))
 
 
-def _of_method(name: str) -> list[str]:
+def keys_of_method(name: str) -> list[str]:
     """Keys for a method, a penalty or exemplars; none for one of the user's own."""
     known = citations()
     return next((known[kind][name] for kind in _KINDS if name in known[kind]), [])
 
 
-def _of_stream(name: str, source: str) -> list[str]:
+def keys_of_stream(name: str, source: str) -> list[str]:
     """The stream's protocol and its images, which either of its names tells."""
     known, base = citations(), name.partition("[")[0]
     words: Sequence[str] = re.findall(r"[a-z_]+[0-9]*", f"{base} {source}".replace("-", " "))

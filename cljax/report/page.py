@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cljax import __version__
 from cljax.errors import UserError, check_flag, check_path, check_text, given
 from cljax.references import tables
 from cljax.report import cells, comparison, sections
@@ -27,6 +26,7 @@ from cljax.report.parts import Part, attempt, notice
 from cljax.report.sweeps import of_sweep
 from cljax.runner import artefacts
 from cljax.storage import files as files_of
+from cljax.version import __version__
 
 __all__ = ["Made", "report"]
 

@@ -342,20 +342,16 @@ def resume(
     return _run_in(folder, prepared, progress, running)
 
 
-def load(folder: str | Path) -> Any:
-    """Reads back a finished run, or a ``cljax.sweep.Sweep``, finished or not.
+def load(folder: str | Path) -> Run:
+    """Reads back a finished run.
 
     Nothing is imported or written, and every file must be as it was written.
 
     Raises:
-      UserError: if the folder does not hold a finished run or a sweep, or one of its files is
-        missing, differs from what was written, or does not belong to it.
+      UserError: if the folder does not hold one, or one of its files is missing, differs from what
+        was written, or does not belong to it.
     """
     folder = artefacts.place(folder)
-    if (folder / "sweep.json").exists():
-        from cljax import sweep
-
-        return sweep.load(folder)
     config, results = artefacts.load(folder)
     return Run(config, results, folder, resumed=True)
 

@@ -168,6 +168,10 @@ class Stream:
         own = self.class_mask[:, outputs] & (outputs >= 0)
         return tuple(np.flatnonzero(task).astype(np.int32) for task in own)
 
+    def told_by(self) -> dict[str, str] | None:
+        """What tells this stream apart in an identity, where its checksum tells all of it."""
+        return {"stream": self.checksum} if told(self) else None
+
     def spec(self, batch_size: int) -> Spec:
         """What a method may know of the stream before it sees it."""
         tables, apply, augment, _ = self.transform

@@ -15,12 +15,23 @@ from cljax import metrics
 from cljax.errors import UserError, check_known
 from cljax.recipes import Recipe
 from cljax.runner import artefacts
+from cljax.runner import run as runs
 from cljax.runner.config import plain
 from cljax.runner.consent import check_consent
 from cljax.storage import files, integrity, shapes
 from cljax.sweep.lanes import OF_RUN, Lane, duration, label
 
-__all__ = ["Setting", "Sweep", "at_work", "config_of", "fault", "load", "merge", "status"]
+__all__ = [
+    "Setting",
+    "Sweep",
+    "at_work",
+    "config_of",
+    "fault",
+    "load",
+    "load_any",
+    "merge",
+    "status",
+]
 
 _SHOWN = 3  # damaged lanes in a sentence
 _OTHERS = 60.0  # seconds that a merge waits for another one
@@ -250,6 +261,20 @@ def load(folder: str | Path) -> Sweep:
                 "again."
             )
     return Sweep(folder, config, artefacts.read(folder, "results.json", shapes.SWEEP_RESULTS))
+
+
+def load_any(folder: str | Path) -> Any:
+    """Reads back a finished run, or a ``cljax.sweep.Sweep``, finished or not.
+
+    Nothing is imported or written, and every file must be as it was written.
+
+    Raises:
+      UserError: if the folder does not hold a finished run or a sweep, or one of its files is
+        missing, differs from what was written, or does not belong to it.
+    """
+    if (artefacts.place(folder) / "sweep.json").exists():
+        return load(folder)
+    return runs.load(folder)
 
 
 def config_of(folder: Path) -> dict[str, Any]:

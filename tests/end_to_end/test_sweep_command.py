@@ -15,6 +15,7 @@ import pytest
 
 from cljax import sweep
 from cljax.cli import command as cli
+from cljax.cli import job as jobs
 
 DATA = ["mnist-rotations", "--sample", "--num-tasks", "2", "--samples-per-task", "60"]
 GRID = ["--over", "alpha_init=0.05,0.1", "--over", "batch_size=10,20", "--seeds", "2"]
@@ -67,7 +68,7 @@ def test_a_sweep_prints_every_setting_and_the_run_it_suggests(unbroken):
     assert sweep.label(best.setting) == rows(done.stdout)[0]
     (line,) = re.findall(r"cljax run .*", done.stdout)
     arguments = shlex.split(line)[2:]
-    job = cli.job_of("run", arguments, cli.RUN_FLAGS | cli.RUNNING_FLAGS)
+    job = jobs.job_of("run", arguments, jobs.RUN_FLAGS | jobs.RUNNING_FLAGS)
     assert job.recipe.method == "lamaml" and job.recipe.stream == "mnist-rotations"
     assert job.recipe.method_options["alpha_init"] == best.setting["alpha_init"]
     assert job.recipe.batch_size == best.setting["batch_size"]

@@ -14,6 +14,7 @@ from cljax.methods import METHODS
 from cljax.penalties import PENALTIES
 from cljax.recipes import recipes
 from cljax.references import cite
+from cljax.report import cited
 from cljax.streams import STREAMS
 
 DATA = cite.citations()
@@ -89,11 +90,11 @@ def test_a_run_cites_method_exemplars_recipe_and_images(real):
     mine = config(method=own, recipe={"name": "default"}, stream={"name": "clinic"},
                   stream_facts=facts)  # fmt: skip
     assert cite.keys_of_config(mine) == []
-    assert cite.keys_of(str(real))[0] == "gupta2020lamaml"
+    assert cited.keys_of(str(real))[0] == "gupta2020lamaml"
 
 
 def test_what_is_neither_name_nor_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="did you mean lamaml"):
         cite.keys_of("lamamel")
     with pytest.raises(UserError, match="holds no run"):
-        cite.keys_of(str(tmp_path))
+        cited.keys_of(str(tmp_path))

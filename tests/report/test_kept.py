@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from report_support import picture_stream
 
+from cljax.engine.rates import rates_of
 from cljax.errors import UserError
 from cljax.memory import reservoir, ring
 from cljax.runner import snapshots
@@ -49,20 +50,20 @@ def test_batched_states_give_the_histograms_of_single_ones():
         "w": jnp.asarray(rng.normal(size=(3, 5, 4))),
         "b": jnp.asarray(rng.normal(size=(3, 4))),
     }
-    batched = snapshots.rates_of(State(alpha=alpha), 3)
+    batched = rates_of(State(alpha=alpha), 3)
     for i, own in enumerate(batched):
-        (single,) = snapshots.rates_of(State(alpha=jax.tree.map(lambda a, i=i: a[i], alpha)))
+        (single,) = rates_of(State(alpha=jax.tree.map(lambda a, i=i: a[i], alpha)))
         assert own is not None and own[49:].sum() == 24
         np.testing.assert_array_equal(own, single)
-    assert snapshots.rates_of(State(), 3) == [None] * 3 and snapshots.rates_of(State()) == [None]
+    assert rates_of(State(), 3) == [None] * 3 and rates_of(State()) == [None]
     inner = State(inner=State(alpha={"w": jnp.ones((2, 2))}))
-    assert snapshots.rates_of(inner)[0][49:].sum() == 4
-    assert snapshots.rates_of(State(alpha=jnp.full(3, jnp.nan))) == [None]
+    assert rates_of(inner)[0][49:].sum() == 4
+    assert rates_of(State(alpha=jnp.full(3, jnp.nan))) == [None]
 
 
 def test_a_histogram_is_numpys():
     values = np.random.default_rng(0).normal(size=5000)
-    (found,) = snapshots.rates_of(State(alpha={"w": values}))
+    (found,) = rates_of(State(alpha={"w": values}))
     counts, edges = np.histogram(values, 48)
     np.testing.assert_allclose(found[:49], edges)
     assert np.abs(found[49:] - counts).sum() <= 2, "an edge may fall to either side"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import cljax
 from cljax import streams
-from cljax.cli import command
+from cljax.cli import flags as parsed
 from cljax.data import ImageData, digest
 from cljax.errors import UserError
 from cljax.resolve import options_of
@@ -181,7 +181,7 @@ def test_flags_have_the_defaults_of_the_paper_and_parse():
     assert (others["base"], others["augment"], others["pixels"]) == (None, "standard", "itaml")
     fields = {o.name: (o.type, o.default, o.help) for o in options.values()}
     line = "--classes 20 --base 10 --classes-per-task 2 --class-order 1993 --samples-per-class 40"
-    flags = command.parse("cljax run", fields, line.split())
+    flags = parsed.parse("cljax run", fields, line.split())
     assert (flags["base"], flags["class_order"], flags["samples_per_class"]) == (10, "1993", 40)
 
 
