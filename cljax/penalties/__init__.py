@@ -1,18 +1,11 @@
 """Penalties that combine with any gradient method, by their names on the command line."""
 
-from cljax.penalties.ewc import ewc, online_ewc
-from cljax.penalties.lwf import lwf
-from cljax.penalties.mas import mas
-from cljax.penalties.rwalk import rwalk
-from cljax.penalties.si import si
+from cljax.penalties.ewc import EWC, OnlineEWC
+from cljax.penalties.lwf import LwF
+from cljax.penalties.mas import MAS
+from cljax.penalties.rwalk import RWalk
+from cljax.penalties.si import SI
 
-PENALTIES = {
-    "ewc": ewc,
-    "online-ewc": online_ewc,
-    "si": si,
-    "mas": mas,
-    "rwalk": rwalk,
-    "lwf": lwf,
-}
+PENALTIES = {penalty.kind: penalty for penalty in (EWC, OnlineEWC, SI, MAS, RWalk, LwF)}
 
-__all__ = ["PENALTIES", "ewc", "lwf", "mas", "online_ewc", "rwalk", "si"]
+__all__ = ["EWC", "MAS", "PENALTIES", "SI", "LwF", "OnlineEWC", "RWalk"]

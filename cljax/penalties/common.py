@@ -12,7 +12,7 @@ import numpy as np
 from cljax.streams.base import batches
 from cljax.types import Array, Params, PyTree, StepPlan
 
-__all__ = ["first_examples", "nothing_observed", "sum_over_examples", "zeros"]
+__all__ = ["first_examples", "sum_over_examples", "zeros"]
 
 
 def first_examples(num: int | None, batch_size: int) -> Callable[[int, StepPlan], StepPlan | None]:
@@ -53,11 +53,6 @@ def sum_over_examples(
         ), None
 
     return jax.lax.scan(one, zeros(params), (examples, mask))[0]
-
-
-def nothing_observed(state: PyTree, params: Params, grads: Params, updates: Params) -> PyTree:
-    """For penalties that learn nothing from the steps."""
-    return state
 
 
 def zeros(params: Params) -> Params:

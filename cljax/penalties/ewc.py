@@ -19,19 +19,19 @@ that of the network as it predicts: under BatchNorm with the running statistics.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_known, check_positive, check_rate, check_share, given
-from cljax.factories import variant
 from cljax.losses import head_mask
-from cljax.penalties.common import first_examples, nothing_observed, sum_over_examples, zeros
-from cljax.types import Array, Batch, Examples, Network, Params, Penalty, Variables
+from cljax.options import Count, Rate, Share, positional
+from cljax.penalties.common import first_examples, sum_over_examples, zeros
+from cljax.penalty import Penalty
+from cljax.types import Array, Batch, Examples, Network, Params, StepPlan, Variables
 
-__all__ = ["State", "ewc", "online_ewc"]
+__all__ = ["EWC", "OnlineEWC", "State"]
 
 Fisher = Literal["sampled", "empirical", "mean-gradient"]
 
@@ -46,58 +46,45 @@ class State(NamedTuple):
     count: Array  # [] how many those are
 
 
-def ewc(
-    strength: Array | float = 100.0,
-    *,
-    fisher: Fisher = "sampled",
-    num_examples: int | None = 500,
-    anchors: Literal["every", "last"] = "every",
-    decay: Array | float = 1.0,
-) -> Penalty:
-    """EWC: a quadratic penalty by the diagonal Fisher information of past tasks (equation 3).
+class EWC(Penalty, name="ewc"):
+    """EWC: a quadratic penalty by the diagonal Fisher information of past tasks (equation 3)."""
 
-    Args:
-      strength: weight of the penalty (lambda). May be traced.
-      fisher: squared gradients at labels sampled from the network, at the true labels
-        (empirical), or the square of the mean gradient at the true labels (mean-gradient).
-      num_examples: how many of a task's first examples estimate its Fisher; None is all.
-      anchors: hold the parameters at every past task's end, or at the last one only (online).
-      decay: of the older Fisher where only the last anchor holds. May be traced.
+    strength: Rate = positional(100.0)
+    """Weight of the penalty (lambda)."""
+    fisher: Fisher = "sampled"
+    """Squared gradients at labels sampled from the network, at the true labels (empirical), or
+    the square of the mean gradient at the true labels (mean-gradient)."""
+    num_examples: Count | None = 500
+    """How many of a task's first examples estimate its Fisher; None is all."""
+    anchors: Literal["every", "last"] = "every"
+    """Hold the parameters at every past task's end, or at the last one only (online)."""
+    decay: Share = 1.0
+    """Of the older Fisher where only the last anchor holds."""
 
-    Raises:
-      UserError: for a strength that is not finite, a count below 1 or an unknown choice.
-    """
-    options = dict(locals())
-    check_rate(strength=strength)
-    check_share(decay=decay)
-    check_known("fisher", fisher, ("sampled", "empirical", "mean-gradient"))
-    check_known("anchors", anchors, ("every", "last"))
-    check_positive(**given(num_examples=num_examples))
-
-    def init(params: Params) -> State:
+    def init(self, params: Params) -> State:
         zero = jnp.zeros(())
         return State(zeros(params), zeros(params), zero, zeros(params), zero)
 
-    def value(state: State, params: Params) -> Array:
+    def value(self, state: State, params: Params) -> Array:
         # sum F (theta - theta*)^2, from what is kept of it.
         quadratic = jax.tree.map(
             lambda s, q, p: jnp.sum(p * (s * p - 2 * q)), state.importance, state.pull, params
         )
         total = jax.tree.reduce(jnp.add, quadratic, state.offset)
-        return 0.5 * strength * total
+        return 0.5 * self.strength * total
 
     def consolidate(
-        state: State, params: Params, batch: Batch, network: Network, key: Array
+        self, state: State, params: Params, batch: Batch, network: Network, key: Array
     ) -> State:
-        own = _fisher(fisher, params, batch, network, key)
+        own = _fisher(self.fisher, params, batch, network, key)
         total = jax.tree.map(jnp.add, state.fisher, own)
         count = state.count + jnp.sum(batch.mask)
         estimate = jax.tree.map(lambda f: f / jnp.maximum(count, 1), total)
-        if fisher == "mean-gradient":
+        if self.fisher == "mean-gradient":
             estimate = jax.tree.map(jnp.square, estimate)
-        kept = 1.0 if anchors == "every" else decay
+        kept = 1.0 if self.anchors == "every" else self.decay
         importance = jax.tree.map(lambda s, f: kept * s + f, state.importance, estimate)
-        if anchors == "every":
+        if self.anchors == "every":
             pull = jax.tree.map(lambda q, f, p: q + f * p, state.pull, estimate, params)
             offset = state.offset + tree.weighted_sq(estimate, params, zeros(params))
         else:
@@ -107,16 +94,14 @@ def ewc(
         under_way = state._replace(fisher=total, count=count)
         return tree.select(batch.clock.last, done, under_way)
 
-    plan = first_examples(num_examples, 50)
-    return Penalty(init, value, nothing_observed, consolidate, plan, None, "ewc", options)
+    def plan(self, task: int, rows: StepPlan) -> StepPlan | None:
+        return first_examples(self.num_examples, 50)(task, rows)
 
 
-online_ewc = variant(
-    ewc,
-    "online-ewc",
-    "Online EWC: one running Fisher and the latest anchor only (Schwarz et al. 2018).",
-    fixed={"anchors": "last"},
-)
+class OnlineEWC(EWC, name="online-ewc"):
+    """Online EWC: one running Fisher and the latest anchor only (Schwarz et al. 2018)."""
+
+    anchors: ClassVar[Literal["last"]] = "last"
 
 
 def _fisher(kind: str, params: Params, batch: Batch, network: Network, key: Array) -> Params:

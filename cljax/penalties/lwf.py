@@ -26,12 +26,12 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from cljax.errors import check_above_zero, check_known, check_rate
 from cljax.losses import distillation, masked_mean
-from cljax.penalties.common import nothing_observed
-from cljax.types import Array, Batch, Network, Params, Penalty, Variables
+from cljax.options import Positive, Rate, positional
+from cljax.penalty import Penalty
+from cljax.types import Array, Batch, Network, Params, Variables
 
-__all__ = ["State", "lwf"]
+__all__ = ["LwF", "State"]
 
 
 class State(NamedTuple):
@@ -41,68 +41,47 @@ class State(NamedTuple):
     tasks: Array
 
 
-def lwf(
-    strength: Array | float = 1.0,
-    *,
-    temperature: Array | float = 2.0,
-    outputs: Literal["seen", "past"] = "seen",
-    weights: Literal["share", "one"] = "share",
-) -> Penalty:
-    """LwF: distillation of the previous network on the new task's examples.
+class LwF(Penalty, name="lwf"):
+    """LwF: distillation of the previous network on the new task's examples."""
 
-    Args:
-      strength: weight of the distillation (lambda). May be traced.
-      temperature: softens both outputs (tau). May be traced.
-      outputs: what the new softmax runs over, all outputs so far or those of past tasks, where
-        tasks share a head.
-      weights: share is 1 / t of the loss and 1 - 1 / t of the distillation, over past tasks their
-        mean; one is their sum with the whole loss.
+    strength: Rate = positional(1.0)
+    """Weight of the distillation (lambda)."""
+    temperature: Positive = 2.0
+    """Softens both outputs (tau)."""
+    outputs: Literal["seen", "past"] = "seen"
+    """What the new softmax runs over, all outputs so far or those of past tasks, where tasks
+    share a head."""
+    weights: Literal["share", "one"] = "share"
+    """Share is 1 / t of the loss and 1 - 1 / t of the distillation, over past tasks their mean;
+    one is their sum with the whole loss."""
 
-    Raises:
-      UserError: for a value that is not finite, or an unknown choice.
-    """
-    options = dict(locals())
-    check_rate(strength=strength)
-    check_above_zero(temperature=temperature)
-    check_known("outputs", outputs, ("seen", "past"))
-    check_known("weights", weights, ("share", "one"))
-
-    def init(params: Params) -> State:
+    def init(self, params: Params) -> State:
         return State(params, jnp.zeros((), jnp.int32))
 
-    def share(state: State) -> Array:
-        return 1.0 / (state.tasks + 1)
+    def share(self, state: State) -> Array | float:
+        return 1.0 / (state.tasks + 1) if self.weights == "share" else 1.0
 
-    def distil(state: State, params: Params, batch: Batch, network: Network) -> Array:
+    def distil(self, state: State, params: Params, batch: Batch, network: Network) -> Array:
         old = network.logits(Variables(state.teacher, network.model_state), batch.x)
         new = network.logits(Variables(params, network.model_state), batch.x)
         class_mask = jnp.asarray(network.spec.class_mask)
         tasks = jnp.arange(len(class_mask))
         past = tasks < state.tasks
-        weight = strength * jnp.asarray(temperature) ** 2
+        weight = self.strength * jnp.asarray(self.temperature) ** 2
         if network.spec.multi_head:
             total = jnp.zeros(())
             for task, own in enumerate(class_mask):
-                apart = distillation(new, old, own, temperature)
+                apart = distillation(new, old, own, self.temperature)
                 total = total + jnp.where(past[task], masked_mean(apart, batch.mask), 0.0)
             # The mean over t - 1 tasks, times 1 - 1 / t.
-            return weight * total * (share(state) if weights == "share" else 1.0)
+            return weight * total * (self.share(state) if self.weights == "share" else 1.0)
         before = jnp.any(past[:, None] & class_mask, axis=0)  # none before the first task ends
         now = jnp.any((tasks <= state.tasks)[:, None] & class_mask, axis=0)
-        among = now if outputs == "seen" else None
-        total = masked_mean(distillation(new, old, before, temperature, among), batch.mask)
-        return weight * total * (1.0 - share(state) if weights == "share" else 1.0)
+        among = now if self.outputs == "seen" else None
+        total = masked_mean(distillation(new, old, before, self.temperature, among), batch.mask)
+        return weight * total * (1.0 - self.share(state) if self.weights == "share" else 1.0)
 
     def consolidate(
-        state: State, params: Params, batch: Batch, network: Network, key: Array
+        self, state: State, params: Params, batch: Batch, network: Network, key: Array
     ) -> State:
         return State(params, state.tasks + 1)
-
-    return Penalty(
-        init, _zero, nothing_observed, consolidate, distil=distil, name="lwf", options=options,
-        share=share if weights == "share" else None,
-    )  # fmt: skip
-
-
-def _zero(state: State, params: Params) -> Array:
-    return jnp.zeros(())

@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_positive, check_rate, given
-from cljax.penalties.common import first_examples, nothing_observed, sum_over_examples, zeros
-from cljax.types import Array, Batch, Network, Params, Penalty, Variables
+from cljax.options import Count, Rate, positional
+from cljax.penalties.common import first_examples, sum_over_examples, zeros
+from cljax.penalty import Penalty
+from cljax.types import Array, Batch, Network, Params, StepPlan, Variables
 
-__all__ = ["State", "mas"]
+__all__ = ["MAS", "State"]
 
 
 class State(NamedTuple):
@@ -34,28 +35,22 @@ class State(NamedTuple):
     count: Array
 
 
-def mas(strength: Array | float = 1.0, *, num_examples: int | None = 500) -> Penalty:
-    """MAS: a quadratic penalty by the sensitivity of the outputs, without labels.
+class MAS(Penalty, name="mas"):
+    """MAS: a quadratic penalty by the sensitivity of the outputs, without labels."""
 
-    Args:
-      strength: weight of the penalty (lambda). May be traced.
-      num_examples: how many of a task's first examples estimate the importance; None is all.
+    strength: Rate = positional(1.0)
+    """Weight of the penalty (lambda)."""
+    num_examples: Count | None = 500
+    """How many of a task's first examples estimate the importance; None is all."""
 
-    Raises:
-      UserError: for a strength that is not finite or a count below 1.
-    """
-    options = dict(locals())
-    check_rate(strength=strength)
-    check_positive(**given(num_examples=num_examples))
-
-    def init(params: Params) -> State:
+    def init(self, params: Params) -> State:
         return State(zeros(params), params, zeros(params), jnp.zeros(()))
 
-    def value(state: State, params: Params) -> Array:
-        return strength * tree.weighted_sq(state.importance, params, state.anchor)
+    def value(self, state: State, params: Params) -> Array:
+        return self.strength * tree.weighted_sq(state.importance, params, state.anchor)
 
     def consolidate(
-        state: State, params: Params, batch: Batch, network: Network, key: Array
+        self, state: State, params: Params, batch: Batch, network: Network, key: Array
     ) -> State:
         def sensitivity(params: Params, x: Any) -> Array:
             x = jax.tree.map(lambda a: a[None], x)
@@ -68,5 +63,5 @@ def mas(strength: Array | float = 1.0, *, num_examples: int | None = 500) -> Pen
         done = State(importance, params, zeros(params), jnp.zeros(()))
         return tree.select(batch.clock.last, done, state._replace(total=total, count=count))
 
-    plan = first_examples(num_examples, 50)
-    return Penalty(init, value, nothing_observed, consolidate, plan, None, "mas", options)
+    def plan(self, task: int, rows: StepPlan) -> StepPlan | None:
+        return first_examples(self.num_examples, 50)(task, rows)

@@ -28,11 +28,12 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_above_zero, check_positive, check_rate, check_share
+from cljax.options import Count, Positive, Rate, Share, positional
 from cljax.penalties.common import zeros
-from cljax.types import Array, Batch, Network, Params, Penalty
+from cljax.penalty import Penalty
+from cljax.types import Array, Batch, Network, Params
 
-__all__ = ["State", "rwalk"]
+__all__ = ["RWalk", "State"]
 
 
 class State(NamedTuple):
@@ -49,42 +50,30 @@ class State(NamedTuple):
     tasks: Array
 
 
-def rwalk(
-    strength: Array | float = 1.0,
-    *,
-    rate: Array | float = 0.9,
-    window: int = 10,
-    damping: Array | float = 0.1,
-) -> Penalty:
-    """RWalk: EWC's Fisher, kept running, beside a path score in the Riemannian metric.
+class RWalk(Penalty, name="rwalk"):
+    """RWalk: EWC's Fisher, kept running, beside a path score in the Riemannian metric."""
 
-    Args:
-      strength: weight of the penalty (lambda). May be traced.
-      rate: of the newest squared gradient in the running Fisher (alpha). May be traced.
-      window: steps between two readings of the path (Delta).
-      damping: keeps the score of parameters that did not move finite (epsilon). May be traced.
+    strength: Rate = positional(1.0)
+    """Weight of the penalty (lambda)."""
+    rate: Share = 0.9
+    """Of the newest squared gradient in the running Fisher (alpha)."""
+    window: Count = 10
+    """Steps between two readings of the path (Delta)."""
+    damping: Positive = 0.1
+    """Keeps the score of parameters that did not move finite (epsilon)."""
 
-    Raises:
-      UserError: for a value that is not finite or a window below 1.
-    """
-    options = dict(locals())
-    check_rate(strength=strength)
-    check_share(rate=rate)
-    check_above_zero(damping=damping)
-    check_positive(window=window)
-
-    def init(params: Params) -> State:
+    def init(self, params: Params) -> State:
         zero, count = zeros(params), jnp.zeros((), jnp.int32)
         return State(zero, params, zero, zero, zero, zero, params, count, count)
 
-    def value(state: State, params: Params) -> Array:
-        return strength * tree.weighted_sq(state.weight, params, state.anchor)
+    def value(self, state: State, params: Params) -> Array:
+        return self.strength * tree.weighted_sq(state.weight, params, state.anchor)
 
-    def read(state: State, params: Params) -> State:
+    def _read(self, state: State, params: Params) -> State:
         """Ends a window at ``params``."""
         path_score = jax.tree.map(
             lambda s, path, f, p, start: s
-            + jnp.maximum(path, 0.0) / (0.5 * f * (p - start) ** 2 + damping),
+            + jnp.maximum(path, 0.0) / (0.5 * f * (p - start) ** 2 + self.damping),
             state.path_score, state.path, state.fisher, params, state.window_start,
         )  # fmt: skip
         return state._replace(
@@ -94,19 +83,21 @@ def rwalk(
             step=jnp.zeros((), jnp.int32),
         )
 
-    def observe(state: State, params: Params, grads: Params, updates: Params) -> State:
+    def observe(self, state: State, params: Params, grads: Params, updates: Params) -> State:
         state = state._replace(
-            fisher=jax.tree.map(lambda f, g: rate * g**2 + (1 - rate) * f, state.fisher, grads),
+            fisher=jax.tree.map(
+                lambda f, g: self.rate * g**2 + (1 - self.rate) * f, state.fisher, grads
+            ),
             path=jax.tree.map(lambda a, g, u: a - g * u, state.path, grads, updates),
             step=state.step + 1,
         )
         after = jax.tree.map(jnp.add, params, updates)
-        return tree.select(state.step == window, read(state, after), state)
+        return tree.select(state.step == self.window, self._read(state, after), state)
 
     def consolidate(
-        state: State, params: Params, batch: Batch, network: Network, key: Array
+        self, state: State, params: Params, batch: Batch, network: Network, key: Array
     ) -> State:
-        state = read(state, params)
+        state = self._read(state, params)
         first = state.tasks == 0
         score = jax.tree.map(
             lambda old, new: jnp.where(first, new, 0.5 * (old + new)),
@@ -120,8 +111,6 @@ def rwalk(
             path_score=zeros(params),
             tasks=state.tasks + 1,
         )
-
-    return Penalty(init, value, observe, consolidate, name="rwalk", options=options)
 
 
 def _normalised(values: Params) -> Params:

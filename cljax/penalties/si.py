@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_above_zero, check_known, check_rate
+from cljax.options import Positive, Rate, positional
 from cljax.penalties.common import zeros
-from cljax.types import Array, Batch, Network, Params, Penalty
+from cljax.penalty import Penalty
+from cljax.types import Array, Batch, Network, Params
 
-__all__ = ["State", "si"]
+__all__ = ["SI", "State"]
 
 
 class State(NamedTuple):
@@ -36,48 +37,35 @@ class State(NamedTuple):
     path: Params
 
 
-def si(
-    strength: Array | float = 0.1,
-    *,
-    damping: Array | float = 0.1,
-    importance: Literal["clip-total", "clip-each"] = "clip-total",
-) -> Penalty:
-    """SI: a quadratic penalty by each parameter's share in the fall of past losses.
+class SI(Penalty, name="si"):
+    """SI: a quadratic penalty by each parameter's share in the fall of past losses."""
 
-    Args:
-      strength: weight of the penalty (c). May be traced.
-      damping: keeps the importance of parameters that did not move finite (xi). May be traced.
-      importance: what is cut at zero, the sum over tasks as in the authors' code, or the term of
-        each task.
+    strength: Rate = positional(0.1)
+    """Weight of the penalty (c)."""
+    damping: Positive = 0.1
+    """Keeps the importance of parameters that did not move finite (xi)."""
+    importance: Literal["clip-total", "clip-each"] = "clip-total"
+    """What is cut at zero, the sum over tasks as in the authors' code, or the term of each
+    task."""
 
-    Raises:
-      UserError: for a value that is not finite, or an unknown choice.
-    """
-    options = dict(locals())
-    check_rate(strength=strength)
-    check_above_zero(damping=damping)
-    check_known("importance", importance, ("clip-total", "clip-each"))
-
-    def init(params: Params) -> State:
+    def init(self, params: Params) -> State:
         return State(zeros(params), params, zeros(params))
 
-    def value(state: State, params: Params) -> Array:
-        return strength * tree.weighted_sq(state.importance, params, state.anchor)
+    def value(self, state: State, params: Params) -> Array:
+        return self.strength * tree.weighted_sq(state.importance, params, state.anchor)
 
-    def observe(state: State, params: Params, grads: Params, updates: Params) -> State:
+    def observe(self, state: State, params: Params, grads: Params, updates: Params) -> State:
         path = jax.tree.map(lambda w, g, u: w - g * u, state.path, grads, updates)
         return state._replace(path=path)
 
     def consolidate(
-        state: State, params: Params, batch: Batch, network: Network, key: Array
+        self, state: State, params: Params, batch: Batch, network: Network, key: Array
     ) -> State:
         def total(old: Array, path: Array, end: Array, start: Array) -> Array:
-            own = path / ((end - start) ** 2 + damping)
-            if importance == "clip-each":
+            own = path / ((end - start) ** 2 + self.damping)
+            if self.importance == "clip-each":
                 return old + jnp.maximum(own, 0.0)
             return jnp.maximum(old + own, 0.0)
 
         held = jax.tree.map(total, state.importance, state.path, params, state.anchor)
         return State(held, params, zeros(params))
-
-    return Penalty(init, value, observe, consolidate, name="si", options=options)

@@ -1,0 +1,188 @@
+"""The contract of a method: its hyper-parameters, and pure functions of them.
+
+    class Mine(Method):
+        lr: Rate = 0.1
+        "Step size."
+
+        def update(self, problem, state, batch, draws):
+            ...
+            return state, Info(loss)
+
+``update`` is all that a new method needs. ``init`` makes its state (by default the network alone),
+``draw`` every random choice of an update as data (by default none), and ``phases`` are steps before
+or after a task's data (by default none). All are pure: of the method, the problem that it works on,
+the state, a batch and what was drawn; ``self`` never changes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax.losses import LossFn, classification_loss, cross_entropy, head_mask
+from cljax.options import Options
+from cljax.types import (
+    Array,
+    Batch,
+    Evaluation,
+    Info,
+    Learner,
+    Model,
+    Needs,
+    Network,
+    Output,
+    Phase,
+    Predictor,
+    PyTree,
+    Recall,
+    Spec,
+    Variables,
+)
+
+__all__ = [
+    "Cost", "Method", "Problem", "features_predictor", "logits_predictor",
+]  # fmt: skip
+
+
+class Problem(NamedTuple):
+    """What a method works on: a network, and what may be known of the stream before it is seen."""
+
+    model: Model
+    spec: Spec
+
+    @property
+    def loss_fn(self) -> LossFn:
+        """Losses [B] in nats over the outputs that compete, see ``cljax.losses.LossFn``."""
+        return classification_loss(self.model, self.spec)
+
+    def variables(self, key: Array) -> Variables:
+        """The network's first variables, for examples as the stream shows them."""
+        example = jax.tree.map(lambda a: jnp.zeros((1, *a.shape), a.dtype), self.spec.example)
+        return self.model.init(key, example)
+
+    def network(self, model_state: PyTree) -> Network:
+        """What a penalty may ask of the network, in evaluation mode."""
+
+        def logits(variables: Variables, x: PyTree) -> Array:
+            return self.model.apply(variables, x, False)[0].logits
+
+        def losses(variables: Variables, examples: Any) -> Array:
+            head = head_mask(self.spec, examples.task)
+            return cross_entropy(logits(variables, examples.x), examples.y, head)
+
+        return Network(logits, losses, model_state, self.spec)
+
+
+class Cost(NamedTuple):
+    """What an update computes: gradients, each over some examples, and all those examples."""
+
+    gradients: int | None = None
+    examples: int | None = None
+
+
+class Method(Options):
+    """A continual-learning method; see the module."""
+
+    unmeasured: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Measures that have no meaning for the method, such as LA of one that learns all tasks at
+    once, and why."""
+
+    @property
+    def name(self) -> str:
+        """Its name in tables and folders."""
+        return self.kind
+
+    @property
+    def needs(self) -> Needs:
+        """What it must be told while it learns and when it is tested."""
+        return Needs()
+
+    def fit(self, problem: Problem) -> None:
+        """Raises UserError for a problem that the method is not defined on."""
+
+    def init(self, problem: Problem, key: Array) -> Any:
+        """The state before the first update; by default the network's ``Variables``."""
+        return problem.variables(key)
+
+    def draw(self, problem: Problem, state: Any, batch: Batch, key: Array) -> Any:
+        """Every random choice of one update, as data; by default none."""
+        return ()
+
+    def update(self, problem: Problem, state: Any, batch: Batch, draws: Any) -> tuple[Any, Info]:
+        """One update; deterministic, so recorded draws go straight in."""
+        raise NotImplementedError
+
+    def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        """Steps before or after each task's data."""
+        return ()
+
+    def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
+        """Ways to predict from a state; by default the logits of the network in it."""
+        return {"logits": logits_predictor(problem.model)}
+
+    def evaluations(self, problem: Problem) -> tuple[Evaluation, ...]:
+        """What the method is judged by; (): one evaluation for each predictor."""
+        return ()
+
+    def recall(self, problem: Problem) -> Recall | None:
+        """What puts remembered examples in the places of the plan's rows below -1, if any."""
+        return None
+
+    def rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
+        """State -> the learned update rule in it, which a run keeps in its folder, if any."""
+        return None
+
+    def cost(self, problem: Problem) -> Cost:
+        """What an update computes, where that can be said."""
+        return Cost()
+
+    def arrange(self, stream: Any) -> Any:
+        """The stream as the method sees it, by default as it is; for bounds like joint training."""
+        return stream
+
+    def bind(self, model: Model, spec: Spec) -> Learner:
+        """The functions above for one problem.
+
+        Raises:
+          UserError: for a problem that the method is not defined on.
+        """
+        problem = Problem(model, spec)
+        self.fit(problem)
+        cost = self.cost(problem)
+        return Learner(
+            functools.partial(self.init, problem),
+            functools.partial(self.draw, problem),
+            functools.partial(self.update, problem),
+            self.predictors(problem),
+            self.phases(problem),
+            self.recall(problem),
+            self.evaluations(problem),
+            cost.gradients,
+            cost.examples,
+            self.rule(problem),
+        )
+
+
+def logits_predictor(model: Model) -> Predictor:
+    """Scores are the network's logits in evaluation mode, for states with ``params``."""
+    return _predictor(model, lambda output: output.logits)
+
+
+def features_predictor(model: Model) -> Predictor:
+    """Scores are the network's features [B, D] in evaluation mode: what a readout is fitted on."""
+    return _predictor(model, lambda output: output.features)
+
+
+def _predictor(model: Model, part: Callable[[Output], Array]) -> Predictor:
+    def prepare(state: PyTree) -> Variables:
+        return Variables(state.params, state.model_state)
+
+    def scores(variables: Variables, batch: Batch) -> Array:
+        return part(model.apply(variables, batch.x, False)[0])
+
+    return Predictor(prepare, scores)

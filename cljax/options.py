@@ -1,0 +1,273 @@
+"""Options as data: frozen dataclasses that check themselves, and pytrees of their real values.
+
+    class Momentum(Options):
+        lr: Rate = 0.1
+        "Step size."
+        nesterov: bool = False
+        "Look ahead."
+
+A subclass is made a keyword-only, frozen dataclass and a pytree. Its leaves are the fields whose
+type is marked as a leaf (``Real``, ``Rate``, ...) and those that hold other options; everything
+else is part of the tree's structure. So ``jax.jit``, ``jax.vmap`` and ``jax.grad`` take options as
+an argument: a stacked one is a sweep, and its gradient is again one of the same class.
+
+Options are checked when they are made by hand, not when JAX rebuilds them.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeAlias, dataclass_transform
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from jax.tree_util import GetAttrKey
+
+from cljax.errors import (
+    check_above_zero,
+    check_counts,
+    check_finite,
+    check_flag,
+    check_known,
+    check_positive,
+    check_rate,
+    check_share,
+)
+
+__all__ = [
+    "Bound", "Check", "Count", "Leaf", "Natural", "Option", "Options", "Positive", "Rate", "Real",
+    "Share", "StaticRate", "StaticShare", "options_of", "positional", "real_options",
+]  # fmt: skip
+
+
+class Leaf:
+    """Marks a type whose values are leaves: traced, swept, batched and differentiated."""
+
+
+class Check(NamedTuple):
+    """Marks a type with its check: ``check(**{name: value})`` raises UserError, or passes."""
+
+    check: Callable[..., None]
+
+
+# Leaves: any number, at least 0, above 0, from 0 to 1.
+Real: TypeAlias = Annotated[float, Leaf, Check(check_finite)]
+Rate: TypeAlias = Annotated[float, Leaf, Check(check_rate)]
+Positive: TypeAlias = Annotated[float, Leaf, Check(check_above_zero)]
+Share: TypeAlias = Annotated[float, Leaf, Check(check_share)]
+# Numbers that a program is compiled for: at least 0, above 0, from 0 to 1; whole from 1, from 0.
+StaticRate: TypeAlias = Annotated[float, Check(check_rate)]
+Bound: TypeAlias = Annotated[float, Check(check_above_zero)]
+StaticShare: TypeAlias = Annotated[float, Check(check_share)]
+Count: TypeAlias = Annotated[int, Check(check_positive)]
+Natural: TypeAlias = Annotated[int, Check(check_counts)]
+
+
+def positional(default: Any) -> Any:
+    """A field that may be given without its name, such as the strength of a penalty."""
+    return dataclasses.field(default=default, kw_only=False)
+
+
+@dataclass_transform(
+    kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, positional)
+)
+class Options:
+    """What options have in common; see the module.
+
+    ``kind`` is the class's name on the command line: its own in small letters, unless the class
+    statement gives one, as in ``class ER(Method, name="er")``.
+    """
+
+    kind: ClassVar[str] = "options"
+
+    def __init_subclass__(cls, name: str | None = None, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", cls.__name__)
+        cls.kind = "-".join(words).lower() if name is None else name
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        jax.tree_util.register_pytree_with_keys(
+            cls,
+            lambda made: _flatten(made, lambda name, part: (GetAttrKey(name), part)),
+            functools.partial(_unflatten, cls),
+            lambda made: _flatten(made, lambda name, part: part),
+        )
+
+    def __post_init__(self) -> None:
+        for name, kind in _kinds(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            _check(name, value, kind)
+        self.check()
+
+    def check(self) -> None:
+        """Raises UserError for values that do not fit each other; each alone is checked before."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The fields' values by name, in order."""
+        return {field.name: getattr(self, field.name) for field in _fields(self)}
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values, of its own options or of those that it holds.
+
+        So ``Finetune(penalty=EWC()).replace(lr=0.1, strength=10.0)`` changes both.
+
+        Raises:
+          UserError: for a name that is no option, or a value that is none.
+        """
+        known, own = {option.name: option.holder for option in options_of(self)}, {}
+        for name, value in changes.items():
+            if name not in self.options:
+                check_known(f"option of {self.kind}", name, known)
+            holder = None if name in self.options else known[name]
+            if holder is None:
+                own[name] = value
+            else:
+                own[holder] = own.get(holder, getattr(self, holder)).replace(**{name: value})
+        return dataclasses.replace(self, **own)  # type: ignore[type-var]
+
+
+class _Kind(NamedTuple):
+    """What a field's type says of its values."""
+
+    leaf: bool  # a leaf, or options of its own
+    none: bool  # None is one of the values
+    choices: tuple[Any, ...]  # of a Literal that is all there is beside None
+    checks: tuple[Callable[..., None], ...]
+
+
+def _fields(made: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(made)
+
+
+@functools.cache
+def _kinds(cls: type) -> Mapping[str, _Kind]:
+    """The fields of a class by name; types are read when the first object is made."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: _kind(hints[field.name]) for field in dataclasses.fields(cls)}
+
+
+def _kind(hint: Any) -> _Kind:
+    parts = list(_members(hint))
+    marks = [mark for part in parts for mark in getattr(part, "__metadata__", ())]
+    types_ = [part.__origin__ if hasattr(part, "__metadata__") else part for part in parts]
+    own = any(isinstance(part, type) and issubclass(part, Options) for part in types_)
+    none = types.NoneType in types_
+    rest = [part for part in types_ if part is not types.NoneType]
+    literal = len(rest) == 1 and typing.get_origin(rest[0]) is typing.Literal
+    checks = tuple(mark.check for mark in marks if isinstance(mark, Check))
+    checks += (check_flag,) if rest == [bool] else ()
+    return _Kind(Leaf in marks or own, none, typing.get_args(rest[0]) if literal else (), checks)
+
+
+def _members(hint: Any) -> Iterator[Any]:
+    """The members of a union, or the type itself."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for part in typing.get_args(hint):
+            yield from _members(part)
+    else:
+        yield hint
+
+
+def _check(name: str, value: Any, kind: _Kind) -> None:
+    if value is None and kind.none:
+        return
+    if kind.choices:
+        check_known(name, value, kind.choices)
+    if kind.leaf and isinstance(value, (np.ndarray, jax.Array)) and np.ndim(value):
+        lanes = [] if isinstance(value, Tracer) else np.asarray(value).flat
+        for one in lanes:  # a value for each of several lanes
+            _check(name, one, kind)
+        return
+    for check in kind.checks:
+        check(**{name: value})
+
+
+def _flatten(made: Options, child: Callable[[str, Any], Any]) -> tuple[list[Any], tuple[Any, ...]]:
+    kinds = _kinds(type(made))
+    children = [child(name, getattr(made, name)) for name, kind in kinds.items() if kind.leaf]
+    return children, tuple(getattr(made, name) for name, kind in kinds.items() if not kind.leaf)
+
+
+def _unflatten(cls: type, static: tuple[Any, ...], children: Iterable[Any]) -> Any:
+    """As JAX asks for it: with tracers or anything else as leaves, so without checks."""
+    made, leaves, rest = object.__new__(cls), iter(children), iter(static)
+    for name, kind in _kinds(cls).items():
+        object.__setattr__(made, name, next(leaves if kind.leaf else rest))
+    return made
+
+
+class Option(NamedTuple):
+    """A field as a flag may show it: ``help`` is the docstring below it.
+
+    ``holder`` is the field that holds the options which it is one of; None: it is their own.
+    """
+
+    name: str
+    type: Any
+    value: Any
+    help: str
+    leaf: bool
+    holder: str | None = None
+
+
+def options_of(made: Options) -> list[Option]:
+    """The options of an object, then those of the options that it holds, without their holders."""
+    own, held = [], []
+    hints, helps = typing.get_type_hints(type(made)), _documentation(type(made))
+    for name, kind in _kinds(type(made)).items():
+        value = getattr(made, name)
+        if isinstance(value, Options):
+            held += [option._replace(holder=name) for option in options_of(value)]
+        else:
+            own.append(Option(name, hints[name], value, helps.get(name, ""), kind.leaf))
+    names = {option.name for option in own}
+    return own + [option for option in held if option.name not in names]
+
+
+def real_options(made: Options) -> tuple[str, ...]:
+    """The names of leaves that now hold a number, which may be another without recompilation."""
+    return tuple(
+        option.name
+        for option in options_of(made)
+        if option.leaf and option.value is not None and not isinstance(option.value, str)
+    )
+
+
+def _documentation(cls: type) -> dict[str, str]:
+    """Field -> the docstring below it, in the class or in one that it is made of."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if base is not Options and issubclass(base, Options):
+            found |= _docstrings(base)
+    return found
+
+
+@functools.cache
+def _docstrings(cls: type) -> Mapping[str, str]:
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    except (OSError, TypeError, SyntaxError, ValueError):  # where no source is there
+        return {}
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(below.value.value.split())
+        for field, below in itertools.pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(below.value, ast.Constant)
+        and isinstance(below.value.value, str)
+    }
