@@ -25,9 +25,10 @@ from cljax.evaluation.continuum import continuum_lower_bound
 from cljax.evaluation.linear import readout
 from cljax.implicit import implicit_gradient
 from cljax.inner_loop import InnerStep, Unrolled, optax_step, sgd_step, split, unroll
+from cljax.method import Method, Problem
 from cljax.methods.bic import bic
-from cljax.methods.er import er
-from cljax.methods.finetune import finetune, online, sgd
+from cljax.methods.er import ER
+from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import fixed_rep
 from cljax.methods.gem import agem, gem
 from cljax.methods.hat import hat
@@ -35,13 +36,13 @@ from cljax.methods.icarl import icarl, lwf_exemplars
 from cljax.methods.icarl_ti import icarl_ti
 from cljax.methods.independent import independent
 from cljax.methods.itaml import itaml
-from cljax.methods.joint import iid, joint
-from cljax.methods.laer import la_er
-from cljax.methods.lamaml import cmaml, lamaml, sync_lamaml
+from cljax.methods.joint import IID, Joint
+from cljax.methods.laer import LaER
+from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
 from cljax.methods.lucir import lucir
 from cljax.methods.mer import mer
 from cljax.methods.metabgd import meta_bgd
-from cljax.methods.multitask import multitask
+from cljax.methods.multitask import Multitask
 from cljax.methods.oml import oml
 from cljax.methods.pretrained import pretrained
 from cljax.methods.rep import rep
@@ -49,28 +50,30 @@ from cljax.methods.replayed import oracle, replayed
 from cljax.methods.reptile import fomaml, reptile
 from cljax.methods.teacher import teacher
 from cljax.methods.with_exemplars import with_exemplars
-from cljax.penalties import ewc, lwf, mas, online_ewc, rwalk, si
+from cljax.options import Options
+from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
+from cljax.penalty import Penalty
 from cljax.recipes import Recipe, recipe
 from cljax.references.published import published
 from cljax.runner.run import Run, Running, resume, run
 from cljax.sweep.compare import Study, Tune, compare
 from cljax.sweep.found import load_any as load
-from cljax.types import Method, Penalty, Readout
+from cljax.types import Readout
 from cljax.version import __version__
 
 _LATER = ("geometry", "plot", "report")  # imported when first asked for: they take a while
 
 __all__ = [
-    "Evaluation", "InnerStep", "Method", "Penalty", "Readout", "Recipe", "Run", "Running", "Scores",
-    "Study", "Trained", "Tune", "Unrolled", "__version__", "agem", "bic", "cmaml", "compare",
-    "continuum_lower_bound", "data", "er", "errors", "evaluate", "ewc", "finetune", "fixed_rep",
-    "fomaml", "gem", "hat", "icarl", "icarl_ti", "iid", "implicit_gradient", "independent", "itaml",
-    "joint", "keep_freed_memory", "la_er", "lamaml", "load", "losses", "lucir", "lwf",
-    "lwf_exemplars", "mas", "memory", "mer", "meta_bgd", "methods", "metrics", "multitask", "nets",
-    "oml", "online", "online_ewc", "optax_step", "oracle", "penalties", "pretrained", "published",
-    "readout", "recipe", "rep", "replayed", "reptile", "resume", "run", "rwalk", "sgd", "sgd_step",
-    "si", "split", "stats", "streams", "sweep", "sync_lamaml", "teacher", "tree", "types", "unroll",
-    "with_exemplars",
+    "CMAML", "ER", "EWC", "Evaluation", "Finetune", "IID", "InnerStep", "Joint", "LaER", "LaMAML",
+    "LwF", "MAS", "Method", "Multitask", "Online", "OnlineEWC", "Options", "Penalty", "Problem",
+    "RWalk", "Readout", "Recipe", "Run", "Running", "SGD", "SI", "Scores", "Study", "SyncLaMAML",
+    "Trained", "Tune", "Unrolled", "__version__", "agem", "bic", "compare", "continuum_lower_bound",
+    "data", "errors", "evaluate", "fixed_rep", "fomaml", "gem", "hat", "icarl", "icarl_ti",
+    "implicit_gradient", "independent", "itaml", "keep_freed_memory", "load", "losses", "lucir",
+    "lwf_exemplars", "memory", "mer", "meta_bgd", "methods", "metrics", "nets", "oml", "optax_step",
+    "oracle", "penalties", "pretrained", "published", "readout", "recipe", "rep", "replayed",
+    "reptile", "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "teacher", "tree",
+    "types", "unroll", "with_exemplars",
 ]  # fmt: skip
 
 

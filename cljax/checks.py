@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from cljax.errors import UserError, check_known, in_words
-from cljax.types import Evaluation, Method, Model, Net, Output, Penalty, PyTree, Variables
+from cljax.method import Method as NewMethod
+from cljax.penalty import Penalty
+from cljax.types import Evaluation, Method, Model, Net, Output, PyTree, Variables
 
 __all__ = [
     "check_evaluations", "check_keywords", "check_memory", "check_method", "check_network",
@@ -30,12 +32,12 @@ _ROWS = 3  # of the batch that a network is tried on
 
 def check_method(method: Any) -> None:
     """Raises UserError unless this is a ``Method``, with what would make one of it."""
-    if isinstance(method, Method):
+    if isinstance(method, (Method, NewMethod)):
         return
     if isinstance(method, Penalty):
         raise UserError(
             f"The method is the penalty {method.name}, but a penalty is carried by a method: "
-            "cljax.finetune(penalty=...), or er, or lamaml."
+            "cljax.Finetune(penalty=...), or ER, or LaMAML."
         )
     called = callable(method) and hasattr(method, "__name__")
     more = f"; call it: {method.__name__}()" if called else ""

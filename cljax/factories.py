@@ -15,9 +15,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from cljax.options import Options, options_of
+from cljax.options import real_options as real_fields
 from cljax.types import Method
 
-__all__ = ["dress", "real_options", "variant", "with_part"]
+__all__ = [
+    "arranged",
+    "dress",
+    "flat_options",
+    "known_options",
+    "name_of",
+    "real_options",
+    "remade",
+    "variant",
+    "with_part",
+]
 
 
 def variant(
@@ -116,11 +128,48 @@ def dress(
     make.__signature__ = signature  # type: ignore[attr-defined]
 
 
-def real_options(method: Method) -> tuple[str, ...]:
+def flat_options(method: Any) -> Mapping[str, Any]:
+    """The options by name, with those of the options that it holds."""
+    if isinstance(method, Options):
+        return {option.name: option.value for option in options_of(method)}
+    return method.options
+
+
+def known_options(factory: Any) -> set[str]:
+    """The names of the options of a method to be."""
+    if isinstance(factory, Options):
+        return set(flat_options(factory))
+    return set(inspect.signature(factory).parameters)
+
+
+def name_of(factory: Any) -> str:
+    """What a method to be is called."""
+    if isinstance(factory, Options):
+        return str(factory.name)  # type: ignore[attr-defined]
+    return getattr(factory, "__name__", "custom")
+
+
+def arranged(method: Any, stream: Any) -> Any:
+    """The stream as the method sees it."""
+    return stream if method.arrange is None else method.arrange(stream)
+
+
+def remade(method: Any, changes: Mapping[str, Any]) -> Any:
+    """The method with other values of its options."""
+    if not changes:
+        return method
+    if isinstance(method, Options):
+        return method.replace(**changes)
+    return method if method.make is None else method.make(**{**method.options, **changes})
+
+
+def real_options(method: Any) -> tuple[str, ...]:
     """The method's options that may be traced: annotated as arrays, and now a single number.
 
     None of a method that was changed after it was made, since making it again would undo that.
     """
+    if isinstance(method, Options):
+        return real_fields(method)
     if method.make is None or not _unchanged(method, method.make):
         return ()
     names = []

@@ -26,7 +26,16 @@ import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeAlias, dataclass_transform
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    TypeAlias,
+    dataclass_transform,
+)
 
 import jax
 import numpy as np
@@ -73,9 +82,9 @@ Count: TypeAlias = Annotated[int, Check(check_positive)]
 Natural: TypeAlias = Annotated[int, Check(check_counts)]
 
 
-def positional(default: Any) -> Any:
+def positional(*, default: Any, kw_only: Literal[False] = False) -> Any:
     """A field that may be given without its name, such as the strength of a penalty."""
-    return dataclasses.field(default=default, kw_only=False)
+    return dataclasses.field(default=default, kw_only=kw_only)
 
 
 @dataclass_transform(

@@ -1,7 +1,7 @@
 """The contract of a penalty: a regulariser that combines with any gradient method.
 
     class Mine(Penalty):
-        strength: Rate = positional(1.0)
+        strength: Rate = positional(default=1.0)
         "Weight of the penalty."
 
         def init(self, params): ...             # its own state P, by default ()

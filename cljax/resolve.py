@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from cljax import options as fields
 from cljax.errors import UserError, check_known, in_words
 from cljax.methods import METHODS
 from cljax.nets import NETS
+from cljax.options import Options
 from cljax.streams import STREAMS
 from cljax.types import Net
 
@@ -101,7 +103,7 @@ def called(factory: Callable[..., Any], name: str, **options: Any) -> Any:
       UserError: as the factory does, or for any error of a user's own.
     """
     try:
-        return factory(**options)
+        return factory.replace(**options) if isinstance(factory, Options) else factory(**options)
     except UserError:
         raise
     except Exception as error:
@@ -133,6 +135,8 @@ def options_of(factory: Callable[..., Any]) -> list[Option]:
     Raises:
       UserError: for one whose signature cannot be read.
     """
+    if isinstance(factory, Options):
+        return _options_of(factory)
     scope = vars(sys.modules.get(getattr(factory, "__module__", "") or "", builtins))
     helps = _helps(inspect.getdoc(factory) or "")
     options = []
@@ -152,6 +156,17 @@ def options_of(factory: Callable[..., Any]) -> list[Option]:
         if kind is not None:
             help_text = helps.get(parameter.name, "")
             options.append(Option(parameter.name, kind, parameter.default, help_text))
+    return options
+
+
+def _options_of(made: Options) -> list[Option]:
+    """The options of an object, and of those that it holds, which can be flags."""
+    options = []
+    for option in fields.options_of(made):
+        kind = _flag_type(option.type)
+        if kind is not None:
+            kind = kind | None if option.value is None else kind
+            options.append(Option(option.name, kind, option.value, option.help))
     return options
 
 
@@ -197,9 +212,11 @@ def _factory(kind: str, name: str, known: Mapping[str, Callable[..., Any]]) -> C
         raise UserError(
             f"The {kind} {name} names the module '{module}', which cannot be imported: {error}."
         ) from error
-    if not callable(made):
+    if isinstance(made, type) and issubclass(made, Options):
+        made = called(made, name)
+    if not callable(made) and not isinstance(made, Options):
         raise UserError(f"The {kind} {name} is {in_words(made)}, but it must be a function.")
-    return made
+    return made  # type: ignore[return-value]
 
 
 def _helps(documentation: str) -> dict[str, str]:

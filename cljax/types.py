@@ -26,7 +26,7 @@ import numpy as np
 __all__ = [
     "Array", "Batch", "Clock", "Evaluation", "ExemplarPolicy", "Examples", "FirstProduct", "Info",
     "Learner", "Lens", "Method", "Model", "Needs", "Net", "Network", "Output", "Params",
-    "Penalty", "Phase", "Predictor", "Pretraining", "Readout", "Recall", "Spec", "StepPlan",
+    "Phase", "Predictor", "Pretraining", "Readout", "Recall", "Spec", "StepPlan",
     "Tape", "Variables",
 ]  # fmt: skip
 
@@ -368,29 +368,3 @@ class Network(NamedTuple):
     losses: Callable[[Variables, Examples], Array]  # -> [B] nats, evaluating: row by row
     model_state: PyTree  # at the update
     spec: Spec
-
-
-class Penalty(NamedTuple):
-    """A regulariser that combines with any gradient method.
-
-    ``init(params) -> P``; ``value(P, params) -> []`` is added to the loss; ``observe(P, params,
-    grads, updates) -> P`` follows each step, with the gradient of the loss alone, at the
-    ``params`` before the step; ``consolidate(P, params, batch, network, key) -> P`` is a step of
-    the phase at the end of a task.
-
-    ``plan(task, rows)`` chooses that phase's steps, as a ``Phase``'s does; None is one step, on
-    the task's last batch. ``batch.clock.last`` marks the last one. ``distil(P, params, batch,
-    network) -> []`` is added to the loss as well, for penalties on outputs. ``share(P) -> []`` is
-    what the method's own loss is multiplied by; None: 1. ``name`` and ``options`` are for a run's
-    identity.
-    """
-
-    init: Callable[[Params], PyTree]
-    value: Callable[[PyTree, Params], Array]
-    observe: Callable[[PyTree, Params, Params, Params], PyTree]
-    consolidate: Callable[[PyTree, Params, Batch, Network, Array], PyTree]
-    plan: Callable[[int, StepPlan], StepPlan | None] | None = None
-    distil: Callable[[PyTree, Params, Batch, Network], Array] | None = None
-    name: str = "custom"
-    options: Mapping[str, Any] = MappingProxyType({})
-    share: Callable[[PyTree], Array] | None = None

@@ -6,7 +6,7 @@ import jax
 import support
 
 import cljax
-from cljax.methods import METHODS
+from cljax import methods
 from cljax.types import Learner, Method
 
 # Name -> (options that fit the small problem, a real hyper-parameter that may be traced)
@@ -60,7 +60,7 @@ COSINE = {"lucir"}  # compares outputs by angle
 
 
 def make(name, **extra) -> Method:
-    return METHODS[name](**{**CASES[name][0], **extra})
+    return methods.make(name, **{**CASES[name][0], **extra})
 
 
 def form(name) -> dict[str, bool]:

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from cljax.errors import UserError
 from cljax.evaluation.accuracy import Evaluation, TestData, correct_fn, infer_task, predictors_of
-from cljax.evaluation.accuracy import (
-    test_rows as laid_out,  # a name that pytest would take for a test
-)
+from cljax.evaluation.accuracy import test_rows as laid_out
 from cljax.streams.transforms import as_is
 from cljax.types import Predictor
 

@@ -62,7 +62,7 @@ from cljax.evaluation.accuracy import (
     test_rows,
 )
 from cljax.evaluation.readout import check_readouts, fitted_rows
-from cljax.factories import real_options
+from cljax.factories import arranged, flat_options, real_options, remade
 from cljax.keys import check_seed
 from cljax.methods.common import check_features, with_features
 from cljax.nets.transfer import convolves
@@ -196,8 +196,7 @@ def learn(
             f"{method.name} needs task boundaries, but the stream {stream.name} has none; "
             "choose a stream of tasks, such as mnist-rotations or split-mnist."
         )
-    if method.arrange is not None:
-        stream = method.arrange(stream)
+    stream = arranged(method, stream)
     began = time.perf_counter()
     policy = resolve_lanes(lanes)
     spec = stream.spec(batch_size)
@@ -245,7 +244,7 @@ def learn(
     with at_once(ThreadPoolExecutor(workers)) as pool:
         shapes = {name: rows for (name, _), rows in made[0].plans.items()}
         programs = compile_programs(
-            lambda hyper: bind(_remade(method, hyper)),
+            lambda hyper: bind(remade(method, _own(hyper))),
             made[0].hyper, stream, shapes, data, images, made[0].tests, made[0].fits,
             tuple(evaluations), own_tests=own_tests, online=online, loop=loop, batching=batching,
             pool=pool,
@@ -327,20 +326,17 @@ def _check_evaluations(evaluations: Sequence[Evaluation], learner: Learner, stre
 def _hypers(method: Method, settings: Sequence[Mapping[str, float]]) -> list[dict[str, np.ndarray]]:
     """Each run's real options, the arguments of its programs."""
     names = real_options(method)
-    made, dtype = [], jnp.result_type(float)
+    made, dtype, flat = [], jnp.result_type(float), flat_options(method)
     for setting in settings:
         for name in setting:
             check_known(f"real option of {method.name}", name, names)
-        values = {name: setting.get(name, method.options[name]) for name in names}
+        values = {name: setting.get(name, flat[name]) for name in names}
         made.append({name: np.asarray(value, dtype) for name, value in values.items()})
     return made
 
 
-def _remade(method: Method, hyper: Mapping[str, Any]) -> Method:
-    own = {name: value for name, value in hyper.items() if name != CLASS_ORDER}
-    if not own or method.make is None:
-        return method
-    return method.make(**{**method.options, **own})
+def _own(hyper: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in hyper.items() if name != CLASS_ORDER}
 
 
 def _batching(policy: str, num: int, at_a_time: int | None, devices: int | None) -> Batching | None:

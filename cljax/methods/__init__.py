@@ -1,63 +1,95 @@
-"""The methods, one module a family, and their factories by their names on the command line."""
+"""The methods, one module a family, as they are made by their names on the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from cljax.types import Method
+from cljax.errors import check_known
+from cljax.method import Method
+from cljax.methods.bic import bic
+from cljax.methods.er import ER
+from cljax.methods.finetune import SGD, Finetune, Online
+from cljax.methods.fixed_rep import fixed_rep
+from cljax.methods.gem import agem, gem
+from cljax.methods.hat import hat
+from cljax.methods.icarl import icarl, lwf_exemplars
+from cljax.methods.icarl_ti import icarl_ti
+from cljax.methods.independent import independent
+from cljax.methods.itaml import itaml
+from cljax.methods.joint import IID, Joint
+from cljax.methods.laer import LaER
+from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
+from cljax.methods.lucir import lucir
+from cljax.methods.mer import mer
+from cljax.methods.metabgd import meta_bgd
+from cljax.methods.multitask import Multitask
+from cljax.methods.oml import oml
+from cljax.methods.rep import rep
+from cljax.methods.replayed import oracle, replayed
+from cljax.methods.reptile import fomaml, reptile
+from cljax.methods.teacher import teacher
+from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
 
-__all__ = ["CHECKED", "METHODS"]
+__all__ = ["CHECKED", "METHODS", "make"]
 
-# A line a method: its name, the module and the factory in it, and how its update is checked:
-# golden (a step-by-step trace of the authors' code), hand-checked (computed steps in the tests),
-# or restated (known at second hand, steps computed).
-_LINES = """
-lamaml         lamaml.lamaml             golden
-cmaml          lamaml.cmaml              golden
-sync-lamaml    lamaml.sync_lamaml        golden
-la-er          laer.la_er                golden
-er             er.er                     golden
-mer            mer.mer                   golden
-gem            gem.gem                   golden
-agem           gem.agem                  golden
-itaml          itaml.itaml               golden
-meta-bgd       metabgd.meta_bgd          hand-checked
-icarl          icarl.icarl               restated
-bic            bic.bic                   restated
-lwf-exemplars  icarl.lwf_exemplars       golden
-lucir          lucir.lucir               golden
-reptile        reptile.reptile           restated
-fomaml         reptile.fomaml            restated
-fixed-rep      fixed_rep.fixed_rep       restated
-replayed       replayed.replayed         restated
-oracle         replayed.oracle           restated
-teacher        teacher.teacher           hand-checked
-multitask      multitask.multitask       hand-checked
-hat            hat.hat                   hand-checked
-oml            oml.oml                   hand-checked
-rep            rep.rep                   hand-checked
-icarl-ti       icarl_ti.icarl_ti         hand-checked
-independent    independent.independent   hand-checked
-iid            joint.iid                 hand-checked
-joint          joint.joint               hand-checked
-finetune       finetune.finetune         hand-checked
-online         finetune.online           hand-checked
-sgd            finetune.sgd              hand-checked
-ewc            finetune.ewc              hand-checked
-online-ewc     finetune.online_ewc       restated
-si             finetune.si               restated
-mas            finetune.mas              restated
-rwalk          finetune.rwalk            restated
-lwf            finetune.lwf              restated
-"""
+# A row a method: with its defaults, and how its update is checked: golden (a step-by-step trace of
+# the authors' code), hand-checked (computed steps in the tests), or restated (known at second hand,
+# steps computed).
+_ROWS: tuple[tuple[Method, str], ...] = (
+    (LaMAML(), "golden"),
+    (CMAML(), "golden"),
+    (SyncLaMAML(), "golden"),
+    (LaER(), "golden"),
+    (ER(), "golden"),
+    (Multitask(), "hand-checked"),
+    (IID(), "hand-checked"),
+    (Joint(), "hand-checked"),
+    (Finetune(), "hand-checked"),
+    (Online(), "hand-checked"),
+    (SGD(), "hand-checked"),
+    (Finetune(penalty=EWC()), "hand-checked"),
+    (Finetune(penalty=OnlineEWC()), "restated"),
+    (Finetune(penalty=SI()), "restated"),
+    (Finetune(penalty=MAS()), "restated"),
+    (Finetune(penalty=RWalk()), "restated"),
+    (Finetune(penalty=LwF()), "restated"),
+)
+_OLD: Mapping[str, tuple[Callable[..., Any], str]] = {
+    "mer": (mer, "golden"),
+    "gem": (gem, "golden"),
+    "agem": (agem, "golden"),
+    "itaml": (itaml, "golden"),
+    "meta-bgd": (meta_bgd, "hand-checked"),
+    "icarl": (icarl, "restated"),
+    "bic": (bic, "restated"),
+    "lwf-exemplars": (lwf_exemplars, "golden"),
+    "lucir": (lucir, "golden"),
+    "reptile": (reptile, "restated"),
+    "fomaml": (fomaml, "restated"),
+    "fixed-rep": (fixed_rep, "restated"),
+    "replayed": (replayed, "restated"),
+    "oracle": (oracle, "restated"),
+    "teacher": (teacher, "hand-checked"),
+    "hat": (hat, "hand-checked"),
+    "oml": (oml, "hand-checked"),
+    "rep": (rep, "hand-checked"),
+    "icarl-ti": (icarl_ti, "hand-checked"),
+    "independent": (independent, "hand-checked"),
+}
+
+METHODS: dict[str, Any] = {method.name: method for method, _ in _ROWS}
+METHODS |= {name: factory for name, (factory, _) in _OLD.items()}
+CHECKED = {method.name: checked for method, checked in _ROWS}
+CHECKED |= {name: checked for name, (_, checked) in _OLD.items()}
 
 
-def _factory(place: str) -> Callable[..., Method]:
-    module, _, name = place.partition(".")
-    return getattr(import_module(f"cljax.methods.{module}"), name)
+def make(name: str, **options: Any) -> Any:
+    """A method by its name on the command line, with other options than its defaults.
 
-
-_ROWS = [line.split() for line in _LINES.strip().splitlines()]
-METHODS = {name: _factory(place) for name, place, _ in _ROWS}
-CHECKED = {name: checked for name, _, checked in _ROWS}
+    Raises:
+      UserError: for an unknown name or option, or a value that is none.
+    """
+    check_known("method", name, METHODS)
+    made = METHODS[name]
+    return made.replace(**options) if isinstance(made, Method) else made(**options)

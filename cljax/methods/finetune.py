@@ -13,40 +13,13 @@ Minimizing Interference", ICLR 2019 (arXiv:1810.11910), Online; the penalties na
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
-from cljax.errors import check_above_zero, check_rate, given
-from cljax.factories import variant, with_part
-from cljax.losses import classification_loss
-from cljax.methods.common import (
-    Descent,
-    check_penalty,
-    descend,
-    initial,
-    logits_predictor,
-    mean_weights,
-    network_of,
-    penalty_phases,
-    penalty_state,
-)
-from cljax.optimizers import Optimizer, make_optimizer
-from cljax.penalties import PENALTIES
-from cljax.types import (
-    Array,
-    Batch,
-    Examples,
-    Info,
-    Learner,
-    Method,
-    Model,
-    Needs,
-    Params,
-    Penalty,
-    PyTree,
-    Spec,
-)
+from cljax.method import Method, Problem
+from cljax.methods.groups.descent import Descent, DescentOptions, mean_weights
+from cljax.types import Array, Batch, Examples, Info, Params, PyTree
 
-__all__ = ["Draws", "State", "draw", "finetune", "online", "sgd"]
+__all__ = ["SGD", "Finetune", "Online", "State"]
 
 
 class State(NamedTuple):
@@ -58,80 +31,36 @@ class State(NamedTuple):
     penalty: PyTree
 
 
-class Draws(NamedTuple):
-    """An update makes no random choice."""
-
-
-def draw(state: State, batch: Batch, key: Array) -> Draws:
-    """Nothing to draw."""
-    return Draws()
-
-
-def finetune(
-    *,
-    lr: Array | float = 0.01,
-    optimizer: Optimizer = "sgd",
-    clip_norm: float | None = None,
-    penalty: Penalty | None = None,
-) -> Method:
+class Finetune(DescentOptions, Method):
     """Gradient descent on the examples as they come: the lower bound, or a penalty's carrier.
 
-    Args:
-      lr: step size; an optax optimiser of your own brings its own. May be traced.
-      optimizer: sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``.
-      clip_norm: bound of the global norm of the gradient; None disables.
-      penalty: a regulariser such as ``cljax.ewc(100.0)``; None is plain fine-tuning.
-
-    Raises:
-      UserError: for a rate that is not finite or an unknown optimiser.
+    With a penalty its name is the penalty's: ``Finetune(penalty=EWC())`` is ``ewc``.
     """
-    options = dict(locals())
-    check_rate(lr=lr)
-    check_above_zero(**given(clip_norm=clip_norm))
-    check_penalty(penalty)
-    step = make_optimizer(optimizer, lr)
 
-    def bind(model: Model, spec: Spec) -> Learner:
-        loss_fn, network = classification_loss(model, spec), network_of(model, spec)
+    @property
+    def name(self) -> str:
+        return self.kind if self.penalty is None else self.penalty.name
 
-        def init(key: Array) -> State:
-            params, model_state = initial(model, spec, key)
-            return State(params, model_state, step.init(params), penalty_state(penalty, params))
+    def init(self, problem: Problem, key: Array) -> State:
+        return State(*self.start(problem, key))
 
-        def update(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
-            after, loss = descend(
-                Descent(*state), Examples(batch.x, batch.y, batch.task), mean_weights(batch.mask),
-                batch, loss_fn=loss_fn, optimizer=step, clip_norm=clip_norm, penalty=penalty,
-                network=network,
-            )  # fmt: skip
-            return State(*after), Info(loss)
-
-        return Learner(
-            init,
-            draw,
-            update,
-            {"logits": logits_predictor(model)},
-            penalty_phases(penalty, model, spec),
-            gradients_per_update=1,
-            examples_per_update=spec.batch_size,
-        )
-
-    return Method("finetune", bind, Needs(boundaries=penalty is not None), options, make=finetune)
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
+    ) -> tuple[State, Info]:
+        examples, weights = Examples(batch.x, batch.y, batch.task), mean_weights(batch.mask)
+        after, loss = self.descend(problem, Descent(*state), examples, weights, batch)
+        return State(*after), Info(loss)
 
 
-online = variant(
-    finetune,
-    "online",
-    "Online: stochastic gradient descent on the stream, once, without any memory (Riemer 2019).",
-    fixed={"penalty": None, "optimizer": "sgd"},
-)
-sgd = variant(
-    finetune,
-    "sgd",
-    "SGD: plain gradient descent, the hand-made rule that learned ones are compared with.",
-    fixed={"penalty": None, "optimizer": "sgd"},
-)
-ewc, online_ewc, si, mas, rwalk, lwf = (
-    with_part(finetune, name, "penalty", PENALTIES[name])
-    for name in ("ewc", "online-ewc", "si", "mas", "rwalk", "lwf")
-)
+class Online(Finetune):
+    """Online: stochastic gradient descent on the stream, once, without any memory (Riemer 2019)."""
+
+    penalty: ClassVar[None] = None
+    optimizer: ClassVar[Literal["sgd"]] = "sgd"
+
+
+class SGD(Finetune):
+    """SGD: plain gradient descent, the hand-made rule that learned ones are compared with."""
+
+    penalty: ClassVar[None] = None
+    optimizer: ClassVar[Literal["sgd"]] = "sgd"

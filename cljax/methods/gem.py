@@ -45,9 +45,9 @@ from cljax.errors import (
 from cljax.losses import classification_loss
 from cljax.memory import ring
 from cljax.memory.reservoir import of_stream
-from cljax.methods import groups
+from cljax.methods.algebra import gradients
+from cljax.methods.algebra.dual import solve_qp
 from cljax.methods.common import initial, logits_predictor
-from cljax.methods.projection import solve_qp
 from cljax.optimizers import Optimizer, make_optimizer
 from cljax.types import (
     Array,
@@ -249,7 +249,7 @@ def _binder(
     def bind(model: Model, spec: Spec) -> Learner:
         loss_fn = classification_loss(model, spec)
         low_rank = algebra == "low-rank"
-        gradients_of = groups.low_rank(model, spec) if low_rank else groups.general(loss_fn)
+        gradients_of = gradients.low_rank(model, spec) if low_rank else gradients.general(loss_fn)
 
         def init(key: Array) -> State:
             params, model_state = initial(model, spec, key)
@@ -259,20 +259,20 @@ def _binder(
         def update(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
             current = Examples(batch.x, batch.y, batch.task)
             memory = ring.add(state.memory, current, batch.clock.task, batch.mask, ring_rule)
-            own = groups.Group(*jax.tree.map(lambda a: a[None], (current, batch.mask)))
+            own = gradients.Group(*jax.tree.map(lambda a: a[None], (current, batch.mask)))
             some = jnp.any(batch.mask)
 
             def glance(carry: Any, drawn: Draws) -> tuple[Any, Array]:
                 params, model_state, opt_state = carry
                 if reference_size is None:
-                    reference = groups.Group(memory.data, ring.valid(memory))
+                    reference = gradients.Group(memory.data, ring.valid(memory))
                     active = past(memory, batch, skip_first_task)
                 else:
-                    reference = groups.Group(drawn.reference, drawn.mask)
+                    reference = gradients.Group(drawn.reference, drawn.mask)
                     active = jnp.any(drawn.mask, axis=1)
                 made = gradients_of(params, model_state, (reference, own))
                 seen = reference._replace(mask=reference.mask & active[:, None])
-                model_state = groups.followed(loss_fn, params, model_state, (seen, own))
+                model_state = gradients.followed(loss_fn, params, model_state, (seen, own))
                 scale = jnp.ones_like(made.loss)
                 if clip_norm is not None:
                     norm = jnp.sqrt(jnp.maximum(jnp.diag(made.gram), 0.0))  # below 0: rounding

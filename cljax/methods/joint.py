@@ -13,88 +13,61 @@ released with La-MAML (Gupta et al. 2020, arXiv:2007.13904): 32 examples of 4 ta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from cljax import metrics
-from cljax.errors import UserError, check_positive, given
-from cljax.methods import finetune as _finetune
-from cljax.optimizers import Optimizer
+from cljax.errors import UserError
+from cljax.methods.finetune import Finetune
+from cljax.options import Count, Rate
 from cljax.streams.base import Stream, batches, checksum
 from cljax.streams.orders import permutation, uniform
-from cljax.types import Array, Method, StepPlan
+from cljax.types import Needs, StepPlan
 
-__all__ = ["iid", "joint"]
+__all__ = ["IID", "Joint"]
 
 _GOES_ON = "joint goes on learning the examples of earlier tasks, so none of them is left behind."
 _AT_ONCE = "iid learns all tasks at once, so there is no moment after one of them."
 # Measures without meaning, and why.
-_OF_JOINT = dict.fromkeys(("LA", "BTI", "forgetting", "F"), _GOES_ON)
-_OF_IID = dict.fromkeys((*metrics.AFTER_EACH, "average_anytime_accuracy"), _AT_ONCE)
-
-Draws, State, draw = _finetune.Draws, _finetune.State, _finetune.draw
-
-
-def joint(
-    *,
-    lr: Array | float = 0.01,
-    optimizer: Optimizer = "sgd",
-    clip_norm: float | None = None,
-) -> Method:
-    """Joint training: while task t is learned, the examples of all tasks up to t are at hand.
-
-    Args:
-      lr: step size; an optax optimiser of your own brings its own. May be traced.
-      optimizer: sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``.
-      clip_norm: bound of the global norm of the gradient; None disables.
-
-    Raises:
-      UserError: for a rate that is not finite or an unknown optimiser.
-    """
-    method = _finetune.finetune(lr=lr, optimizer=optimizer, clip_norm=clip_norm)
-    options = {name: value for name, value in method.options.items() if name != "penalty"}
-    needs = method.needs._replace(boundaries=True)
-    return method._replace(
-        name="joint", needs=needs, options=options, arrange=_cumulative, make=joint,
-        unmeasured=_OF_JOINT,
-    )  # fmt: skip
+_OF_JOINT: Mapping[str, str] = dict.fromkeys(("LA", "BTI", "forgetting", "F"), _GOES_ON)
+_OF_IID: Mapping[str, str] = dict.fromkeys(
+    (*metrics.AFTER_EACH, "average_anytime_accuracy"), _AT_ONCE
+)
 
 
-def iid(
-    *,
-    lr: Array | float = 0.03,
-    tasks_per_batch: int | None = None,
-    updates: int | None = None,
-    optimizer: Optimizer = "sgd",
-    clip_norm: float | None = None,
-) -> Method:
-    """Independent, identically distributed examples of all tasks: multi-task training.
+class Joint(Finetune):
+    """Joint training: while task t is learned, the examples of all tasks up to t are at hand."""
 
-    Args:
-      lr: step size; an optax optimiser of your own brings its own. May be traced.
-      tasks_per_batch: how many tasks share an update equally, drawn anew for each, as in the
-        code of La-MAML (4); None draws examples of all tasks alike.
-      updates: in an epoch; None is one pass over the examples.
-      optimizer: sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``.
-      clip_norm: bound of the global norm of the gradient; None disables.
+    penalty: ClassVar[None] = None
+    unmeasured: ClassVar[Mapping[str, str]] = _OF_JOINT
 
-    Raises:
-      UserError: for a count below 1, a rate that is not finite, or an unknown optimiser.
-    """
-    counts = {"tasks_per_batch": tasks_per_batch, "updates": updates}
-    check_positive(**given(**counts))
-    method = _finetune.finetune(lr=lr, optimizer=optimizer, clip_norm=clip_norm)
-    options = {name: value for name, value in method.options.items() if name != "penalty"}
+    @property
+    def needs(self) -> Needs:
+        return Needs(boundaries=True)
 
-    def arrange(stream: Stream) -> Stream:
-        return _mixed(stream, tasks_per_batch, updates)
+    def arrange(self, stream: Stream) -> Stream:
+        return _cumulative(stream)
 
-    return method._replace(
-        name="iid", options={**options, **counts}, arrange=arrange, make=iid,
-        unmeasured=_OF_IID,
-    )  # fmt: skip
+
+class IID(Finetune, name="iid"):
+    """Independent, identically distributed examples of all tasks: multi-task training."""
+
+    penalty: ClassVar[None] = None
+    unmeasured: ClassVar[Mapping[str, str]] = _OF_IID
+
+    lr: Rate = 0.03
+    """Step size; an optax optimiser of your own brings its own."""
+    tasks_per_batch: Count | None = None
+    """How many tasks share an update equally, drawn anew for each, as in the code of La-MAML (4);
+    None draws examples of all tasks alike."""
+    updates: Count | None = None
+    """In an epoch; None is one pass over the examples."""
+
+    def arrange(self, stream: Stream) -> Stream:
+        return _mixed(stream, self.tasks_per_batch, self.updates)
 
 
 def _cumulative(stream: Stream) -> Stream:

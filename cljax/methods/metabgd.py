@@ -53,6 +53,7 @@ from cljax.errors import (
 from cljax.inner_loop import split
 from cljax.losses import LossFn, classification_loss
 from cljax.memory import reservoir
+from cljax.method import Problem
 from cljax.methods import lamaml
 from cljax.methods.common import initial, logits_predictor
 from cljax.types import (
@@ -115,9 +116,12 @@ def draw(
     source = lamaml.State(
         state.params, state.model_state, state.alpha, state.memory, None, batch.clock.task
     )
-    drawn = lamaml.draw(
-        source, batch, key_replay, glances=glances * mc_samples, replay_size=replay_size,
-        rule=rule, with_replacement=with_replacement,
+    replay = lamaml.LaMAML(
+        replay_size=replay_size, glances=glances * mc_samples, reservoir_rule=rule,
+        with_replacement=with_replacement,
+    )  # fmt: skip
+    drawn = replay.draw(
+        Problem(None, None), source, batch, key_replay,  # type: ignore[arg-type]
     )  # fmt: skip
     order, replay, mask = jax.tree.map(
         lambda a: a.reshape(*lead, *a.shape[1:]), (drawn.order, drawn.replay, drawn.replay_mask)

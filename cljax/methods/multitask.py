@@ -17,56 +17,41 @@ Source: Xiong, Ren, Zeng, Urtasun, "Learning to Remember from a Multi-Task Teach
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
-from cljax.errors import check_positive, given
-from cljax.methods import finetune as _finetune
-from cljax.optimizers import Optimizer
+from cljax.method import Cost, Problem
+from cljax.methods.finetune import Finetune
+from cljax.options import Count, Rate
 from cljax.streams.base import Stream, checksum, plan
 from cljax.streams.orders import uniform
-from cljax.types import Array, Learner, Method, Model, Spec, StepPlan
+from cljax.types import Needs, StepPlan
 
-__all__ = ["Draws", "State", "draw", "multitask"]
-
-Draws, State, draw = _finetune.Draws, _finetune.State, _finetune.draw
+__all__ = ["Multitask"]
 
 
-def multitask(
-    *,
-    lr: Array | float = 0.1,
-    old_size: int | None = None,
-    optimizer: Optimizer = "sgd",
-) -> Method:
-    """Gradient descent on each batch together with examples of all earlier tasks: an oracle.
+class Multitask(Finetune):
+    """Gradient descent on each batch together with examples of all earlier tasks: an oracle."""
 
-    Args:
-      lr: step size; an optax optimiser of your own brings its own. May be traced.
-      old_size: examples of earlier tasks beside each batch; None: as many as the batch has.
-      optimizer: sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``.
+    penalty: ClassVar[None] = None
+    clip_norm: ClassVar[None] = None
 
-    Raises:
-      UserError: for a count below 1, a rate that is not finite, or an unknown optimiser.
-    """
-    options = dict(locals())
-    check_positive(**given(old_size=old_size))
-    method = _finetune.finetune(lr=lr, optimizer=optimizer)
+    lr: Rate = 0.1
+    """Step size; an optax optimiser of your own brings its own."""
+    old_size: Count | None = None
+    """Examples of earlier tasks beside each batch; None: as many as the batch has."""
 
-    def bind(model: Model, spec: Spec) -> Learner:
-        old = spec.batch_size if old_size is None else old_size
-        return method.bind(model, spec)._replace(examples_per_update=spec.batch_size + old)
+    @property
+    def needs(self) -> Needs:
+        return Needs(boundaries=True, task_ids_train=True)
 
-    def arrange(stream: Stream) -> Stream:
-        return _widened(stream, old_size)
+    def arrange(self, stream: Stream) -> Stream:
+        return _widened(stream, self.old_size)
 
-    return method._replace(
-        name="multitask",
-        bind=bind,
-        needs=method.needs._replace(boundaries=True, task_ids_train=True),
-        options=options,
-        arrange=arrange,
-        make=multitask,
-    )
+    def cost(self, problem: Problem) -> Cost:
+        size = problem.spec.batch_size
+        return Cost(1, size + (size if self.old_size is None else self.old_size))
 
 
 def _widened(stream: Stream, old_size: int | None) -> Stream:

@@ -49,7 +49,7 @@ class State(NamedTuple):
 class EWC(Penalty, name="ewc"):
     """EWC: a quadratic penalty by the diagonal Fisher information of past tasks (equation 3)."""
 
-    strength: Rate = positional(100.0)
+    strength: Rate = positional(default=100.0)
     """Weight of the penalty (lambda)."""
     fisher: Fisher = "sampled"
     """Squared gradients at labels sampled from the network, at the true labels (empirical), or

@@ -44,7 +44,7 @@ class State(NamedTuple):
 class LwF(Penalty, name="lwf"):
     """LwF: distillation of the previous network on the new task's examples."""
 
-    strength: Rate = positional(1.0)
+    strength: Rate = positional(default=1.0)
     """Weight of the distillation (lambda)."""
     temperature: Positive = 2.0
     """Softens both outputs (tau)."""

@@ -38,7 +38,7 @@ class State(NamedTuple):
 class MAS(Penalty, name="mas"):
     """MAS: a quadratic penalty by the sensitivity of the outputs, without labels."""
 
-    strength: Rate = positional(1.0)
+    strength: Rate = positional(default=1.0)
     """Weight of the penalty (lambda)."""
     num_examples: Count | None = 500
     """How many of a task's first examples estimate the importance; None is all."""

@@ -53,7 +53,7 @@ class State(NamedTuple):
 class RWalk(Penalty, name="rwalk"):
     """RWalk: EWC's Fisher, kept running, beside a path score in the Riemannian metric."""
 
-    strength: Rate = positional(1.0)
+    strength: Rate = positional(default=1.0)
     """Weight of the penalty (lambda)."""
     rate: Share = 0.9
     """Of the newest squared gradient in the running Fisher (alpha)."""

@@ -40,7 +40,7 @@ class State(NamedTuple):
 class SI(Penalty, name="si"):
     """SI: a quadratic penalty by each parameter's share in the fall of past losses."""
 
-    strength: Rate = positional(0.1)
+    strength: Rate = positional(default=0.1)
     """Weight of the penalty (c)."""
     damping: Positive = 0.1
     """Keeps the importance of parameters that did not move finite (xi)."""

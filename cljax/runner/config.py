@@ -19,8 +19,9 @@ import numpy as np
 from jax.core import Tracer
 
 from cljax.errors import UserError
+from cljax.penalty import Penalty
 from cljax.runner.settings import changes, settings
-from cljax.types import Evaluation, Penalty, Readout
+from cljax.types import Evaluation, Readout
 
 __all__ = [
     "another_run", "canonical", "commit_of", "config_hash", "differences", "entry_of",

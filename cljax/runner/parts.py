@@ -17,11 +17,13 @@ import jax
 from cljax import resolve
 from cljax.errors import UserError
 from cljax.identity.content import Content, contents, digest_of
+from cljax.method import Method as NewMethod
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.penalties import PENALTIES
+from cljax.penalty import Penalty
 from cljax.streams.base import DECISIVE, Stream, told
-from cljax.types import Evaluation, Method, Net, Penalty
+from cljax.types import Evaluation, Method, Net
 
 __all__ = ["Parts", "identify", "net_name"]
 
@@ -113,6 +115,9 @@ def _of_method(method: Method) -> dict[str, Any]:
         if not _told_option(name, value)
     }
     made: dict[str, Any] = {"options": options} if options else {}
+    if isinstance(method, NewMethod):
+        built_in = type(method) in {type(known) for known in METHODS.values()}
+        return made if built_in else {**made, "method": method}
     if _made_again(method):
         return made
     return {**made, "bind": method.bind, "arrange": method.arrange, "needs": method.needs}
@@ -136,11 +141,8 @@ def _told_option(name: str, value: Any) -> bool:
     if name == "rule" and isinstance(value, (str, Path)):
         return False  # a folder, told by what it holds
     if isinstance(value, Penalty) and value.name in PENALTIES:
-        try:
-            again = PENALTIES[value.name](**value.options)
-        except (UserError, TypeError, ValueError):
-            return False
-        return all(map(_plain, value.options.values())) and _equal(again, value)
+        known = PENALTIES[value.name] is type(value)
+        return known and all(map(_plain, value.options.values()))
     return _plain(value)
 
 

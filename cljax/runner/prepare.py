@@ -19,6 +19,7 @@ from cljax.checks import check_evaluations, check_method, check_network, model_o
 from cljax.engine.learn import resolve_lanes
 from cljax.errors import UserError, check_counts, check_flag, check_known, check_positive, in_words
 from cljax.evaluation.accuracy import Evaluation
+from cljax.factories import arranged, flat_options
 from cljax.keys import check_seed, check_seeds
 from cljax.methods.common import with_features
 from cljax.methods.pretrained import pretrained
@@ -213,8 +214,7 @@ def _bound(method: Method, model: Model, stream: Stream, batch_size: int) -> Lea
 def learner_of(made: Prepared, stream: Stream) -> Learner:
     """The run's method for its network and a stream, with predictors as evaluations have them."""
     model, seen = made.net(stream.num_classes), stream
-    if made.method.arrange is not None:
-        seen = made.method.arrange(stream)
+    seen = arranged(made.method, stream)
     return with_features(made.method.bind(model, seen.spec(made.config["batch_size"])), model)
 
 
@@ -268,7 +268,7 @@ def _passed_by(method: Method, stream: Stream) -> list[str]:
     recipe = default(method.name, stream.name)
     if not recipe.source:
         return []
-    listed = plain(dict(method.options))
+    listed = plain(dict(flat_options(method)))
     other = [
         f"{name}={value} (here {listed[name]})"
         for name, value in sorted(plain(recipe.method_options).items())
@@ -292,7 +292,9 @@ def _origins(what: Any, recipe: Recipe, method: Method, given: Mapping[str, Any]
     """Where values come from: the recipe, a default, the object itself, the call, a sweep."""
     status = recipe.status if recipe.source else "default"
     named = isinstance(what, (Recipe, str))
-    origins = dict.fromkeys(method.options, "default" if named else "the method as it was made")
+    origins = dict.fromkeys(
+        flat_options(method), "default" if named else "the method as it was made"
+    )
     origins |= dict.fromkeys((*recipe.method_options, *recipe.stream_options), recipe.status)
     origins |= {name: status if value is None else "given" for name, value in given.items()}
     return origins | dict.fromkeys((recipe.tuning or {}).get("chosen", ()), "tuned")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +20,14 @@ from cljax.errors import RESUMABLE, Interrupted, UserError, check_path, in_words
 from cljax.keys import (
     check_seeds,
 )
+from cljax.options import Options
+from cljax.resolve import called
 from cljax.runner.prepare import seeds_of
 from cljax.runner.run import Run, Running, check_running
 from cljax.runner.run import run as run_one
 from cljax.stats import Paired, holm, paired
 from cljax.streams.base import Stream, check_stream, first_tasks
-from cljax.types import Method, Net, Penalty
+from cljax.types import Net
 
 __all__ = ["Study", "Tune", "compare"]
 
@@ -111,7 +113,7 @@ class Study:
 
 
 def compare(
-    methods: Mapping[str, tuple[Callable[..., Method], Mapping[str, Sequence[Any]]]],
+    methods: Mapping[str, tuple[Any, Mapping[str, Sequence[Any]]]],
     stream: Stream,
     *,
     net: Net | str | None = None,
@@ -163,7 +165,7 @@ def compare(
             raise Interrupted(f"interrupted; {done}.", kept=kept)
         settings[name], tuning[name] = tuned.best(), tuned.tuning()
     for name, (factory, _) in methods.items():
-        method = factory(**settings[name].setting)
+        method = called(factory, name, **settings[name].setting)
         runs[name] = run_one(
             method, stream, seeds=reported, net=net, out=folder / "report" / name,
             running=running, tuning=tuning[name], **options,
@@ -180,9 +182,9 @@ def _check(methods: Any, tune: Any) -> None:
                 f"methods is {in_words(methods)}, but it must be a dict of name -> (factory, "
                 'values of its options), such as {"er": (cljax.er, {"lr": [0.03, 0.1]})}.'
             )
-        if isinstance(pair[0], (Method, Penalty)) or not callable(pair[0]):
+        if not callable(pair[0]) or isinstance(pair[0], Options):
             raise UserError(
-                f"methods holds {in_words(pair[0])}, but it must hold factories, such as cljax.er."
+                f"methods holds {in_words(pair[0])}, but it must hold factories, such as cljax.ER."
             )
     if not isinstance(tune, Tune):
         raise UserError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,9 @@ from cljax import keys, metrics, recipes, resolve, tree
 from cljax.checks import check_keywords, check_network, model_of
 from cljax.engine.learn import resolve_lanes
 from cljax.errors import UserError, check_known, check_positive, in_words
-from cljax.factories import real_options
+from cljax.factories import arranged, flat_options, known_options, name_of, real_options
+from cljax.method import Method
+from cljax.penalty import Penalty
 from cljax.recipes import Recipe
 from cljax.runner.config import canonical, plain
 from cljax.runner.prepare import Prepared, begun_as, make, prepare
@@ -23,7 +24,8 @@ from cljax.runner.results import flops
 from cljax.streams.base import Stream, check_stream, on_validation
 from cljax.streams.base import plan as steps
 from cljax.sweep.lanes import OF_RUN, Lane, On, duration, label, lanes_of
-from cljax.types import Learner, Method, Penalty
+from cljax.types import Learner
+from cljax.types import Method as OldMethod
 
 __all__ = ["Plan", "plan"]
 
@@ -106,7 +108,7 @@ def plan(
         check_positive(lanes_at_a_time=lanes_at_a_time)
     base, factory, source = _resolve(what, stream, recipe)
     lanes = lanes_of(settings, seeds, on)
-    known = set(inspect.signature(factory).parameters)
+    known = known_options(factory)
     prepared = []
     streams = {lane.seed: _tested(source, lane.seed, on) for lane in lanes}
     for lane in lanes:
@@ -115,7 +117,7 @@ def plan(
         given = {name: options.get(name) or getattr(base, name) for name in OF_RUN}
         of_run = {name: lane.setting.get(name, given[name]) for name in OF_RUN}
         of_method = {k: v for k, v in lane.setting.items() if k not in OF_RUN}
-        method = factory(**{**base.method_options, **of_method})
+        method = resolve.called(factory, base.method, **{**base.method_options, **of_method})
         made = prepare(
             method, streams[lane.seed], seeds=[lane.seed], entries=entries,
             origins={**(origins or {}), **dict.fromkeys(lane.setting, "sweep")},
@@ -168,23 +170,21 @@ def _base(recipe: Recipe, what: Any, stream: Any, options: Mapping[str, Any]) ->
     return begun_as(recipe.replace(**given), net)
 
 
-def _resolve(
-    what: Any, stream: Any, recipe: Recipe | str | None
-) -> tuple[Recipe, Callable[..., Any], Stream]:
+def _resolve(what: Any, stream: Any, recipe: Recipe | str | None) -> tuple[Recipe, Any, Stream]:
     """The base recipe, the method's factory and the stream."""
     if isinstance(what, Recipe):
         recipe, stream = what, what.stream if stream is None else stream
         factory = resolve.method_factory(what.method)
     elif isinstance(what, str):
         factory = resolve.method_factory(what)
-    elif isinstance(what, (Method, Penalty)) or not callable(what):
+    elif isinstance(what, (OldMethod, Penalty)) or not (callable(what) or isinstance(what, Method)):
         raise UserError(
-            f"The method to sweep is {in_words(what)}, but it must be a factory, such as "
-            "cljax.er, which makes one of each setting."
+            f"The method to sweep is {in_words(what)}, but it must be a method, such as "
+            "cljax.ER(), of which a setting changes some options, or its class."
         )
     else:
-        factory = what
-    name = what if isinstance(what, str) else getattr(factory, "__name__", "custom")
+        factory = what() if isinstance(what, type) and issubclass(what, Method) else what
+    name = what if isinstance(what, str) else name_of(factory)
     if isinstance(recipe, str):
         source, _, variant = recipe.partition(":")
         table = stream if isinstance(stream, str) else stream.name
@@ -213,7 +213,7 @@ def _groups(prepared: Sequence[Prepared]) -> tuple[tuple[int, ...], ...]:
     for i, made in enumerate(prepared):
         real = dict.fromkeys(real_options(made.method))
         own = {**made.config, "seeds": None, "stream": None}
-        own["method"] = {"name": made.method.name, "options": {**made.method.options, **real}}
+        own["method"] = {"name": made.method.name, "options": {**flat_options(made.method), **real}}
         own["identity"] = _without(made.config["identity"], real)
         names = ("method", "net", "batch_size", "epochs", "entries", "evaluations", "lanes",
                  "identity")  # fmt: skip
@@ -242,7 +242,7 @@ def _learner(made: Prepared) -> Learner:
 
 def _work(made: Prepared) -> float | None:
     """Floating-point operations of a lane, by the length of its plan."""
-    stream = made.stream if made.method.arrange is None else made.method.arrange(made.stream)
+    stream = arranged(made.method, made.stream)
     rows = steps(stream, made.config["seeds"][0], made.config["batch_size"], made.config["epochs"])
     return flops(_learner(made), made.net(stream.num_classes), len(rows.current))
 

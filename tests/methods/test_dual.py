@@ -13,9 +13,9 @@ import support
 from scipy.optimize import nnls
 
 import cljax
-from cljax.methods import projection
+from cljax.methods.algebra import dual
+from cljax.methods.algebra.dual import kkt_residual, solve_qp
 from cljax.methods.gem import gem_coefficients
-from cljax.methods.projection import kkt_residual, solve_qp
 
 RIDGE = 1e-3  # of the code released with La-MAML
 
@@ -185,7 +185,7 @@ def hard(seed):
 
 def test_some_problems_need_the_active_set():
     """Or nothing here would test it."""
-    ends = jax.jit(lambda *args: projection._pivoting(projection._scaled(*args)).done)
+    ends = jax.jit(lambda *args: dual._pivoting(dual._scaled(*args)).done)
     assert not all(bool(ends(*hard(seed)[0])) for seed in range(12))
 
 
@@ -215,6 +215,6 @@ def test_a_problem_that_is_not_finite_is_not_solved(wrong):
 
 
 def test_a_step_that_was_not_found_is_seen_in_the_loss(monkeypatch):
-    monkeypatch.setattr(projection, "_SOLVED", -1.0)
+    monkeypatch.setattr(dual, "_SOLVED", -1.0)
     _, losses = support.run(support.bind(cljax.gem(lr=0.1, per_task=3)), support.batches(9))
     assert np.isfinite(losses[:3]).all() and np.isnan(losses[-1])

@@ -15,8 +15,8 @@ from scipy.optimize import nnls
 
 import cljax
 from cljax.losses import classification_loss, masked_mean
-from cljax.methods import groups
-from cljax.methods.projection import kkt_residual, solve_qp
+from cljax.methods.algebra import gradients
+from cljax.methods.algebra.dual import kkt_residual, solve_qp
 from cljax.types import Examples
 
 
@@ -149,7 +149,7 @@ def stack(seed, n, r):
     rng = np.random.default_rng(seed)
     mask = rng.random((n, r)) < 0.7
     mask[:, 0] = True
-    return groups.Group(
+    return gradients.Group(
         Examples(
             jnp.asarray(rng.normal(size=(n, r, support.NUM_INPUTS))),
             jnp.asarray(rng.integers(0, 4, (n, r)), jnp.int32),
@@ -164,7 +164,9 @@ def test_gradients_of_groups_are_those_of_each_group_alone(algebra):
     model = cljax.nets.mlp(5)(4)
     loss_fn = classification_loss(model, support.spec())
     made = (
-        groups.general(loss_fn) if algebra == "general" else groups.low_rank(model, support.spec())
+        gradients.general(loss_fn)
+        if algebra == "general"
+        else gradients.low_rank(model, support.spec())
     )
     params, model_state = model.init(jax.random.key(0), jnp.zeros((1, 6)))
     stacks = (stack(0, 3, 4), stack(1, 1, 2))
@@ -206,9 +208,9 @@ def _groups(algebra):
     """Loss, Gram matrix and a combination for a seed, the second group empty, padding wild."""
     spec = support.spec()
     made = (
-        groups.low_rank(_model(), spec)
+        gradients.low_rank(_model(), spec)
         if algebra == "low-rank"
-        else groups.general(classification_loss(_model(), spec))
+        else gradients.general(classification_loss(_model(), spec))
     )
 
     @jax.jit
@@ -234,4 +236,4 @@ GROUPS = {name: _groups(name) for name in ("general", "low-rank")}
 def test_low_rank_needs_a_first_product():
     model = cljax.nets.mlp(5)(4)._replace(first_product=None)
     with pytest.raises(cljax.errors.UserError, match="does not declare its first product"):
-        groups.low_rank(model, support.spec())
+        gradients.low_rank(model, support.spec())

@@ -14,9 +14,7 @@ from cljax.engine.learn import learn
 from cljax.engine.programs import _AUGMENT, make_step, train_data
 from cljax.errors import UserError
 from cljax.evaluation.accuracy import Evaluation
-from cljax.evaluation.accuracy import (
-    test_data as measured_on,  # a name that pytest would take for a test
-)
+from cljax.evaluation.accuracy import test_data as measured_on
 from cljax.streams import on_validation, plan, rows_used
 from cljax.streams.base import of_seed
 from cljax.streams.classes import class_groups

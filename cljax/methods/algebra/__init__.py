@@ -1,0 +1,1 @@
+"""Products of gradients: of groups of examples, of low rank, and their projections."""

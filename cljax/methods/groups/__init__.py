@@ -1,0 +1,1 @@
+"""Options and pieces that several methods share."""

@@ -1,0 +1,111 @@
+"""Gradient descent with a penalty: the options, and the one step that methods share."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.method import Cost, Problem
+from cljax.optimizers import Optimizer, Transformation, make_optimizer
+from cljax.options import Bound, Options, Rate
+from cljax.penalty import Penalty, check_penalty, penalised, penalty_phases, penalty_state
+from cljax.types import Array, Batch, Examples, Needs, Params, Phase, PyTree
+
+__all__ = ["Descent", "DescentOptions", "PenaltyOptions", "mean_weights"]
+
+
+class Descent(NamedTuple):
+    """What a gradient step changes; ``penalty`` is ``()`` where there is none."""
+
+    params: Params
+    model_state: PyTree
+    opt_state: PyTree
+    penalty: PyTree
+
+
+def mean_weights(mask: Array) -> Array:
+    """Weights ``[B]`` that make a sum the mean over the valid examples."""
+    return mask / jnp.maximum(jnp.sum(mask), 1)
+
+
+class PenaltyOptions(Options):
+    """Of methods that carry a penalty; their state has the fields ``params`` and ``penalty``."""
+
+    penalty: Penalty | None = None
+    """A regulariser beside the loss, such as ``cljax.EWC(100.0)``; None is without."""
+
+    def check(self) -> None:
+        check_penalty(self.penalty)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(boundaries=self.penalty is not None)
+
+    def penalty_state(self, params: Params) -> PyTree:
+        return penalty_state(self.penalty, params)
+
+    def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        return penalty_phases(self.penalty, problem.network)
+
+
+class DescentOptions(PenaltyOptions):
+    """Of methods that step down a gradient."""
+
+    lr: Rate = 0.01
+    """Step size; an optax optimiser of your own brings its own."""
+    optimizer: Optimizer = "sgd"
+    """Sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``."""
+    clip_norm: Bound | None = None
+    """Bound of the global norm of the gradient; None disables."""
+
+    def check(self) -> None:
+        super().check()
+        make_optimizer(self.optimizer, self.lr)
+
+    @property
+    def step(self) -> Transformation:
+        """The optimiser."""
+        return make_optimizer(self.optimizer, self.lr)
+
+    def start(self, problem: Problem, key: Array) -> Descent:
+        """What the first step starts from."""
+        params, model_state = problem.variables(key)
+        return Descent(params, model_state, self.step.init(params), self.penalty_state(params))
+
+    def descend(
+        self, problem: Problem, at: Descent, examples: Examples, weights: Array, batch: Batch
+    ) -> tuple[Descent, Array]:
+        """One step on ``sum_i weights_i * loss_i``, plus the penalty; none on a batch of padding.
+
+        Args:
+          examples: leaves ``[B, ...]``. weights: ``[B]``, 0 for padding.
+          batch: the incoming batch, for penalties on outputs; without a valid row nothing changes.
+
+        Returns:
+          What comes after the step, and the loss ``[]`` without the penalty.
+        """
+
+        def weighted(params: Params) -> tuple[Array, PyTree]:
+            losses, model_state = problem.loss_fn(params, at.model_state, examples, weights > 0)
+            return jnp.sum(losses * weights), model_state
+
+        (loss, model_state), grads = jax.value_and_grad(weighted, has_aux=True)(at.params)
+        total, penalty = grads, self.penalty
+        if penalty is not None:
+            network = problem.network(at.model_state)
+            total = penalised(grads, penalty, at.penalty, at.params, batch, network)
+        total = tree.clip_norm(total, self.clip_norm)
+        updates, opt_state = self.step.update(total, at.opt_state, at.params)
+        kept = at.penalty
+        if penalty is not None:
+            kept = penalty.observe(at.penalty, at.params, grads, updates)
+        params = jax.tree.map(jnp.add, at.params, updates)
+        some = jnp.any(batch.mask)  # replay alone, decay or momentum are no step
+        after = tree.select(some, Descent(params, model_state, opt_state, kept), at)
+        return after, jnp.where(some, loss, 0.0)
+
+    def cost(self, problem: Problem) -> Cost:
+        return Cost(1, problem.spec.batch_size)
