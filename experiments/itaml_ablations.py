@@ -143,7 +143,7 @@ def main() -> None:
         if args.smoke:
             recipe = recipe.replace(batch_size=64, first_epochs=1)
         stream = cljax.streams.split_mnist(**recipe.stream_options)
-        method = cljax.itaml(**recipe.method_options)
+        method = cljax.ITAML(**recipe.method_options)
         epochs = 1 if args.smoke else EPOCHS
         shared = {"net": recipe.net, "batch_size": recipe.batch_size, "epochs": epochs}
         judged = [*continua(sizes), *adaptations()]
@@ -178,7 +178,7 @@ def main() -> None:
                 "task given |", "| --- | --- | --- | --- | --- |",
             ]  # fmt: skip
             for label, options in list(ABLATIONS[name].items())[: 2 if args.smoke else None]:
-                changed = cljax.itaml(**{**recipe.method_options, **options})
+                changed = cljax.ITAML(**{**recipe.method_options, **options})
                 kept = folder / start / f"{name}-{label}".replace(" ", "-").replace(",", "")
                 run = cljax.run(changed, stream, seeds=seeds, out=kept, **shared)
                 cells = run.results["metrics"]

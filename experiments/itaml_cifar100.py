@@ -41,7 +41,7 @@ def one_session(args, net: str) -> list[str]:
     """The first task, one epoch, full width: the paper's mode as one gradient."""
     source = cljax.streams.STREAMS[args.stream](data_dir=args.data_dir)
     stream = first_tasks(source, 1)
-    method = cljax.itaml(lr=0.1, mode="paper", algebra="one-gradient", capacity=2000)
+    method = cljax.ITAML(lr=0.1, mode="paper", algebra="one-gradient", capacity=2000)
     began = time.perf_counter()
     run = cljax.run(method, stream, seeds=1, net=net, batch_size=128, epochs=1)
     took, spent = time.perf_counter() - began, run.results["time"]

@@ -210,7 +210,7 @@ def main() -> None:
         recipe = reduced(recipe, NET, 100 if args.smoke else SAMPLES)
         options = {**recipe.stream_options, "data_dir": args.data_dir}
         stream = cljax.streams.STREAMS["cifar100-20x5"](**options)
-    method = cljax.lamaml(**recipe.method_options)
+    method = cljax.LaMAML(**recipe.method_options)
     stride, seeds = STRIDE[args.recipe], range(2 if args.smoke else args.seeds)
     every, folder = stride * recipe.method_options["glances"], args.runs / args.recipe
     if args.smoke:

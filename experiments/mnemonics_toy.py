@@ -147,7 +147,7 @@ def main() -> None:
         if args.smoke:
             policy = policy.replace("outer_epochs=2", "outer_epochs=1")
         began = time.perf_counter()
-        method = cljax.lucir(**{**recipe.method_options, **BALANCED, "exemplars": policy})
+        method = cljax.LUCIR(**{**recipe.method_options, **BALANCED, "exemplars": policy})
         run = cljax.run(
             method, stream, seeds=seeds, net=recipe.net, batch_size=recipe.batch_size,
             epochs=1 if args.smoke else recipe.epochs,
@@ -197,7 +197,7 @@ def _losses(stream, recipe, policy: str) -> np.ndarray:
     """Validation loss of the first task's outer steps, one seed."""
     from cljax.engine.learn import learn
 
-    method = cljax.lucir(**{**recipe.method_options, "exemplars": policy})
+    method = cljax.LUCIR(**{**recipe.method_options, "exemplars": policy})
     first = cljax.streams.base.first_tasks(stream, 1)
     history = learn(
         method, resolve.net(recipe.net)(10), first, [0], batch_size=recipe.batch_size,

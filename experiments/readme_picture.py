@@ -19,9 +19,9 @@ import cljax
 from cljax import plot
 
 METHODS = {
-    "finetune": cljax.finetune(lr=0.05),
-    "er": cljax.er(lr=0.05, capacity=200, replay_size=10),
-    "lamaml": cljax.lamaml(alpha_init=0.15, alpha_lr=0.3, capacity=200),
+    "finetune": cljax.Finetune(lr=0.05),
+    "er": cljax.ER(lr=0.05, capacity=200, replay_size=10),
+    "lamaml": cljax.LaMAML(alpha_init=0.15, alpha_lr=0.3, capacity=200),
 }
 
 

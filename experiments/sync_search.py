@@ -51,7 +51,7 @@ def compile_lane(stream, capacity: int):
     allowed = jnp.ones(stream.num_classes, bool)
 
     def lane(setting: Setting, rows, key_init, key_update, tests):
-        learner = cljax.sync_lamaml(
+        learner = cljax.SyncLaMAML(
             alpha_init=setting.alpha_init, lr=setting.lr, alpha_lr=setting.alpha_lr,
             capacity=capacity, replay_size=10, glances=5, reservoir_rule="inclusive",
             with_replacement=True, algebra="low-rank",

@@ -113,7 +113,7 @@ def watched(
     for seed, of_rule in seeds:
         options = {**recipe.method_options, "rule": str(rule), "rule_seed": of_rule}
         run = cljax.run(
-            _watching(cljax.teacher(**options)), stream, seeds=[seed], net=recipe.net,
+            _watching(cljax.Teacher(**options)), stream, seeds=[seed], net=recipe.net,
             batch_size=recipe.batch_size, epochs=recipe.epochs, entries="diagonal-last",
         )  # fmt: skip
         own = jax.tree.map(lambda a: np.asarray(a, np.float64), run.states[0].inner.training)

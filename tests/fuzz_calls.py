@@ -93,8 +93,8 @@ def public(folder: Path) -> dict[str, Call]:
       folder: whose ``run`` is a finished run, ``sweep`` a finished sweep, ``other`` neither.
     """
     stream = _stream()
-    done = cljax.run(cljax.finetune(), stream, seeds=1, net="mlp:2", batch_size=12)
-    method = cljax.er(capacity=4, replay_size=2)
+    done = cljax.run(cljax.Finetune(), stream, seeds=1, net="mlp:2", batch_size=12)
+    method = cljax.ER(capacity=4, replay_size=2)
     model, spec = cljax.nets.mlp(2)(4), stream.spec(4)
     folders = [str(folder / name) for name in ("run", "sweep", "other", "none", "file")]
     matrix = np.linspace(0, 1, 12).reshape(4, 3)
@@ -107,9 +107,9 @@ def public(folder: Path) -> dict[str, Call]:
         "sedes": (), "batchsize": (),
     }  # fmt: skip
     whats = (
-        cljax.finetune(), method, "er", "err", cljax.lamaml, cljax.ewc(100.0), cljax.ewc,
-        cljax.finetune(penalty=cljax.si()), cljax.finetune(optimizer=optax.adam(1e-3)),
-        "lamaml:reference", cljax.gem(), cljax.icarl(capacity=8), cljax.finetune(lr=1e30),
+        cljax.Finetune(), method, "er", "err", cljax.LaMAML, cljax.EWC(100.0), cljax.EWC,
+        cljax.Finetune(penalty=cljax.SI()), cljax.Finetune(optimizer=optax.adam(1e-3)),
+        "lamaml:reference", cljax.GEM(), cljax.ICaRL(capacity=8), cljax.Finetune(lr=1e30),
     )  # fmt: skip
     streams = (stream, stream, stream, cljax.streams.mnist_rotations, (rows, labels), "split")
     running = (cljax.Running(), {"keep": 3}, cljax.Running(segment_seconds=0),
@@ -117,7 +117,7 @@ def public(folder: Path) -> dict[str, Call]:
     grid = ([{"lr": 0.1}], [{"lr": 0.1}, {"lr": 0.2}], [{"lrr": 0.1}], [{}], {"lr": [0.1]})
     plans = functools.partial(cljax.sweep.plan, seeds=1, net="mlp:2", batch_size=12)
     tuned = (cljax.Tune(seeds=(1000,)), cljax.Tune(seeds=(0,)), 3)
-    methods = ({"a": (cljax.er, {"lr": [0.1]})}, {"a": cljax.er}, {"a": (cljax.er(), {})}, {})
+    methods = ({"a": (cljax.ER, {"lr": [0.1]})}, {"a": cljax.ER}, {"a": (cljax.ER(), {})}, {})
     loss = lambda w, x: (w - x) ** 2
     step = cljax.sgd_step(loss, 0.1)
     memory = reservoir.init(jax.ShapeDtypeStruct((2,), "float32"), 3)
@@ -137,7 +137,7 @@ def public(folder: Path) -> dict[str, Call]:
                         "net": ("mlp:2",), "seeds": (1,), "running": running,
                         "out": (str(folder / "study"),), "batch_size": (12,)},
                         frozenset({"out"})),
-        "sweep.plan": Call(cljax.sweep.plan, {"what": (cljax.er, "er", cljax.er()),
+        "sweep.plan": Call(cljax.sweep.plan, {"what": (cljax.ER, "er", cljax.ER()),
                            "stream": streams, "settings": grid, "on": ("validation", "test"),
                            "metric": ("RA", "FWT"), "recipe": (None, "x"),
                            "lanes_at_a_time": (None, 1), **of_run}),
@@ -197,11 +197,11 @@ def public(folder: Path) -> dict[str, Call]:
                                     "total": (4, None), "per_class": (None, 2)},
                                     frozenset({"class_mask"})),
         "policies.named": Call(named, {"policy": ("herding", "mnemonics:inner_steps=2", "x:y")}),
-        "with_exemplars": Call(cljax.with_exemplars, {"method": (method,),
+        "with_exemplars": Call(cljax.WithExemplars, {"method": (method,),
                                "exemplars": ("herding",), "per_class": (2,)}),
         "nets.from_linen": Call(cljax.nets.from_linen, {"module": (), "head": (None,)}),
         "nets.from_nnx": Call(cljax.nets.from_nnx, {"make": (lambda rngs: None,)}),
-        "optimizer": Call(cljax.finetune, {"lr": (0.1, optax.constant_schedule(0.1)), "optimizer": (
+        "optimizer": Call(cljax.Finetune, {"lr": (0.1, optax.constant_schedule(0.1)), "optimizer": (
                           "sgd", optax.sgd(optax.constant_schedule(0.1)), optax.lbfgs(),
                           optax.MultiSteps(optax.sgd(0.1), 2), optax.adam)}),
         "continuum": Call(cljax.continuum_lower_bound, {"p0": (0.6,), "num_tasks": (5,),

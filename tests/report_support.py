@@ -72,7 +72,7 @@ def picture_stream():
 
 
 def small_run(folder):
-    method = cljax.lamaml(alpha_init=0.05, alpha_lr=0.1, capacity=20, replay_size=4)
+    method = cljax.LaMAML(alpha_init=0.05, alpha_lr=0.1, capacity=20, replay_size=4)
     return cljax.run(
         method, picture_stream(), seeds=2, net=cljax.nets.mlp(6), batch_size=4, out=folder
     )

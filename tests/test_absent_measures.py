@@ -57,16 +57,16 @@ def results(method, source=None, diverged=(None,) * S, **options):
 
 LOST = ("LA", "BTI", "forgetting", "F")
 CASES = {
-    "iid": (cljax.iid, {}, "learns all tasks at once", (*metrics.AFTER_EACH,)),
-    "joint": (cljax.joint, {}, "goes on learning", LOST),
+    "iid": (cljax.IID, {}, "learns all tasks at once", (*metrics.AFTER_EACH,)),
+    "joint": (cljax.Joint, {}, "goes on learning", LOST),
     "iid by batches of tasks": (
-        lambda: cljax.iid(tasks_per_batch=2), {}, "learns all tasks at once", LOST
+        lambda: cljax.IID(tasks_per_batch=2), {}, "learns all tasks at once", LOST
     ),
     "a stream without ends": (
-        cljax.finetune, {"source": cljax.streams.task_free(stream())}, "have no ends", LOST
+        cljax.Finetune, {"source": cljax.streams.task_free(stream())}, "have no ends", LOST
     ),
     "a blurry stream": (
-        cljax.er, {"source": cljax.streams.blurry(stream(), 0.5)}, "have no ends", ("LA", "AIA")
+        cljax.ER, {"source": cljax.streams.blurry(stream(), 0.5)}, "have no ends", ("LA", "AIA")
     ),
 }  # fmt: skip
 
@@ -84,13 +84,13 @@ def test_measures_without_meaning_are_absent_with_the_reason(name):
 
 
 def test_other_methods_keep_their_measures():
-    _, found = results(cljax.finetune())
+    _, found = results(cljax.Finetune())
     assert set(found["metrics"]) == set(metrics.NAMES) and found["absent"] == {}
-    _, joint = results(cljax.joint())
+    _, joint = results(cljax.Joint())
     assert {"RA", "AIA", "FWT"} <= set(joint["metrics"])
 
 
-@pytest.mark.parametrize("make", [cljax.iid, cljax.joint])
+@pytest.mark.parametrize("make", [cljax.IID, cljax.Joint])
 def test_tables_protocol_and_report_say_so(make):
     config, found = results(make())
     lines = protocol.table(config, found).splitlines()
@@ -106,11 +106,11 @@ def test_tables_protocol_and_report_say_so(make):
     run = cljax.Run(config, found)
     with pytest.raises(cljax.errors.UserError, match="metric LA is absent: .*[^.]\\.$"):
         run.metric("LA")
-    assert "LA the mean accuracy" in protocol.paragraph(results(cljax.finetune())[0])
+    assert "LA the mean accuracy" in protocol.paragraph(results(cljax.Finetune())[0])
 
 
 def test_a_stream_of_one_task_has_nothing_to_forget():
-    _, found = results(cljax.finetune(), stream(1))
+    _, found = results(cljax.Finetune(), stream(1))
     for metric in ("BTI", "F", "FWT", "forgetting"):
         assert found["absent"][metric] == "needs at least 2 tasks, but the stream has 1."
     assert found["metrics"]["LA"]["mean"] == found["metrics"]["RA"]["mean"]
@@ -119,7 +119,7 @@ def test_a_stream_of_one_task_has_nothing_to_forget():
 def test_when_all_seeds_diverged_nothing_is_measured():
     gone = (Divergence(0, 1, "loss"),) * S
     evaluations = [Evaluation(scenario="class", metric="accuracy_of_mine")]
-    _, found = results(cljax.finetune(), diverged=gone, evaluations=evaluations)
+    _, found = results(cljax.Finetune(), diverged=gone, evaluations=evaluations)
     assert found["metrics"] == {}
     assert set(found["absent"]) >= set(metrics.NAMES)
     reasons = {found["absent"][name] for name in (*metrics.NAMES, "accuracy_of_mine")}
@@ -128,7 +128,7 @@ def test_when_all_seeds_diverged_nothing_is_measured():
 
 
 def test_one_diverged_seed_leaves_the_others_measures():
-    _, found = results(cljax.finetune(), diverged=(None, Divergence(0, 1, "loss")))
+    _, found = results(cljax.Finetune(), diverged=(None, Divergence(0, 1, "loss")))
     assert set(found["metrics"]) == set(metrics.NAMES)
     assert found["metrics"]["RA"]["values"][1] is None
 

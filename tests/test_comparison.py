@@ -11,11 +11,11 @@ from cljax.errors import Interrupted, UserError
 from cljax.stats import holm, paired
 from cljax.streams.base import first_tasks, plan
 
-LAMAML = lambda alpha_init: cljax.lamaml(
+LAMAML = lambda alpha_init: cljax.LaMAML(
     alpha_init=alpha_init, capacity=6, replay_size=3, glances=1
 )
-REPLAY = lambda lr: cljax.er(lr=lr, capacity=6, replay_size=3)
-NAIVE = lambda lr: cljax.finetune(lr=lr)
+REPLAY = lambda lr: cljax.ER(lr=lr, capacity=6, replay_size=3)
+NAIVE = lambda lr: cljax.Finetune(lr=lr)
 METHODS = {
     "lamaml": (LAMAML, {"alpha_init": [0.1, 0.3]}),
     "er": (REPLAY, {"lr": [0.1, 0.001]}),

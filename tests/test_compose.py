@@ -44,7 +44,7 @@ def problem(**options):
     """La-MAML bound to a network and a stream of two tasks, and a run of it as a function."""
     x, y, task = arrays()
     stream = cljax.streams.from_arrays((x, y, task), test=(x, y, task), val=0.0, dtype="float64")
-    method = cljax.lamaml(
+    method = cljax.LaMAML(
         **{"alpha_init": 0.2, "capacity": 6, "replay_size": 3, "glances": 2, **options}
     )
     model = cljax.nets.mlp(4)(stream.num_classes)
@@ -214,7 +214,7 @@ def test_an_optax_direction_and_schedule_take_the_place_of_a_named_optimiser(nam
 def test_a_schedule_stops_learning_when_it_says_so():
     """Steps of zero length leave the parameters bit for bit."""
     stops = optax.sgd(optax.piecewise_constant_schedule(0.1, {2: 0.0}))
-    learner = support.bind(cljax.finetune(optimizer=stops))
+    learner = support.bind(cljax.Finetune(optimizer=stops))
     batches = support.batches(6)
     early = support.run(learner, jax.tree.map(lambda a: a[:2], batches))[0].params
     late = support.run(learner, batches)[0].params
@@ -236,7 +236,7 @@ def test_a_run_with_an_optax_schedule_has_its_own_identity():
     with jax.enable_x64(False):
         for rate in (0.1, 0.2, 0.1):
             falling = optax.sgd(optax.cosine_decay_schedule(rate, 6))
-            method = cljax.er(capacity=6, optimizer=falling)
+            method = cljax.ER(capacity=6, optimizer=falling)
             done = cljax.run(method, stream, seeds=1, net="mlp:5", batch_size=4)
             hashes.add(done.config["config_hash"])
     assert len(hashes) == 2
@@ -245,6 +245,6 @@ def test_a_run_with_an_optax_schedule_has_its_own_identity():
 def test_own_data_and_a_method_in_ten_lines():
     x, y, site = arrays()
     stream = cljax.streams.from_arrays((x, y, site), test=(x, y, site), dtype="float64", val=0.0)
-    method = cljax.lamaml(alpha_init=0.3, capacity=8)
+    method = cljax.LaMAML(alpha_init=0.3, capacity=8)
     history = learn(method, cljax.nets.mlp(4)(2), stream, [0], batch_size=4, epochs=3)
     assert history.evaluations["logits"][0, -1].mean() > 0.9

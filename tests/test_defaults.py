@@ -73,7 +73,7 @@ def test_a_sweep_takes_the_recipe_for_a_name_and_defaults_for_a_factory():
     own = stream_of("mnist-rotations")
     settings = [{"lr": 0.1}]
     named = [cljax.sweep.plan("er", s, settings, seeds=1) for s in ("mnist-rotations", own)]
-    made = [cljax.sweep.plan(cljax.er, s, settings, seeds=1) for s in ("mnist-rotations", own)]
+    made = [cljax.sweep.plan(cljax.ER, s, settings, seeds=1) for s in ("mnist-rotations", own)]
     for plans in (named, made):
         configs = [plan.prepared[0].config for plan in plans]
         assert configs[0]["method"] == configs[1]["method"]
@@ -86,9 +86,9 @@ def test_a_sweep_takes_the_recipe_for_a_name_and_defaults_for_a_factory():
 
 def test_lanes_with_networks_as_objects_have_programs_of_their_own():
     nets = [lambda n: cljax.nets.mlp(3)(n), lambda n: cljax.nets.mlp(4)(n)]
-    plan = cljax.sweep.plan(cljax.er, support.stream(), [{"net": net} for net in nets], seeds=2)
+    plan = cljax.sweep.plan(cljax.ER, support.stream(), [{"net": net} for net in nets], seeds=2)
     assert len(plan.groups) == 2
-    again = cljax.sweep.plan(cljax.er, support.stream(), [{"net": net} for net in nets], seeds=2)
+    again = cljax.sweep.plan(cljax.ER, support.stream(), [{"net": net} for net in nets], seeds=2)
     assert [lane.name for lane in again.lanes] == [lane.name for lane in plan.lanes]
     assert again.config["sweep_hash"] == plan.config["sweep_hash"]
 
@@ -97,8 +97,8 @@ def test_lanes_with_networks_as_objects_have_programs_of_their_own():
 def _study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     methods = {
-        "sgd": (lambda lr: cljax.finetune(lr=lr), {"lr": [0.1, 0.01]}),
-        "naive": (lambda lr: cljax.finetune(lr=lr), {"lr": [0.2, 0.02]}),
+        "sgd": (lambda lr: cljax.Finetune(lr=lr), {"lr": [0.1, 0.01]}),
+        "naive": (lambda lr: cljax.Finetune(lr=lr), {"lr": [0.2, 0.02]}),
     }
     tune = cljax.Tune(seeds=(100, 101), tasks=2)
     return cljax.compare(

@@ -38,7 +38,7 @@ assert jax.device_count() == 8
 
 
 def run(**options):
-    method = cljax.er(lr=0.1, capacity=6)
+    method = cljax.ER(lr=0.1, capacity=6)
     stream, model = support.stream(), cljax.nets.mlp(5)(support.NUM_CLASSES)
     return learn(method, model, stream, list(range(6)), batch_size=4, online=True, **options)
 
@@ -179,7 +179,7 @@ def test_two_processes_share_a_sweep(started, capsys, tmp_path):
 def test_devices_that_cannot_be_are_refused(options, message):
     model = cljax.nets.mlp(5)(support.NUM_CLASSES)
     with pytest.raises(UserError, match=message):
-        learn(cljax.finetune(), model, support.stream(), [0, 1], batch_size=4, **options)
+        learn(cljax.Finetune(), model, support.stream(), [0, 1], batch_size=4, **options)
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,7 @@ def test_a_run_that_forgot_is_as_bad_without_the_last_tasks_tests():
     y = np.repeat(np.arange(C), 20)
     data = ((np.eye(C)[y] + 0.3 * rng.normal(size=(len(y), C))).astype(np.float32), y, y // 2)
     make = lambda d: cljax.streams.from_arrays(d, test=d, dtype="float32", num_classes=C)
-    run = cljax.run(cljax.finetune(lr=0.5), make(data), seeds=1, net="mlp:8", epochs=5)
+    run = cljax.run(cljax.Finetune(lr=0.5), make(data), seeds=1, net="mlp:8", epochs=5)
     whole = evaluate(run.state, make(data), scenario="class").accuracy[0, :2]
     alone = evaluate(run.state, make(part(data, [0, 1])), scenario="class").accuracy[0]
     np.testing.assert_allclose(alone, whole)

@@ -23,7 +23,7 @@ from cljax.nets import mlp
 from cljax.runner.config import entry_of, evaluation_of
 from cljax.types import Method, Predictor, Readout, Variables
 
-FINETUNE = cljax.finetune(lr=0.1)
+FINETUNE = cljax.Finetune(lr=0.1)
 READOUT = Evaluation("readout", "features", "task", readout=Readout(steps=4))
 BOTH = (Evaluation(scenario="class"), READOUT)
 GROUPS = ([0, 2, 3], [1, 3])  # classes of two tasks: not as many in each, and not side by side

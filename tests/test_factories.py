@@ -63,7 +63,7 @@ def test_an_unknown_option_is_refused_as_by_a_function():
 
 
 def test_a_penalty_is_part_of_a_runs_identity_by_its_options():
-    a, b = (plain(cljax.er(penalty=cljax.ewc(s)).options) for s in (1.0, 2.0))
+    a, b = (plain(cljax.ER(penalty=cljax.EWC(s)).options) for s in (1.0, 2.0))
     assert a != b and a["penalty"]["options"]["strength"] == 1.0
 
 
@@ -79,5 +79,5 @@ def test_a_users_own_functions_are_told_apart_by_what_they_close_over():
 
     assert content(mine(0.1)) != content(mine(1.0))
     assert content(mine(0.1)) == content(mine(0.1))
-    adam = [content(cljax.finetune(optimizer=optax.adam(lr)).options) for lr in (0.1, 0.1, 0.2)]
+    adam = [content(cljax.Finetune(optimizer=optax.adam(lr)).options) for lr in (0.1, 0.1, 0.2)]
     assert adam[0] == adam[1] != adam[2]

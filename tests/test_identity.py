@@ -41,7 +41,7 @@ TABLE = {"inner": {"rate": 0.5}}
 
 def hash_of(method=None, stream=None, **options):
     options = {"seeds": 1, "net": "mlp:5", "batch_size": 4, **options}
-    method = cljax.finetune(lr=0.1) if method is None else method
+    method = cljax.Finetune(lr=0.1) if method is None else method
     made = prepare(method, support.stream() if stream is None else stream, **options)
     return made.config["config_hash"]
 
@@ -342,15 +342,15 @@ def test_optimisers_schedules_and_penalties_are_told_by_content():
     def schedule(rate):
         return lambda step: rate / (1 + step)
 
-    quadratic = lambda factor: cljax.ewc(1.0)._replace(
+    quadratic = lambda factor: cljax.EWC(1.0)._replace(
         value=lambda state, params: factor * jnp.zeros(())
     )
-    make = cljax.finetune
+    make = cljax.Finetune
     methods = [
         make(optimizer=optax.sgd(0.1)), make(optimizer=optax.sgd(0.2)),
         make(optimizer=optax.sgd(schedule(0.1))), make(optimizer=optax.sgd(schedule(0.2))),
         make(optimizer=optax.sgd(optax.cosine_decay_schedule(0.1, 6))),
-        make(penalty=cljax.ewc(1.0)), make(penalty=cljax.ewc(2.0)), make(penalty=quadratic(1.0)),
+        make(penalty=cljax.EWC(1.0)), make(penalty=cljax.EWC(2.0)), make(penalty=quadratic(1.0)),
         make(penalty=quadratic(2.0)), cljax.resolve.method_factory("ewc")(strength=1.0), make(),
         make()._replace(bind=make(lr=0.3).bind), make(lr=np.float32(0.01)), make(lr=0.01),
     ]  # fmt: skip
@@ -375,7 +375,7 @@ def own_method(rate, start=None):
 def test_methods_of_three_functions_are_told_by_what_they_hold():
     hashes = {
         hash_of(own_method(0.1)), hash_of(own_method(0.2)),
-        hash_of(own_method(0.1, np.ones((6, 4)))), hash_of(cljax.finetune(lr=0.1)),
+        hash_of(own_method(0.1, np.ones((6, 4)))), hash_of(cljax.Finetune(lr=0.1)),
     }  # fmt: skip
     assert len(hashes) == 4 and hash_of(own_method(0.1)) in hashes
 
@@ -407,10 +407,10 @@ def test_streams_are_told_by_arrays_transforms_and_planners():
         cljax.streams.blurry(split, 0.1), cljax.streams.blurry(split, 0.10000001),
         replaced(split, train_y=np.asarray(split.train_y)[::-1]),
     ]  # fmt: skip
-    made = [prepare(cljax.finetune(), s, net="mlp:5", seeds=1, batch_size=4) for s in streams]
+    made = [prepare(cljax.Finetune(), s, net="mlp:5", seeds=1, batch_size=4) for s in streams]
     assert len({one.config["config_hash"] for one in made}) == len(streams)
     assert len({one.config["stream"]["checksum"] for one in made}) == len(streams)
-    again = prepare(cljax.finetune(), support.stream(), net="mlp:5", seeds=1, batch_size=4)
+    again = prepare(cljax.Finetune(), support.stream(), net="mlp:5", seeds=1, batch_size=4)
     assert again.config["config_hash"] == made[0].config["config_hash"]
     assert made[9].config["identity"] == {}  # its name and checksum tell all
 
@@ -486,7 +486,7 @@ def test_functions_in_loops_run_with_the_values_that_tell_them(loop, monkeypatch
 
 def once(folder, **options):
     options = {"net": linen(2), "seeds": 1, "batch_size": 4, "out": folder, **options}
-    return cljax.run(cljax.finetune(lr=0.1), support.stream(), **options)
+    return cljax.run(cljax.Finetune(lr=0.1), support.stream(), **options)
 
 
 def test_a_folder_gives_back_its_own_run_alone(tmp_path):
@@ -534,7 +534,7 @@ class Own:
     def __init__(self): self.table = np.arange(3); self.names = {"z", "y"}
     def __call__(self, n): return [n, NAMES, KEEP]
 def f(x, *, k=(1, 2)): return lambda y: x + y
-value = [Own(), f(3), functools.partial(f, k={"p": 1}), {"s": NAMES}, cljax.lamaml().bind]
+value = [Own(), f(3), functools.partial(f, k={"p": 1}), {"s": NAMES}, cljax.LaMAML().bind]
 found = content(value)
 assert not found.unknown, found.unknown
 print(json.dumps(found.json, sort_keys=True))
@@ -596,7 +596,7 @@ def test_a_seed_is_a_whole_number_of_32_bits(seed):
         lambda: cljax.keys.purpose(seed, "init"),
         lambda: hash_of(seeds=[seed]),
         lambda: cljax.sweep.plan("er", support.stream(), [{"lr": 0.1}], seeds=[seed]),
-        lambda: cljax.compare({"a": (cljax.er, {"lr": [0.1]})}, support.stream(), seeds=[seed]),
+        lambda: cljax.compare({"a": (cljax.ER, {"lr": [0.1]})}, support.stream(), seeds=[seed]),
     )
     for call in calls:
         with pytest.raises(UserError, match=r"must be a whole number from 0 to 4294967295"):

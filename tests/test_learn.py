@@ -22,7 +22,7 @@ from cljax.nets import from_linen
 from cljax.streams.base import plan
 from cljax.types import Array, Info, Learner, Method, Needs, Phase, Predictor, StepPlan, Variables
 
-METHOD = cljax.lamaml(capacity=6, replay_size=3, glances=2, algebra="low-rank")
+METHOD = cljax.LaMAML(capacity=6, replay_size=3, glances=2, algebra="low-rank")
 MODEL = cljax.nets.mlp(5)(support.NUM_CLASSES)
 
 
@@ -95,7 +95,7 @@ def test_a_run_is_a_function_of_its_hyper_parameters():
     data, rows = train_data(stream), device_plan(plan(stream, 0, 4))
 
     def final_loss(alpha_lr):
-        method = cljax.lamaml(
+        method = cljax.LaMAML(
             alpha_lr=alpha_lr, capacity=6, replay_size=3, glances=1, order="second"
         )
         learner = method.bind(MODEL, stream.spec(4))
@@ -174,7 +174,7 @@ def test_progress_reports_every_part_in_the_calling_thread():
 
 
 def test_a_diverged_seed_stops_and_says_where():
-    method = cljax.lamaml(alpha_init=1e30, capacity=6, replay_size=3, glances=2, clip_norm=None)
+    method = cljax.LaMAML(alpha_init=1e30, capacity=6, replay_size=3, glances=2, clip_norm=None)
     history = run(seeds=(0,), method=method)
     assert history.diverged[0].task == 0 and 0 <= history.diverged[0].step < 9
     assert history.diverged[0].leaf.startswith("params/")

@@ -36,10 +36,10 @@ def _refused(match, fn, *args, **options):
 
 def test_what_is_no_method_is_refused_with_what_makes_one(stream):
     for what, match in (
-        (cljax.ewc(100.0), "penalty ewc, but a penalty is carried by a method"),
-        (cljax.si(), "cljax.finetune\\(penalty=...\\)"),
-        (cljax.lamaml, "the function lamaml, .* call it: lamaml\\(\\)"),
-        (cljax.er, "call it: er\\(\\)"),
+        (cljax.EWC(100.0), "penalty ewc, but a penalty is carried by a method"),
+        (cljax.SI(), "cljax.Finetune\\(penalty=...\\)"),
+        (cljax.LaMAML, "the function lamaml, .* call it: lamaml\\(\\)"),
+        (cljax.ER, "call it: er\\(\\)"),
         (None, "The method is None"),
         (3, "The method is 3"),
         (cljax.Method, "The method is the class Method"),
@@ -65,7 +65,7 @@ def test_what_is_no_stream_is_refused_with_what_makes_one():
         (7, "The stream is 7"),
         ("", "stream '' is not known"),
     ):
-        _refused(match, cljax.run, cljax.finetune(), stream)
+        _refused(match, cljax.run, cljax.Finetune(), stream)
     for fn in (cljax.streams.blurry, cljax.streams.task_free, cljax.streams.gaussian,
                cljax.streams.i_blurry):  # fmt: skip
         _refused("must be a Stream", fn, cljax.streams.mnist_rotations)
@@ -118,7 +118,7 @@ def test_what_is_no_network_is_refused_with_what_makes_one(stream):
         ("mlp:x", "widths 'x'|init"),
         ("mlp:0", "width is 0"),
     ):
-        _refused(match, cljax.run, cljax.finetune(), stream, net=net)
+        _refused(match, cljax.run, cljax.Finetune(), stream, net=net)
 
 
 def test_a_network_that_returns_something_else_is_refused_before_it_trains(stream):
@@ -134,8 +134,8 @@ def test_a_network_that_returns_something_else_is_refused_before_it_trains(strea
         (_wrong_variables, "must return Variables"),
         (_state_that_grows, "model_state of other shapes"),
     ):
-        _refused(match, cljax.run, cljax.finetune(), stream, net=net)
-        _refused(match, cljax.sweep.plan, cljax.finetune, stream, [{}], net=net)
+        _refused(match, cljax.run, cljax.Finetune(), stream, net=net)
+        _refused(match, cljax.sweep.plan, cljax.Finetune, stream, [{}], net=net)
 
 
 def test_apply_that_returns_no_output_is_refused():
@@ -177,7 +177,7 @@ def test_an_equinox_network_of_logits_alone_is_told_of_the_pair(stream):
     eqx = pytest.importorskip("equinox")
     net = lambda num: cljax.nets.from_equinox(lambda key: eqx.nn.Linear(6, num, key=key))
     _refused("Equinox module returns .*pair \\(logits, features\\)", cljax.run,
-             cljax.finetune(), stream, net=net)  # fmt: skip
+             cljax.Finetune(), stream, net=net)  # fmt: skip
 
 
 def test_optimisers_that_need_more_than_a_gradient_are_refused():
@@ -190,15 +190,15 @@ def test_optimisers_that_need_more_than_a_gradient_are_refused():
         ("sdg", "did you mean sgd"),
         (None, "optimizer is None"),
     ):
-        for make in (cljax.finetune, cljax.er, cljax.gem, cljax.icarl, cljax.itaml):
+        for make in (cljax.Finetune, cljax.ER, cljax.GEM, cljax.ICaRL, cljax.ITAML):
             if optimizer is not None:
                 _refused(match, make, optimizer=optimizer)
         if not isinstance(optimizer, str):
             _refused(match, cljax.optax_step, lambda w, x: w, optimizer)
-    cljax.finetune(optimizer=optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation())
-    cljax.finetune(optimizer=optax.sgd(optax.constant_schedule(0.1)))  # where a schedule goes
-    cljax.finetune(optimizer=optax.masked(optax.sgd(0.1), {"other": True}))  # for other names
-    _refused("schedule goes into an optax", cljax.finetune, lr=optax.constant_schedule(0.1))
+    cljax.Finetune(optimizer=optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation())
+    cljax.Finetune(optimizer=optax.sgd(optax.constant_schedule(0.1)))  # where a schedule goes
+    cljax.Finetune(optimizer=optax.masked(optax.sgd(0.1), {"other": True}))  # for other names
+    _refused("schedule goes into an optax", cljax.Finetune, lr=optax.constant_schedule(0.1))
 
 
 def test_a_keyword_that_is_not_known_is_named_with_its_neighbours(stream):
@@ -208,11 +208,11 @@ def test_a_keyword_that_is_not_known_is_named_with_its_neighbours(stream):
         ({"progres": print}, "did you mean .*progress"),
         ({"lr": 0.1}, "argument of cljax.run 'lr'"),
     ):
-        _refused(match, cljax.run, cljax.finetune(), stream, **options)
+        _refused(match, cljax.run, cljax.Finetune(), stream, **options)
         with pytest.raises(UserError) as found:
-            cljax.run(cljax.finetune(), stream, **options)
+            cljax.run(cljax.Finetune(), stream, **options)
         assert "prepare" not in str(found.value)
-    _refused("cljax.sweep.plan 'epoch'", cljax.sweep.plan, cljax.er, stream, [{}], epoch=1)
+    _refused("cljax.sweep.plan 'epoch'", cljax.sweep.plan, cljax.ER, stream, [{}], epoch=1)
 
 
 def test_run_shows_the_keywords_that_it_passes_on():
@@ -250,7 +250,7 @@ def test_how_a_run_is_kept_and_shown_is_checked(stream, tmp_path):
         ("epochs", 0, "epochs is 0"),
         ("batch_size", None.__class__, "batch_size is the class NoneType"),
     ):
-        _refused(match, cljax.run, cljax.finetune(), stream, **{name: value})
+        _refused(match, cljax.run, cljax.Finetune(), stream, **{name: value})
         if name in ("progress", "running"):
             _refused(match, cljax.resume, tmp_path, **{name: value})
 
@@ -263,30 +263,30 @@ def test_more_than_the_machine_has_is_refused_before_it_is_asked_for(stream):
         ({"batch_size": 10**19}, "at most 2147483647"),
         ({"net": f"mlp:{big}"}, "state of a run would take .* GB"),
     ):
-        _refused(match, cljax.run, cljax.finetune(), stream, seeds=1, **options)
-    for method in (cljax.er(capacity=big), cljax.gem(per_task=big), cljax.lamaml(capacity=big)):
+        _refused(match, cljax.run, cljax.Finetune(), stream, seeds=1, **options)
+    for method in (cljax.ER(capacity=big), cljax.GEM(per_task=big), cljax.LaMAML(capacity=big)):
         _refused("state of a run", cljax.run, method, stream, seeds=1, net="mlp:2")
 
 
 def test_studies_and_sweeps_are_checked(stream):
     tune = cljax.Tune(seeds=(1000,))
     for methods, match in (
-        ({"er": cljax.er}, "must be a dict of name -> \\(factory"),
-        ({"er": (cljax.er(), {})}, "must hold factories"),
-        ([cljax.er], "must be a dict"),
+        ({"er": cljax.ER}, "must be a dict of name -> \\(factory"),
+        ({"er": (cljax.ER(), {})}, "must hold factories"),
+        ([cljax.ER], "must be a dict"),
         ({}, "must be a dict"),
         ({"er": ("er", {"lr": [0.1]})}, "holds 'er'"),
     ):
         _refused(match, cljax.compare, methods, stream, tune=tune)
-    right = {"er": (cljax.er, {"lr": [0.1]})}
+    right = {"er": (cljax.ER, {"lr": [0.1]})}
     _refused("must be a cljax.Tune", cljax.compare, right, stream, tune=3)
     _refused("must be a Stream", cljax.compare, right, cljax.streams.split_mnist)
-    _refused("must be a factory", cljax.sweep.plan, cljax.er(), stream, [{}])
+    _refused("must be a factory", cljax.sweep.plan, cljax.ER(), stream, [{}])
     for settings in ({"lr": [0.1]}, "lr", [("lr", 0.1)], None):
-        _refused("must be a list of settings", cljax.sweep.plan, cljax.er, stream, settings)
+        _refused("must be a list of settings", cljax.sweep.plan, cljax.ER, stream, settings)
     _refused("must be a Plan", cljax.sweep.run, stream)
     _refused("recipe is 3", cljax.sweep.plan, "er", stream, [{}], recipe=3)
-    _refused("entries 'all'", cljax.sweep.plan, cljax.er, stream, [{}], entries="all")
+    _refused("entries 'all'", cljax.sweep.plan, cljax.ER, stream, [{}], entries="all")
 
 
 def test_folders_that_are_none_are_refused():
@@ -324,16 +324,16 @@ def test_keys_labels_seeds_and_models_of_other_types_are_refused(stream):
     _refused("labels is", fit, labels=np.array([None] * 4))
     _refused("lr is -1", fit, lr=-1)
     for model in (1.5, cljax.nets.mlp(2), None):
-        _refused("The model is", learn, cljax.finetune(), model, stream, [0], batch_size=4)
+        _refused("The model is", learn, cljax.Finetune(), model, stream, [0], batch_size=4)
     for seeds in (object(), int, "3"):
-        _refused("seeds is", learn, cljax.finetune(), None, stream, seeds, batch_size=4)
-        _refused("seeds", cljax.run, cljax.finetune(), stream, seeds=seeds)
+        _refused("seeds is", learn, cljax.Finetune(), None, stream, seeds, batch_size=4)
+        _refused("seeds", cljax.run, cljax.Finetune(), stream, seeds=seeds)
     _refused("The seed an object", cljax.streams.on_validation, stream, object())
 
 
 @pytest.fixture(scope="module")
 def lost(stream):
-    return cljax.run(cljax.finetune(lr=1e30), stream, seeds=2, net="mlp:3")
+    return cljax.run(cljax.Finetune(lr=1e30), stream, seeds=2, net="mlp:3")
 
 
 def test_where_all_seeds_diverged_every_question_says_so(lost):

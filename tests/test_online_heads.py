@@ -136,7 +136,7 @@ def test_replayed_and_remembered_examples_count_nothing():
     assert wide.online_sizes.sum() == len(source.train_y) < wide.batch_sizes.sum()
 
 
-@pytest.mark.parametrize("make", [cljax.joint, cljax.multitask])
+@pytest.mark.parametrize("make", [cljax.Joint, cljax.Multitask])
 def test_bounds_that_show_old_examples_again_count_them_once(make):
     source = stream("class", shuffle="none")
     rows = plan(make().arrange(source), 0, BATCH, 2)

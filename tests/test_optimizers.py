@@ -98,4 +98,4 @@ def test_an_unknown_optimiser_is_refused_and_a_users_own_is_taken_as_it_is():
 
 def test_a_schedule_as_a_step_size_is_refused_in_a_sentence():
     with pytest.raises(UserError, match="lr is a function, but it must be a number"):
-        cljax.finetune(lr=optax.constant_schedule(0.1))  # pyright: ignore[reportArgumentType]
+        cljax.Finetune(lr=optax.constant_schedule(0.1))  # pyright: ignore[reportArgumentType]

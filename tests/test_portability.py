@@ -57,7 +57,7 @@ def test_without_docstrings_and_what_only_unix_has_a_run_is_made_kept_and_read(t
         from cljax.cli import main
         from cljax.errors import Interrupted, UserError
 
-        print(cljax.lamaml.__doc__, __debug__)
+        print(cljax.LaMAML.__doc__, __debug__)
         text = io.StringIO()
         for command in (["list"], ["cite", "ewc"], ["run", "ewc", "mnist-rotations", "--help"],
                         ["protocol", "lamaml", "mnist-rotations", "--sample"]):

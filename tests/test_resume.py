@@ -11,21 +11,21 @@ import support
 import cljax
 from cljax.engine.learn import Checkpoints, learn
 from cljax.errors import Interrupted, UserError
-from cljax.methods.lucir import lucir
+from cljax.methods.lucir import LUCIR
 from cljax.nets import mlp
 from cljax.storage import checkpoint
 
 IDENTITY = {"config_hash": "one", "versions": "these"}
-LAMAML = cljax.lamaml(capacity=6, replay_size=3, glances=2, algebra="low-rank")
-EWC = cljax.finetune(lr=0.05, optimizer="adam", penalty=cljax.ewc(3.0, num_examples=7))
-LUCIR = lucir(
+LAMAML = cljax.LaMAML(capacity=6, replay_size=3, glances=2, algebra="low-rank")
+EWC = cljax.Finetune(lr=0.05, optimizer="adam", penalty=cljax.EWC(3.0, num_examples=7))
+LUCIR = LUCIR(
     per_class=2, capacity=None, exemplars="mnemonics:inner_steps=2,outer_epochs=1",
     balanced_epochs=1, optimizer="momentum",
 )  # fmt: skip
 METHODS = {
     "lamaml": LAMAML,
     "ewc with adam": EWC,  # an optimiser's state, phases
-    "gem": cljax.gem(lr=0.05, per_task=3),
+    "gem": cljax.GEM(lr=0.05, per_task=3),
     "lucir": LUCIR,  # a teacher, phases before and after tasks, exemplars that are learned
 }
 
@@ -113,14 +113,14 @@ def test_the_same_identity_with_other_shapes_is_refused(tmp_path):
     with pytest.raises(Interrupted):
         run(tmp_path, stop_after=6)
     with pytest.raises(UserError, match="does not fit this run"):
-        run(tmp_path, method=cljax.lamaml(capacity=7, replay_size=3, glances=2))
+        run(tmp_path, method=cljax.LaMAML(capacity=7, replay_size=3, glances=2))
 
 
 def test_settings_share_one_program_and_equal_their_single_runs():
     settings = [{"alpha_init": 0.1, "alpha_lr": 0.2}, {"alpha_init": 0.3}]
     both = run(settings=settings)
     for i, setting in enumerate(settings):
-        method = cljax.lamaml(
+        method = cljax.LaMAML(
             **{**dict(LAMAML.options), **setting}  # the same values from the start
         )
         single = run(method=method, seeds=(i,))

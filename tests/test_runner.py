@@ -19,7 +19,7 @@ from cljax.errors import Diverged, Interrupted, UserError
 from cljax.runner import artefacts
 from cljax.runner.config import canonical, config_hash
 
-METHOD = cljax.lamaml(capacity=6, replay_size=3, glances=2, algebra="low-rank")
+METHOD = cljax.LaMAML(capacity=6, replay_size=3, glances=2, algebra="low-rank")
 
 
 def run(**options):
@@ -66,7 +66,7 @@ def test_the_first_evaluation_is_the_headline_when_a_run_is_read_back(tmp_path):
     """Files sort names."""
     asked = [cljax.Evaluation("z", scenario="task"), cljax.Evaluation("a")]
     stream = cljax.streams.split_mnist(sample=True, samples_per_task=20)
-    options = {"stream": stream, "method": cljax.finetune(lr=0.1), "seeds": 1}
+    options = {"stream": stream, "method": cljax.Finetune(lr=0.1), "seeds": 1}
     done = run(out=tmp_path / "run", evaluations=asked, **options)
     first = done.accuracy_matrix("z")
     assert not np.array_equal(first, done.accuracy_matrix("a"), equal_nan=True)
@@ -163,13 +163,13 @@ def test_the_hash_names_what_decides_the_results_and_nothing_else():
     assert run(seeds=1, origins={"capacity": "me"}).config["config_hash"] == base["config_hash"]
     for change in ({"seeds": [1]}, {"batch_size": 6}, {"net": "mlp:4"}, {"entries": "full"},
                    {"lanes": "sequential"}, {"stream": support.stream(2)},
-                   {"method": cljax.lamaml(capacity=7, replay_size=3, glances=2)}):  # fmt: skip
+                   {"method": cljax.LaMAML(capacity=7, replay_size=3, glances=2)}):  # fmt: skip
         assert run(**{"seeds": 1, **change}).config["config_hash"] != base["config_hash"], change
     assert config_hash({**base, "commit": "other", "versions": {}}) == base["config_hash"]
 
 
 def test_a_seed_that_diverges_is_null_and_said_so():
-    bad = cljax.lamaml(alpha_init=1e30, capacity=6, replay_size=3, glances=2, clip_norm=None)
+    bad = cljax.LaMAML(alpha_init=1e30, capacity=6, replay_size=3, glances=2, clip_norm=None)
     done = run(method=bad)
     assert None not in done.results["diverged"] and "diverged" in done.table()
     assert "RA" in done.results["absent"]
@@ -177,7 +177,7 @@ def test_a_seed_that_diverges_is_null_and_said_so():
 
 
 def test_a_single_run_that_diverges_stops_with_task_update_and_leaf(tmp_path):
-    bad = cljax.lamaml(alpha_init=1e30, capacity=6, replay_size=3, glances=2, clip_norm=None)
+    bad = cljax.LaMAML(alpha_init=1e30, capacity=6, replay_size=3, glances=2, clip_norm=None)
     with pytest.raises(
         Diverged, match=r"lamaml diverged in task 0 at update \d: params/\S+ is not"
     ):
@@ -220,7 +220,7 @@ def test_the_last_good_checkpoint_is_kept(tmp_path, monkeypatch, late):
     )
     running = cljax.Running(checkpoint_every="1")
     with pytest.raises(Diverged, match="in task 1 .*the last good checkpoint is ") as error:
-        run(method=cljax.finetune(lr=0.1), stream=poisoned, seeds=1, out=tmp_path, running=running)
+        run(method=cljax.Finetune(lr=0.1), stream=poisoned, seeds=1, out=tmp_path, running=running)
     place = str(error.value).split("checkpoint is ")[1].rstrip(".")
     header = json.loads((Path(place) / "position.json").read_text())
     assert 0 < header["position"]["lanes"]["0"]["at"] <= 3
@@ -283,7 +283,7 @@ def test_names_recipes_and_objects_resolve_to_the_same_run():
     recipe = cljax.recipe("cmaml", "mnist-rotations", "lamaml", "reference").replace(**options)
     by_recipe = cljax.run(recipe, seeds=1)
     stream = cljax.streams.mnist_rotations(**options)
-    method = cljax.cmaml(**recipe.method_options)
+    method = cljax.CMAML(**recipe.method_options)
     by_object = cljax.run(method, stream, seeds=1, net=cljax.nets.mlp(100, 100), entries="lower")
     assert by_recipe.config["config_hash"] == by_object.config["config_hash"]
     assert by_recipe.results["metrics"] == by_object.results["metrics"]

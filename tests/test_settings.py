@@ -16,7 +16,7 @@ from cljax.runner.prepare import prepare
 
 
 def config():
-    return prepare(cljax.finetune(), support.stream(), seeds=1, net="mlp:5", batch_size=4).config
+    return prepare(cljax.Finetune(), support.stream(), seeds=1, net="mlp:5", batch_size=4).config
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_every_setting_that_changes_bits_is_decisive_and_no_part_of_the_hash(mon
 
 def test_packages_of_own_objects_are_recorded(monkeypatch):
     optax = pytest.importorskip("optax")
-    method = cljax.finetune(optimizer=optax.sgd(0.1))
+    method = cljax.Finetune(optimizer=optax.sgd(0.1))
     made = prepare(method, support.stream(), seeds=1, net="mlp:5", batch_size=4).config
     assert "optax" in made["packages"] and made["versions"]["optax"] == optax.__version__
     older = {**made, "versions": {**made["versions"], "optax": "0.0.1"}}
@@ -79,7 +79,7 @@ def test_a_run_goes_on_only_with_the_same_settings_and_is_read_back_with_any(tmp
 
     def go(**options):
         return cljax.run(
-            cljax.finetune(), support.stream(), seeds=1, net="mlp:5", batch_size=4,
+            cljax.Finetune(), support.stream(), seeds=1, net="mlp:5", batch_size=4,
             out=tmp_path / "run", running=often, **options,
         )  # fmt: skip
 

@@ -67,8 +67,8 @@ def test_my_penalty_against_lamaml_on_my_stream():
     rng = np.random.default_rng(0)
     y, site = np.arange(80) % 2, np.repeat([0, 1], 40)
     x = rng.integers(0, 100, (80, 6), dtype=np.uint8) + np.uint8(100) * y[:, None].astype(np.uint8)
-    mine = lambda strength, lr: cljax.er(lr=lr, capacity=20, penalty=path_penalty(strength))
-    ref = lambda alpha_init, alpha_lr: cljax.lamaml(
+    mine = lambda strength, lr: cljax.ER(lr=lr, capacity=20, penalty=path_penalty(strength))
+    ref = lambda alpha_init, alpha_lr: cljax.LaMAML(
         alpha_init=alpha_init, alpha_lr=alpha_lr, capacity=20
     )
     stream = cljax.streams.from_arrays(
@@ -152,9 +152,9 @@ class State(NamedTuple):
 def test_a_class_in_a_notebook():
     stream = cljax.streams.split_mnist(sample=True, samples_per_task=60)
     methods = {
-        "naive": cljax.finetune(lr=0.1),
-        "replay": cljax.er(lr=0.1, capacity=200),
-        "ewc": cljax.finetune(lr=0.1, penalty=cljax.ewc(100.0, num_examples=20)),
+        "naive": cljax.Finetune(lr=0.1),
+        "replay": cljax.ER(lr=0.1, capacity=200),
+        "ewc": cljax.Finetune(lr=0.1, penalty=cljax.EWC(100.0, num_examples=20)),
     }
     runs = {name: cljax.run(m, stream, seeds=2, net="mlp:20") for name, m in methods.items()}
     plot.accuracy_matrix(runs["replay"])

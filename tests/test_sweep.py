@@ -143,7 +143,7 @@ LAMAML = {"capacity": 6, "replay_size": 3, "glances": 2}
 
 def lamaml(*, alpha_init: float = 0.1, alpha_lr: float = 0.2) -> cljax.Method:
     """La-MAML with a small memory."""
-    return cljax.lamaml(**{**LAMAML, "alpha_init": alpha_init, "alpha_lr": alpha_lr})
+    return cljax.LaMAML(**{**LAMAML, "alpha_init": alpha_init, "alpha_lr": alpha_lr})
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_a_plan_tells_lanes_programs_bytes_and_time():
 def test_work_that_is_not_stated_gives_no_estimate():
     def untold(*, lr: float = 0.1) -> cljax.Method:
         """Fine-tuning that does not state its work."""
-        method = cljax.finetune(lr=lr)
+        method = cljax.Finetune(lr=lr)
         bind = lambda *problem: method.bind(*problem)._replace(examples_per_update=None)
         return method._replace(bind=bind)
 
@@ -257,7 +257,7 @@ def test_work_that_is_not_stated_gives_no_estimate():
 def test_tuning_seeds_are_apart_from_those_of_runs():
     seeds = {lane.seed for lane in planned(RATES, seeds=3).lanes}
     assert seeds == {1000, 1001, 1002} and sweep.FIRST_SEED == 1000
-    reported = prepare(cljax.finetune(), support.stream(), **SMALL).config["seeds"]
+    reported = prepare(cljax.Finetune(), support.stream(), **SMALL).config["seeds"]
     assert reported == [0, 1, 2, 3, 4] and not seeds & set(reported)
     assert {lane.seed for lane in planned(RATES, on="test").lanes} == {0, 1}
     assert {lane.seed for lane in planned(RATES, seeds=[7, 9]).lanes} == {7, 9}

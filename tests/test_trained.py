@@ -60,7 +60,7 @@ def test_places_are_within_the_task_or_the_classes_themselves_where_tasks_share_
         (lambda: evaluate(trained(told=True), stream(), scenario="class"), "must be told the task"),
         (lambda: evaluate(trained(told=True), stream(), scenario="class", continuum=2),
          "cannot infer that of a continuum"),
-        (lambda: cljax.run(cljax.independent(), stream(), net="mlp:2", evaluations=[
+        (lambda: cljax.run(cljax.Independent(), stream(), net="mlp:2", evaluations=[
             Evaluation("inferred", scenario="class", continuum=2)]),
          "cannot infer that of a continuum"),
         (lambda: cljax.Run({}, {}, resumed=True).state, "final states are not stored"),

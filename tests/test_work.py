@@ -44,7 +44,7 @@ def test_a_networks_forward_and_backward(lowering):
 def test_an_update():
     spec, model = support.spec(), cljax.nets.mlp(5)(support.NUM_CLASSES)
     weights = support.NUM_INPUTS * 5 + 5 * support.NUM_CLASSES
-    learner = cljax.er(replay_size=3, glances=2, capacity=6).bind(model, spec)
+    learner = cljax.ER(replay_size=3, glances=2, capacity=6).bind(model, spec)
     first = support.NUM_INPUTS * 5
     rows = 2 * (3 + support.BATCH)
     assert of_update(learner, spec).flops == 2 * rows * (3 * weights - first)

@@ -135,7 +135,7 @@ def learn(
     """Trains on a stream, task after task, once for each seed.
 
     Args:
-      method: for instance ``cljax.lamaml(...)``.
+      method: for instance ``cljax.LaMAML(...)``.
       model: for instance ``cljax.nets.mlp(100, 100)(10)``.
       seeds: one a run.
       batch_size: examples an update.

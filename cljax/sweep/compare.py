@@ -180,7 +180,7 @@ def _check(methods: Any, tune: Any) -> None:
         if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Mapping):
             raise UserError(
                 f"methods is {in_words(methods)}, but it must be a dict of name -> (factory, "
-                'values of its options), such as {"er": (cljax.er, {"lr": [0.03, 0.1]})}.'
+                'values of its options), such as {"er": (cljax.ER, {"lr": [0.03, 0.1]})}.'
             )
         if not callable(pair[0]) or isinstance(pair[0], Options):
             raise UserError(

@@ -50,7 +50,7 @@ def batch_of(seen: int, spec) -> Batch:
 
 def update_times(options: dict, spec, repeats: int) -> tuple[list[float], int]:
     """Milliseconds an update with 1 to 5 tasks seen, and bytes of the state."""
-    method = cljax.itaml(lr=0.01, **options)
+    method = cljax.ITAML(lr=0.01, **options)
     learner = method.bind(resolve.net(NET)(spec.num_classes), spec)
     state = learner.init(jax.random.key(0))
 

@@ -22,7 +22,7 @@ from cljax.engine.learn import learn
 
 def measured(num: int, stream: cljax.streams.Stream, policy: str) -> tuple[float, float, int]:
     """Seconds of training and testing, of compilation, and the device's peak of memory."""
-    method = cljax.lamaml(alpha_init=0.1, alpha_lr=0.3, capacity=200, algebra="low-rank")
+    method = cljax.LaMAML(alpha_init=0.1, alpha_lr=0.3, capacity=200, algebra="low-rank")
     began = time.perf_counter()
     settings = [{"alpha_init": 0.05 + 0.1 * i / num} for i in range(num)]
     history = learn(

@@ -55,9 +55,9 @@ def main() -> None:
         )  # fmt: skip
         small = cljax.streams.mnist_rotations(sample=True, num_tasks=5, samples_per_task=100)
         options = {"net": "mlp:100,100", "batch_size": 10}
-        cljax.run(cljax.lamaml(), large, seeds=seeds, out=root / "one", **options)
+        cljax.run(cljax.LaMAML(), large, seeds=seeds, out=root / "one", **options)
         for i in range(runs):
-            method = cljax.lamaml(alpha_init=0.05 + 0.01 * i)
+            method = cljax.LaMAML(alpha_init=0.05 + 0.01 * i)
             cljax.run(method, small, seeds=2, out=root / f"run{i:02}", **options)
         pages = {
             f"one run, {tasks} tasks, {seeds} seeds": [root / "one"],

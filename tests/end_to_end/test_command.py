@@ -72,7 +72,7 @@ def test_a_users_method_stream_and_network(tmp_path):
             Args:
               rate: how fast it learns.
             """
-            inner = cljax.cmaml(alpha_init=rate, lr=rate, capacity=9, glances=1)
+            inner = cljax.CMAML(alpha_init=rate, lr=rate, capacity=9, glances=1)
             return inner._replace(name="mine", options={"rate": rate})
 
         def stream(*, size: int = 20):

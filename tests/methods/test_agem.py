@@ -20,7 +20,7 @@ from cljax.types import Examples
 def learned(tasks):
     """A state after some tasks of three batches of four, and a batch of the last of them."""
     batches = support.batches(3 * tasks, tasks=tasks)
-    learner = support.bind(cljax.agem(lr=0.1, per_task=5))
+    learner = support.bind(cljax.AGEM(lr=0.1, per_task=5))
     state, add = learner.init(jax.random.key(0)), jax.jit(ring.add, static_argnums=4)
     memory = state.memory
     for i in range(3 * tasks):

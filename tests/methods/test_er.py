@@ -41,7 +41,7 @@ def joined(draws, batch):
 @pytest.mark.parametrize("updates", [0, 3])
 def test_a_step_by_hand(balance, updates):
     """Also the first one, whose memory is empty."""
-    learner = support.bind(cljax.er(lr=0.1, balance=balance, **OPTIONS))
+    learner = support.bind(cljax.ER(lr=0.1, balance=balance, **OPTIONS))
     batches = support.batches(4, tasks=2)
     state = learner.init(jax.random.key(0))
     if updates:
@@ -74,7 +74,7 @@ def test_task_weights_sum_to_the_number_of_tasks():
 def test_the_gradient_is_clipped_as_a_whole():
     batches = support.batches(1)
     bound = 1e-3
-    learner = support.bind(cljax.er(lr=1.0, clip_norm=bound, **OPTIONS))
+    learner = support.bind(cljax.ER(lr=1.0, clip_norm=bound, **OPTIONS))
     state = learner.init(jax.random.key(0))
     after, _ = support.run(learner, batches, state=state)
     moved = jax.tree.map(jnp.subtract, after.params, state.params)
@@ -82,7 +82,7 @@ def test_the_gradient_is_clipped_as_a_whole():
 
 
 def test_a_large_memory_holds_each_example_once():
-    learner = support.bind(cljax.er(capacity=40, replay_size=3))
+    learner = support.bind(cljax.ER(capacity=40, replay_size=3))
     batches = support.batches(6)
     state, _ = support.run(learner, batches)
     stored = np.asarray(state.memory.data.x)[: int(state.memory.age)]
@@ -92,7 +92,7 @@ def test_a_large_memory_holds_each_example_once():
 
 @pytest.mark.parametrize(("offer", "age"), [("first-pass", 8), ("every-epoch", 16)])
 def test_a_second_pass_is_offered_only_if_asked(offer, age):
-    learner = support.bind(cljax.er(offer=offer, **OPTIONS))
+    learner = support.bind(cljax.ER(offer=offer, **OPTIONS))
     first = support.batches(2)
     second = first._replace(clock=first.clock._replace(first_pass=jnp.zeros(2, bool)))
     state, _ = support.run(learner, first)
@@ -104,7 +104,7 @@ def test_la_er_by_hand():
     """K = 2 chunks of 2, first order, raw rates, clipped inner gradients, the last loss alone."""
     eta, clip, bound = 0.05, 0.01, 0.1
     learner = support.bind(
-        cljax.la_er(
+        cljax.LaER(
             alpha_init=0.2, alpha_lr=eta, inner_steps=2, clip_norm=clip, inner_clip=bound, **OPTIONS
         )
     )
@@ -138,9 +138,9 @@ def test_la_er_with_fixed_rates_is_er():
     batches = support.batches(1)
     options = {"clip_norm": 0.3, **OPTIONS}
     la_er, _ = support.run(
-        support.bind(cljax.la_er(alpha_init=0.1, alpha_lr=0.0, **options)), batches
+        support.bind(cljax.LaER(alpha_init=0.1, alpha_lr=0.0, **options)), batches
     )
-    er, _ = support.run(support.bind(cljax.er(lr=0.1, **options)), batches)
+    er, _ = support.run(support.bind(cljax.ER(lr=0.1, **options)), batches)
     support.assert_close(la_er.params, er.params, 1e-12)
 
 
@@ -165,10 +165,10 @@ def path_penalty(strength):
     return cljax.Penalty(init, value, observe, consolidate)
 
 
-@pytest.mark.parametrize("carrier", [cljax.er, cljax.lamaml, cljax.finetune])
+@pytest.mark.parametrize("carrier", [cljax.ER, cljax.LaMAML, cljax.Finetune])
 def test_a_users_penalty_runs_inside(carrier):
     """It is observed at each step, consolidated after each task, and its strength matters."""
-    options = {} if carrier is cljax.finetune else OPTIONS
+    options = {} if carrier is cljax.Finetune else OPTIONS
     stream, net = support.stream(), cljax.nets.mlp(5)(4)
     losses = []
     for strength in (0.0, 30.0):
@@ -195,4 +195,4 @@ def test_a_users_penalty_runs_inside(carrier):
 )
 def test_bad_options_are_refused(options):
     with pytest.raises(UserError):
-        cljax.er(**options)
+        cljax.ER(**options)

@@ -28,16 +28,16 @@ def test_with_fixed_rates_it_is_cmaml():
     """La-MAML with eta = 0 and constant alpha_0 steps like C-MAML with beta = alpha_0."""
     batches = support.batches(5)
     ours, _ = support.run(
-        support.bind(cljax.lamaml(alpha_init=0.2, alpha_lr=0.0, **OPTIONS)), batches
+        support.bind(cljax.LaMAML(alpha_init=0.2, alpha_lr=0.0, **OPTIONS)), batches
     )
-    cmaml, _ = support.run(support.bind(cljax.cmaml(alpha_init=0.2, lr=0.2, **OPTIONS)), batches)
+    cmaml, _ = support.run(support.bind(cljax.CMAML(alpha_init=0.2, lr=0.2, **OPTIONS)), batches)
     support.assert_close(ours, cmaml, 1e-14)
 
 
 def test_sync_and_lamaml_differ_only_in_the_outer_step():
     batch = support.batches(1)
-    ours = support.run(support.bind(cljax.lamaml(glances=1, capacity=7)), batch)[0]
-    sync = support.run(support.bind(cljax.sync_lamaml(glances=1, capacity=7)), batch)[0]
+    ours = support.run(support.bind(cljax.LaMAML(glances=1, capacity=7)), batch)[0]
+    sync = support.run(support.bind(cljax.SyncLaMAML(glances=1, capacity=7)), batch)[0]
     support.assert_close(ours.alpha, sync.alpha)
     difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), ours.params, sync.params)
     assert max(jax.tree.leaves(difference)) > 1e-4
@@ -51,7 +51,7 @@ def test_low_rank_equals_the_general_path(multi_head, inner_relu, meta_reduce):
     batches = support.batches(6, multi_head=multi_head)
     batches = batches._replace(mask=batches.mask.at[1, 2:].set(False))
     general, low_rank = (
-        support.run(support.bind(cljax.lamaml(algebra=algebra, **options), multi_head), batches)
+        support.run(support.bind(cljax.LaMAML(algebra=algebra, **options), multi_head), batches)
         for algebra in ("general", "low-rank")
     )
     support.assert_close(general, low_rank, 1e-13)
@@ -61,7 +61,7 @@ def test_low_rank_equals_the_general_path(multi_head, inner_relu, meta_reduce):
 @pytest.mark.parametrize("filled", [0, 1, 3, 7, 30])
 def test_masked_replay_equals_sliced_replay(order, filled):
     """A meta-batch with masked rows is the ragged mean over the valid ones."""
-    learner = support.bind(cljax.lamaml(order=order, **OPTIONS))
+    learner = support.bind(cljax.LaMAML(order=order, **OPTIONS))
     state = learner.init(jax.random.key(0))
     old = support.at(support.batches(1, seed=3), 0)
     for i in range(filled):
@@ -93,7 +93,7 @@ def test_masked_replay_equals_sliced_replay(order, filled):
 
 
 def test_the_first_glance_replays_before_the_batch_enters_and_later_ones_after():
-    learner = support.bind(cljax.lamaml(capacity=7, replay_size=3, glances=3))
+    learner = support.bind(cljax.LaMAML(capacity=7, replay_size=3, glances=3))
     state = learner.init(jax.random.key(0))
     batch = support.at(support.batches(1), 0)
     draws = learner.draw(state, batch, jax.random.key(1))
@@ -103,7 +103,7 @@ def test_the_first_glance_replays_before_the_batch_enters_and_later_ones_after()
 
 
 def test_only_the_first_pass_enters_the_memory():
-    learner = support.bind(cljax.lamaml(**OPTIONS))
+    learner = support.bind(cljax.LaMAML(**OPTIONS))
     batches = support.batches(2)
     second_pass = batches._replace(clock=batches.clock._replace(first_pass=jnp.zeros(2, bool)))
     state, _ = support.run(learner, batches)
@@ -117,7 +117,7 @@ def test_replay_sources():
     batches = support.batches(9)
     seen = {}
     for source in ("live", "old-tasks"):
-        learner = support.bind(cljax.lamaml(replay_source=source, capacity=20, replay_size=5))
+        learner = support.bind(cljax.LaMAML(replay_source=source, capacity=20, replay_size=5))
         state, tasks = learner.init(jax.random.key(0)), []
         draw, update = jax.jit(learner.draw), jax.jit(learner.update)
         for i in range(9):
@@ -132,7 +132,7 @@ def test_replay_sources():
 
 
 def test_a_rate_that_crosses_zero_freezes_its_parameter_in_the_same_update():
-    learner = support.bind(cljax.lamaml(alpha_init=1e-3, alpha_lr=50.0, glances=1, capacity=7))
+    learner = support.bind(cljax.LaMAML(alpha_init=1e-3, alpha_lr=50.0, glances=1, capacity=7))
     state = learner.init(jax.random.key(0))
     batch = support.at(support.batches(1), 0)
     after, _ = learner.update(state, batch, learner.draw(state, batch, jax.random.key(0)))
@@ -146,7 +146,7 @@ def test_a_rate_that_crosses_zero_freezes_its_parameter_in_the_same_update():
 
 @pytest.mark.parametrize("inner_relu", [True, False])
 def test_a_dead_rate_stays_dead_only_under_relu(inner_relu):
-    learner = support.bind(cljax.lamaml(inner_relu=inner_relu, capacity=7, glances=1))
+    learner = support.bind(cljax.LaMAML(inner_relu=inner_relu, capacity=7, glances=1))
     state = learner.init(jax.random.key(0))
     state = state._replace(alpha=jax.tree.map(lambda a: -0.01 * jnp.ones_like(a), state.alpha))
     after, _ = support.run(learner, support.batches(1), state=state)
@@ -155,7 +155,7 @@ def test_a_dead_rate_stays_dead_only_under_relu(inner_relu):
 
 
 def test_heads_of_other_tasks_get_no_gradient():
-    learner = support.bind(cljax.lamaml(**OPTIONS), multi_head=True)
+    learner = support.bind(cljax.LaMAML(**OPTIONS), multi_head=True)
     state = learner.init(jax.random.key(0))
     after, _ = support.run(learner, support.batches(2, multi_head=True, tasks=1), state=state)
     kernel = lambda s: s.params["Dense_1"]["kernel"]
@@ -179,25 +179,25 @@ def test_heads_of_other_tasks_get_no_gradient():
 )
 def test_bad_hyper_parameters_are_refused_in_one_sentence(options, message):
     with pytest.raises(UserError, match=message) as error:
-        cljax.lamaml(**options)
+        cljax.LaMAML(**options)
     assert "\n" not in str(error.value)
 
 
 def test_options_that_do_not_fit_the_stream_or_network_are_refused():
     with pytest.raises(UserError, match="does not divide the batch of 4"):
-        support.bind(cljax.lamaml(inner_steps=3))
+        support.bind(cljax.LaMAML(inner_steps=3))
     with pytest.raises(UserError, match="one example a step"):
-        support.bind(cljax.lamaml(inner_steps=2, algebra="low-rank"))
+        support.bind(cljax.LaMAML(inner_steps=2, algebra="low-rank"))
     bare = cljax.nets.mlp(5)(4)._replace(first_product=None)
     with pytest.raises(UserError, match="first product"):
-        cljax.lamaml(algebra="low-rank").bind(bare, support.spec())
+        cljax.LaMAML(algebra="low-rank").bind(bare, support.spec())
 
 
 def test_variants_refuse_what_they_fix():
     with pytest.raises(TypeError, match="alpha_lr"):
-        cljax.cmaml(alpha_lr=0.1)
-    assert cljax.cmaml().name == "cmaml" and cljax.sync_lamaml().name == "sync-lamaml"
-    assert "alpha_lr" not in (cljax.cmaml.__doc__ or "") and "glances" in cljax.cmaml.__doc__
+        cljax.CMAML(alpha_lr=0.1)
+    assert cljax.CMAML().name == "cmaml" and cljax.SyncLaMAML().name == "sync-lamaml"
+    assert "alpha_lr" not in (cljax.CMAML.__doc__ or "") and "glances" in cljax.CMAML.__doc__
 
 
 def test_a_penalty_joins_the_meta_update():
@@ -212,8 +212,8 @@ def test_a_penalty_joins_the_meta_update():
         lambda anchor, params, batch, network, key: params,
     )  # fmt: skip
     options = {"glances": 1, "capacity": 6, "replay_size": 3, "clip_norm": None, "lr": 0.1}
-    plain = support.bind(cljax.lamaml(**options))
-    learner = support.bind(cljax.lamaml(**options, penalty=penalty))
+    plain = support.bind(cljax.LaMAML(**options))
+    learner = support.bind(cljax.LaMAML(**options, penalty=penalty))
     batch = support.at(support.batches(1), 0)
     state = learner.init(jax.random.key(0))
     anchor = jax.tree.map(lambda p: p + 0.5, state.params)

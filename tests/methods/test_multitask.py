@@ -12,7 +12,7 @@ import transfer_support
 import cljax
 from cljax.errors import UserError
 from cljax.factories import real_options
-from cljax.methods.multitask import multitask
+from cljax.methods.multitask import Multitask
 from cljax.streams.base import plan
 from cljax.types import Batch, Clock, Spec
 
@@ -25,7 +25,7 @@ def widened(method, stream, batch_size=4, epochs=1):
 @pytest.mark.parametrize("old_size", [None, 7])
 def test_updates_hold_the_batch_and_old_examples(old_size):
     stream = support.stream(per_task=14)
-    rows, plain = widened(multitask(old_size=old_size), stream), plan(stream, 0, 4)
+    rows, plain = widened(Multitask(old_size=old_size), stream), plan(stream, 0, 4)
     old = old_size or 4
     assert rows.index.shape == rows.task.shape == rows.mask.shape == (12, 4 + old)
     for wide, column in zip(rows[:3], plain[:3], strict=True):
@@ -43,7 +43,7 @@ def test_updates_hold_the_batch_and_old_examples(old_size):
 
 def test_every_old_example_is_as_likely_and_may_come_twice():
     stream = transfer_support.stream(((0, 1, 2, 3), (4, 5), (6, 7)), held=(), steps=400, pretrain=2)
-    rows = widened(multitask(), stream, batch_size=5)
+    rows = widened(Multitask(), stream, batch_size=5)
     last = rows.current == 2
     sizes = [len(s) for s in stream.subsets(0)]
     counts = np.bincount(rows.index[last, 5:].reshape(-1), minlength=len(stream.train_y))
@@ -60,7 +60,7 @@ def test_a_step_is_the_mean_over_old_and_new_examples():
     with jax.enable_x64(True):
         mask = np.kron(np.eye(2, dtype=bool), np.ones((1, 2), bool))
         spec = Spec(jax.ShapeDtypeStruct((3,), jnp.float64), mask, 2, multi_head=True)
-        learner = multitask(lr=0.5, old_size=3).bind(cljax.nets.mlp()(4), spec)
+        learner = Multitask(lr=0.5, old_size=3).bind(cljax.nets.mlp()(4), spec)
         assert learner.examples_per_update == 5
         rng = np.random.default_rng(0)
         x, task = rng.normal(size=(5, 3)), np.array([1, 1, 0, 0, 1])
@@ -82,7 +82,7 @@ def test_a_step_is_the_mean_over_old_and_new_examples():
 
 def test_it_remembers_what_plain_steps_forget():
     kept = {}
-    for name, method in (("multitask", multitask(lr=0.3)), ("sgd", cljax.methods.METHODS["sgd"])):
+    for name, method in (("multitask", Multitask(lr=0.3)), ("sgd", cljax.methods.METHODS["sgd"])):
         method = method if name == "multitask" else method(lr=0.3)
         run = cljax.run(
             method, transfer_support.stream(held=(), steps=60, pretrain=100), seeds=1,
@@ -94,10 +94,10 @@ def test_it_remembers_what_plain_steps_forget():
 
 
 def test_its_rate_may_be_traced():
-    assert real_options(multitask(lr=0.2)) == ("lr",)
+    assert real_options(Multitask(lr=0.2)) == ("lr",)
 
 
 @pytest.mark.parametrize("options", [{"old_size": 0}, {"lr": float("nan")}, {"optimizer": "sdg"}])
 def test_bad_options_are_refused(options):
     with pytest.raises(UserError):
-        multitask(**options)
+        Multitask(**options)

@@ -168,7 +168,7 @@ def test_head_and_rows_are_the_output_layers(kind):
 def test_lamaml_and_replay_learn_with_them(kind, norm):
     stream = support.stream()
     net = lambda num_outputs: MAKE[kind](norm)
-    method = cljax.er(lr=0.3, capacity=6) if norm else cljax.lamaml(capacity=6, replay_size=3)
+    method = cljax.ER(lr=0.3, capacity=6) if norm else cljax.LaMAML(capacity=6, replay_size=3)
     done = cljax.run(method, stream, seeds=1, net=net, batch_size=4, epochs=2)
     assert done.metric("RA")[0] > 0.4  # chance is a quarter
 

@@ -120,7 +120,7 @@ def batches(num: int):
 
 
 def test_second_order_lamaml_equals_the_dense_network(_float64):
-    method = cljax.lamaml(
+    method = cljax.LaMAML(
         alpha_init=0.1, alpha_lr=0.3, capacity=5, replay_size=3, glances=2, inner_steps=2,
         order="second", inner_clip=0.2, inner_relu=False, clip_norm=1.0,
     )  # fmt: skip

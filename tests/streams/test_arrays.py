@@ -179,8 +179,8 @@ def age_net(num_outputs):
     return Model(init, apply)
 
 
-@pytest.mark.parametrize("method", [cljax.lamaml(capacity=9), cljax.mer(capacity=9, lr=0.3),
-                                    cljax.finetune(lr=0.5)], ids=lambda m: m.name)  # fmt: skip
+@pytest.mark.parametrize("method", [cljax.LaMAML(capacity=9), cljax.MER(capacity=9, lr=0.3),
+                                    cljax.Finetune(lr=0.5)], ids=lambda m: m.name)  # fmt: skip
 def test_methods_learn_from_pytrees(method):
     x, y, task = arrays()
     ages = 4.0 * y - 2  # the label shows in one part alone

@@ -219,7 +219,7 @@ def test_the_real_mnist():
 
 def test_a_run_reports_incremental_accuracy_and_forgetting():
     stream = streams.mnist_b5_5(sample=True, classes_per_task=3, samples_per_class=30)
-    done = cljax.run(cljax.finetune(lr=0.1), stream, seeds=2, net=cljax.nets.mlp(16), epochs=2)
+    done = cljax.run(cljax.Finetune(lr=0.1), stream, seeds=2, net=cljax.nets.mlp(16), epochs=2)
     matrix, counts = done.accuracy_matrix(), np.array(lengths(stream.test_index))
     assert counts[0] > 2 * counts[2]  # tasks of unequal size
     seen = [

@@ -89,9 +89,9 @@ def test_a_split_gives_the_same_plan_again(tmp_path):
 
 def test_the_manifest_of_a_run_is_a_split(tmp_path):
     stream, options = split(samples_per_task=20), {"seeds": [3], "net": "mlp:5"}
-    first = cljax.run(cljax.finetune(), stream, out=tmp_path / "run", **options)
+    first = cljax.run(cljax.Finetune(), stream, out=tmp_path / "run", **options)
     again = split(stream_manifest=str(tmp_path / "run" / "manifest" / "stream.npz"))
-    second = cljax.run(cljax.finetune(), again, **options)
+    second = cljax.run(cljax.Finetune(), again, **options)
     assert first.results["accuracy_matrix"] == second.results["accuracy_matrix"]
     assert first.config["config_hash"] != second.config["config_hash"]
 

@@ -75,7 +75,7 @@ def test_one_seeds_stream_and_its_validation():
 @pytest.mark.parametrize("validate", [False, True])
 def test_a_run_of_many_seeds_is_that_of_each_seeds_stream(lanes, validate):
     stream = whole(classes=10, samples_per_task=20, augment="none")
-    method, model = cljax.er(lr=0.05, capacity=6, replay_size=2), cljax.nets.mlp(3)(10)
+    method, model = cljax.ER(lr=0.05, capacity=6, replay_size=2), cljax.nets.mlp(3)(10)
     options = dict(
         batch_size=10, evaluations=[Evaluation(scenario="task")], entries="diagonal-last",
         validate=validate,
@@ -92,7 +92,7 @@ def test_a_run_of_many_seeds_is_that_of_each_seeds_stream(lanes, validate):
 
 def test_the_memory_stores_what_was_seen():
     stream = of_seed(whole(classes=10, samples_per_task=20), 2)
-    learner = cljax.lamaml(capacity=40, glances=2, replay_size=2, inner_steps=2).bind(
+    learner = cljax.LaMAML(capacity=40, glances=2, replay_size=2, inner_steps=2).bind(
         cljax.nets.mlp(3)(10), stream.spec(10)
     )
     seen = []
@@ -152,6 +152,6 @@ def test_images_of_another_size_get_a_sentence():
 def test_a_narrow_head_and_shared_tests_get_a_sentence():
     stream = whole()
     with pytest.raises(UserError, match="has 10 outputs, but cifar100-20x5 has 100 classes"):
-        learn(cljax.er(), cljax.nets.mlp(3)(10), stream, [0], batch_size=10)
+        learn(cljax.ER(), cljax.nets.mlp(3)(10), stream, [0], batch_size=10)
     with pytest.raises(UserError, match="has a class order for each seed"):
         measured_on(stream)

@@ -120,9 +120,9 @@ def test_what_cannot_be_is_one_sentence(arrange, message):
 def test_methods_without_tasks_run_there_with_online_measures(method, how):
     arrange = {"gaussian": streams.gaussian, "i-blurry": streams.i_blurry}[how]
     make = {
-        "lamaml": cljax.lamaml(alpha_init=0.3, capacity=30, replay_size=5, glances=2),
-        "mer": cljax.mer(lr=0.1, beta=0.3, sweeps=2, capacity=30, replay_size=5),
-        "er": cljax.er(lr=0.3, capacity=30),
+        "lamaml": cljax.LaMAML(alpha_init=0.3, capacity=30, replay_size=5, glances=2),
+        "mer": cljax.MER(lr=0.1, beta=0.3, sweeps=2, capacity=30, replay_size=5),
+        "er": cljax.ER(lr=0.3, capacity=30),
     }
     done = cljax.run(
         make[method], arrange(split()), seeds=1, net=NET, batch_size=10, online=True, eval_every=6
@@ -137,10 +137,10 @@ def test_methods_without_tasks_run_there_with_online_measures(method, how):
 
 
 NEED_TASKS = [
-    cljax.gem(), cljax.agem(), cljax.icarl(), cljax.itaml(), cljax.lucir(), cljax.bic(),
-    cljax.replayed(), cljax.reptile(), cljax.fixed_rep(), cljax.joint(), cljax.independent(),
-    cljax.multitask(), cljax.finetune(penalty=cljax.ewc(1.0)), cljax.er(penalty=cljax.si()),
-    cljax.lamaml(penalty=cljax.mas()),
+    cljax.GEM(), cljax.AGEM(), cljax.ICaRL(), cljax.ITAML(), cljax.LUCIR(), cljax.BiC(),
+    cljax.Replayed(), cljax.Reptile(), cljax.FixedRep(), cljax.Joint(), cljax.Independent(),
+    cljax.Multitask(), cljax.Finetune(penalty=cljax.EWC(1.0)), cljax.ER(penalty=cljax.SI()),
+    cljax.LaMAML(penalty=cljax.MAS()),
 ]  # fmt: skip
 
 
