@@ -13,7 +13,12 @@ u = v - lower and q = b + P lower, the conditions of optimality are
 2. Else an active set: the most broken condition is freed, and u goes towards the solution of what
    is free, as far as it stays feasible. Every solution it reaches is lower than the one before,
    so no set comes back, and it ends.
-3. The conditions are checked. A point that breaks them is not returned: it is NaN.
+3. The conditions are checked. Where they do not hold, P has negative curvature or hides its
+   solution: rounding makes that of many gradients of nearly one direction, and of those that
+   nearly cancel. Then the solution of P + delta I is taken, of constraints scaled to P_ii = 1,
+   with delta the square root of the unit of the last place, or 10 or 100 times that. The authors'
+   code adds 0.001 to P as it is, always.
+4. The conditions of that are checked. A point that breaks them is not returned: it is NaN.
 
 Sources: Judice, Pires, "A block principal pivoting algorithm for large-scale strictly monotone
 linear complementarity problems", Computers & Operations Research 1994; Lawson, Hanson, "Solving
@@ -35,6 +40,7 @@ __all__ = ["kkt_residual", "solve_qp"]
 _PATIENCE = 3  # exchanges of all broken conditions without progress, before the active set
 _NOISE = 16.0  # units of the last place by which rounding may break a condition
 _SOLVED = 50.0  # of the residual, for each constraint, at a solution
+_DELTAS = (0.0, 1.0, 10.0, 100.0)  # of the diagonal, in roots of the unit of the last place
 
 
 class _Scaled(NamedTuple):
@@ -71,10 +77,22 @@ def solve_qp(
     """
     problem = _scaled(p, b, lower, active)
     most = 30 * len(b) if max_steps is None else max_steps
-    point = _active_set(problem, _pivoting(problem), most)
-    v = jnp.where(active, lower + problem.unit * point.u, 0.0)
-    bound = _SOLVED * len(b) * jnp.finfo(p.dtype).eps
-    return jnp.where(_residual(problem, point.u) <= bound, v, jnp.nan)
+    unit = jnp.sqrt(jnp.finfo(p.dtype).eps)
+
+    def unsolved(carry: tuple[Array, Array, Array]) -> Array:
+        _, found, tries = carry
+        return ~found & (tries < len(_DELTAS))
+
+    def attempt(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        delta = unit * jnp.asarray(_DELTAS, p.dtype)[carry[2]]
+        own = problem._replace(p=problem.p + jnp.diag(jnp.where(problem.active, delta, 0.0)))
+        u = _active_set(own, _pivoting(own), most).u
+        bound = _SOLVED * len(u) * jnp.finfo(u.dtype).eps
+        return u, _residual(own, u) <= bound, carry[2] + 1
+
+    none = jnp.zeros_like(problem.q), jnp.asarray(False), jnp.zeros((), jnp.int32)
+    u, found, _ = jax.lax.while_loop(unsolved, attempt, none)
+    return jnp.where(found, jnp.where(active, lower + problem.unit * u, 0.0), jnp.nan)
 
 
 def kkt_residual(
