@@ -335,18 +335,6 @@ class Method(NamedTuple):
     make: Callable[..., Method] | None = None
     unmeasured: Mapping[str, str] = MappingProxyType({})
 
-    @staticmethod
-    def from_update(
-        init: Callable[[Array], PyTree],
-        update: Callable[[PyTree, Batch, Array], tuple[PyTree, Info]],
-        predict: Callable[[PyTree, PyTree], Array],
-        **options: Any,
-    ) -> Method:
-        """A method of three functions; see ``cljax.methods.custom.from_update``."""
-        from cljax.methods.custom import from_update
-
-        return from_update(init, update, predict, **options)
-
 
 class ExemplarPolicy(NamedTuple):
     """How exemplars are chosen or learned; combines with any method whose state holds them.

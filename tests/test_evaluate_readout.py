@@ -21,7 +21,7 @@ from cljax.methods import METHODS
 from cljax.methods.common import check_features, with_features
 from cljax.nets import mlp
 from cljax.runner.config import entry_of, evaluation_of
-from cljax.types import Method, Predictor, Readout, Variables
+from cljax.types import Predictor, Readout, Variables
 
 FINETUNE = cljax.Finetune(lr=0.1)
 READOUT = Evaluation("readout", "features", "task", readout=Readout(steps=4))
@@ -255,14 +255,13 @@ def test_a_state_without_the_network_is_refused():
 def test_a_methods_own_features_are_fitted_and_told_the_task_if_they_ask():
     """Features that hold nothing but the task: all classes of a task look the same."""
 
-    def bind(model, spec):
-        learner = FINETUNE.bind(model, spec)
+    def scores(view, batch):
+        return jax.nn.one_hot(batch.task, 2) * batch.x[:, :1]
 
-        def scores(view, batch):
-            return jax.nn.one_hot(batch.task, 2) * batch.x[:, :1]
-
-        own = Predictor(lambda state: (), scores, needs_task_ids=True)
-        return learner._replace(predictors={**learner.predictors, "features": own})
+    class Own(cljax.Finetune):
+        def predictors(self, problem):
+            own = Predictor(lambda state: (), scores, needs_task_ids=True)
+            return {**super().predictors(problem), "features": own}
 
     def apply(tables, x, task):  # the first input says whether the class is above 1
         return jnp.where(x.reshape(x.shape[0], -1) > 127, 1.0, -1.0)
@@ -273,7 +272,7 @@ def test_a_methods_own_features_are_fitted_and_told_the_task_if_they_ask():
               for n, y in told.items()}  # fmt: skip
     where = stream(**images, transform=plain.transform._replace(tables=(), apply=apply))
     longer = READOUT._replace(readout=Readout(steps=30))
-    history = run(method=Method("own", bind), stream=where, seeds=(0,), evaluations=[longer])
+    history = run(method=Own(**FINETUNE.options), stream=where, seeds=(0,), evaluations=[longer])
     y = where.test_y[where.test_index[1]]
     assert history.evaluations["readout"][0, 2, 1] == 1.0 and set(y) == {1, 3}
     y = where.test_y[where.test_index[0]]  # 2 and 3 look the same

@@ -364,15 +364,36 @@ class State(NamedTuple):
 
 
 def own_method(rate, start=None):
-    def update(state, batch, key):
-        return State(state.w - rate), Info(jnp.zeros(()))
-
-    predict = lambda state, x: x.reshape(x.shape[0], -1) @ state.w
     weights = np.zeros((6, 4)) if start is None else start
-    return cljax.Method.from_update(lambda key: State(jnp.asarray(weights)), update, predict)
+
+    class Own(cljax.Method):
+        def init(self, problem, key):
+            return State(jnp.asarray(weights))
+
+        def update(self, problem, state, batch, draws):
+            return State(state.w - rate), Info(jnp.zeros(()))
+
+        def predictors(self, problem):
+            scores = lambda state, batch: batch.x.reshape(batch.x.shape[0], -1) @ state.w
+            return {"logits": Predictor(lambda state: state, scores)}
+
+    return Own()
 
 
-def test_methods_of_three_functions_are_told_by_what_they_hold():
+def of_update(update):
+    """A method of one number that has this update."""
+
+    class Own(cljax.Method):
+        def init(self, problem, key):
+            return State(jnp.ones(()))
+
+        def update(self, problem, state, batch, draws):
+            return update(state, batch, draws)
+
+    return Own()
+
+
+def test_methods_of_ones_own_are_told_by_what_their_functions_hold():
     hashes = {
         hash_of(own_method(0.1)), hash_of(own_method(0.2)),
         hash_of(own_method(0.1, np.ones((6, 4)))), hash_of(cljax.Finetune(lr=0.1)),
@@ -442,7 +463,7 @@ def test_differences_are_named_as_their_owner_would():
 def test_jitted_functions_run_with_the_values_that_tell_them(monkeypatch):
     helper = jax.jit(lambda x: x * RATE)
     update = jax.jit(lambda state, batch, key: (State(helper(state.w)), Info(0.0)))
-    method = cljax.Method.from_update(lambda key: State(jnp.ones(())), update, lambda state, x: x)
+    method = of_update(update)
     results = []
     for rate in (0.25, 0.5):
         monkeypatch.setitem(globals(), "RATE", rate)
@@ -475,7 +496,7 @@ def test_functions_in_loops_run_with_the_values_that_tell_them(loop, monkeypatch
     def update(state, batch, key):
         return State(LOOPS[loop](state.w)), Info(0.0)
 
-    method = cljax.Method.from_update(lambda key: State(jnp.ones(())), update, lambda state, x: x)
+    method = of_update(update)
     results = []
     for rate in (0.25, 0.5):
         monkeypatch.setitem(globals(), "RATE", rate)

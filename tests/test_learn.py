@@ -17,10 +17,9 @@ from cljax.engine.learn import learn
 from cljax.engine.programs import device_plan, train_data, whole
 from cljax.errors import UserError
 from cljax.evaluation.accuracy import Evaluation
-from cljax.methods.common import logits_predictor
 from cljax.nets import from_linen
 from cljax.streams.base import plan
-from cljax.types import Array, Info, Learner, Method, Needs, Phase, Predictor, StepPlan, Variables
+from cljax.types import Array, Info, Method, Needs, Phase, Predictor, StepPlan, Variables
 
 METHOD = cljax.LaMAML(capacity=6, replay_size=3, glances=2, algebra="low-rank")
 MODEL = cljax.nets.mlp(5)(support.NUM_CLASSES)
@@ -200,9 +199,6 @@ def test_bad_options_are_refused(options, message):
 # A method that no paper has: it exists to show that phases, BatchNorm and views fit the types.
 
 
-NO_NEEDS = Needs()
-
-
 class CountState(NamedTuple):
     params: dict
     model_state: dict
@@ -212,21 +208,20 @@ class CountState(NamedTuple):
     rows: Array  # sum of the stream rows that the second phase saw
 
 
-def counting(needs: Needs = NO_NEEDS) -> Method:
-    def bind(model, spec):
-        def init(key):
-            zero = jnp.zeros((), jnp.int32)
-            x = jnp.zeros((1, *spec.example.shape), spec.example.dtype)
-            variables = model.init(key, x)
-            return CountState(*variables, zero, zero, zero, zero)
+class Counting(Method):
+    """Counts its updates and the steps of its phases."""
 
-        def update(state, batch, draws):
-            output, model_state = model.apply(
-                Variables(state.params, state.model_state), batch.x, True
-            )
-            state = state._replace(model_state=model_state, trained=state.trained + 1)
-            return state, Info(jnp.mean(output.logits**2))
+    def init(self, problem, key):
+        zero = jnp.zeros((), jnp.int32)
+        return CountState(*problem.variables(key), zero, zero, zero, zero)
 
+    def update(self, problem, state, batch, draws):
+        variables = Variables(state.params, state.model_state)
+        output, model_state = problem.model.apply(variables, batch.x, True)
+        state = state._replace(model_state=model_state, trained=state.trained + 1)
+        return state, Info(jnp.mean(output.logits**2))
+
+    def phases(self, problem):
         def count(name):
             def step(state, batch, draws):
                 rows = state.rows + jnp.sum(jnp.where(batch.mask, batch.index, 0))
@@ -241,13 +236,16 @@ def counting(needs: Needs = NO_NEEDS) -> Method:
 
         one = lambda task, rows: jax.tree.map(lambda a: a[:1], rows)
         nothing = lambda state, batch, key: ()
-        phases = (
+        return (
             Phase("warm-up", one, nothing, count("before"), before=True),
             Phase("consolidate", some, nothing, count("after")),
         )
-        return Learner(init, nothing, update, {"logits": logits_predictor(model)}, phases)
 
-    return Method("counting", bind, needs)
+
+class Asking(Counting):
+    """One that must be told where a task ends."""
+
+    needs = Needs(boundaries=True)
 
 
 class Normalised(nn.Module):
@@ -259,7 +257,7 @@ class Normalised(nn.Module):
 
 @pytest.mark.parametrize("lanes", ["threads", "vmap"])
 def test_phases_of_unequal_length_and_model_state(lanes):
-    history = run(method=counting(), model=from_linen(Normalised()), lanes=lanes)
+    history = run(method=Counting(), model=from_linen(Normalised()), lanes=lanes)
     for seed, state in zip((0, 1), history.states, strict=True):
         assert (int(state.trained), int(state.before), int(state.after)) == (9, 3, 3)
         rows = plan(support.stream(), seed, 4)
@@ -273,19 +271,17 @@ def test_phases_of_unequal_length_and_model_state(lanes):
 def test_a_predictor_prepares_once_and_may_ask_for_task_ids():
     asked = []
 
-    def bind(model, spec):
-        learner = METHOD.bind(model, spec)
+    def scores(view, batch):
+        asked.append(None)
+        return jax.nn.one_hot(batch.task, support.NUM_CLASSES) + 0 * view
 
-        def scores(view, batch):
-            asked.append(None)
-            return jax.nn.one_hot(batch.task, support.NUM_CLASSES) + 0 * view
+    class Told(type(METHOD)):
+        def predictors(self, problem):
+            oracle = Predictor(lambda state: state.task.astype(float), scores, needs_task_ids=True)
+            return {**super().predictors(problem), "oracle": oracle}
 
-        oracle = Predictor(lambda state: state.task.astype(float), scores, needs_task_ids=True)
-        return learner._replace(predictors={**learner.predictors, "oracle": oracle})
-
-    history = run(
-        seeds=(0,), method=Method("told", bind), evaluations=(Evaluation("oracle", "oracle"),)
-    )
+    told = Told(**METHOD.options)
+    history = run(seeds=(0,), method=told, evaluations=(Evaluation("oracle", "oracle"),))
     stream = support.stream()
     expected = [np.mean(stream.test_y[rows] == t) for t, rows in enumerate(stream.test_index)]
     np.testing.assert_allclose(history.evaluations["oracle"][0, -1], expected)
@@ -295,4 +291,4 @@ def test_a_predictor_prepares_once_and_may_ask_for_task_ids():
 def test_methods_that_need_boundaries_are_refused_where_there_are_none():
     free = support.stream(boundaries=False)
     with pytest.raises(UserError, match="needs task boundaries"):
-        run(method=counting(Needs(boundaries=True)), stream=free)
+        run(method=Asking(), stream=free)

@@ -15,7 +15,6 @@ from cljax.streams.base import batches, plan
 from cljax.types import (
     Evaluation,
     Info,
-    Learner,
     Method,
     Model,
     Output,
@@ -39,13 +38,21 @@ AS_IT_IS = Model(
 )
 
 
-def method(arrange=None) -> Method:
-    update = lambda state, batch, draws: (state, Info(jnp.zeros(())))
-    logits = Predictor(lambda state: state.params, lambda view, batch: batch.x)
-    bind = lambda model, spec: Learner(
-        lambda key: State(jnp.zeros(())), lambda s, b, k: (), update, {"logits": logits}
-    )
-    return Method("still", bind, arrange=arrange)
+def method(arrange=lambda stream: stream) -> Method:
+    class Still(Method):
+        def init(self, problem, key):
+            return State(jnp.zeros(()))
+
+        def update(self, problem, state, batch, draws):
+            return state, Info(jnp.zeros(()))
+
+        def predictors(self, problem):
+            return {"logits": Predictor(lambda state: state.params, lambda view, batch: batch.x)}
+
+        def arrange(self, stream):
+            return arrange(stream)
+
+    return Still()
 
 
 def stream(scenario, **options):

@@ -121,7 +121,6 @@ def test_an_option_that_is_of_another_kind_or_out_of_range_is_refused_by_its_nam
         (lambda s, d: cljax.run("online", s, origins=3), "origins is 3"),
         (lambda s, d: cljax.run("online", s, tuning=3), "tuning is 3"),
         (lambda s, d: cljax.run("online", s, net=np), "The network is the module numpy"),
-        (lambda s, d: cljax.Method.from_update(None, None, None), "init is None"),
         (lambda s, d: cljax.streams.save_split(d / "x.npz", 3, seeds=[1]), "is 3"),
         (lambda s, d: cljax.streams.save_split(d / "x.npz", s, seeds=1), "seeds is 1"),
         (lambda s, d: cljax.recipe("er", "nope"), "'nope' is not known"),

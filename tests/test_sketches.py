@@ -172,27 +172,34 @@ def test_a_class_in_a_notebook():
         assert after["class"][name] <= min(after["task"][name], after["domain"][name])
 
     # Exercise: fill in the line that forgets.
-    def init(key):
-        return State({"w": jnp.zeros((784, 10))})
+    class Yours(cljax.Method):
+        lr: cljax.Rate = 0.05
 
-    def predict(state, x):
-        return x.reshape(x.shape[0], -1) @ state.params["w"]
+        def update(self, problem, state, batch, draws):
+            def loss(params):
+                examples = Examples(batch.x, batch.y, batch.task)
+                losses, _ = problem.loss_fn(params, state.model_state, examples, batch.mask)
+                return cljax.losses.masked_mean(losses, batch.mask)
 
-    def update(state, batch, key):
-        def loss(params):
-            losses = cljax.losses.cross_entropy(predict(State(params), batch.x), batch.y)
-            return cljax.losses.masked_mean(losses, batch.mask)
+            value, grads = jax.value_and_grad(loss)(state.params)
+            params = cljax.tree.add_scaled(state.params, grads, -self.lr)
+            return state._replace(params=params), Info(value)
 
-        value, grads = jax.value_and_grad(loss)(state.params)
-        return State(cljax.tree.add_scaled(state.params, grads, -0.05)), Info(value)
-
-    yours = cljax.Method.from_update(init, update, predict, name="yours")
+    yours = Yours()
     runs["yours"] = cljax.run(yours, stream, seeds=2, out="runs/yours")
     assert runs["yours"].accuracy_matrix()[:, 1, 0].min() > 0.8  # learns its first task
     assert cljax.run(yours, stream, seeds=2, out="runs/yours").resumed
     with pytest.raises(UserError, match="holds another run"):
-        other = cljax.Method.from_update(init, lambda s, b, k: update(s, b, k), predict)
-        cljax.run(other, stream, seeds=2, out="runs/yours")
-    with pytest.raises(UserError, match="state of the method custom is a dict"):
-        plain = cljax.Method.from_update(lambda key: {"w": jnp.zeros(1)}, update, predict)
-        cljax.run(plain, stream, seeds=1)
+
+        class Other(Yours):
+            def update(self, problem, state, batch, draws):
+                return state, Info(jnp.zeros(()))
+
+        cljax.run(Other(), stream, seeds=2, out="runs/yours")
+    with pytest.raises(UserError, match="state of the method plain is a dict"):
+
+        class Plain(Yours):
+            def init(self, problem, key):
+                return {"w": jnp.zeros(1)}
+
+        cljax.run(Plain(), stream, seeds=1)

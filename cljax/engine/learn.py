@@ -206,6 +206,11 @@ def learn(
     if evaluations is None:
         evaluations = (Evaluation(scenario="task" if stream.multi_head else "domain"),)
     state = jax.eval_shape(learner.init, jax.eval_shape(lambda: keys.purpose(0, "init")))
+    if not hasattr(state, "_asdict"):
+        raise UserError(
+            f"The state of the method {method.name} is a {type(state).__name__}, but it must be a "
+            "NamedTuple, whose fields are listed with their sizes."
+        )
     check_memory("The state of a run", tree.size(state), "a smaller memory or network")
     _check_evaluations(evaluations, learner, stream)
     if any(e.predictor == "features" for e in evaluations):
