@@ -31,7 +31,7 @@ import jax
 import numpy as np
 import support
 import cljax
-from cljax.learn import learn
+from cljax.engine.learn import learn
 
 jax.config.update("jax_enable_x64", True)
 assert jax.device_count() == 8

@@ -32,7 +32,7 @@ from cljax.runner import artefacts
 from cljax.runner.config import differences
 from cljax.runner.prepare import prepare
 from cljax.streams.base import Augmentation, Transform, plan
-from cljax.types import Info
+from cljax.types import Info, Predictor
 
 RATE = 0.1
 TABLE_FILE = pathlib.Path("table.txt")
@@ -548,7 +548,7 @@ def test_a_run_that_cannot_be_told_needs_an_id_to_be_read_back(tmp_path):
 
 SCRIPT = """
 import numpy as np, cljax, functools, json, sys
-from cljax.identity import content
+from cljax.identity.content import content
 NAMES = {"b", "a", "c"}
 KEEP = frozenset({1.5, "x", None})
 class Own:

@@ -274,7 +274,7 @@ def test_a_changed_config_of_an_unfinished_run_is_refused(finished, tmp_path):
 
 
 def test_times_add_up_over_attempts(tmp_path, monkeypatch):
-    runs = importlib.import_module("cljax.run")
+    runs = importlib.import_module("cljax.runner.run")
     asked = iter(range(10**6))
     answers = contextlib.nullcontext(lambda: next(asked) > 2)
     with monkeypatch.context() as patched:

@@ -66,7 +66,7 @@ def test_without_docstrings_and_what_only_unix_has_a_run_is_made_kept_and_read(t
         words = ("online-ewc", "kirkpatrick2017ewc", "--strength", "We train lamaml")
         print([word in text.getvalue() for word in words])
         asked = iter(range(100))
-        run = importlib.import_module("cljax.run")
+        run = importlib.import_module("cljax.runner.run")
         signals, run.signals = run.signals, lambda: contextlib.nullcontext(lambda: next(asked) >= 0)
         options = dict(seeds=1, net="mlp:3", out={str(tmp_path / "run")!r})
         recipe = cljax.Recipe("online", "mnist-rotations", stream_options=dict(

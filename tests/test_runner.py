@@ -228,7 +228,7 @@ def test_the_last_good_checkpoint_is_kept(tmp_path, monkeypatch, late):
 
 def test_an_interrupted_run_goes_on_from_its_folder(tmp_path, monkeypatch):
     """``resume`` rebuilds the run from its config; other data or versions are refused by name."""
-    runs, prepare = map(importlib.import_module, ("cljax.run", "cljax.runner.prepare"))
+    runs, prepare = map(importlib.import_module, ("cljax.runner.run", "cljax.runner.prepare"))
     options = {"num_tasks": 2, "samples_per_task": 40, "sample": True}
     recipe = cljax.recipe("cmaml", "mnist-rotations", "lamaml", "reference").replace(**options)
     whole = cljax.run(recipe, seeds=2, out=tmp_path / "whole")

@@ -67,7 +67,7 @@ def test_packages_of_own_objects_are_recorded(monkeypatch):
 
 
 def test_a_run_goes_on_only_with_the_same_settings_and_is_read_back_with_any(tmp_path, monkeypatch):
-    runs = importlib.import_module("cljax.run")
+    runs = importlib.import_module("cljax.runner.run")
     often = cljax.Running(checkpoint_every="1", segment_seconds=0.001)
 
     class Stop(Exception):

@@ -13,7 +13,7 @@ import pytest
 import cljax
 from cljax import plot
 from cljax.errors import UserError
-from cljax.types import Info
+from cljax.types import Examples, Info
 
 SMALL = {"sample": True, "num_tasks": 2, "samples_per_task": 60}
 

@@ -502,7 +502,7 @@ def test_a_folder_that_may_not_be_looked_into_is_a_sentence(tmp_path, capsys, mo
 
 
 def test_kept_is_said_only_where_something_is(tmp_path, monkeypatch):
-    runs = importlib.import_module("cljax.run")
+    runs = importlib.import_module("cljax.runner.run")
     asked = iter(range(10**6))
     answers = contextlib.nullcontext(lambda: next(asked) > 2)
     monkeypatch.setattr(runs, "signals", lambda: answers)
@@ -517,7 +517,7 @@ def test_kept_is_said_only_where_something_is(tmp_path, monkeypatch):
 
 
 def test_a_run_that_cannot_be_told_again_is_not_said_to_go_on(tmp_path, monkeypatch):
-    runs = importlib.import_module("cljax.run")
+    runs = importlib.import_module("cljax.runner.run")
     asked = iter(range(10**6))
     monkeypatch.setattr(runs, "signals", lambda: contextlib.nullcontext(lambda: next(asked) > 2))
     own = (i for i in ())  # of which nobody can tell what it holds

@@ -242,7 +242,7 @@ def test_a_matrix_that_rounding_made_indefinite_is_solved_nearly(seed, monkeypat
         problem = rounded(seed)
         found = compiled(99)(*problem)
         assert np.isfinite(found).all() and float(kkt_residual(*problem, found)) < 2e-3
-        monkeypatch.setattr(projection, "_DELTAS", (0.0,))
+        monkeypatch.setattr(dual, "_DELTAS", (0.0,))
         alone = jax.jit(lambda *problem: solve_qp(*problem))(*problem)
         assert np.isnan(alone).any() == (seed == 585)
         if seed != 585:
