@@ -50,7 +50,7 @@ from cljax.methods.replayed import oracle, replayed
 from cljax.methods.reptile import fomaml, reptile
 from cljax.methods.teacher import teacher
 from cljax.methods.with_exemplars import with_exemplars
-from cljax.options import Count, Options, Rate, Real, Share
+from cljax.options import Count, Options, Rate, Real, Share, positional
 from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
 from cljax.penalty import Penalty
 from cljax.recipes import Recipe, recipe
@@ -71,7 +71,7 @@ __all__ = [
     "bic", "compare", "continuum_lower_bound", "data", "errors", "evaluate", "fixed_rep", "fomaml",
     "gem", "hat", "icarl", "icarl_ti", "implicit_gradient", "independent", "itaml",
     "keep_freed_memory", "load", "losses", "lucir", "lwf_exemplars", "memory", "mer", "meta_bgd",
-    "methods", "metrics", "nets", "oml", "optax_step", "oracle", "penalties", "pretrained",
+    "methods", "metrics", "nets", "oml", "optax_step", "oracle", "penalties", "positional", "pretrained",
     "published", "readout", "recipe", "rep", "replayed", "reptile", "resume", "run", "sgd_step",
     "split", "stats", "streams", "sweep", "teacher", "tree", "types", "unroll", "with_exemplars",
 ]  # fmt: skip

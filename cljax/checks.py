@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from cljax.errors import UserError, check_known, in_words
 from cljax.method import Method as NewMethod
+from cljax.options import check_single
 from cljax.penalty import Penalty
 from cljax.types import Evaluation, Method, Model, Net, Output, PyTree, Variables
 
@@ -32,7 +33,10 @@ _ROWS = 3  # of the batch that a network is tried on
 
 def check_method(method: Any) -> None:
     """Raises UserError unless this is a ``Method``, with what would make one of it."""
-    if isinstance(method, (Method, NewMethod)):
+    if isinstance(method, NewMethod):
+        check_single(method)
+        return
+    if isinstance(method, Method):
         return
     if isinstance(method, Penalty):
         raise UserError(

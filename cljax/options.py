@@ -43,6 +43,7 @@ from jax.core import Tracer
 from jax.tree_util import GetAttrKey
 
 from cljax.errors import (
+    UserError,
     check_above_zero,
     check_counts,
     check_finite,
@@ -51,11 +52,12 @@ from cljax.errors import (
     check_positive,
     check_rate,
     check_share,
+    in_words,
 )
 
 __all__ = [
     "Bound", "Check", "Count", "Leaf", "Natural", "Option", "Options", "Positive", "Rate", "Real",
-    "Share", "StaticRate", "StaticShare", "options_of", "positional", "real_options",
+    "Share", "StaticRate", "StaticShare", "check_single", "options_of", "positional", "real_options",
 ]  # fmt: skip
 
 
@@ -244,6 +246,16 @@ def options_of(made: Options) -> list[Option]:
             own.append(Option(name, hints[name], value, helps.get(name, ""), kind.leaf))
     names = {option.name for option in own}
     return own + [option for option in held if option.name not in names]
+
+
+def check_single(made: Options) -> None:
+    """Raises UserError for leaves that hold a value for each of several lanes."""
+    for option in options_of(made):
+        if option.leaf and np.ndim(option.value):
+            raise UserError(
+                f"{option.name} is {in_words(option.value)}, but a run takes a single number; "
+                "cljax.sweep runs several."
+            )
 
 
 def real_options(made: Options) -> tuple[str, ...]:

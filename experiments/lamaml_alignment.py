@@ -213,7 +213,7 @@ def main() -> None:
             if stream is None:
                 own = {} if mnist else recipe.stream_options
                 stream = cljax.streams.STREAMS[stream_name](**{**own, **data})
-            made = getattr(cljax, method.replace("-", "_"))(**options)
+            made = cljax.methods.make(method, **options)
             path = args.runs / f"{stream_name}-{name}.npz"
             identity = [stream.checksum, seeds, dict(options)]
             identity = json.dumps(identity + [net.__name__] * (not mnist), sort_keys=True)

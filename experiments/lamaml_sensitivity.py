@@ -56,12 +56,11 @@ for eta from 0.003 to 0.3; these are other data, and fewer of them than in Table
 def lane_fn(method: str, stream, traces: list):
     """``(rates, plan, key_init, key_update, data, tests) -> correct [T]``; counts its traces."""
     model, spec = cljax.nets.mlp(100, 100)(stream.num_classes), stream.spec(BATCH)
-    factory = getattr(cljax, method.replace("-", "_"))
     allowed, tasks = jnp.ones(stream.num_classes, bool), jnp.arange(stream.num_tasks)
 
     def lane(rates, rows, key_init, key_update, data, tests):
         traces.append(method)
-        learner = factory(**{**options_of(method), **rates}).bind(model, spec)
+        learner = cljax.methods.make(method, **options_of(method), **rates).bind(model, spec)
         run, predictor = whole(learner, stream.transform), learner.predictors["logits"]
         state, _ = run(learner.init(key_init), rows, data, key_update)
         views = {"logits": predictor.prepare(state)}

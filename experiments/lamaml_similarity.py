@@ -92,7 +92,7 @@ def among_old(cosines: np.ndarray, first: int = FIRST) -> np.ndarray:
 def similarities(recipe, stream, seeds, folder: Path, num_tasks: int) -> np.ndarray:
     """[seeds, T - 2, 2], a thread a core takes the next seed."""
     own = lambda seed: first_tasks(of_seed(stream, seed), num_tasks)
-    method = getattr(cljax, recipe.method)(**recipe.method_options)
+    method = cljax.methods.make(recipe.method, **recipe.method_options)
     run = compile_run(method, net_of(recipe.net), own(seeds[0]))
     identity = [stream.checksum, num_tasks, recipe.net, dict(recipe.method_options)]
     identity = json.dumps(identity, sort_keys=True)

@@ -17,9 +17,10 @@ from cljax.engine.learn import learn
 from cljax.engine.programs import device_plan, train_data, whole
 from cljax.errors import UserError
 from cljax.evaluation.accuracy import Evaluation
+from cljax.method import Method
 from cljax.nets import from_linen
 from cljax.streams.base import plan
-from cljax.types import Array, Info, Method, Needs, Phase, Predictor, StepPlan, Variables
+from cljax.types import Array, Info, Needs, Phase, Predictor, StepPlan, Variables
 
 METHOD = cljax.LaMAML(capacity=6, replay_size=3, glances=2, algebra="low-rank")
 MODEL = cljax.nets.mlp(5)(support.NUM_CLASSES)

@@ -11,11 +11,11 @@ import pytest
 
 import cljax
 from cljax.engine.learn import learn
+from cljax.method import Method
 from cljax.streams.base import batches, plan
 from cljax.types import (
     Evaluation,
     Info,
-    Method,
     Model,
     Output,
     Predictor,

@@ -44,30 +44,30 @@ class PathState(NamedTuple):
     path: cljax.types.Params
 
 
-def path_penalty(strength):  # strength may be a tracer
-    def init(params):
+class PathPenalty(cljax.Penalty):
+    strength: cljax.Real = cljax.positional(default=1.0)
+
+    def init(self, params):
         zeros = jax.tree.map(jnp.zeros_like, params)
         return PathState(params, zeros, zeros)
 
-    def value(state, params):
-        return strength * cljax.tree.weighted_sq(state.weight, params, state.anchor)
+    def value(self, state, params):
+        return self.strength * cljax.tree.weighted_sq(state.weight, params, state.anchor)
 
-    def observe(state, params, grads, updates):
+    def observe(self, state, params, grads, updates):
         path = jax.tree.map(lambda a, g, u: a - g * u, state.path, grads, updates)
         return state._replace(path=path)
 
-    def consolidate(state, params, batch, network, key):
+    def consolidate(self, state, params, batch, network, key):
         weight = jax.tree.map(jnp.maximum, state.path, state.weight)
         return PathState(params, weight, jax.tree.map(jnp.zeros_like, weight))
-
-    return cljax.Penalty(init, value, observe, consolidate)
 
 
 def test_my_penalty_against_lamaml_on_my_stream():
     rng = np.random.default_rng(0)
     y, site = np.arange(80) % 2, np.repeat([0, 1], 40)
     x = rng.integers(0, 100, (80, 6), dtype=np.uint8) + np.uint8(100) * y[:, None].astype(np.uint8)
-    mine = lambda strength, lr: cljax.ER(lr=lr, capacity=20, penalty=path_penalty(strength))
+    mine = lambda strength, lr: cljax.ER(lr=lr, capacity=20, penalty=PathPenalty(strength))
     ref = lambda alpha_init, alpha_lr: cljax.LaMAML(
         alpha_init=alpha_init, alpha_lr=alpha_lr, capacity=20
     )

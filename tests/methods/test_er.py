@@ -144,25 +144,25 @@ def test_la_er_with_fixed_rates_is_er():
     support.assert_close(la_er.params, er.params, 1e-12)
 
 
-def path_penalty(strength):
-    """A penalty of a user's own, in the signatures of ``cljax.Penalty``."""
+class PathPenalty(cljax.Penalty):
+    """A penalty of a user's own."""
 
-    def init(params):
+    strength: cljax.Real = cljax.positional(default=1.0)
+
+    def init(self, params):
         zeros = tree.full_like(params, 0.0)
         return {"anchor": params, "weight": zeros, "path": zeros}
 
-    def value(state, params):
-        return strength * tree.weighted_sq(state["weight"], params, state["anchor"])
+    def value(self, state, params):
+        return self.strength * tree.weighted_sq(state["weight"], params, state["anchor"])
 
-    def observe(state, params, grads, updates):
+    def observe(self, state, params, grads, updates):
         path = jax.tree.map(lambda a, g, u: a - g * u, state["path"], grads, updates)
         return {**state, "path": path}
 
-    def consolidate(state, params, batch, network, key):
+    def consolidate(self, state, params, batch, network, key):
         weight = jax.tree.map(lambda w, p: w + jnp.abs(p), state["weight"], state["path"])
         return {"anchor": params, "weight": weight, "path": tree.full_like(params, 0.0)}
-
-    return cljax.Penalty(init, value, observe, consolidate)
 
 
 @pytest.mark.parametrize("carrier", [cljax.ER, cljax.LaMAML, cljax.Finetune])
@@ -172,7 +172,7 @@ def test_a_users_penalty_runs_inside(carrier):
     stream, net = support.stream(), cljax.nets.mlp(5)(4)
     losses = []
     for strength in (0.0, 30.0):
-        method = carrier(lr=0.05, penalty=path_penalty(strength), **options)
+        method = carrier(lr=0.05, penalty=PathPenalty(strength), **options)
         history = learn(method, net, stream, [0], batch_size=4)
         assert history.diverged == (None,)
         state = history.states[0]

@@ -10,7 +10,7 @@ import pytest
 import support
 
 import cljax
-from cljax.methods.common import network_of
+from cljax.method import Problem
 from cljax.types import Batch, Clock
 
 C, D = support.NUM_CLASSES, support.NUM_INPUTS
@@ -37,7 +37,7 @@ def problem(rows, valid, seed):
     )  # fmt: skip
     state = {"batch_stats": {"mean": jnp.asarray(mean), "var": jnp.asarray(var)}}
     features = ((x - mean) / np.sqrt(var + 1e-5))[:valid]
-    network = network_of(padding_support.normalised(C), support.spec())(state)
+    network = Problem(padding_support.normalised(C), support.spec()).network(state)
     params = {"head": {"kernel": jnp.asarray(kernel), "bias": jnp.zeros(C)}}
     return params, batch, network, features, features @ kernel
 

@@ -14,7 +14,7 @@ from cljax import tree
 from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.losses import classification_loss
-from cljax.methods.common import network_of
+from cljax.method import Problem
 from cljax.types import Examples
 
 MODEL = cljax.nets.mlp(5)(4)
@@ -37,7 +37,7 @@ def losses(params, examples):
 
 
 def network():
-    return network_of(MODEL, support.spec())({})
+    return Problem(MODEL, support.spec()).network({})
 
 
 def consolidated(penalty, state, params, batches):
@@ -158,7 +158,7 @@ def test_sampled_labels_follow_the_network():
     np.testing.assert_allclose(found, wanted, rtol=0.3, atol=0.02 * float(wanted.max()))
 
 
-@pytest.mark.parametrize("name", ["ewc", "si", "mas", "rwalk"])
+@pytest.mark.parametrize("name", ["EWC", "SI", "MAS", "RWalk"])
 def test_without_strength_it_is_finetuning(name):
     penalty = getattr(cljax, name)(0.0)
     batches = support.batches(6)
@@ -167,7 +167,7 @@ def test_without_strength_it_is_finetuning(name):
     support.assert_close(with_penalty.params, plain.params, 1e-12)
 
 
-@pytest.mark.parametrize("name", ["ewc", "online_ewc", "si", "mas", "rwalk", "lwf"])
+@pytest.mark.parametrize("name", ["EWC", "OnlineEWC", "SI", "MAS", "RWalk", "LwF"])
 def test_the_first_task_is_finetuning(name):
     penalty = getattr(cljax, name)(5.0)
     batches = support.batches(3, tasks=1)
