@@ -60,7 +60,7 @@ def lane_fn(method: str, stream, traces: list):
 
     def lane(rates, rows, key_init, key_update, data, tests):
         traces.append(method)
-        learner = cljax.methods.make(method, **options_of(method), **rates).bind(model, spec)
+        learner = cljax.methods.make(method, **{**options_of(method), **rates}).bind(model, spec)
         run, predictor = whole(learner, stream.transform), learner.predictors["logits"]
         state, _ = run(learner.init(key_init), rows, data, key_update)
         views = {"logits": predictor.prepare(state)}

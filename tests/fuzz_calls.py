@@ -234,9 +234,12 @@ def public(folder: Path) -> dict[str, Call]:
     for name in dir(cljax.metrics):
         if name in ("retained_accuracy", "learning_accuracy", "backward_transfer", "forgetting"):
             calls[f"metrics.{name}"] = Call(getattr(cljax.metrics, name), {"matrix": (matrix,)})
-    for kind, factories in (("method", METHODS), ("penalty", PENALTIES), ("net", NETS)):
-        for name, make in factories.items():
-            calls[f"{kind} {name}"] = Call(make, fuzz_support.defaults(make))
+    made = {f"method {name}": method for name, method in METHODS.items()}
+    made |= {f"penalty {name}": penalty() for name, penalty in PENALTIES.items()}
+    for name, options in made.items():
+        calls[name] = Call(options.replace, fuzz_support.defaults(options))
+    for name, make in NETS.items():
+        calls[f"net {name}"] = Call(make, fuzz_support.defaults(make))
     del plans, spec
     return calls
 

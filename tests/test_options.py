@@ -20,12 +20,11 @@ from cljax.memory.policies import POLICIES
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.nets.conv import Lowering
+from cljax.options import check_single, options_of
 from cljax.streams import STREAMS
 
 _PENALTIES = cljax.penalties.PENALTIES
 _FACTORIES = {
-    **{f"method {name}": make for name, make in METHODS.items()},
-    **{f"penalty {name}": make for name, make in _PENALTIES.items()},
     **{f"policy {name}": make for name, make in POLICIES.items()},
     **{f"net {name}": make for name, make in NETS.items()},
     # Those with the same factory behind them differ in defaults alone.
@@ -41,6 +40,10 @@ _FACTORIES = {
         )
     },
 }  # fmt: skip
+_OPTIONS = {
+    **{f"method {name}": method for name, method in METHODS.items()},
+    **{f"penalty {name}": penalty() for name, penalty in _PENALTIES.items()},
+}
 # What is checked elsewhere: data by ``check_images``, a learned rule by ``load_rule``, lists of
 # classes by ``split_by_class``, names of data sets where they are looked up.
 _ELSEWHERE = {"data", "digits", "hundred", "groups", "source", "rule", "dataset", "class_order"}
@@ -77,6 +80,10 @@ def _wrong(kinds):
 
 
 def _options():
+    for label, made in _OPTIONS.items():
+        for option in options_of(made):
+            if option.name not in _ELSEWHERE:
+                yield label, option.name, option.type
     for label, factory in _FACTORIES.items():
         signature = inspect.signature(factory, eval_str=True, locals={"Lowering": Lowering})
         for parameter in signature.parameters.values():
@@ -87,6 +94,10 @@ def _options():
 
 
 def _made(label, name, value):
+    if label in _OPTIONS:
+        made = _OPTIONS[label].replace(**{name: value})
+        check_single(made)  # as a run does
+        return made
     factory = _FACTORIES[label]
     if name == "widths":
         return factory(value)
@@ -94,7 +105,7 @@ def _made(label, name, value):
     return factory(*((8,) if label in ("net conv", "net cnn") else ()), **{**own, name: value})
 
 
-@pytest.mark.parametrize("label", _FACTORIES)
+@pytest.mark.parametrize("label", [*_OPTIONS, *_FACTORIES])
 def test_an_option_that_is_of_another_kind_or_out_of_range_is_refused_by_its_name(label):
     accepted = []
     for own, name, annotation in _options():

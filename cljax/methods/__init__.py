@@ -12,6 +12,8 @@ from cljax.methods.er import ER
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import fixed_rep
 from cljax.methods.gem import agem, gem
+from cljax.methods.groups.descent import DescentOptions, PenaltyOptions
+from cljax.methods.groups.replay import OfferOptions, ReplayOptions
 from cljax.methods.hat import hat
 from cljax.methods.icarl import icarl, lwf_exemplars
 from cljax.methods.icarl_ti import icarl_ti
@@ -31,7 +33,9 @@ from cljax.methods.reptile import fomaml, reptile
 from cljax.methods.teacher import teacher
 from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
 
-__all__ = ["CHECKED", "METHODS", "make"]
+__all__ = [
+    "CHECKED", "METHODS", "DescentOptions", "OfferOptions", "PenaltyOptions", "ReplayOptions", "make",
+]  # fmt: skip
 
 # A row a method: with its defaults, and how its update is checked: golden (a step-by-step trace of
 # the authors' code), hand-checked (computed steps in the tests), or restated (known at second hand,
