@@ -71,9 +71,10 @@ __all__ = [
     "bic", "compare", "continuum_lower_bound", "data", "errors", "evaluate", "fixed_rep", "fomaml",
     "gem", "hat", "icarl", "icarl_ti", "implicit_gradient", "independent", "itaml",
     "keep_freed_memory", "load", "losses", "lucir", "lwf_exemplars", "memory", "mer", "meta_bgd",
-    "methods", "metrics", "nets", "oml", "optax_step", "oracle", "penalties", "positional", "pretrained",
-    "published", "readout", "recipe", "rep", "replayed", "reptile", "resume", "run", "sgd_step",
-    "split", "stats", "streams", "sweep", "teacher", "tree", "types", "unroll", "with_exemplars",
+    "methods", "metrics", "nets", "oml", "optax_step", "oracle", "penalties", "positional",
+    "pretrained", "published", "readout", "recipe", "rep", "replayed", "reptile", "resume", "run",
+    "sgd_step", "split", "stats", "streams", "sweep", "teacher", "tree", "types", "unroll",
+    "with_exemplars",
 ]  # fmt: skip
 
 

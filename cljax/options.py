@@ -57,7 +57,8 @@ from cljax.errors import (
 
 __all__ = [
     "Bound", "Check", "Count", "Leaf", "Natural", "Option", "Options", "Positive", "Rate", "Real",
-    "Share", "StaticRate", "StaticShare", "check_single", "options_of", "positional", "real_options",
+    "Share", "StaticRate", "StaticShare", "check_single", "options_of", "positional",
+    "real_options",
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+import cljax
 from cljax.cli import command as cli
 from cljax.cli import job as jobs
 from cljax.methods import METHODS

@@ -34,7 +34,8 @@ from cljax.methods.teacher import teacher
 from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
 
 __all__ = [
-    "CHECKED", "METHODS", "DescentOptions", "OfferOptions", "PenaltyOptions", "ReplayOptions", "make",
+    "CHECKED", "DescentOptions", "METHODS", "OfferOptions", "PenaltyOptions", "ReplayOptions",
+    "make",
 ]  # fmt: skip
 
 # A row a method: with its defaults, and how its update is checked: golden (a step-by-step trace of
