@@ -26,30 +26,30 @@ from cljax.evaluation.linear import readout
 from cljax.implicit import implicit_gradient
 from cljax.inner_loop import InnerStep, Unrolled, optax_step, sgd_step, split, unroll
 from cljax.method import Method, Problem
-from cljax.methods.bic import bic
+from cljax.methods.bic import BiC
 from cljax.methods.er import ER
 from cljax.methods.finetune import SGD, Finetune, Online
-from cljax.methods.fixed_rep import fixed_rep
+from cljax.methods.fixed_rep import FixedRep
 from cljax.methods.gem import agem, gem
 from cljax.methods.hat import hat
-from cljax.methods.icarl import icarl, lwf_exemplars
-from cljax.methods.icarl_ti import icarl_ti
+from cljax.methods.icarl import ICaRL, LwFExemplars
+from cljax.methods.icarl_ti import ICaRLTI
 from cljax.methods.independent import independent
-from cljax.methods.itaml import itaml
+from cljax.methods.itaml import ITAML
 from cljax.methods.joint import IID, Joint
 from cljax.methods.laer import LaER
 from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
-from cljax.methods.lucir import lucir
+from cljax.methods.lucir import LUCIR
 from cljax.methods.mer import mer
 from cljax.methods.metabgd import meta_bgd
 from cljax.methods.multitask import Multitask
 from cljax.methods.oml import oml
 from cljax.methods.pretrained import pretrained
 from cljax.methods.rep import rep
-from cljax.methods.replayed import oracle, replayed
-from cljax.methods.reptile import fomaml, reptile
+from cljax.methods.replayed import Oracle, Replayed
+from cljax.methods.reptile import FOMAML, Reptile
 from cljax.methods.teacher import teacher
-from cljax.methods.with_exemplars import with_exemplars
+from cljax.methods.with_exemplars import WithExemplars
 from cljax.options import Count, Options, Rate, Real, Share, positional
 from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
 from cljax.penalty import Penalty
@@ -64,17 +64,17 @@ from cljax.version import __version__
 _LATER = ("geometry", "plot", "report")  # imported when first asked for: they take a while
 
 __all__ = [
-    "CMAML", "Count", "ER", "EWC", "Evaluation", "Finetune", "IID", "InnerStep", "Joint", "LaER",
-    "LaMAML", "LwF", "MAS", "Method", "Multitask", "Online", "OnlineEWC", "Options", "Penalty",
-    "Problem", "RWalk", "Rate", "Readout", "Real", "Recipe", "Run", "Running", "SGD", "SI",
-    "Scores", "Share", "Study", "SyncLaMAML", "Trained", "Tune", "Unrolled", "__version__", "agem",
-    "bic", "compare", "continuum_lower_bound", "data", "errors", "evaluate", "fixed_rep", "fomaml",
-    "gem", "hat", "icarl", "icarl_ti", "implicit_gradient", "independent", "itaml",
-    "keep_freed_memory", "load", "losses", "lucir", "lwf_exemplars", "memory", "mer", "meta_bgd",
-    "methods", "metrics", "nets", "oml", "optax_step", "oracle", "penalties", "positional",
-    "pretrained", "published", "readout", "recipe", "rep", "replayed", "reptile", "resume", "run",
-    "sgd_step", "split", "stats", "streams", "sweep", "teacher", "tree", "types", "unroll",
-    "with_exemplars",
+    "BiC", "CMAML", "Count", "ER", "EWC", "Evaluation", "FOMAML", "Finetune", "FixedRep", "ICaRL",
+    "ICaRLTI", "IID", "ITAML", "InnerStep", "Joint", "LUCIR", "LaER", "LaMAML", "LwF",
+    "LwFExemplars", "MAS", "Method", "Multitask", "Online", "OnlineEWC", "Options", "Oracle",
+    "Penalty", "Problem", "RWalk", "Rate", "Readout", "Real", "Recipe", "Replayed", "Reptile",
+    "Run", "Running", "SGD", "SI", "Scores", "Share", "Study", "SyncLaMAML", "Trained", "Tune",
+    "Unrolled", "WithExemplars", "__version__", "agem", "compare", "continuum_lower_bound", "data",
+    "errors", "evaluate", "gem", "hat", "implicit_gradient", "independent", "keep_freed_memory",
+    "load", "losses", "memory", "mer", "meta_bgd", "methods", "metrics", "nets", "oml",
+    "optax_step", "penalties", "positional", "pretrained", "published", "readout", "recipe", "rep",
+    "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "teacher", "tree", "types",
+    "unroll",
 ]  # fmt: skip
 
 

@@ -7,29 +7,29 @@ from typing import Any
 
 from cljax.errors import check_known
 from cljax.method import Method
-from cljax.methods.bic import bic
+from cljax.methods.bic import BiC
 from cljax.methods.er import ER
 from cljax.methods.finetune import SGD, Finetune, Online
-from cljax.methods.fixed_rep import fixed_rep
+from cljax.methods.fixed_rep import FixedRep
 from cljax.methods.gem import agem, gem
 from cljax.methods.groups.descent import DescentOptions, PenaltyOptions
 from cljax.methods.groups.replay import OfferOptions, ReplayOptions
 from cljax.methods.hat import hat
-from cljax.methods.icarl import icarl, lwf_exemplars
-from cljax.methods.icarl_ti import icarl_ti
+from cljax.methods.icarl import ICaRL, LwFExemplars
+from cljax.methods.icarl_ti import ICaRLTI
 from cljax.methods.independent import independent
-from cljax.methods.itaml import itaml
+from cljax.methods.itaml import ITAML
 from cljax.methods.joint import IID, Joint
 from cljax.methods.laer import LaER
 from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
-from cljax.methods.lucir import lucir
+from cljax.methods.lucir import LUCIR
 from cljax.methods.mer import mer
 from cljax.methods.metabgd import meta_bgd
 from cljax.methods.multitask import Multitask
 from cljax.methods.oml import oml
 from cljax.methods.rep import rep
-from cljax.methods.replayed import oracle, replayed
-from cljax.methods.reptile import fomaml, reptile
+from cljax.methods.replayed import Oracle, Replayed
+from cljax.methods.reptile import FOMAML, Reptile
 from cljax.methods.teacher import teacher
 from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
 
@@ -59,27 +59,27 @@ _ROWS: tuple[tuple[Method, str], ...] = (
     (Finetune(penalty=MAS()), "restated"),
     (Finetune(penalty=RWalk()), "restated"),
     (Finetune(penalty=LwF()), "restated"),
+    (ICaRL(), "restated"),
+    (BiC(), "restated"),
+    (LwFExemplars(), "golden"),
+    (LUCIR(), "golden"),
+    (Replayed(), "restated"),
+    (Oracle(), "restated"),
+    (ITAML(), "golden"),
+    (Reptile(), "restated"),
+    (FOMAML(), "restated"),
+    (FixedRep(), "restated"),
+    (ICaRLTI(), "hand-checked"),
 )
 _OLD: Mapping[str, tuple[Callable[..., Any], str]] = {
     "mer": (mer, "golden"),
     "gem": (gem, "golden"),
     "agem": (agem, "golden"),
-    "itaml": (itaml, "golden"),
     "meta-bgd": (meta_bgd, "hand-checked"),
-    "icarl": (icarl, "restated"),
-    "bic": (bic, "restated"),
-    "lwf-exemplars": (lwf_exemplars, "golden"),
-    "lucir": (lucir, "golden"),
-    "reptile": (reptile, "restated"),
-    "fomaml": (fomaml, "restated"),
-    "fixed-rep": (fixed_rep, "restated"),
-    "replayed": (replayed, "restated"),
-    "oracle": (oracle, "restated"),
     "teacher": (teacher, "hand-checked"),
     "hat": (hat, "hand-checked"),
     "oml": (oml, "hand-checked"),
     "rep": (rep, "hand-checked"),
-    "icarl-ti": (icarl_ti, "hand-checked"),
     "independent": (independent, "hand-checked"),
 }
 

@@ -31,39 +31,30 @@ augmented. Others keep every task's pair applied, in training too, and fit by Ad
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax.errors import (
-    UserError,
-    check_above_zero,
-    check_flag,
-    check_known,
-    check_positive,
-    check_rate,
-    check_share,
-)
-from cljax.factories import with_part
+from cljax.errors import UserError
 from cljax.losses import distillation, masked_mean
 from cljax.memory.exemplars import Budget
-from cljax.methods.class_incremental import Objective, State, Terms, class_incremental
-from cljax.methods.common import logits_predictor
+from cljax.method import Problem
+from cljax.methods.class_incremental import ClassIncremental, State
+from cljax.methods.groups.exemplars import recall
 from cljax.methods.incremental import Outputs, blanked, classification, seen_outputs
-from cljax.methods.nearest import nearest_mean
-from cljax.methods.rehearsal import Rehearsal, recall
 from cljax.optimizers import Optimizer, Transformation, make_optimizer
+from cljax.options import Count, Positive, Rate, StaticShare
 from cljax.streams.base import Stream, batches, checksum
 from cljax.streams.orders import permutation
 from cljax.types import (
     Array,
     Batch,
     Info,
-    Model,
     Output,
     Params,
     Phase,
@@ -75,12 +66,8 @@ from cljax.types import (
 )
 
 __all__ = [
-    "Bias", "Correction", "Pairs", "bic", "bic_objective", "corrected", "holding_out", "objective",
-    "reserved",
+    "BiC", "Bias", "Correction", "corrected", "corrected_predictor", "holding_out", "reserved",
 ]  # fmt: skip
-
-
-Pairs: TypeAlias = Literal["newest", "all"]
 
 
 class Correction(NamedTuple):
@@ -104,104 +91,135 @@ def corrected(logits: Array, correction: Correction, class_mask: np.ndarray) -> 
     return jnp.where(owned[None], pair.scale * logits + pair.shift, logits)
 
 
-def objective(
-    params: Params,
-    output: Output,
-    old: Output,
-    own: Bias,
-    batch: Batch,
-    outputs: Outputs,
-    *,
-    class_mask: np.ndarray,
-    temperature: Array | float,
-    pairs: Pairs,
-) -> Array:
-    """L [] of stage 1 on a batch, in nats."""
-    correct = functools.partial(corrected, correction=own.correction, class_mask=class_mask)
-    logits = correct(output.logits) if pairs == "all" else output.logits
-    share = jnp.sum(outputs.past) / jnp.maximum(jnp.sum(outputs.seen), 1)  # lambda
-    apart = distillation(logits, correct(old.logits), outputs.past, temperature)
-    each = classification("softmax", logits, batch.y, outputs.seen)
-    return masked_mean(share * apart + (1 - share) * each, batch.mask)
+class BiC(ClassIncremental, name="bic"):
+    """BiC: distillation on data and exemplars, and a bias correction fitted on a balanced part."""
 
+    temperature: Positive = 2.0
+    """Softens both networks' outputs in the distillation."""
+    held_out: StaticShare = 0.1
+    """Share of the budget that holds images which stage 2 alone learns from."""
+    correction_lr: Positive = 0.01
+    """Step size of stage 2."""
+    correction_epochs: Count = 200
+    """Passes of stage 2 over what is held out."""
+    correction_optimizer: Optimizer = "momentum"
+    """Of stage 2: sgd, momentum (0.9), adam or radam."""
+    correction_decay: Rate = 0.1
+    """Of the squared shift in stage 2's loss."""
+    pairs: Literal["newest", "all"] = "newest"
+    """The newest task's pair alone corrects logits, or those of all tasks, each fitted on logits
+    that the earlier ones correct, and in training too."""
 
-def bic_objective(
-    *,
-    temperature: Array | float = 2.0,
-    held_out: float = 0.1,
-    correction_lr: Array | float = 0.01,
-    correction_epochs: int = 200,
-    correction_optimizer: Optimizer = "momentum",
-    correction_decay: Array | float = 0.1,
-    pairs: Pairs = "newest",
-    mirror: bool = False,
-) -> Objective:
-    """BiC: distillation on data and exemplars, and a bias correction fitted on a balanced part.
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.held_out < 1:
+            raise UserError(f"held_out is {self.held_out}, but it must be a share between 0 and 1.")
+        make_optimizer(self.correction_optimizer, self.correction_lr)
 
-    Args:
-      temperature: softens both networks' outputs in the distillation. May be traced.
-      held_out: share of the budget that holds images which stage 2 alone learns from.
-      correction_lr: step size of stage 2. May be traced.
-      correction_epochs: passes of stage 2 over what is held out.
-      correction_optimizer: of stage 2: sgd, momentum (0.9), adam or radam.
-      correction_decay: of the squared shift in stage 2's loss. May be traced.
-      pairs: the newest task's pair alone corrects logits, or those of all tasks, each fitted on
-        logits that the earlier ones correct, and in training too.
-      mirror: class means over the exemplars and their mirror images.
+    @property
+    def _step(self) -> Transformation:
+        return make_optimizer(self.correction_optimizer, self.correction_lr)
 
-    Raises:
-      UserError: for counts below 1, values that are not finite, a share out of range, unknown
-        choices, a budget below two exemplars a class, or a stream whose tasks share classes.
-    """
-    options = dict(locals())
-    check_above_zero(temperature=temperature, correction_lr=correction_lr)
-    check_rate(correction_decay=correction_decay)
-    check_positive(correction_epochs=correction_epochs)
-    check_share(held_out=held_out)
-    check_flag(mirror=mirror)
-    check_known("pairs", pairs, ("newest", "all"))
-    if not 0 < held_out < 1:
-        raise UserError(f"held_out is {held_out}, but it must be a share between 0 and 1.")
-    step = make_optimizer(correction_optimizer, correction_lr)
+    def kept(self, spec: Spec) -> Budget:
+        return reserved(self.budget(spec), self.held_out)
 
-    def bind(model: Model, spec: Spec, budget: Budget) -> Terms:
-        def init() -> Bias:
-            correction = _uncorrected(spec.num_tasks)
-            return Bias(correction, step.init(_pair(correction, jnp.zeros((), jnp.int32))))
+    def init_own(self, problem: Problem) -> Bias:
+        correction = _uncorrected(problem.spec.num_tasks)
+        return Bias(correction, self._step.init(_pair(correction, jnp.zeros((), jnp.int32))))
 
-        def begin(own: Bias, task: Array) -> Bias:
-            return own._replace(opt_state=step.init(_pair(own.correction, task)))
+    def begin_own(self, problem: Problem, own: Bias, task: Array) -> Bias:
+        return own._replace(opt_state=self._step.init(_pair(own.correction, task)))
 
-        predictors = {
-            "logits": _corrected_predictor(model, spec.class_mask),
-            "nearest-mean": nearest_mean(model, spec, mirror=mirror),
-            "uncorrected": logits_predictor(model),
-        }
-        loss = functools.partial(
-            objective, class_mask=spec.class_mask, temperature=temperature, pairs=pairs
+    def objective(
+        self,
+        problem: Problem,
+        params: Params,
+        output: Output,
+        old: Output,
+        own: Bias,
+        batch: Batch,
+        outputs: Outputs,
+    ) -> Array:
+        """L [] of stage 1 on a batch, in nats."""
+        correct = functools.partial(
+            corrected, correction=own.correction, class_mask=problem.spec.class_mask
         )
-        stage_2 = _stage_2(model, spec.class_mask, step, correction_epochs, correction_decay, pairs)
-        return Terms(
-            loss, predictors, init, begin, (stage_2,),
-            lambda logits, own: corrected(logits, own.correction, spec.class_mask),
-        )  # fmt: skip
+        logits = correct(output.logits) if self.pairs == "all" else output.logits
+        share = jnp.sum(outputs.past) / jnp.maximum(jnp.sum(outputs.seen), 1)  # lambda
+        apart = distillation(logits, correct(old.logits), outputs.past, self.temperature)
+        each = classification("softmax", logits, batch.y, outputs.seen)
+        return masked_mean(share * apart + (1 - share) * each, batch.mask)
 
-    def arrange(stream: Stream, held: Rehearsal) -> Stream:
-        whole, labels = stream.planner, np.asarray(stream.train_y)
-        budget = held.budget(stream.spec(1))
+    def adjusted(self, problem: Problem, logits: Array, own: Bias) -> Array:
+        return corrected(logits, own.correction, problem.spec.class_mask)
+
+    def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
+        """The corrected logits, the nearest class mean, and the logits as the head gives them."""
+        found = super().predictors(problem)
+        own = corrected_predictor(found["logits"], problem.spec.class_mask)
+        return {**found, "logits": own, "uncorrected": found["logits"]}
+
+    def stages(self, problem: Problem) -> tuple[Phase, ...]:
+        """Fits the newest pair to what the task's plan held out."""
+        (model, spec), step = problem, self._step
+
+        def plan(task: int, rows: StepPlan) -> StepPlan | None:
+            if task == 0:
+                return None
+            index, tasks, mask = (a[rows.epoch == 0] for a in (rows.index, rows.task, rows.mask))
+            # Padding repeats a row that is valid elsewhere, or one held out.
+            held, where = np.unique(index, return_index=True)
+            some = (held != -1) & ~np.isin(held, index[mask])
+            held, tasks = held[some], tasks.reshape(-1)[where[some]]
+            parts = []
+            for epoch in range(self.correction_epochs):
+                order = permutation(len(held), "bic", task, epoch)
+                parts.append(
+                    batches(
+                        held[order],
+                        tasks[order],
+                        index.shape[1],
+                        current=task,
+                        epoch=epoch,
+                        last=epoch == self.correction_epochs - 1,
+                    )  # fmt: skip
+                )
+            return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+        def update(state: State, batch: Batch, draws: tuple[()]) -> tuple[State, Info]:
+            batch, task, own = blanked(batch), batch.clock.task, state.own
+            variables = Variables(state.params, state.model_state)
+            logits = model.apply(variables, batch.x, False)[0].logits
+            seen = seen_outputs(spec.class_mask, task)
+            others = own.correction if self.pairs == "all" else _uncorrected(spec.num_tasks)
+
+            def put(pair: Correction) -> Correction:
+                return jax.tree.map(lambda a, new: a.at[task].set(new), others, pair)
+
+            def objective(pair: Correction) -> tuple[Array, Array]:
+                z = corrected(logits, put(pair), spec.class_mask)
+                loss = masked_mean(classification("softmax", z, batch.y, seen), batch.mask)
+                return loss + self.correction_decay * pair.shift**2, loss
+
+            pair = _pair(own.correction, task)
+            grads, loss = jax.grad(objective, has_aux=True)(pair)
+            updates, opt_state = step.update(grads, own.opt_state, pair)
+            fitted = put(tree.add_scaled(pair, updates, 1.0))
+            some = jnp.any(batch.mask)  # decay and momentum alone are no step
+            return state._replace(own=tree.select(some, Bias(fitted, opt_state), own)), Info(loss)
+
+        return (Phase("correction", plan, lambda state, batch, key: (), update, recall=recall),)
+
+    def arrange(self, stream: Stream) -> Stream:
+        stream, labels = super().arrange(stream), np.asarray(stream.train_y)
+        whole, budget = stream.planner, self.budget(stream.spec(1))
         assert whole is not None
 
         def planner(seed: int, batch_size: int, epochs: int) -> StepPlan:
-            return holding_out(whole(seed, batch_size, epochs), labels, budget, held_out)
+            return holding_out(whole(seed, batch_size, epochs), labels, budget, self.held_out)
 
-        mark = checksum(stream.checksum, {}, "held out", held_out)
+        mark = checksum(stream.checksum, {}, "held out", self.held_out)
         return replace(stream, planner=planner, checksum=mark)
-
-    kept = functools.partial(reserved, share=held_out)
-    return Objective(bind, arrange, kept, "bic", options)
-
-
-bic = with_part(class_incremental, "bic", "objective", bic_objective)
 
 
 def _held_counts(budget: Budget, share: float) -> np.ndarray:
@@ -272,71 +290,12 @@ def _uncorrected(num_tasks: int) -> Correction:
     return Correction(jnp.ones(num_tasks), jnp.zeros(num_tasks))
 
 
-def _stage_2(
-    model: Model,
-    class_mask: np.ndarray,
-    step: Transformation,
-    epochs: int,
-    decay: Array | float,
-    pairs: Pairs,
-) -> Phase:
-    """Fits the newest pair to what the task's plan held out."""
-
-    def plan(task: int, rows: StepPlan) -> StepPlan | None:
-        if task == 0:
-            return None
-        index, tasks, mask = (a[rows.epoch == 0] for a in (rows.index, rows.task, rows.mask))
-        # Padding repeats a row that is valid elsewhere, or one held out.
-        held, where = np.unique(index, return_index=True)
-        some = (held != -1) & ~np.isin(held, index[mask])
-        held, tasks = held[some], tasks.reshape(-1)[where[some]]
-        parts = []
-        for epoch in range(epochs):
-            order = permutation(len(held), "bic", task, epoch)
-            parts.append(
-                batches(
-                    held[order],
-                    tasks[order],
-                    index.shape[1],
-                    current=task,
-                    epoch=epoch,
-                    last=epoch == epochs - 1,
-                )  # fmt: skip
-            )
-        return StepPlan(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-
-    def update(state: State, batch: Batch, draws: tuple[()]) -> tuple[State, Info]:
-        batch, task, own = blanked(batch), batch.clock.task, state.own
-        variables = Variables(state.params, state.model_state)
-        logits = model.apply(variables, batch.x, False)[0].logits
-        seen = seen_outputs(class_mask, task)
-
-        others = own.correction if pairs == "all" else _uncorrected(len(class_mask))
-
-        def put(pair: Correction) -> Correction:
-            return jax.tree.map(lambda a, new: a.at[task].set(new), others, pair)
-
-        def objective(pair: Correction) -> tuple[Array, Array]:
-            z = corrected(logits, put(pair), class_mask)
-            loss = masked_mean(classification("softmax", z, batch.y, seen), batch.mask)
-            return loss + decay * pair.shift**2, loss
-
-        pair = _pair(own.correction, task)
-        grads, loss = jax.grad(objective, has_aux=True)(pair)
-        updates, opt_state = step.update(grads, own.opt_state, pair)
-        fitted = put(tree.add_scaled(pair, updates, 1.0))
-        some = jnp.any(batch.mask)  # decay and momentum alone are no step
-        return state._replace(own=tree.select(some, Bias(fitted, opt_state), own)), Info(loss)
-
-    return Phase("correction", plan, lambda state, batch, key: (), update, recall=recall)
-
-
 def _pair(correction: Correction, task: Array) -> Correction:
     return jax.tree.map(lambda a: a[task], correction)
 
 
-def _corrected_predictor(model: Model, class_mask: np.ndarray) -> Predictor:
-    raw = logits_predictor(model)
+def corrected_predictor(raw: Predictor, class_mask: np.ndarray) -> Predictor:
+    """Scores of a predictor, corrected as the state says."""
 
     def prepare(state: State) -> tuple[PyTree, Correction]:
         return raw.prepare(state), state.own.correction

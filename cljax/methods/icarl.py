@@ -22,120 +22,62 @@ so that they are those of the example as it is augmented.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from cljax.errors import check_above_zero, check_flag, check_known, check_rate
-from cljax.factories import with_part
 from cljax.losses import binary_cross_entropy, distillation, masked_mean
-from cljax.memory.exemplars import Budget
-from cljax.methods.class_incremental import (
-    Objective,
-    Terms,
-    both_predictors,
-    class_incremental,
-)
+from cljax.method import Problem
+from cljax.methods.class_incremental import ClassIncremental
 from cljax.methods.incremental import Outputs, classification
-from cljax.types import Array, Batch, Model, Output, Params, PyTree, Spec
+from cljax.options import Positive, Rate
+from cljax.types import Array, Batch, Output, Params, PyTree
 
-__all__ = ["distilled", "icarl", "icarl_objective", "lwf_exemplars", "lwf_objective"]
-
-Kind: TypeAlias = Literal["bce", "kl"]
-
-
-def distilled(
-    params: Params,
-    output: Output,
-    old: Output,
-    own: PyTree,
-    batch: Batch,
-    outputs: Outputs,
-    *,
-    loss: Kind,
-    strength: Array | float,
-    temperature: Array | float,
-) -> Array:
-    """Mean loss [] of a batch, in nats."""
-    logits = output.logits
-    if loss == "bce":
-        new = jax.nn.one_hot(batch.y, logits.shape[1], dtype=logits.dtype)
-        targets = jnp.where(outputs.past[None], jax.nn.sigmoid(old.logits), new)
-        each = binary_cross_entropy(logits, targets, outputs.seen[None])
-        return masked_mean(jnp.sum(outputs.seen) * each, batch.mask)
-    apart = distillation(logits, old.logits, outputs.past, temperature)
-    each = classification("softmax", logits, batch.y, outputs.seen)
-    return masked_mean(each + strength * apart, batch.mask)
+__all__ = ["ICaRL", "LwFExemplars"]
 
 
-def icarl_objective(
-    *,
-    loss: Kind = "bce",
-    strength: Array | float = 1.0,
-    temperature: Array | float = 2.0,
-    mirror: bool = False,
-) -> Objective:
-    """iCaRL: distillation, herded exemplars, prediction by the nearest class mean.
+class ICaRL(ClassIncremental, name="icarl"):
+    """iCaRL: distillation, herded exemplars, prediction by the nearest class mean."""
 
-    Args:
-      loss: bce, the sum of binary cross-entropies (the paper), or kl, softmax cross-entropy with
-        distillation.
-      strength: weight of the distillation; loss=kl only. May be traced.
-      temperature: softens both networks' outputs in it; loss=kl only. May be traced.
-      mirror: class means over the exemplars and their mirror images.
+    headline: ClassVar[str] = "nearest-mean"
 
-    Raises:
-      UserError: for counts below 1, values that are not finite, unknown choices, or a stream
-        whose tasks share classes.
-    """
-    options = dict(locals())
-    return _objective("icarl", "nearest-mean", options, **options)
+    loss: Literal["bce", "kl"] = "bce"
+    """Bce, the sum of binary cross-entropies (the paper), or kl, softmax cross-entropy with
+    distillation."""
+    strength: Rate = 1.0
+    """Weight of the distillation; loss=kl only."""
+    temperature: Positive = 2.0
+    """Softens both networks' outputs in it; loss=kl only."""
 
-
-def lwf_objective(
-    *, strength: Array | float = 1.0, temperature: Array | float = 2.0, mirror: bool = False
-) -> Objective:
-    """LwF with exemplars: cross-entropy and distillation, prediction by the head.
-
-    Args:
-      strength: weight of the distillation. May be traced.
-      temperature: softens both networks' outputs in it. May be traced.
-      mirror: class means over the exemplars and their mirror images.
-
-    Raises:
-      UserError: for counts below 1, values that are not finite, unknown choices, or a stream
-        whose tasks share classes.
-    """
-    options = dict(locals())
-    return _objective("lwf-exemplars", "logits", options, loss="kl", **options)
+    def objective(
+        self,
+        problem: Problem,
+        params: Params,
+        output: Output,
+        old: Output,
+        own: PyTree,
+        batch: Batch,
+        outputs: Outputs,
+    ) -> Array:
+        logits = output.logits
+        if self.loss == "bce":
+            new = jax.nn.one_hot(batch.y, logits.shape[1], dtype=logits.dtype)
+            targets = jnp.where(outputs.past[None], jax.nn.sigmoid(old.logits), new)
+            each = binary_cross_entropy(logits, targets, outputs.seen[None])
+            return masked_mean(jnp.sum(outputs.seen) * each, batch.mask)
+        apart = distillation(logits, old.logits, outputs.past, self.temperature)
+        each = classification("softmax", logits, batch.y, outputs.seen)
+        return masked_mean(each + self.strength * apart, batch.mask)
 
 
-def _objective(
-    name: str,
-    headline: str,
-    options: Mapping[str, Any],
-    *,
-    loss: Kind,
-    strength: Array | float,
-    temperature: Array | float,
-    mirror: bool,
-) -> Objective:
-    check_known("loss", loss, get_args(Kind))
-    check_rate(strength=strength)
-    check_above_zero(temperature=temperature)
-    check_flag(mirror=mirror)
-    mean_loss = functools.partial(
-        distilled, loss=loss, strength=strength, temperature=temperature
-    )  # fmt: skip
+class LwFExemplars(ICaRL, name="lwf-exemplars"):
+    """LwF with exemplars: cross-entropy and distillation, prediction by the head."""
 
-    def bind(model: Model, spec: Spec, budget: Budget) -> Terms:
-        return Terms(mean_loss, both_predictors(model, spec, headline=headline, mirror=mirror))
+    headline: ClassVar[str] = "logits"
+    loss: ClassVar[Literal["kl"]] = "kl"
 
-    return Objective(bind, name=name, options=options)
-
-
-icarl = with_part(class_incremental, "icarl", "objective", icarl_objective)
-lwf_exemplars = with_part(class_incremental, "lwf-exemplars", "objective", lwf_objective)
+    strength: Rate = 1.0
+    """Weight of the distillation."""
+    temperature: Positive = 2.0
+    """Softens both networks' outputs in it."""

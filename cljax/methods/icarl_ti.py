@@ -31,7 +31,7 @@ mode (the reference networks have no other).
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,29 +39,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax.errors import UserError, check_above_zero, check_positive, check_rate, given
-from cljax.losses import LossFn, classification_loss, masked_mean
+from cljax.errors import UserError
+from cljax.losses import masked_mean
 from cljax.memory.selection import herd
-from cljax.methods.common import initial, logits_predictor
+from cljax.method import Cost, Method, Problem, logits_predictor
+from cljax.options import Bound, Count, Rate
 from cljax.types import (
     Array,
     Batch,
     Examples,
     Info,
-    Learner,
-    Method,
     Model,
     Needs,
     Params,
     Phase,
     Predictor,
     PyTree,
-    Spec,
     StepPlan,
     Variables,
 )
 
-__all__ = ["Draws", "Exemplars", "Stage", "State", "draw", "icarl_ti", "update"]
+__all__ = ["Draws", "Exemplars", "ICaRLTI", "Stage", "State"]
 
 _BLOCK = 256  # images a forward pass over a memory: bounds its activations
 
@@ -99,98 +97,28 @@ class Draws(NamedTuple):
     mask: Array  # [G, C] bool, True = the class has exemplars
 
 
-def draw(state: State, batch: Batch, key: Array, *, glances: int) -> Draws:
-    """Draws an exemplar of each class, uniformly, for each glance."""
-    x, exlog, count = state.exemplars
-    num_classes = count.shape[0]
-    slot = jax.random.randint(key, (glances, num_classes), 0, jnp.maximum(count, 1)[None])
-    own = jnp.arange(num_classes)[None]
-    mask = jnp.broadcast_to((count > 0)[None], slot.shape)
-    return Draws(jax.tree.map(lambda a: a[own, slot], x), exlog[own, slot], mask)
+class ICaRLTI(Method, name="icarl-ti"):
+    """iCaRL where the task is known: distillation, herded exemplars, nearest class mean."""
 
+    lr: Rate = 0.03
+    """Step size."""
+    strength: Rate = 1.0
+    """Weight of the distillation from the network as it was."""
+    capacity: Count = 200
+    """Exemplars of all classes together; each seen class has an equal share."""
+    stage_size: Count = 2240
+    """Examples of a task's first pass from which its exemplars are chosen, the first to arrive."""
+    glances: Count = 1
+    """Steps on each incoming batch."""
+    clip_norm: Bound | None = 5.0
+    """Bound of the global norm of the gradient; None disables."""
 
-def update(
-    state: State,
-    batch: Batch,
-    draws: Draws,
-    *,
-    loss_fn: LossFn,
-    model: Model,
-    class_mask: np.ndarray,
-    lr: Array | float,
-    strength: Array | float,
-    clip_norm: Array | float | None = 5.0,
-) -> tuple[State, Info]:
-    """G distilled steps on a batch, which is then staged if it is new.
+    @property
+    def needs(self) -> Needs:
+        return Needs(boundaries=True, task_ids_train=True, task_ids_test=True)
 
-    Args:
-      loss_fn: see ``cljax.losses.LossFn``.
-      class_mask: [T, C] bool, disjoint rows.
-      lr: step size. strength: weight of the distillation.
-      clip_norm: bound of the gradient's global L2 norm; None disables.
-
-    Returns:
-      The new state; ``info.loss`` is the mean loss of the glances with the distillation, in
-      nats, and ``info.metrics["distillation"]`` is sum_p D_p without its weight.
-    """
-    current = Examples(batch.x, batch.y, batch.task)
-    heads, weights = _heads(class_mask)
-
-    def glance(carry: Any, drawn: Draws) -> tuple[Any, tuple[Array, Array]]:
-        params, model_state = carry
-
-        def objective(params: Params) -> tuple[Array, tuple[PyTree, Array]]:
-            losses, after = loss_fn(params, model_state, current, batch.mask)
-            # In evaluation mode, so that empty slots reach no statistics.
-            logits = model.apply(Variables(params, model_state), drawn.x, False)[0].logits
-            apart = _divergence(drawn.exlog, logits, jnp.asarray(heads))
-            distilled = jnp.sum(jnp.where(drawn.mask, apart, 0.0) * jnp.asarray(weights))
-            return masked_mean(losses, batch.mask) + strength * distilled, (after, distilled)
-
-        (loss, (model_state, distilled)), grads = jax.value_and_grad(objective, has_aux=True)(
-            params
-        )
-        params = tree.add_scaled(params, tree.clip_norm(grads, clip_norm), -lr)
-        # Distillation alone is no step.
-        after = tree.select(jnp.any(batch.mask), (params, model_state), carry)
-        return after, (loss, distilled)
-
-    (params, model_state), (losses, distilled) = jax.lax.scan(
-        glance, (state.params, state.model_state), draws
-    )
-    state = State(params, model_state, state.exemplars, _staged(state.stage, batch))
-    return state, Info(jnp.mean(losses), {"distillation": jnp.mean(distilled)})
-
-
-def icarl_ti(
-    *,
-    lr: Array | float = 0.03,
-    strength: Array | float = 1.0,
-    capacity: int = 200,
-    stage_size: int = 2240,
-    glances: int = 1,
-    clip_norm: float | None = 5.0,
-) -> Method:
-    """iCaRL where the task is known: distillation, herded exemplars, nearest class mean.
-
-    Args:
-      lr: step size. May be traced.
-      strength: weight of the distillation from the network as it was. May be traced.
-      capacity: exemplars of all classes together; each seen class has an equal share.
-      stage_size: examples of a task's first pass from which its exemplars are chosen, the first
-        to arrive.
-      glances: steps on each incoming batch.
-      clip_norm: bound of the global norm of the gradient; None disables.
-
-    Raises:
-      UserError: for a count below 1 or a rate that is not finite.
-    """
-    options = dict(locals())
-    check_positive(capacity=capacity, stage_size=stage_size, glances=glances)
-    check_rate(lr=lr, strength=strength)
-    check_above_zero(**given(clip_norm=clip_norm))
-
-    def bind(model: Model, spec: Spec) -> Learner:
+    def fit(self, problem: Problem) -> None:
+        spec = problem.spec
         if not spec.multi_head:
             raise UserError(
                 "icarl-ti needs a stream whose tasks have outputs of their own, such as "
@@ -198,47 +126,91 @@ def icarl_ti(
             )
         if np.any(spec.class_mask.sum(axis=0) > 1):
             raise UserError("icarl-ti needs a stream in which no output belongs to two tasks.")
-        seen = np.cumsum(spec.class_mask.sum(axis=1))
-        if capacity < seen[-1]:
+        classes = int(spec.class_mask.sum())
+        if self.capacity < classes:
             raise UserError(
-                f"capacity is {capacity}, but it must be at least {seen[-1]}, an exemplar of "
+                f"capacity is {self.capacity}, but it must be at least {classes}, an exemplar of "
                 "each class of the stream."
             )
-        shares = capacity // seen  # [T], exemplars a class once task t has ended
 
-        def init(key: Array) -> State:
-            params, model_state = initial(model, spec, key)
-            num_classes, slots = spec.num_classes, int(shares[0])
-            exlog = jnp.zeros((num_classes, slots, num_classes), jax.tree.leaves(params)[0].dtype)
-            empty = lambda *lead: jax.tree.map(
-                lambda leaf: jnp.zeros((*lead, *leaf.shape), leaf.dtype), spec.example
-            )
-            count = jnp.zeros(num_classes, jnp.int32)
-            stage = Stage(
-                empty(stage_size), jnp.zeros(stage_size, jnp.int32), jnp.zeros((), jnp.int32)
-            )
-            return State(
-                params, model_state, Exemplars(empty(num_classes, slots), exlog, count), stage
-            )
+    def _shares(self, problem: Problem) -> np.ndarray:
+        """[T], exemplars a class once task t has ended."""
+        return self.capacity // np.cumsum(problem.spec.class_mask.sum(axis=1))
 
-        return Learner(
-            init,
-            functools.partial(draw, glances=glances),
-            functools.partial(
-                update, loss_fn=classification_loss(model, spec), model=model,
-                class_mask=spec.class_mask, lr=lr, strength=strength, clip_norm=clip_norm,
-            ),
-            {
-                "nearest-mean": _nearest_mean(model, spec.class_mask),
-                "logits": logits_predictor(model),
-            },
-            (_task_end(model, spec.class_mask, shares),),
-            gradients_per_update=glances,
-            examples_per_update=glances * (spec.batch_size + spec.num_classes),
-        )  # fmt: skip
+    def init(self, problem: Problem, key: Array) -> State:
+        spec, (params, model_state) = problem.spec, problem.variables(key)
+        num_classes, slots = spec.num_classes, int(self._shares(problem)[0])
+        exlog = jnp.zeros((num_classes, slots, num_classes), jax.tree.leaves(params)[0].dtype)
+        empty = lambda *lead: jax.tree.map(
+            lambda leaf: jnp.zeros((*lead, *leaf.shape), leaf.dtype), spec.example
+        )
+        count, none = jnp.zeros(num_classes, jnp.int32), jnp.zeros((), jnp.int32)
+        stage = Stage(empty(self.stage_size), jnp.zeros(self.stage_size, jnp.int32), none)
+        return State(params, model_state, Exemplars(empty(num_classes, slots), exlog, count), stage)
 
-    needs = Needs(boundaries=True, task_ids_train=True, task_ids_test=True)
-    return Method("icarl-ti", bind, needs, options, make=icarl_ti)
+    def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> Draws:
+        """Draws an exemplar of each class, uniformly, for each glance."""
+        x, exlog, count = state.exemplars
+        num_classes = count.shape[0]
+        slot = jax.random.randint(key, (self.glances, num_classes), 0, jnp.maximum(count, 1)[None])
+        own = jnp.arange(num_classes)[None]
+        mask = jnp.broadcast_to((count > 0)[None], slot.shape)
+        return Draws(jax.tree.map(lambda a: a[own, slot], x), exlog[own, slot], mask)
+
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: Draws
+    ) -> tuple[State, Info]:
+        """G distilled steps on a batch, which is then staged if it is new.
+
+        Returns:
+          The new state; ``info.loss`` is the mean loss of the glances with the distillation, in
+          nats, and ``info.metrics["distillation"]`` is sum_p D_p without its weight.
+        """
+        current = Examples(batch.x, batch.y, batch.task)
+        heads, weights = _heads(problem.spec.class_mask)
+
+        def glance(carry: Any, drawn: Draws) -> tuple[Any, tuple[Array, Array]]:
+            params, model_state = carry
+
+            def objective(params: Params) -> tuple[Array, tuple[PyTree, Array]]:
+                losses, after = problem.loss_fn(params, model_state, current, batch.mask)
+                # In evaluation mode, so that empty slots reach no statistics.
+                logits = problem.model.apply(Variables(params, model_state), drawn.x, False)[
+                    0
+                ].logits
+                apart = _divergence(drawn.exlog, logits, jnp.asarray(heads))
+                distilled = jnp.sum(jnp.where(drawn.mask, apart, 0.0) * jnp.asarray(weights))
+                return masked_mean(losses, batch.mask) + self.strength * distilled, (
+                    after,
+                    distilled,
+                )
+
+            (loss, (model_state, distilled)), grads = jax.value_and_grad(objective, has_aux=True)(
+                params
+            )
+            params = tree.add_scaled(params, tree.clip_norm(grads, self.clip_norm), -self.lr)
+            # Distillation alone is no step.
+            after = tree.select(jnp.any(batch.mask), (params, model_state), carry)
+            return after, (loss, distilled)
+
+        (params, model_state), (losses, distilled) = jax.lax.scan(
+            glance, (state.params, state.model_state), draws
+        )
+        state = State(params, model_state, state.exemplars, _staged(state.stage, batch))
+        return state, Info(jnp.mean(losses), {"distillation": jnp.mean(distilled)})
+
+    def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        return (_task_end(problem.model, problem.spec.class_mask, self._shares(problem)),)
+
+    def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
+        return {
+            "nearest-mean": _nearest_mean(problem.model, problem.spec.class_mask),
+            "logits": logits_predictor(problem.model),
+        }
+
+    def cost(self, problem: Problem) -> Cost:
+        spec = problem.spec
+        return Cost(self.glances, self.glances * (spec.batch_size + spec.num_classes))
 
 
 def _task_end(model: Model, class_mask: np.ndarray, shares: np.ndarray) -> Phase:

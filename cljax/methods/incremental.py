@@ -1,41 +1,24 @@
-"""What class-incremental methods share: who owns which outputs, losses over them, gradient steps.
-
-    step(batch):   theta = theta - rate * Opt(grad objective(theta))
-
-Rates drop at milestones of every task, whose optimiser starts anew.
-"""
+"""What class-incremental methods share: who owns which outputs, what learns, losses over them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax.errors import UserError, check_rate
+from cljax.errors import UserError
 from cljax.losses import binary_cross_entropy, cross_entropy
-from cljax.methods.sessions import check_milestones, rate
 from cljax.nets.masked import masked
-from cljax.optimizers import Optimizer, Transformation, direction
-from cljax.types import (
-    Array,
-    Batch,
-    Clock,
-    Model,
-    Output,
-    Params,
-    PyTree,
-    Spec,
-    Variables,
-)
+from cljax.types import Array, Batch, Model, Output, Params, PyTree, Spec, Variables
 
 __all__ = [
-    "Descent", "Loss", "Outputs", "blanked", "check_single_head", "classification", "descend",
-    "descent", "outputs_at", "past_outputs", "seen_outputs", "trainable", "training",
+    "Forward", "Loss", "Outputs", "blanked", "check_single_head", "classification", "outputs_at",
+    "past_outputs", "seen_outputs", "trainable", "training",
 ]  # fmt: skip
 
 Loss: TypeAlias = Literal["softmax", "sigmoid"]
@@ -50,79 +33,13 @@ class Outputs(NamedTuple):
     seen: Array  # of both
 
 
-class Descent(NamedTuple):
-    """An optimiser's directions, and the step size at a clock."""
-
-    optimizer: Transformation
-    rate: Callable[[Clock], Array]
-
-
-def descent(
-    optimizer: Optimizer,
-    *,
-    lr: Array | float,
-    momentum: float,
-    weight_decay: float,
-    milestones: Sequence[int],
-    decay: Array | float,
-) -> Descent:
-    """Descent by these options.
-
-    Raises:
-      UserError: for a value that is not finite, milestones out of order, an unknown optimiser.
-    """
-    check_rate(lr=lr, decay=decay)
-    check_milestones(milestones=milestones)
-    towards = direction(optimizer, momentum=momentum, weight_decay=weight_decay)
-    return Descent(towards, lambda clock: rate(clock, lr, milestones, decay))
-
-
-def descend(
-    state: Any,
-    batch: Batch,
-    objective: Callable[[Params, Output], Array],
-    *,
-    forward: Forward,
-    by: Descent,
-    learns: PyTree | None = None,
-) -> tuple[Any, Array]:
-    """One step, for states with params, model_state and opt_state; none on a batch of padding.
-
-    Args:
-      objective: (params, output on the batch) -> loss [].
-      forward: (variables, x, mask) -> (output, model_state).
-      learns: pytree of bools that broadcast to the parameters, False where they are frozen.
-
-    Returns:
-      The state after it, and the loss [].
-    """
-
-    def value(params: Params) -> tuple[Array, PyTree]:
-        output, after = forward(Variables(params, state.model_state), batch.x, batch.mask)
-        return objective(params, output), after
-
-    (loss, model_state), grads = jax.value_and_grad(value, has_aux=True)(state.params)
-    towards, opt_state = by.optimizer.update(grads, state.opt_state, state.params)
-    params = tree.add_scaled(state.params, towards, -by.rate(batch.clock))
-    some = jnp.any(batch.mask)
-    moves = jax.tree.map(lambda leaf: some, params)
-    if learns is not None:  # momentum and decay would move what has no gradient
-        moves = jax.tree.map(lambda where: where & some, learns)
-    keep = lambda where, new, old: jnp.where(jnp.broadcast_to(where, old.shape), new, old)
-    return state._replace(
-        params=jax.tree.map(keep, moves, params, state.params),
-        model_state=model_state,
-        opt_state=tree.select(some, opt_state, state.opt_state),
-    ), loss
-
-
 def training(model: Model) -> Forward:
     """The training forward pass in which masked rows reach no statistics."""
     return lambda variables, x, mask: masked(model, variables, x, mask)
 
 
 def trainable(model: Model, params: Params, outputs: Array, task: Array) -> PyTree | None:
-    """Which parameters may learn, as ``descend`` takes it, or None for all.
+    """Which parameters may learn, as ``SessionOptions.descend`` takes it, or None for all.
 
     Args:
       outputs: [C] bool, whose rows of the head may, where the network says which those are.

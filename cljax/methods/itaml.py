@@ -27,50 +27,42 @@ loss sees decides how well tasks are inferred.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cljax import tree
-from cljax.errors import (
-    UserError,
-    check_counts,
-    check_flag,
-    check_known,
-    check_positive,
-    check_rate,
-    given,
-)
+from cljax.errors import UserError
 from cljax.losses import binary_cross_entropy, masked_mean
 from cljax.memory.exemplars import Exemplars
-from cljax.memory.policies import Policy
+from cljax.method import Cost, Method, Problem, logits_predictor
 from cljax.methods.adapted import adapt_key, adapted_predictor, protocols
-from cljax.methods.common import initial, logits_predictor
-from cljax.methods.incremental import check_single_head, seen_outputs
+from cljax.methods.groups.exemplars import ExemplarOptions
+from cljax.methods.groups.sessions import SessionOptions
+from cljax.methods.incremental import seen_outputs
 from cljax.methods.micro import by_task
-from cljax.methods.rehearsal import recall, rehearsal
-from cljax.methods.sessions import check_milestones, rate, session
+from cljax.methods.sessions import rate, session
 from cljax.nets.masked import masked
-from cljax.optimizers import Optimizer, Transformation, direction
+from cljax.optimizers import Optimizer
+from cljax.options import Count, Natural, Rate
 from cljax.types import (
     Array,
     Batch,
     Clock,
+    Evaluation,
     Info,
-    Learner,
-    Method,
     Model,
     Needs,
     Params,
+    Phase,
+    Predictor,
     PyTree,
-    Spec,
     Variables,
 )
 
-__all__ = ["Draws", "State", "controller", "draw", "itaml", "one_gradient", "update"]
+__all__ = ["ITAML", "State", "controller"]
 
 Mode: TypeAlias = Literal["paper", "released", "sequential-mean"]
 LossOutputs: TypeAlias = Literal["own", "seen", "seen-frozen"]
@@ -86,15 +78,6 @@ class State(NamedTuple):
     opt_state: PyTree
     exemplars: Exemplars
     adapt_key: Array  # of the seed's draws in adaptation, see ``cljax.methods.adapted``
-
-
-class Draws(NamedTuple):
-    """An update makes no random choice."""
-
-
-def draw(state: State, batch: Batch, key: Array) -> Draws:
-    """Nothing to draw: orders are the stream's."""
-    return Draws()
 
 
 class _Inner(NamedTuple):
@@ -122,331 +105,268 @@ def controller(
     return jnp.exp(-beta * share)
 
 
-def update(
-    state: State,
-    batch: Batch,
-    draws: Draws,
-    *,
-    model: Model,
-    class_mask: np.ndarray,
-    optimizer: Transformation,
-    lr: Array | float,
-    eta: Array | float,
-    mode: Mode = "paper",
-    loss_outputs: LossOutputs = "own",
-    inner_steps: Array | int = 1,
-    last_inner_steps: int | None = None,
-    head_combine: Literal["mean", "own"] = "mean",
-    optimizer_state: OptimizerState = "per-task",
-    log_forward: bool = True,
-) -> tuple[State, Info]:
-    """One mini-batch of Algorithm 1, general in all its choices.
+class ITAML(ExemplarOptions, SessionOptions, Method):
+    """iTAML: task-agnostic meta-learning that infers the task before it predicts the class."""
 
-    Args:
-      batch: B examples of tasks 0 to ``batch.clock.task``.
-      class_mask: [T, C] bool, disjoint rows.
-      optimizer: gives directions; the step is ``lr`` times them.
-      eta: weight of the tasks' models against Phi_base.
-      inner_steps: r. last_inner_steps: r of the last task's own micro-batch.
-      head_combine: ``mean`` averages every parameter over the tasks of the mini-batch; ``own``
-        takes each output's row from its own task's model (paper's mode).
-      optimizer_state: ``per-task`` advances where the task is in the mini-batch, ``shared`` goes
-        on from task to task, ``fresh`` is new each time (paper's mode; else always shared).
-      log_forward: the whole batch's forward pass, which the code logs accuracy with, reaches
-        BatchNorm's running statistics (released mode; the paper's has nothing else reach them).
+    per_class: ClassVar[None] = None
+    capacity_bytes: ClassVar[None] = None
 
-    Returns:
-      The new state; ``info.loss`` is the mean over tasks of the first inner step's loss, in nats,
-      and ``info.metrics["margin"]`` how far, in logits, the largest output of an example's own
-      task is above the largest of other tasks seen, mean over tasks.
-    """
-    base, current, owner = state.params, batch.clock.task, jnp.asarray(class_mask)
-    num_tasks = len(class_mask)
-    counts, visit = by_task(batch, num_tasks)
-    seen = seen_outputs(class_mask, current)
-    resets, zero = mode == "paper", jnp.zeros((), jax.tree.leaves(base)[0].dtype)
+    lr: Rate = 0.01
+    """Step size."""
+    mode: Mode = "paper"
+    """Paper (Algorithm 1), released (what the authors' code computes) or sequential-mean."""
+    loss_outputs: LossOutputs = "own"
+    """Outputs that a task's loss sees: its own, all seen, or all seen with the rows of the others
+    frozen."""
+    beta: Rate = 1.0
+    """Of the controller; larger ones move less in later tasks."""
+    eta_index: EtaIndex = "code"
+    """How the controller counts tasks: code, paper or printed."""
+    inner_steps: Count = 1
+    """Steps on each micro-batch (r)."""
+    last_inner_steps: Count | None = None
+    """r of the last task's own micro-batches; None is as the others'."""
+    optimizer: Optimizer = "sgd"
+    """Sgd, momentum, adam, radam, or an ``optax.GradientTransformation``, whose updates' negative,
+    its own rate left out, is multiplied by lr."""
+    decay: Rate = 0.2
+    """By this factor."""
+    last_factor: Rate = 1.0
+    """Rates of the last task, as a share of the others'."""
+    capacity: Count = 2000
+    """Exemplars of all classes together."""
+    head_combine: Literal["mean", "own"] = "mean"
+    """Mean of every parameter over the tasks of the mini-batch, or own for each output's row from
+    its own task's model (paper's mode)."""
+    optimizer_state: OptimizerState = "per-task"
+    """Per-task, which advances where the task is in the mini-batch, shared, which goes on from task
+    to task, or fresh each time (paper's mode; else always shared)."""
+    log_forward: bool = True
+    """Whether the code's logging pass over the whole batch reaches BatchNorm's statistics
+    (released; the paper's has nothing else reach them)."""
+    algebra: Literal["general", "one-gradient"] = "general"
+    """General, or one-gradient for the paper's mode with r = 1 and plain SGD."""
+    continuum: Count = 20
+    """Test examples known to share one task (p)."""
+    adapt_epochs: Natural = 1
+    """Epochs of adaptation on a task's exemplars before prediction (b); 0 is none."""
+    adapt_lr: Rate = 0.001
+    """Its step size."""
+    adapt_batch: Count = 64
+    """Its batch size."""
 
-    def outputs_of(task: Array) -> Array:
-        return owner[task] if loss_outputs == "own" else seen
-
-    def loss(params: Params, model_state: PyTree, micro: Batch, task: Array) -> tuple[Array, Any]:
-        output, after = masked(model, Variables(params, model_state), micro.x, micro.mask)
-        targets = jax.nn.one_hot(micro.y, owner.shape[1], dtype=output.logits.dtype)
-        losses = binary_cross_entropy(output.logits, targets, outputs_of(task)[None])
-        margin = _margin(output.logits, owner[task], seen)
-        return masked_mean(losses, micro.mask), (after, masked_mean(margin, micro.mask))
-
-    alone = resets and optimizer_state == "per-task"
-    anew = resets and optimizer_state == "fresh"
-
-    def train(task: Array, micro: Batch, at: Any) -> Any:
-        """The task's inner loop."""
-        learns = _learning(model, base, outputs_of(task), owner[task], loss_outputs, resets)
-
-        def step(j: Array | int, at: Any) -> Any:
-            params, model_state, opt_state, first = at
-            grad = jax.value_and_grad(loss, has_aux=True)
-            (value, (after, margin)), grads = grad(params, model_state, micro, task)
-            towards, opt_state = optimizer.update(_masked(grads, learns), opt_state, params)
-            params = tree.add_scaled(params, _masked(towards, learns), -jnp.asarray(lr))
-            first = jax.tree.map(lambda a, b: jnp.where(j == 0, a, b), (value, margin), first)
-            return params, model_state if resets else after, opt_state, first
-
-        if last_inner_steps is None and isinstance(inner_steps, int) and inner_steps == 1:
-            return step(0, at)
-        own = (task == current) & (current == num_tasks - 1)
-        last = inner_steps if last_inner_steps is None else last_inner_steps
-        return jax.lax.fori_loop(0, jnp.where(own, last, inner_steps), step, at)
-
-    def one(task: Array, carry: _Inner) -> _Inner:
-        opt_state = carry.opt_state
-        if alone:  # the others stay out of the branches, which would copy them
-            opt_state = jax.tree.map(lambda a: a[task], carry.opt_state)
-        elif anew:
-            opt_state = optimizer.init(base)
-        at = (base if resets else carry.params, carry.model_state, opt_state, (zero, zero))
-        params, model_state, opt_state, (value, margin) = visit(
-            task, functools.partial(train, task), at
-        )
-        if alone:
-            put = lambda old, new: old.at[task].set(new)
-            opt_state = jax.tree.map(put, carry.opt_state, opt_state)
-        elif anew:
-            opt_state = carry.opt_state
-        moved = carry.moved
-        if mode != "released":
-            add = lambda total, a, b: total + jnp.where(counts[task] > 0, a - b, 0.0)
-            moved = jax.tree.map(add, moved, params, base)
-        return _Inner(
-            params, model_state, opt_state, moved, carry.loss + value, carry.margin + margin
-        )
-
-    statistics = state.model_state
-    if jax.tree.leaves(statistics) and (resets or log_forward):
-        _, statistics = masked(model, Variables(base, statistics), batch.x, batch.mask)
-    none = () if mode == "released" else tree.full_like(base, 0.0)
-    start = _Inner(base, statistics, state.opt_state, none, zero, zero)
-    inner = jax.lax.fori_loop(0, current + 1, one, start)
-    present = jnp.maximum(jnp.sum(counts > 0), 1)
-    if mode == "released":
-        moved = jax.tree.map(jnp.subtract, inner.params, base)
-    else:
-        heads = 1.0 if head_combine == "own" else 1.0 / present  # one task alone moves a row
-        moved = _scaled(model, owner.shape[1], inner.moved, 1.0 / present, heads)
-    params = tree.add_scaled(base, moved, jnp.asarray(eta))
-    state = state._replace(params=params, model_state=inner.model_state, opt_state=inner.opt_state)
-    return state, Info(inner.loss / present, {"margin": inner.margin / present})
-
-
-def one_gradient(
-    state: State,
-    batch: Batch,
-    draws: Draws,
-    *,
-    model: Model,
-    class_mask: np.ndarray,
-    lr: Array | float,
-    eta: Array | float,
-    loss_outputs: Literal["own", "seen"] = "own",
-    head_combine: Literal["mean", "own"] = "mean",
-) -> tuple[State, Info]:
-    """``update`` in the paper's mode with r = 1 and plain SGD, as one gradient.
-
-    All tasks' models start at Phi_base, so their mean is Phi_base less the gradient of
-    1/n sum_i L_i, n the tasks in the mini-batch.
-    """
-    base, owner = state.params, jnp.asarray(class_mask)
-    num_tasks = len(class_mask)
-    member = batch.mask[:, None] & (batch.task[:, None] == jnp.arange(num_tasks)[None])  # [B, T]
-    counts = jnp.sum(member, axis=0)
-    present = jnp.maximum(jnp.sum(counts > 0), 1)
-    weights = batch.mask / (present * jnp.maximum(counts, 1)[batch.task])
-    seen = seen_outputs(class_mask, batch.clock.task)
-    outputs = owner[batch.task] if loss_outputs == "own" else seen[None]
-
-    def objective(params: Params) -> tuple[Array, Array]:
-        variables = Variables(params, state.model_state)
-        if model.grouped is None:
-            logits = masked(model, variables, batch.x, batch.mask)[0].logits
-        else:
-            logits = model.grouped(variables, batch.x, member)[0].logits
-        targets = jax.nn.one_hot(batch.y, owner.shape[1], dtype=logits.dtype)
-        losses = binary_cross_entropy(logits, targets, outputs)
-        margin = jnp.where(batch.mask, _margin(logits, owner[batch.task], seen), 0.0)
-        return jnp.sum(jnp.where(batch.mask, losses, 0.0) * weights), jnp.sum(margin * weights)
-
-    (loss, margin), grads = jax.value_and_grad(objective, has_aux=True)(base)
-    if head_combine == "own":
-        grads = _scaled(model, owner.shape[1], grads, 1.0, present)
-    params = tree.add_scaled(base, grads, -jnp.asarray(eta) * lr)
-    statistics = state.model_state
-    if jax.tree.leaves(statistics):
-        _, statistics = masked(model, Variables(base, statistics), batch.x, batch.mask)
-    return state._replace(params=params, model_state=statistics), Info(loss, {"margin": margin})
-
-
-def itaml(
-    *,
-    lr: Array | float = 0.01,
-    mode: Mode = "paper",
-    loss_outputs: LossOutputs = "own",
-    beta: Array | float = 1.0,
-    eta_index: EtaIndex = "code",
-    inner_steps: int = 1,
-    last_inner_steps: int | None = None,
-    optimizer: Optimizer = "sgd",
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    milestones: Sequence[int] = (),
-    decay: Array | float = 0.2,
-    last_factor: Array | float = 1.0,
-    first_epochs: int | None = None,
-    capacity: int = 2000,
-    exemplars: Policy = "random",
-    head_combine: Literal["mean", "own"] = "mean",
-    optimizer_state: OptimizerState = "per-task",
-    log_forward: bool = True,
-    algebra: Literal["general", "one-gradient"] = "general",
-    continuum: int = 20,
-    adapt_epochs: int = 1,
-    adapt_lr: Array | float = 0.001,
-    adapt_batch: int = 64,
-) -> Method:
-    """iTAML: task-agnostic meta-learning that infers the task before it predicts the class.
-
-    Args:
-      lr: step size. May be traced.
-      mode: paper (Algorithm 1), released (what the authors' code computes) or sequential-mean.
-      loss_outputs: outputs that a task's loss sees: its own, all seen, or all seen with the rows
-        of the others frozen.
-      beta: of the controller; larger ones move less in later tasks. May be traced.
-      eta_index: how the controller counts tasks: code, paper or printed.
-      inner_steps: steps on each micro-batch (r).
-      last_inner_steps: r of the last task's own micro-batches; None is as the others'.
-      optimizer: sgd, momentum, adam, radam, or an ``optax.GradientTransformation``, whose
-        updates' negative, its own rate left out, is multiplied by lr.
-      momentum: of the optimiser "momentum".
-      weight_decay: adds so many parameters to the gradient.
-      milestones: epochs at which the rate drops.
-      decay: by this factor. May be traced.
-      last_factor: rates of the last task, as a share of the others'. May be traced.
-      first_epochs: epochs of the first task; None is as many as of the others.
-      capacity: exemplars of all classes together.
-      exemplars: random, first or herding, or an ``ExemplarPolicy``.
-      head_combine: mean, or own for each output's row from its own task's model (paper's mode).
-      optimizer_state: per-task, shared or fresh (paper's mode).
-      log_forward: whether the code's logging pass reaches BatchNorm's statistics (released).
-      algebra: general, or one-gradient for the paper's mode with r = 1 and plain SGD.
-      continuum: test examples known to share one task (p).
-      adapt_epochs: epochs of adaptation on a task's exemplars before prediction (b); 0 is none.
-      adapt_lr: its step size. May be traced.
-      adapt_batch: its batch size.
-
-    Raises:
-      UserError: for counts below 1, values that are not finite, unknown choices, choices that do
-        not go together, or a stream whose tasks share classes.
-    """
-    options = dict(locals())
-    check_positive(
-        inner_steps=inner_steps, continuum=continuum, adapt_batch=adapt_batch, capacity=capacity,
-        **given(last_inner_steps=last_inner_steps),
-    )  # fmt: skip
-    check_counts(adapt_epochs=adapt_epochs)
-    check_rate(lr=lr, beta=beta, decay=decay, last_factor=last_factor, adapt_lr=adapt_lr)
-    check_flag(log_forward=log_forward)
-    check_milestones(milestones=milestones)
-    for name, value, kind in (
-        ("mode", mode, Mode), ("loss_outputs", loss_outputs, LossOutputs),
-        ("optimizer_state", optimizer_state, OptimizerState), ("eta_index", eta_index, EtaIndex),
-        ("head_combine", head_combine, Literal["mean", "own"]),
-        ("algebra", algebra, Literal["general", "one-gradient"]),
-    ):  # fmt: skip
-        check_known(name, value, get_args(kind))
-    towards = direction(optimizer, momentum=momentum, weight_decay=weight_decay)
-    _check_together(
-        mode, loss_outputs, head_combine, algebra,
-        plain=optimizer == "sgd" and not weight_decay and inner_steps == 1
-        and last_inner_steps is None,
-    )  # fmt: skip
-    held = rehearsal(exemplars, capacity, None, None, first_epochs)
-    per_task = mode == "paper" and optimizer_state == "per-task"
-
-    def bind(model: Model, spec: Spec) -> Learner:
-        check_single_head("itaml", spec)
-        budget, num_tasks = held.budget(spec), spec.num_tasks
-        if model.head is None and (
-            mode == "paper" or loss_outputs == "seen-frozen" or head_combine == "own"
+    def check(self) -> None:
+        super().check()
+        mode, loss_outputs = self.mode, self.loss_outputs
+        if self.head_combine == "own" and (mode != "paper" or loss_outputs == "seen"):
+            raise UserError(
+                "head_combine is own, but only in mode=paper, and with loss_outputs own or "
+                f"seen-frozen, does one task alone move a row; here they are {mode} and "
+                f"{loss_outputs}."
+            )
+        steps = self.inner_steps == 1 and self.last_inner_steps is None
+        plain = self.optimizer == "sgd" and not self.weight_decay and steps
+        if self.algebra == "one-gradient" and not (
+            plain and mode == "paper" and loss_outputs != "seen-frozen"
         ):
+            raise UserError(
+                "algebra is one-gradient, but it holds only for mode=paper with inner_steps=1, "
+                "optimizer=sgd, no weight decay and loss_outputs own or seen; use algebra=general."
+            )
+
+    @property
+    def needs(self) -> Needs:
+        return super().needs._replace(continuum=self.continuum)
+
+    def fit(self, problem: Problem) -> None:
+        super().fit(problem)
+        rows = self.loss_outputs == "seen-frozen" or self.head_combine == "own"
+        if problem.model.head is None and (self.mode == "paper" or rows):
             raise UserError(
                 "itaml freezes outputs' rows in this mode, but this network does not say which "
                 "they are; give its Model a head (see cljax.types.Model), or choose mode=released."
             )
 
-        def new_optimizer(params: Params) -> PyTree:
-            if mode == "paper" and optimizer_state == "fresh":
-                return ()
-            one = towards.init(params)
-            if not per_task:
-                return one
-            return jax.tree.map(lambda a: jnp.broadcast_to(a, (num_tasks, *a.shape)), one)
+    def _new_optimizer(self, problem: Problem, params: Params) -> PyTree:
+        if self.mode == "paper" and self.optimizer_state == "fresh":
+            return ()
+        one = self.towards.init(params)
+        if self.mode != "paper" or self.optimizer_state != "per-task":
+            return one
+        tasks = problem.spec.num_tasks
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (tasks, *a.shape)), one)
 
-        def init(key: Array) -> State:
-            params, model_state = initial(model, spec, key)
-            return State(
-                params, model_state, new_optimizer(params), held.policy.init(model, spec, budget),
-                adapt_key(key),
-            )  # fmt: skip
+    def init(self, problem: Problem, key: Array) -> State:
+        params, model_state = problem.variables(key)
+        opt_state, kept = self._new_optimizer(problem, params), self.no_exemplars(problem)
+        return State(params, model_state, opt_state, kept, adapt_key(key))
 
-        def step(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
-            clock = batch.clock
-            size = rate(clock, lr, milestones, decay, num_tasks=num_tasks, last_factor=last_factor)
-            eta = controller(clock, beta, num_tasks, eta_index)
-            shared = {
-                "model": model, "class_mask": spec.class_mask, "lr": size, "eta": eta,
-                "loss_outputs": loss_outputs, "head_combine": head_combine,
-            }  # fmt: skip
-            if algebra == "one-gradient":
-                return one_gradient(state, batch, draws, **shared)
-            return update(
-                state, batch, draws, optimizer=towards, mode=mode, inner_steps=inner_steps,
-                last_inner_steps=last_inner_steps, optimizer_state=optimizer_state,
-                log_forward=log_forward, **shared,
-            )  # fmt: skip
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
+    ) -> tuple[State, Info]:
+        """One mini-batch, of tasks 0 to ``batch.clock.task``.
 
-        begin = session(lambda state, task: state._replace(opt_state=new_optimizer(state.params)))
+        Returns:
+          The new state; ``info.loss`` is the mean over tasks of the first inner step's loss, in
+          nats, and ``info.metrics["margin"]`` how far, in logits, the largest output of an
+          example's own task is above the largest of other tasks seen, mean over tasks.
+        """
+        clock, num_tasks = batch.clock, problem.spec.num_tasks
+        size = rate(
+            clock, self.lr, self.milestones, self.decay, num_tasks=num_tasks,
+            last_factor=self.last_factor,
+        )  # fmt: skip
+        eta = controller(clock, self.beta, num_tasks, self.eta_index)
+        step = self._one_gradient if self.algebra == "one-gradient" else self._general
+        return step(problem, state, batch, size, eta)
+
+    def _general(
+        self, problem: Problem, state: State, batch: Batch, lr: Array, eta: Array
+    ) -> tuple[State, Info]:
+        """Algorithm 1, in all its modes; ``lr`` [] and ``eta`` [] are those of the moment."""
+        (model, spec), optimizer = problem, self.towards
+        base, current, owner = state.params, batch.clock.task, jnp.asarray(spec.class_mask)
+        num_tasks = spec.num_tasks
+        counts, visit = by_task(batch, num_tasks)
+        seen = seen_outputs(spec.class_mask, current)
+        resets, zero = self.mode == "paper", jnp.zeros((), jax.tree.leaves(base)[0].dtype)
+
+        def outputs_of(task: Array) -> Array:
+            return owner[task] if self.loss_outputs == "own" else seen
+
+        def loss(
+            params: Params, model_state: PyTree, micro: Batch, task: Array
+        ) -> tuple[Array, Any]:
+            output, after = masked(model, Variables(params, model_state), micro.x, micro.mask)
+            targets = jax.nn.one_hot(micro.y, owner.shape[1], dtype=output.logits.dtype)
+            losses = binary_cross_entropy(output.logits, targets, outputs_of(task)[None])
+            margin = _margin(output.logits, owner[task], seen)
+            return masked_mean(losses, micro.mask), (after, masked_mean(margin, micro.mask))
+
+        alone = resets and self.optimizer_state == "per-task"
+        anew = resets and self.optimizer_state == "fresh"
+
+        def train(task: Array, micro: Batch, at: Any) -> Any:
+            """The task's inner loop."""
+            learns = _learning(
+                model, base, outputs_of(task), owner[task], self.loss_outputs, resets
+            )
+
+            def step(j: Array | int, at: Any) -> Any:
+                params, model_state, opt_state, first = at
+                grad = jax.value_and_grad(loss, has_aux=True)
+                (value, (after, margin)), grads = grad(params, model_state, micro, task)
+                towards, opt_state = optimizer.update(_masked(grads, learns), opt_state, params)
+                params = tree.add_scaled(params, _masked(towards, learns), -lr)
+                first = jax.tree.map(lambda a, b: jnp.where(j == 0, a, b), (value, margin), first)
+                return params, model_state if resets else after, opt_state, first
+
+            if self.last_inner_steps is None and self.inner_steps == 1:
+                return step(0, at)
+            own = (task == current) & (current == num_tasks - 1)
+            last = self.inner_steps if self.last_inner_steps is None else self.last_inner_steps
+            return jax.lax.fori_loop(0, jnp.where(own, last, self.inner_steps), step, at)
+
+        def one(task: Array, carry: _Inner) -> _Inner:
+            opt_state = carry.opt_state
+            if alone:  # the others stay out of the branches, which would copy them
+                opt_state = jax.tree.map(lambda a: a[task], carry.opt_state)
+            elif anew:
+                opt_state = optimizer.init(base)
+            at = (base if resets else carry.params, carry.model_state, opt_state, (zero, zero))
+            params, model_state, opt_state, (value, margin) = visit(
+                task, functools.partial(train, task), at
+            )
+            if alone:
+                put = lambda old, new: old.at[task].set(new)
+                opt_state = jax.tree.map(put, carry.opt_state, opt_state)
+            elif anew:
+                opt_state = carry.opt_state
+            moved = carry.moved
+            if self.mode != "released":
+                add = lambda total, a, b: total + jnp.where(counts[task] > 0, a - b, 0.0)
+                moved = jax.tree.map(add, moved, params, base)
+            return _Inner(
+                params, model_state, opt_state, moved, carry.loss + value, carry.margin + margin
+            )
+
+        statistics = state.model_state
+        if jax.tree.leaves(statistics) and (resets or self.log_forward):
+            _, statistics = masked(model, Variables(base, statistics), batch.x, batch.mask)
+        none = () if self.mode == "released" else tree.full_like(base, 0.0)
+        start = _Inner(base, statistics, state.opt_state, none, zero, zero)
+        inner = jax.lax.fori_loop(0, current + 1, one, start)
+        present = jnp.maximum(jnp.sum(counts > 0), 1)
+        if self.mode == "released":
+            moved = jax.tree.map(jnp.subtract, inner.params, base)
+        else:
+            heads = (
+                1.0 if self.head_combine == "own" else 1.0 / present
+            )  # one task alone moves a row
+            moved = _scaled(model, owner.shape[1], inner.moved, 1.0 / present, heads)
+        params = tree.add_scaled(base, moved, eta)
+        state = state._replace(
+            params=params, model_state=inner.model_state, opt_state=inner.opt_state
+        )
+        return state, Info(inner.loss / present, {"margin": inner.margin / present})
+
+    def _one_gradient(
+        self, problem: Problem, state: State, batch: Batch, lr: Array, eta: Array
+    ) -> tuple[State, Info]:
+        """``_general`` in the paper's mode with r = 1 and plain SGD, as one gradient.
+
+        All tasks' models start at Phi_base, so their mean is Phi_base less the gradient of
+        1/n sum_i L_i, n the tasks in the mini-batch.
+        """
+        model, spec = problem
+        base, owner = state.params, jnp.asarray(spec.class_mask)
+        num_tasks = spec.num_tasks
+        member = batch.mask[:, None] & (
+            batch.task[:, None] == jnp.arange(num_tasks)[None]
+        )  # [B, T]
+        counts = jnp.sum(member, axis=0)
+        present = jnp.maximum(jnp.sum(counts > 0), 1)
+        weights = batch.mask / (present * jnp.maximum(counts, 1)[batch.task])
+        seen = seen_outputs(spec.class_mask, batch.clock.task)
+        outputs = owner[batch.task] if self.loss_outputs == "own" else seen[None]
+
+        def objective(params: Params) -> tuple[Array, Array]:
+            variables = Variables(params, state.model_state)
+            if model.grouped is None:
+                logits = masked(model, variables, batch.x, batch.mask)[0].logits
+            else:
+                logits = model.grouped(variables, batch.x, member)[0].logits
+            targets = jax.nn.one_hot(batch.y, owner.shape[1], dtype=logits.dtype)
+            losses = binary_cross_entropy(logits, targets, outputs)
+            margin = jnp.where(batch.mask, _margin(logits, owner[batch.task], seen), 0.0)
+            return jnp.sum(jnp.where(batch.mask, losses, 0.0) * weights), jnp.sum(margin * weights)
+
+        (loss, margin), grads = jax.value_and_grad(objective, has_aux=True)(base)
+        if self.head_combine == "own":
+            grads = _scaled(model, owner.shape[1], grads, 1.0, present)
+        params = tree.add_scaled(base, grads, -eta * lr)
+        statistics = state.model_state
+        if jax.tree.leaves(statistics):
+            _, statistics = masked(model, Variables(base, statistics), batch.x, batch.mask)
+        return state._replace(params=params, model_state=statistics), Info(loss, {"margin": margin})
+
+    def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        def begin(state: State, task: Array) -> State:
+            return state._replace(opt_state=self._new_optimizer(problem, state.params))
+
+        return (session(begin), *self.choices(problem))
+
+    def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
         adapted = adapted_predictor(
-            model, spec, epochs=adapt_epochs, lr=adapt_lr, batch_size=adapt_batch
+            *problem, epochs=self.adapt_epochs, lr=self.adapt_lr, batch_size=self.adapt_batch
         )
-        return Learner(
-            init,
-            draw,
-            step,
-            {"adapted": adapted, "logits": logits_predictor(model)},
-            (begin, *held.policy.phases(model, spec, budget)),
-            recall=recall,
-            evaluations=protocols(continuum),
-            examples_per_update=spec.batch_size * inner_steps,
-        )
+        return {"adapted": adapted, "logits": logits_predictor(problem.model)}
 
-    needs = Needs(boundaries=True, task_ids_train=True, continuum=continuum, epochs=True)
-    return Method("itaml", bind, needs, options, arrange=held.arrange, make=itaml)
+    def evaluations(self, problem: Problem) -> tuple[Evaluation, ...]:
+        return protocols(self.continuum)
 
-
-def _check_together(
-    mode: Mode, loss_outputs: LossOutputs, head_combine: str, algebra: str, *, plain: bool
-) -> None:
-    if head_combine == "own" and (mode != "paper" or loss_outputs == "seen"):
-        raise UserError(
-            "head_combine is own, but only in mode=paper, and with loss_outputs own or "
-            f"seen-frozen, does one task alone move a row; here they are {mode} and {loss_outputs}."
-        )
-    if algebra == "one-gradient" and not (
-        plain and mode == "paper" and loss_outputs != "seen-frozen"
-    ):
-        raise UserError(
-            "algebra is one-gradient, but it holds only for mode=paper with inner_steps=1, "
-            "optimizer=sgd, no weight decay and loss_outputs own or seen; use algebra=general."
-        )
+    def cost(self, problem: Problem) -> Cost:
+        return Cost(examples=problem.spec.batch_size * self.inner_steps)
 
 
 def _learning(

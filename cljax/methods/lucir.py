@@ -18,28 +18,21 @@ CVPR 2019, equations 6, 8 and 10; base 5 for CIFAR-100 and 10 for ImageNet, marg
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array as AnyArray
 from jaxtyping import Bool, Float, Int
 
-from cljax.errors import UserError, check_flag, check_positive, check_rate
-from cljax.factories import with_part
+from cljax.errors import UserError
 from cljax.losses import masked_mean
-from cljax.memory.exemplars import Budget
-from cljax.methods.class_incremental import (
-    Objective,
-    Terms,
-    both_predictors,
-    class_incremental,
-)
+from cljax.method import Problem
+from cljax.methods.class_incremental import ClassIncremental
 from cljax.methods.incremental import Outputs, classification
 from cljax.nets.cosine import cosines, unit
-from cljax.types import Array, Batch, Lens, Model, Output, Params, PyTree, Spec
+from cljax.options import Count, Rate
+from cljax.types import Array, Batch, Output, Params, PyTree
 
-__all__ = ["less_forget_loss", "lucir", "lucir_objective", "margin_loss", "objective"]
+__all__ = ["LUCIR", "less_forget_loss", "margin_loss"]
 
 
 def less_forget_loss(
@@ -72,77 +65,54 @@ def margin_loss(
     return masked_mean(hinges, old)
 
 
-def objective(
-    params: Params,
-    output: Output,
-    old: Output,
-    own: PyTree,
-    batch: Batch,
-    outputs: Outputs,
-    *,
-    rows: Lens,
-    less_forget: Array | float,
-    margin: Array | float,
-    margin_weight: Array | float,
-    negatives: int,
-) -> Array:
-    """L [] of a batch, in nats and cosines."""
-    plain = classification("softmax", output.logits, batch.y, outputs.seen)
-    past, new = jnp.sum(outputs.past), jnp.sum(outputs.own)
-    strength = less_forget * jnp.sqrt(past / jnp.maximum(new, 1)).astype(plain.dtype)
-    kept = less_forget_loss(output.features, old.features, batch.mask)
-    scores = cosines(output.features, rows.get(params))
-    apart = margin_loss(
-        scores, batch.y, batch.mask, outputs, margin=margin, negatives=negatives
-    )  # fmt: skip
-    return masked_mean(plain, batch.mask) + strength * kept + margin_weight * apart
+class LUCIR(ClassIncremental):
+    """LUCIR: a cosine head, a less-forget constraint on features and a margin ranking loss."""
 
+    less_forget: Rate = 5.0
+    """Its strength where old and new outputs are as many."""
+    margin: Rate = 0.5
+    """Between the cosines of the right old output and of new ones."""
+    margin_weight: Rate = 1.0
+    """Of the margin loss."""
+    negatives: Count = 2
+    """New outputs that each old example is held apart from, the nearest ones."""
+    imprint: bool = True
+    """Start the rows of new outputs at their classes' mean features."""
+    freeze: bool = True
+    """Rows of past outputs do not learn."""
 
-def lucir_objective(
-    *,
-    less_forget: Array | float = 5.0,
-    margin: Array | float = 0.5,
-    margin_weight: Array | float = 1.0,
-    negatives: int = 2,
-    mirror: bool = False,
-) -> Objective:
-    """LUCIR: a cosine head, a less-forget constraint on features and a margin ranking loss.
-
-    Args:
-      less_forget: its strength where old and new outputs are as many. May be traced.
-      margin: between the cosines of the right old output and of new ones. May be traced.
-      margin_weight: of the margin loss. May be traced.
-      negatives: new outputs that each old example is held apart from, the nearest ones.
-      mirror: class means over the exemplars and their mirror images.
-
-    Raises:
-      UserError: for counts below 1, values that are not finite, unknown choices, a network
-        without a cosine head, or a stream whose tasks share classes.
-    """
-    options = dict(locals())
-    check_rate(less_forget=less_forget, margin=margin, margin_weight=margin_weight)
-    check_positive(negatives=negatives)
-    check_flag(mirror=mirror)
-
-    def bind(model: Model, spec: Spec, budget: Budget) -> Terms:
+    def fit(self, problem: Problem) -> None:
+        super().fit(problem)
+        model, spec = problem
         if model.rows is None or not model.cosine:
             raise UserError(
                 "lucir compares features and outputs by angle, but this network has no cosine "
                 "head; use one such as resnet32 or mlp:100:cosine."
             )
-        if negatives > spec.num_classes:
+        if self.negatives > spec.num_classes:
             raise UserError(
-                f"negatives is {negatives}, but the stream has only {spec.num_classes} outputs."
+                f"negatives is {self.negatives}, but the stream has only {spec.num_classes} "
+                "outputs."
             )
-        loss = functools.partial(
-            objective, rows=model.rows, less_forget=less_forget, margin=margin,
-            margin_weight=margin_weight, negatives=negatives,
-        )  # fmt: skip
-        return Terms(loss, both_predictors(model, spec, mirror=mirror))
 
-    return Objective(bind, name="lucir", options=options)
-
-
-lucir = with_part(
-    class_incremental, "lucir", "objective", lucir_objective, imprint=True, freeze=True
-)
+    def objective(
+        self,
+        problem: Problem,
+        params: Params,
+        output: Output,
+        old: Output,
+        own: PyTree,
+        batch: Batch,
+        outputs: Outputs,
+    ) -> Array:
+        """L [] of a batch, in nats and cosines."""
+        assert problem.model.rows is not None
+        plain = classification("softmax", output.logits, batch.y, outputs.seen)
+        past, new = jnp.sum(outputs.past), jnp.sum(outputs.own)
+        strength = self.less_forget * jnp.sqrt(past / jnp.maximum(new, 1)).astype(plain.dtype)
+        kept = less_forget_loss(output.features, old.features, batch.mask)
+        scores = cosines(output.features, problem.model.rows.get(params))
+        apart = margin_loss(
+            scores, batch.y, batch.mask, outputs, margin=self.margin, negatives=self.negatives
+        )
+        return masked_mean(plain, batch.mask) + strength * kept + self.margin_weight * apart

@@ -26,48 +26,24 @@ follow the whole mini-batch at Phi, as in our iTAML.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, get_args
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cljax import tree
-from cljax.errors import check_known, check_positive, check_rate
-from cljax.losses import masked_mean
-from cljax.memory.policies import Policy
-from cljax.methods.common import initial, logits_predictor
-from cljax.methods.incremental import (
-    Descent,
-    Loss,
-    blanked,
-    check_single_head,
-    classification,
-    descent,
-    seen_outputs,
-)
+from cljax.method import Cost, Method, Problem
+from cljax.methods.groups.exemplars import ExemplarOptions
+from cljax.methods.groups.sessions import LossOptions
+from cljax.methods.incremental import Loss, blanked, seen_outputs
 from cljax.methods.micro import over_tasks, part
-from cljax.methods.rehearsal import Rehearsal, recall, rehearsal
-from cljax.methods.sessions import fresh_optimizer
 from cljax.nets.masked import masked
 from cljax.optimizers import Optimizer
-from cljax.types import (
-    Array,
-    Batch,
-    Info,
-    Learner,
-    Method,
-    Model,
-    Needs,
-    Params,
-    PyTree,
-    Spec,
-    Variables,
-)
+from cljax.options import Count, Rate
+from cljax.types import Array, Batch, Info, Model, Params, Phase, PyTree, Variables
 
-__all__ = ["Draws", "State", "draw", "fomaml", "reptile", "update_fomaml", "update_reptile"]
+__all__ = ["FOMAML", "OverTasks", "Reptile", "State"]
 
 
 class State(NamedTuple):
@@ -79,15 +55,6 @@ class State(NamedTuple):
     exemplars: PyTree
 
 
-class Draws(NamedTuple):
-    """An update makes no random choice."""
-
-
-def draw(state: State, batch: Batch, key: Array) -> Draws:
-    """Nothing to draw: orders are the stream's."""
-    return Draws()
-
-
 class _Tasks(NamedTuple):
     """What the loop over a mini-batch's tasks carries; sums are over tasks."""
 
@@ -96,237 +63,125 @@ class _Tasks(NamedTuple):
     loss: Array
 
 
-def update_reptile(
-    state: State,
-    batch: Batch,
-    draws: Draws,
-    *,
-    model: Model,
-    class_mask: np.ndarray,
-    loss: Loss,
-    by: Descent,
-    inner_steps: int,
-    epsilon: Array | float,
-) -> tuple[State, Info]:
-    """One mini-batch of Reptile; ``info.loss`` is the mean over tasks and parts, in nats."""
-    batch, rate = blanked(batch), by.rate(batch.clock)
-    grad = _gradient(model, state.model_state, class_mask, loss)
+class OverTasks(ExemplarOptions, LossOptions, Method):
+    """What the two share: exemplars, and a loss of each task that a mini-batch holds."""
 
-    def train(task: Array, micro: Batch, carry: _Tasks) -> _Tasks:
-        def step(j: Array, at: tuple[Params, PyTree, Array]) -> tuple[Params, PyTree, Array]:
-            params, opt_state, total = at
-            own = part(micro, j, inner_steps)
-            value, grads = grad(params, own)
-            towards, after = by.optimizer.update(grads, opt_state, params)
-            moved = tree.add_scaled(params, towards, -rate)
-            some = jnp.any(own.mask)  # an empty part would still move by momentum
-            return *tree.select(some, (moved, after), (params, opt_state)), total + value
+    loss: Loss = "sigmoid"
+    """Sigmoid, the mean binary cross-entropy, or softmax, over all outputs seen."""
 
-        start = (state.params, carry.opt_state, jnp.zeros_like(carry.loss))
-        params, opt_state, value = jax.lax.fori_loop(0, inner_steps, step, start)
-        moved = jax.tree.map(jnp.subtract, params, state.params)
-        parts = jnp.minimum(inner_steps, jnp.sum(micro.mask))
-        return _Tasks(
-            jax.tree.map(jnp.add, carry.total, moved), opt_state, carry.loss + value / parts
-        )
+    def init(self, problem: Problem, key: Array) -> State:
+        params, model_state = problem.variables(key)
+        opt_state = self.towards.init(params)
+        return State(params, model_state, opt_state, self.no_exemplars(problem))
 
-    tasks, present = over_tasks(batch, len(class_mask), train, _none(state))
-    present = jnp.maximum(present, 1)
-    params = tree.add_scaled(state.params, tasks.total, epsilon / present)
-    model_state = _statistics(model, state, batch)
-    state = state._replace(params=params, opt_state=tasks.opt_state, model_state=model_state)
-    return state, Info(tasks.loss / present)
+    def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        return (self.fresh_optimizer(), *self.choices(problem))
+
+    def cost(self, problem: Problem) -> Cost:
+        return Cost()  # it depends on how many tasks there are
+
+    def _gradient(
+        self, problem: Problem, model_state: PyTree
+    ) -> Callable[[Params, Batch], tuple[Array, Params]]:
+        """``(params, batch) -> (loss, gradient)`` of the mean over the batch's valid rows."""
+
+        def mean(params: Params, batch: Batch) -> Array:
+            variables = Variables(params, model_state)
+            logits = masked(problem.model, variables, batch.x, batch.mask)[0].logits
+            seen = seen_outputs(problem.spec.class_mask, batch.clock.task)
+            return self.mean_loss(logits, batch, seen)
+
+        return jax.value_and_grad(mean)
 
 
-def update_fomaml(
-    state: State,
-    batch: Batch,
-    draws: Draws,
-    *,
-    model: Model,
-    class_mask: np.ndarray,
-    loss: Loss,
-    by: Descent,
-    inner_steps: int,
-    inner_lr: Array | float,
-) -> tuple[State, Info]:
-    """One mini-batch of FOMAML; ``info.loss`` is the mean over tasks of the second halves'."""
-    batch = blanked(batch)
-    grad = _gradient(model, state.model_state, class_mask, loss)
+class Reptile(OverTasks):
+    """Reptile over the tasks of each mini-batch, with exemplars of earlier tasks."""
 
-    def train(task: Array, micro: Batch, carry: _Tasks) -> _Tasks:
-        support, query = part(micro, 0, 2), part(micro, 1, 2)
+    lr: Rate = 0.1
+    """Step size of the inner loop."""
+    epsilon: Rate = 1.0
+    """How far the model moves towards the mean of the tasks' models."""
+    inner_steps: Count = 2
+    """Parts of a task's examples, a step on each (r)."""
+    optimizer: Optimizer = "sgd"
+    """Of the inner loop: sgd, momentum, adam, radam, or directions of your own
+    (``optax.scale_by_...``)."""
 
-        def step(j: Array, params: Params) -> Params:
-            return tree.add_scaled(params, grad(params, support)[1], -jnp.asarray(inner_lr))
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
+    ) -> tuple[State, Info]:
+        """One mini-batch; ``info.loss`` is the mean over tasks and parts, in nats."""
+        batch, rate = blanked(batch), self.rate(batch.clock)
+        grad = self._gradient(problem, state.model_state)
 
-        value, grads = grad(jax.lax.fori_loop(0, inner_steps, step, state.params), query)
-        total = jax.tree.map(jnp.add, carry.total, grads)
-        return _Tasks(total, carry.opt_state, carry.loss + value)
+        def train(task: Array, micro: Batch, carry: _Tasks) -> _Tasks:
+            def step(j: Array, at: tuple[Params, PyTree, Array]) -> tuple[Params, PyTree, Array]:
+                params, opt_state, total = at
+                own = part(micro, j, self.inner_steps)
+                value, grads = grad(params, own)
+                towards, after = self.towards.update(grads, opt_state, params)
+                moved = tree.add_scaled(params, towards, -rate)
+                some = jnp.any(own.mask)  # an empty part would still move by momentum
+                return *tree.select(some, (moved, after), (params, opt_state)), total + value
 
-    tasks, present = over_tasks(batch, len(class_mask), train, _none(state))
-    mean = jax.tree.map(lambda g: g / jnp.maximum(present, 1), tasks.total)
-    towards, opt_state = by.optimizer.update(mean, state.opt_state, state.params)
-    params = tree.add_scaled(state.params, towards, -by.rate(batch.clock))
-    # Momentum and decay alone are no step.
-    before = state.params, state.opt_state
-    params, opt_state = tree.select(present > 0, (params, opt_state), before)
-    model_state = _statistics(model, state, batch)
-    state = state._replace(params=params, opt_state=opt_state, model_state=model_state)
-    return state, Info(tasks.loss / jnp.maximum(present, 1))
+            start = (state.params, carry.opt_state, jnp.zeros_like(carry.loss))
+            params, opt_state, value = jax.lax.fori_loop(0, self.inner_steps, step, start)
+            moved = jax.tree.map(jnp.subtract, params, state.params)
+            parts = jnp.minimum(self.inner_steps, jnp.sum(micro.mask))
+            return _Tasks(
+                jax.tree.map(jnp.add, carry.total, moved), opt_state, carry.loss + value / parts
+            )
 
-
-def reptile(
-    *,
-    lr: Array | float = 0.1,
-    epsilon: Array | float = 1.0,
-    inner_steps: int = 2,
-    loss: Loss = "sigmoid",
-    capacity: int | None = 2000,
-    per_class: int | None = None,
-    capacity_bytes: int | None = None,
-    exemplars: Policy = "random",
-    optimizer: Optimizer = "sgd",
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    milestones: Sequence[int] = (),
-    decay: Array | float = 0.1,
-    first_epochs: int | None = None,
-) -> Method:
-    """Reptile over the tasks of each mini-batch, with exemplars of earlier tasks.
-
-    Args:
-      lr: step size of the inner loop. May be traced.
-      epsilon: how far the model moves towards the mean of the tasks' models. May be traced.
-      inner_steps: parts of a task's examples, a step on each (r).
-      loss: sigmoid, the mean binary cross-entropy, or softmax, over all outputs seen.
-      capacity: exemplars of all classes together; None with per_class or capacity_bytes.
-      per_class: exemplars of each class, instead of a total.
-      capacity_bytes: all exemplars together in bytes, as the stream stores examples, instead.
-      exemplars: random, first or herding, or an ``ExemplarPolicy``.
-      optimizer: of the inner loop: sgd, momentum, adam, radam, or directions of your own
-        (``optax.scale_by_...``).
-      momentum: of the optimiser "momentum".
-      weight_decay: adds so many parameters to the gradient.
-      milestones: epochs at which the rate drops.
-      decay: by this factor. May be traced.
-      first_epochs: epochs of the first task; None is as many as of the others.
-
-    Raises:
-      UserError: for counts below 1, values that are not finite, unknown choices, or a stream
-        whose tasks share classes.
-    """
-    options = dict(locals())
-    check_positive(inner_steps=inner_steps)
-    check_known("loss", loss, get_args(Loss))
-    check_rate(epsilon=epsilon)
-    held = rehearsal(exemplars, capacity, per_class, capacity_bytes, first_epochs)
-    by = descent(
-        optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, milestones=milestones,
-        decay=decay,
-    )  # fmt: skip
-    update = functools.partial(
-        update_reptile, loss=loss, by=by, inner_steps=inner_steps, epsilon=epsilon
-    )
-    return _method("reptile", reptile, options, held, by, update)
+        tasks, present = over_tasks(batch, problem.spec.num_tasks, train, _none(state))
+        present = jnp.maximum(present, 1)
+        params = tree.add_scaled(state.params, tasks.total, self.epsilon / present)
+        model_state = _statistics(problem.model, state, batch)
+        state = state._replace(params=params, opt_state=tasks.opt_state, model_state=model_state)
+        return state, Info(tasks.loss / present)
 
 
-def fomaml(
-    *,
-    lr: Array | float = 0.1,
-    inner_lr: Array | float = 0.1,
-    inner_steps: int = 1,
-    loss: Loss = "sigmoid",
-    capacity: int | None = 2000,
-    per_class: int | None = None,
-    capacity_bytes: int | None = None,
-    exemplars: Policy = "random",
-    optimizer: Optimizer = "sgd",
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    milestones: Sequence[int] = (),
-    decay: Array | float = 0.1,
-    first_epochs: int | None = None,
-) -> Method:
-    """First-order MAML over the tasks of each mini-batch, with exemplars of earlier tasks.
+class FOMAML(OverTasks):
+    """First-order MAML over the tasks of each mini-batch, with exemplars of earlier tasks."""
 
-    Args:
-      lr: step size of the outer loop. May be traced.
-      inner_lr: step size of the inner loop, which is plain gradient descent. May be traced.
-      inner_steps: inner steps, each on the whole first half of a task's examples (r).
-      loss: sigmoid, the mean binary cross-entropy, or softmax, over all outputs seen.
-      capacity: exemplars of all classes together; None with per_class or capacity_bytes.
-      per_class: exemplars of each class, instead of a total.
-      capacity_bytes: all exemplars together in bytes, as the stream stores examples, instead.
-      exemplars: random, first or herding, or an ``ExemplarPolicy``.
-      optimizer: of the outer loop: sgd, momentum, adam, radam, or directions of your own
-        (``optax.scale_by_...``).
-      momentum: of the optimiser "momentum".
-      weight_decay: adds so many parameters to the gradient.
-      milestones: epochs at which the rate drops.
-      decay: by this factor. May be traced.
-      first_epochs: epochs of the first task; None is as many as of the others.
+    lr: Rate = 0.1
+    """Step size of the outer loop."""
+    inner_lr: Rate = 0.1
+    """Step size of the inner loop, which is plain gradient descent."""
+    inner_steps: Count = 1
+    """Inner steps, each on the whole first half of a task's examples (r)."""
+    optimizer: Optimizer = "sgd"
+    """Of the outer loop: sgd, momentum, adam, radam, or directions of your own
+    (``optax.scale_by_...``)."""
 
-    Raises:
-      UserError: for counts below 1, values that are not finite, unknown choices, or a stream
-        whose tasks share classes.
-    """
-    options = dict(locals())
-    check_positive(inner_steps=inner_steps)
-    check_known("loss", loss, get_args(Loss))
-    check_rate(inner_lr=inner_lr)
-    held = rehearsal(exemplars, capacity, per_class, capacity_bytes, first_epochs)
-    by = descent(
-        optimizer, lr=lr, momentum=momentum, weight_decay=weight_decay, milestones=milestones,
-        decay=decay,
-    )  # fmt: skip
-    update = functools.partial(
-        update_fomaml, loss=loss, by=by, inner_steps=inner_steps, inner_lr=inner_lr
-    )
-    return _method("fomaml", fomaml, options, held, by, update)
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
+    ) -> tuple[State, Info]:
+        """One mini-batch; ``info.loss`` is the mean over tasks of the second halves', in nats."""
+        batch = blanked(batch)
+        grad = self._gradient(problem, state.model_state)
 
+        def train(task: Array, micro: Batch, carry: _Tasks) -> _Tasks:
+            support, query = part(micro, 0, 2), part(micro, 1, 2)
 
-def _method(
-    name: str,
-    make: Callable[..., Method],
-    options: dict,
-    held: Rehearsal,
-    by: Descent,
-    update: Callable[..., tuple[State, Info]],
-) -> Method:
-    def bind(model: Model, spec: Spec) -> Learner:
-        check_single_head(name, spec)
-        budget = held.budget(spec)
+            def step(j: Array, params: Params) -> Params:
+                return tree.add_scaled(
+                    params, grad(params, support)[1], -jnp.asarray(self.inner_lr)
+                )
 
-        def init(key: Array) -> State:
-            params, model_state = initial(model, spec, key)
-            opt_state = by.optimizer.init(params)
-            return State(params, model_state, opt_state, held.policy.init(model, spec, budget))
+            value, grads = grad(jax.lax.fori_loop(0, self.inner_steps, step, state.params), query)
+            total = jax.tree.map(jnp.add, carry.total, grads)
+            return _Tasks(total, carry.opt_state, carry.loss + value)
 
-        return Learner(
-            init,
-            draw,
-            functools.partial(update, model=model, class_mask=spec.class_mask),
-            {"logits": logits_predictor(model)},
-            (fresh_optimizer(by.optimizer), *held.policy.phases(model, spec, budget)),
-            recall=recall,
-        )
-
-    needs = Needs(boundaries=True, task_ids_train=True, epochs=True)
-    return Method(name, bind, needs, options, arrange=held.arrange, make=make)
-
-
-def _gradient(
-    model: Model, model_state: PyTree, class_mask: np.ndarray, loss: Loss
-) -> Callable[[Params, Batch], tuple[Array, Params]]:
-    """``(params, batch) -> (loss, gradient)`` of the mean over the batch's valid rows."""
-
-    def mean(params: Params, batch: Batch) -> Array:
-        logits = masked(model, Variables(params, model_state), batch.x, batch.mask)[0].logits
-        seen = seen_outputs(class_mask, batch.clock.task)
-        return masked_mean(classification(loss, logits, batch.y, seen), batch.mask)
-
-    return jax.value_and_grad(mean)
+        tasks, present = over_tasks(batch, problem.spec.num_tasks, train, _none(state))
+        mean = jax.tree.map(lambda g: g / jnp.maximum(present, 1), tasks.total)
+        towards, opt_state = self.towards.update(mean, state.opt_state, state.params)
+        params = tree.add_scaled(state.params, towards, -self.rate(batch.clock))
+        # Momentum and decay alone are no step.
+        before = state.params, state.opt_state
+        params, opt_state = tree.select(present > 0, (params, opt_state), before)
+        model_state = _statistics(problem.model, state, batch)
+        state = state._replace(params=params, opt_state=opt_state, model_state=model_state)
+        return state, Info(tasks.loss / jnp.maximum(present, 1))
 
 
 def _none(state: State) -> _Tasks:

@@ -1,4 +1,4 @@
-"""What methods that learn each task in many epochs share: rates that drop, a fresh optimiser.
+"""What methods that learn each task in many epochs share: rates that drop, a step before a task.
 
 rate(task, epoch) = lr * decay^(milestones reached),  times last_factor in the last task
 """
@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import UserError, in_words
-from cljax.optimizers import Transformation
 from cljax.types import Array, Batch, Clock, Info, Phase, PyTree, StepPlan
 
-__all__ = ["check_milestones", "fresh_optimizer", "rate", "session"]
+__all__ = ["check_milestones", "rate", "session"]
 
 
 def check_milestones(**milestones: Sequence[int]) -> None:
@@ -69,8 +68,3 @@ def session(begin: Callable[[PyTree, Array], PyTree]) -> Phase:
         return begin(state, batch.clock.task), Info(jnp.zeros(()))
 
     return Phase("session", plan, lambda state, batch, key: (), update, before=True, stored=True)
-
-
-def fresh_optimizer(optimizer: Transformation) -> Phase:
-    """Makes the optimiser's state anew before each task; reads ``params``, sets ``opt_state``."""
-    return session(lambda state, task: state._replace(opt_state=optimizer.init(state.params)))

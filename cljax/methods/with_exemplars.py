@@ -8,28 +8,31 @@ Symbols: D(s) the examples of task s, M ``exemplars``.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from cljax.checks import check_method
 from cljax.errors import UserError
-from cljax.memory.policies import Policy
-from cljax.methods.common import with_features
-from cljax.methods.rehearsal import recall, rehearsal
+from cljax.memory.policies import Policy, named
+from cljax.method import Cost, Method, Problem, features_predictor
+from cljax.methods.groups.exemplars import ExemplarOptions, check_budget, recall
+from cljax.options import Count, positional
+from cljax.streams.base import Stream
 from cljax.types import (
     Array,
     Batch,
+    Evaluation,
     Info,
-    Learner,
-    Method,
-    Model,
+    Needs,
     Params,
     Phase,
     Predictor,
     PyTree,
-    Spec,
+    Recall,
 )
 
-__all__ = ["State", "with_exemplars"]
+__all__ = ["State", "WithExemplars"]
 
 
 class State(NamedTuple):
@@ -47,56 +50,85 @@ class View(NamedTuple):
     exemplars: PyTree
 
 
-def with_exemplars(
-    method: Method,
-    exemplars: Policy = "mnemonics",
-    *,
-    capacity: int | None = None,
-    per_class: int | None = None,
-    capacity_bytes: int | None = None,
-) -> Method:
+class WithExemplars(Method):
     """A method whose batches hold exemplars of earlier classes beside the task's data.
 
-    Args:
-      method: whose state has ``params`` and ``model_state``, such as ``er``, and which has no
-        exemplars or plan of its own.
-      exemplars: a policy's name, with options after a colon, or an ``ExemplarPolicy``.
-      capacity: exemplars of all classes together. per_class: of each class. capacity_bytes: all
-        together in bytes, as the stream stores examples. Give one of them.
+    One of the three numbers is given. They are called otherwise than in methods with exemplars of
+    their own, since the method inside may have a ``capacity``, too.
 
     Raises:
       UserError: unless one is given, for an unknown policy, or a method that does not fit.
 
     Example:
-      ``with_exemplars(cljax.er(), "mnemonics:inner_steps=5,old=false", per_class=5)``
+      ``WithExemplars(cljax.ER(), "mnemonics:inner_steps=5,old=false", exemplars_per_class=5)``
     """
-    check_method(method)
-    held = rehearsal(exemplars, capacity, per_class, capacity_bytes, None)
-    if method.arrange is not None:
-        raise UserError(
-            f"{method.name} has a plan of its own, so exemplars cannot join its batches; many "
-            "such methods have an option exemplars."
+
+    method: Method = dataclasses.field(kw_only=False)
+    """Whose state has ``params`` and ``model_state``, such as ``ER``, and which has no exemplars or
+    plan of its own."""
+    exemplars: Policy = positional(default="mnemonics")
+    """A policy's name, with options after a colon, or an ``ExemplarPolicy``."""
+    exemplar_capacity: Count | None = None
+    """Exemplars of all classes together."""
+    exemplars_per_class: Count | None = None
+    """Exemplars of each class, instead of a total."""
+    exemplar_capacity_bytes: Count | None = None
+    """All exemplars together in bytes, as the stream stores examples, instead."""
+
+    def check(self) -> None:
+        check_method(self.method)
+        check_budget(
+            exemplar_capacity=self.exemplar_capacity,
+            exemplars_per_class=self.exemplars_per_class,
+            exemplar_capacity_bytes=self.exemplar_capacity_bytes,
+        )
+        named(self.exemplars)
+        if type(self.method).arrange is not Method.arrange:
+            raise UserError(
+                f"{self.method.name} has a plan of its own, so exemplars cannot join its batches; "
+                "many such methods have an option exemplars."
+            )
+
+    @property
+    def name(self) -> str:
+        return f"{self.method.name}+exemplars"
+
+    @property
+    def needs(self) -> Needs:
+        return self.method.needs
+
+    @property
+    def _held(self) -> ExemplarOptions:
+        return ExemplarOptions(
+            exemplars=self.exemplars,
+            capacity=self.exemplar_capacity,
+            per_class=self.exemplars_per_class,
+            capacity_bytes=self.exemplar_capacity_bytes,
         )
 
-    def bind(model: Model, spec: Spec) -> Learner:
-        learner = with_features(method.bind(model, spec), model)
-        budget = held.budget(spec)
+    def fit(self, problem: Problem) -> None:
+        self.method.fit(problem)
 
-        def init(key: Array) -> State:
-            inner = learner.init(key)
-            if not (hasattr(inner, "params") and hasattr(inner, "model_state")):
-                raise UserError(
-                    f"The state of {method.name} has no params and model_state, which exemplars "
-                    "are chosen by."
-                )
-            return State(inner, held.policy.init(model, spec, budget))
+    def init(self, problem: Problem, key: Array) -> State:
+        inner = self.method.init(problem, key)
+        if not (hasattr(inner, "params") and hasattr(inner, "model_state")):
+            raise UserError(
+                f"The state of {self.method.name} has no params and model_state, which exemplars "
+                "are chosen by."
+            )
+        return State(inner, self._held.no_exemplars(problem))
 
-        def draw(state: State, batch: Batch, key: Array) -> PyTree:
-            return learner.draw(state.inner, batch, key)
+    def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> PyTree:
+        return self.method.draw(problem, state.inner, batch, key)
 
-        def update(state: State, batch: Batch, draws: PyTree) -> tuple[State, Info]:
-            inner, info = learner.update(state.inner, batch, draws)
-            return state._replace(inner=inner), info
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: PyTree
+    ) -> tuple[State, Info]:
+        inner, info = self.method.update(problem, state.inner, batch, draws)
+        return state._replace(inner=inner), info
+
+    def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        """The method's own, then those that choose exemplars."""
 
         def of_method(phase: Phase) -> Phase:
             def step(state: State, batch: Batch, draws: PyTree) -> tuple[State, Info]:
@@ -116,24 +148,29 @@ def with_exemplars(
 
             return phase._replace(update=step)
 
+        own, chosen = self.method.phases(problem), self._held.choices(problem)
+        return (*map(of_method, own), *map(of_policy, chosen))
+
+    def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
         def lifted(predictor: Predictor) -> Predictor:
             return predictor._replace(prepare=lambda state: predictor.prepare(state.inner))
 
-        return learner._replace(
-            init=init,
-            draw=draw,
-            update=update,
-            predictors={name: lifted(p) for name, p in learner.predictors.items()},
-            phases=(
-                *map(of_method, learner.phases),
-                *map(of_policy, held.policy.phases(model, spec, budget)),
-            ),
-            recall=recall,
-        )
+        added = {"features": features_predictor(problem.model)}
+        found = {**added, **self.method.predictors(problem)}
+        return {name: lifted(predictor) for name, predictor in found.items()}
 
-    options = {
-        **method.options, "exemplars": exemplars, "exemplar_capacity": capacity,
-        "exemplars_per_class": per_class, "exemplar_capacity_bytes": capacity_bytes,
-    }  # fmt: skip
-    name = f"{method.name}+exemplars"
-    return method._replace(name=name, bind=bind, options=options, arrange=held.arrange, make=None)
+    def evaluations(self, problem: Problem) -> tuple[Evaluation, ...]:
+        return self.method.evaluations(problem)
+
+    def recall(self, problem: Problem) -> Recall | None:
+        return recall
+
+    def rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
+        found = self.method.rule(problem)
+        return None if found is None else lambda state: found(state.inner)
+
+    def cost(self, problem: Problem) -> Cost:
+        return self.method.cost(problem)
+
+    def arrange(self, stream: Stream) -> Stream:
+        return self._held.arrange(stream)

@@ -1,0 +1,137 @@
+"""Class-incremental methods learn each task in a session of epochs: their options and steps.
+
+    step(batch):   theta = theta - rate * Opt(grad objective(theta))
+
+Rates drop at milestones of every task, whose optimiser starts anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.losses import masked_mean
+from cljax.method import Cost, Problem
+from cljax.methods.incremental import Forward, Loss, check_single_head, classification
+from cljax.methods.sessions import check_milestones, rate, session
+from cljax.optimizers import Optimizer, Transformation, direction
+from cljax.options import Options, Rate, StaticRate, StaticShare
+from cljax.types import (
+    Array,
+    Batch,
+    Clock,
+    Needs,
+    Output,
+    Params,
+    Phase,
+    PyTree,
+    Variables,
+)
+
+__all__ = ["LossOptions", "SessionOptions"]
+
+
+class SessionOptions(Options):
+    """Of methods that learn one head for all classes, a task's in each session.
+
+    Their state has the fields ``params``, ``model_state`` and ``opt_state``.
+    """
+
+    lr: Rate = 0.1
+    """Step size."""
+    optimizer: Optimizer = "sgd"
+    """Sgd, momentum, adam, radam, or directions of your own (``optax.scale_by_...``)."""
+    momentum: StaticShare = 0.9
+    """Of the optimiser "momentum"."""
+    weight_decay: StaticRate = 0.0
+    """Adds so many parameters to the gradient."""
+    milestones: tuple[int, ...] = ()
+    """Epochs at which the rate drops."""
+    decay: Rate = 0.1
+    """By this factor."""
+
+    def check(self) -> None:
+        super().check()
+        check_milestones(milestones=self.milestones)
+        direction(self.optimizer, momentum=self.momentum, weight_decay=self.weight_decay)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(boundaries=True, task_ids_train=True, epochs=True)
+
+    def fit(self, problem: Problem) -> None:
+        check_single_head(self.kind, problem.spec)
+
+    @property
+    def towards(self) -> Transformation:
+        """The optimiser's directions."""
+        return direction(self.optimizer, momentum=self.momentum, weight_decay=self.weight_decay)
+
+    def rate(self, clock: Clock) -> Array:
+        """The step size [] at a clock."""
+        return rate(clock, self.lr, self.milestones, self.decay)
+
+    def fresh_optimizer(self) -> Phase:
+        """Makes the optimiser's state anew before each task."""
+        return session(
+            lambda state, task: state._replace(opt_state=self.towards.init(state.params))
+        )
+
+    def descend(
+        self,
+        state: Any,
+        batch: Batch,
+        objective: Callable[[Params, Output], Array],
+        *,
+        forward: Forward,
+        size: Array | None = None,
+        learns: PyTree | None = None,
+    ) -> tuple[Any, Array]:
+        """One step; none on a batch of padding.
+
+        Args:
+          objective: (params, output on the batch) -> loss [].
+          forward: (variables, x, mask) -> (output, model_state).
+          size: of the step, []; None is the rate at the batch's clock.
+          learns: pytree of bools that broadcast to the parameters, False where they are frozen.
+
+        Returns:
+          The state after it, and the loss [].
+        """
+
+        def value(params: Params) -> tuple[Array, PyTree]:
+            output, after = forward(Variables(params, state.model_state), batch.x, batch.mask)
+            return objective(params, output), after
+
+        size = self.rate(batch.clock) if size is None else size
+        (loss, model_state), grads = jax.value_and_grad(value, has_aux=True)(state.params)
+        towards, opt_state = self.towards.update(grads, state.opt_state, state.params)
+        params = tree.add_scaled(state.params, towards, -size)
+        some = jnp.any(batch.mask)
+        moves = jax.tree.map(lambda leaf: some, params)
+        if learns is not None:  # momentum and decay would move what has no gradient
+            moves = jax.tree.map(lambda where: where & some, learns)
+        keep = lambda where, new, old: jnp.where(jnp.broadcast_to(where, old.shape), new, old)
+        return state._replace(
+            params=jax.tree.map(keep, moves, params, state.params),
+            model_state=model_state,
+            opt_state=tree.select(some, opt_state, state.opt_state),
+        ), loss
+
+    def cost(self, problem: Problem) -> Cost:
+        return Cost(1, problem.spec.batch_size)
+
+
+class LossOptions(SessionOptions):
+    """Of those whose loss is a cross-entropy over all outputs seen."""
+
+    loss: Loss = "softmax"
+    """Softmax, or sigmoid for the mean binary cross-entropy, over all outputs seen."""
+
+    def mean_loss(self, logits: Array, batch: Batch, seen: Array) -> Array:
+        """Its mean [] over a batch's valid rows, in nats; ``seen`` [C] are the outputs."""
+        return masked_mean(classification(self.loss, logits, batch.y, seen), batch.mask)
