@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import cljax
 from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.memory import exemplars, policies, selection
-from cljax.methods import METHODS
+from cljax.methods import METHODS, make
 from cljax.methods.common import initial, logits_predictor
 from cljax.nets import mlp
 from cljax.streams.base import Augmentation, plan
@@ -245,9 +245,20 @@ def test_bytes_are_never_exceeded_and_no_exemplar_more_would_fit(widths, spare, 
     assert budget.shares.min() >= 1
 
 
+BUDGETS = {
+    "capacity": "exemplar_capacity",
+    "per_class": "exemplars_per_class",
+    "capacity_bytes": "exemplar_capacity_bytes",
+}
 CARRIERS = {
-    **{n: make for n, make in METHODS.items() if "per_class" in inspect.signature(make).parameters},
-    "with-exemplars": lambda **budget: cljax.with_exemplars(cljax.er(), "herding", **budget),
+    **{
+        name: functools.partial(make, name)
+        for name, made in METHODS.items()
+        if isinstance(made, cljax.Method) and "per_class" in made.options
+    },
+    "with-exemplars": lambda **budget: cljax.WithExemplars(
+        cljax.ER(), "herding", **{BUDGETS[name]: value for name, value in budget.items()}
+    ),
 }
 
 
