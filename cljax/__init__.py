@@ -30,25 +30,25 @@ from cljax.methods.bic import BiC
 from cljax.methods.er import ER
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import FixedRep
-from cljax.methods.gem import agem, gem
-from cljax.methods.hat import hat
+from cljax.methods.gem import AGEM, GEM
+from cljax.methods.hat import HAT
 from cljax.methods.icarl import ICaRL, LwFExemplars
 from cljax.methods.icarl_ti import ICaRLTI
-from cljax.methods.independent import independent
+from cljax.methods.independent import Independent
 from cljax.methods.itaml import ITAML
 from cljax.methods.joint import IID, Joint
 from cljax.methods.laer import LaER
 from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
 from cljax.methods.lucir import LUCIR
-from cljax.methods.mer import mer
-from cljax.methods.metabgd import meta_bgd
+from cljax.methods.mer import MER
+from cljax.methods.metabgd import MetaBGD
 from cljax.methods.multitask import Multitask
-from cljax.methods.oml import oml
-from cljax.methods.pretrained import pretrained
-from cljax.methods.rep import rep
+from cljax.methods.oml import OML
+from cljax.methods.pretrained import Pretrained
+from cljax.methods.rep import Rep
 from cljax.methods.replayed import Oracle, Replayed
 from cljax.methods.reptile import FOMAML, Reptile
-from cljax.methods.teacher import teacher
+from cljax.methods.teacher import Teacher
 from cljax.methods.with_exemplars import WithExemplars
 from cljax.options import Count, Options, Rate, Real, Share, positional
 from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.methods.icarl import distilled
+from cljax.method import Problem
+from cljax.methods.class_incremental import ClassIncremental
+from cljax.methods.icarl import LwFExemplars
 from cljax.methods.incremental import Outputs
-from cljax.methods.lucir import less_forget_loss, margin_loss, objective
+from cljax.methods.lucir import LUCIR, less_forget_loss, margin_loss
+from cljax.nets import mlp
 from cljax.nets.cosine import cosines
-from cljax.types import Batch, Clock, Lens, Output
+from cljax.types import Batch, Clock, Lens, Output, Spec
 
 
 def replay(arrays: Mapping[str, Any], case: int) -> Iterator[tuple[str, Any, Any]]:
@@ -52,24 +54,26 @@ def replay(arrays: Mapping[str, Any], case: int) -> Iterator[tuple[str, Any, Any
     base = settings["lucir_lambda"] / np.sqrt(old / new)
     rows = Lens(lambda params: params["kernel"], lambda params, kernel: params)
     margin = {"margin": settings["margin"], "negatives": settings["top_k"]}
-    lucir = functools.partial(
-        objective, rows=rows, less_forget=base, margin_weight=settings["margin_weight"], **margin
-    )
+    owner = np.stack([np.asarray(outputs.past), np.asarray(outputs.own)])
+    spec = Spec(jax.ShapeDtypeStruct((1,), jnp.float64), owner, len(y))
+    problem = Problem(mlp()(old + new)._replace(rows=rows), spec)
+    lucir = LUCIR(less_forget=base, margin_weight=settings["margin_weight"], **margin)
     # Theirs averages over batch and outputs, then multiplies by tau^2 beta and the outputs.
     strength = settings["distillation_beta"] * settings["temperature"] ** 2
-    lwf = functools.partial(
-        distilled, loss="kl", strength=strength, temperature=settings["temperature"]
-    )
+    lwf = LwFExemplars(strength=strength, temperature=settings["temperature"])
     yield "logits", output(params).logits, read["logits"]
     less = less_forget_loss(params["features"], teacher.features, every)
     yield "less forget", settings["lucir_lambda"] * less, read["lucir_less_forget"]
     scores = cosines(params["features"], params["kernel"])
     apart = margin_loss(scores, y, every, outputs, **margin)
     yield "margin", settings["margin_weight"] * apart, read["lucir_margin"]
-    for name, loss in (("lucir", lucir), ("lwf", lwf)):
-        value, grads = jax.value_and_grad(
-            lambda params, loss=loss: loss(params, output(params), teacher, (), batch, outputs)
-        )(params)
+    for name, method in (("lucir", lucir), ("lwf", lwf)):
+
+        def loss(params: dict[str, Any], method: ClassIncremental = method) -> Any:
+            now = output(params)
+            return method.objective(problem, params, now, teacher, (), batch, outputs)
+
+        value, grads = jax.value_and_grad(loss)(params)
         yield f"{name} total", value, read[f"{name}_total"]
         yield f"{name} features", grads["features"], read[f"{name}_grad/features"]
         yield f"{name} sigma", grads["sigma"], read[f"{name}_grad/sigma"][0]

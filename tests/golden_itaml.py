@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.methods.itaml import itaml
+from cljax.methods.itaml import ITAML
 from cljax.nets import mlp
 from cljax.types import Batch, Clock, Spec
 
@@ -32,7 +32,7 @@ def replay(arrays: Any, config: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
     example = jax.ShapeDtypeStruct((config["n_in"],), jnp.float64)
     spec = Spec(example, owner == np.arange(tasks)[:, None], config["batch_size"])
     momentum = config["momentum"]
-    method = itaml(
+    method = ITAML(
         lr=config["lr"], mode=config["mode"], beta=config["beta"], inner_steps=config["r"],
         optimizer="momentum" if momentum else config["optimizer"], momentum=momentum or 0.0,
         weight_decay=config["weight_decay"], capacity=tasks * each,

@@ -33,7 +33,7 @@ def _lamaml_draws(arrays: Any, call: int, config: dict[str, Any], capacity: int)
 
 def replay(arrays: Any, config: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
     single = config["method"] == "lamaml"
-    method = cljax.lamaml(
+    method = cljax.LaMAML(
         alpha_lr=config["opt_lr"] if config["learn_lr"] else None,
         lr=config["opt_wt"] if config["sync_update"] else None,
         capacity=config["memories"],

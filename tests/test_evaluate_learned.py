@@ -13,7 +13,8 @@ import pytest
 import cljax
 from cljax.errors import UserError
 from cljax.evaluation.again import Trained, evaluate
-from cljax.methods.bic import Bias, Correction, _corrected_predictor
+from cljax.method import logits_predictor
+from cljax.methods.bic import Bias, Correction, corrected_predictor
 from cljax.methods.nearest import nearest_mean
 from cljax.streams.base import first_tasks, on_validation
 from cljax.types import Evaluation, Info, Learner, Model, Output, Predictor, Variables
@@ -196,7 +197,7 @@ def test_nearest_means_are_of_all_learned_classes(keep):
 
 def test_a_correction_stays_with_the_outputs_of_the_task_that_it_was_fitted_to():
     pair = Correction(jnp.array([1.0, 1.0, 0.5]), jnp.array([0.0, 0.3, -2.0]))
-    bind = lambda s: learner({"logits": _corrected_predictor(MODEL, s.class_mask)})
+    bind = lambda s: learner({"logits": corrected_predictor(logits_predictor(MODEL), s.class_mask)})
     trained = Trained(bind, stream(), (0,), (State(own=Bias(pair, ())),))
     x, y, task = TEST
     z = np.asarray(pair.scale)[np.arange(C) // 2] * x + np.asarray(pair.shift)[np.arange(C) // 2]

@@ -11,14 +11,13 @@ import support
 import cljax
 from cljax.engine.learn import Checkpoints, learn
 from cljax.errors import Interrupted, UserError
-from cljax.methods.lucir import LUCIR
 from cljax.nets import mlp
 from cljax.storage import checkpoint
 
 IDENTITY = {"config_hash": "one", "versions": "these"}
 LAMAML = cljax.LaMAML(capacity=6, replay_size=3, glances=2, algebra="low-rank")
 EWC = cljax.Finetune(lr=0.05, optimizer="adam", penalty=cljax.EWC(3.0, num_examples=7))
-LUCIR = LUCIR(
+MNEMONICS = cljax.LUCIR(
     per_class=2, capacity=None, exemplars="mnemonics:inner_steps=2,outer_epochs=1",
     balanced_epochs=1, optimizer="momentum",
 )  # fmt: skip
@@ -26,13 +25,13 @@ METHODS = {
     "lamaml": LAMAML,
     "ewc with adam": EWC,  # an optimiser's state, phases
     "gem": cljax.GEM(lr=0.05, per_task=3),
-    "lucir": LUCIR,  # a teacher, phases before and after tasks, exemplars that are learned
+    "lucir": MNEMONICS,  # a teacher, phases before and after tasks, exemplars that are learned
 }
 
 
 def problem(method):
     """A network and a stream."""
-    if method is LUCIR:
+    if method is MNEMONICS:
         return mlp(5, head="cosine")(6), incremental_support.stream(per_class=4)
     return mlp(5)(support.NUM_CLASSES), support.stream()
 
@@ -60,7 +59,7 @@ def test_cut_anywhere_and_continued_it_is_the_unbroken_run(name, tmp_path):
     while True:
         attempts += 1
         try:
-            found = run(tmp_path, method=method, stop_after=20 if method is LUCIR else 7)
+            found = run(tmp_path, method=method, stop_after=20 if method is MNEMONICS else 7)
             break
         except Interrupted:
             assert len(list(tmp_path.iterdir())) <= 3

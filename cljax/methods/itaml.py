@@ -300,9 +300,8 @@ class ITAML(ExemplarOptions, SessionOptions, Method):
         if self.mode == "released":
             moved = jax.tree.map(jnp.subtract, inner.params, base)
         else:
-            heads = (
-                1.0 if self.head_combine == "own" else 1.0 / present
-            )  # one task alone moves a row
+            # With "own" one task alone moves a row.
+            heads = 1.0 if self.head_combine == "own" else 1.0 / present
             moved = _scaled(model, owner.shape[1], inner.moved, 1.0 / present, heads)
         params = tree.add_scaled(base, moved, eta)
         state = state._replace(
@@ -320,10 +319,8 @@ class ITAML(ExemplarOptions, SessionOptions, Method):
         """
         model, spec = problem
         base, owner = state.params, jnp.asarray(spec.class_mask)
-        num_tasks = spec.num_tasks
-        member = batch.mask[:, None] & (
-            batch.task[:, None] == jnp.arange(num_tasks)[None]
-        )  # [B, T]
+        same = batch.task[:, None] == jnp.arange(spec.num_tasks)[None]
+        member = batch.mask[:, None] & same  # [B, T]
         counts = jnp.sum(member, axis=0)
         present = jnp.maximum(jnp.sum(counts > 0), 1)
         weights = batch.mask / (present * jnp.maximum(counts, 1)[batch.task])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,11 +18,12 @@ import cljax
 from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.memory import exemplars, policies, selection
-from cljax.methods import METHODS
-from cljax.methods.common import initial, logits_predictor
+from cljax.method import Method
+from cljax.methods import METHODS, make
 from cljax.nets import mlp
+from cljax.options import positional
 from cljax.streams.base import Augmentation, plan
-from cljax.types import ExemplarPolicy, Info, Learner, Method
+from cljax.types import ExemplarPolicy, Info
 
 NUM_TASKS = 3
 
@@ -51,39 +52,38 @@ def stream(**changes):
     return support.stream(**{**fields, **changes})
 
 
-def idle(policy: ExemplarPolicy, total: int | None = 12, per_class: int | None = None) -> Method:
+class Idle(Method):
     """A method that never learns, but adds up the exemplars that its batches hold."""
 
-    def budget(mask):
-        return exemplars.budget_of(mask, total=total, per_class=per_class)
+    policy: ExemplarPolicy = positional(default=selection.random())
+    total: int | None = 12
+    per_class: int | None = None
 
-    def bind(model, spec):
-        slots = budget(spec.class_mask)
+    def budget(self, spec):
+        return exemplars.budget_of(spec.class_mask, total=self.total, per_class=self.per_class)
 
-        def init(key):
-            none = jnp.zeros(2, jnp.int32)
-            return State(*initial(model, spec, key), policy.init(model, spec, slots), none)
+    def init(self, problem, key):
+        kept = self.policy.init(*problem, self.budget(problem.spec))
+        return State(*problem.variables(key), kept, jnp.zeros(2, jnp.int32))
 
-        def update(state, batch, draws):
-            old = (batch.index < -1) & batch.mask
-            pixels = jnp.round(batch.x.sum(axis=1) * 255).astype(jnp.int32)
-            seen = state.seen + jnp.array([jnp.sum(jnp.where(old, pixels, 0)), jnp.sum(old)])
-            return state._replace(seen=seen), Info(jnp.zeros(()))
+    def update(self, problem, state, batch, draws):
+        old = (batch.index < -1) & batch.mask
+        pixels = jnp.round(batch.x.sum(axis=1) * 255).astype(jnp.int32)
+        seen = state.seen + jnp.array([jnp.sum(jnp.where(old, pixels, 0)), jnp.sum(old)])
+        return state._replace(seen=seen), Info(jnp.zeros(()))
 
-        def recall(state, x, y, index):
-            return exemplars.recall(state.exemplars, x, y, index)
+    def phases(self, problem):
+        return self.policy.phases(*problem, self.budget(problem.spec))
 
-        draw = lambda state, batch, key: ()
-        predictors = {"logits": logits_predictor(model)}
-        phases = policy.phases(model, spec, slots)
-        return Learner(init, draw, update, predictors, phases, recall=recall)
+    def recall(self, problem):
+        return lambda state, x, y, index: exemplars.recall(state.exemplars, x, y, index)
 
-    arrange = lambda s: exemplars.replayed(s, budget(s.class_mask))
-    return Method("idle", bind, arrange=arrange)
+    def arrange(self, stream):
+        return exemplars.replayed(stream, self.budget(stream.spec(1)))
 
 
 def final(policy, seeds=(0,), **budget):
-    history = learn(idle(policy, **budget), mlp(5)(6), stream(), seeds, batch_size=5, epochs=2)
+    history = learn(Idle(policy, **budget), mlp(5)(6), stream(), seeds, batch_size=5, epochs=2)
     return history.states
 
 
@@ -133,7 +133,7 @@ def test_a_smaller_share_keeps_the_first_exemplars(name):
         class_mask=whole.class_mask[:2], test_index=whole.test_index[:2],
         subsets=lambda seed: whole.subsets(seed)[:2], valid=lambda seed: whole.valid(seed)[:2],
     )  # fmt: skip
-    method = idle(policies.named(name))
+    method = Idle(policies.named(name))
     states = [learn(method, mlp(5)(6), s, [0], batch_size=5, epochs=1) for s in (short, whole)]
     more, less = (held(history.states[0].exemplars) for history in states)
     for label, rows in more.items():
@@ -156,7 +156,7 @@ def test_exemplars_are_augmented_as_new_examples_are_and_stored_as_they_were():
     source = stream()
     negative = Augmentation(lambda key, count: (), lambda x, draws: 255 - x)
     source = replace(source, transform=source.transform._replace(augment=negative))
-    method = idle(selection.first())
+    method = Idle(selection.first())
     state = learn(method, mlp(5)(6), source, [0], batch_size=5, epochs=2).states[0]
     plain = final(selection.first())[0]
     total, number = plain.seen
@@ -245,9 +245,20 @@ def test_bytes_are_never_exceeded_and_no_exemplar_more_would_fit(widths, spare, 
     assert budget.shares.min() >= 1
 
 
+BUDGETS = {
+    "capacity": "exemplar_capacity",
+    "per_class": "exemplars_per_class",
+    "capacity_bytes": "exemplar_capacity_bytes",
+}
 CARRIERS = {
-    **{n: make for n, make in METHODS.items() if "per_class" in inspect.signature(make).parameters},
-    "with-exemplars": lambda **budget: cljax.with_exemplars(cljax.er(), "herding", **budget),
+    **{
+        name: functools.partial(make, name)
+        for name, made in METHODS.items()
+        if isinstance(made, Method) and "per_class" in made.options
+    },
+    "with-exemplars": lambda **budget: cljax.WithExemplars(
+        cljax.ER(), "herding", **{BUDGETS[name]: value for name, value in budget.items()}
+    ),
 }
 
 

@@ -160,7 +160,7 @@ def test_no_fold_judges_itself(folds):
 def test_a_turn_moves_its_own_fold_only():
     source = stream()
     policy = "mnemonics:outer_epochs=1,lr=5.0,inner_lr=1.0,inner_steps=2"
-    method = cljax.icarl(lr=0.1, loss="kl", capacity=None, per_class=4, exemplars=policy)
+    method = cljax.ICaRL(lr=0.1, loss="kl", capacity=None, per_class=4, exemplars=policy)
     spec = source.spec(8)
     learner = method.bind(mlp(5)(6), spec)
     history = learn(method, mlp(5)(6), source, [0], batch_size=8, epochs=3)
@@ -183,7 +183,7 @@ def test_a_turn_moves_its_own_fold_only():
 
 def test_real_exemplars_stay_as_they_were_chosen():
     policy = "mnemonics:outer_epochs=2,lr=5.0,inner_lr=1.0,inner_steps=2,real=0.5,momentum=0.0"
-    method = cljax.icarl(lr=0.1, loss="kl", capacity=None, per_class=4, exemplars=policy)
+    method = cljax.ICaRL(lr=0.1, loss="kl", capacity=None, per_class=4, exemplars=policy)
     state = learn(method, mlp(5)(6), stream(), [0], batch_size=8, epochs=2).states[0]
     kept = state.exemplars
     change = np.asarray(pixels.change(kept)[0]).reshape(6, 4)
@@ -203,7 +203,7 @@ def test_a_smaller_share_keeps_what_was_learned():
         subsets=lambda seed: whole.subsets(seed)[:2], valid=lambda seed: whole.valid(seed)[:2],
     )  # fmt: skip
     policy = "mnemonics:old=false,outer_epochs=2,lr=5.0,inner_lr=1.0,inner_steps=2"
-    method = cljax.replayed(lr=0.1, capacity=12, exemplars=policy)
+    method = cljax.Replayed(lr=0.1, capacity=12, exemplars=policy)
     more, less = (
         learn(method, mlp(5)(6), s, [0], batch_size=8, epochs=2).states[0].exemplars
         for s in (short, whole)
@@ -227,7 +227,7 @@ def test_first_and_later_tasks_of_unlike_sizes_are_two_phases():
         test_index=tests, valid=lambda seed: tuple(rows),
     )  # fmt: skip
     for outputs, names in (("own", {"mnemonics-first", "mnemonics"}), ("all", {"mnemonics"})):
-        method = cljax.icarl(
+        method = cljax.ICaRL(
             lr=0.1, capacity=None, per_class=4,
             exemplars=f"mnemonics:outer_epochs=2,inner_steps=2,lr=2.0,outputs={outputs}",
         )  # fmt: skip
@@ -316,12 +316,12 @@ def test_learned_exemplars_train_a_better_network_than_chosen_ones():
 @pytest.mark.parametrize("policy", ["mnemonics:inner_steps=2,outer_epochs=2", "herding"])
 def test_they_join_a_method_that_knows_nothing_of_them(policy):
     """Experience replay, whose state and update are its own."""
-    method = cljax.with_exemplars(cljax.er(lr=0.1, capacity=6), policy, per_class=4)
+    method = cljax.WithExemplars(cljax.ER(lr=0.1, capacity=6), policy, exemplars_per_class=4)
     history = learn(method, mlp(16)(6), stream(), [0, 1], batch_size=8, epochs=5)
     for state in history.states:
         assert bool(state.exemplars.mask.all()) and state.inner.memory is not None
     plain = learn(
-        cljax.er(lr=0.1, capacity=6), mlp(16)(6), stream(), [0, 1], batch_size=8, epochs=5
+        cljax.ER(lr=0.1, capacity=6), mlp(16)(6), stream(), [0, 1], batch_size=8, epochs=5
     )
     last = lambda h: np.mean([m[-1].mean() for m in next(iter(h.evaluations.values()))])
     assert last(history) > last(plain)
@@ -329,8 +329,8 @@ def test_they_join_a_method_that_knows_nothing_of_them(policy):
 
 @pytest.mark.parametrize("name", ["lwf-exemplars", "bic", "icarl"])
 def test_they_join_every_class_incremental_method(name):
-    method = cljax.methods.METHODS[name](
-        lr=0.1, capacity=None, per_class=4, balanced_epochs=2,
+    method = cljax.methods.make(
+        name, lr=0.1, capacity=None, per_class=4, balanced_epochs=2,
         exemplars="mnemonics:inner_steps=2,outer_epochs=2,real=0.25,turns=simultaneous",
     )  # fmt: skip
     state, final = learned(method, "logits", "nearest-mean")
@@ -382,4 +382,4 @@ def test_bad_budgets_are_refused():
         mnemonics().init(mlp(5)(3), spec, single)
     mnemonics(new=False).init(mlp(5)(3), spec, single)  # old ones have two outputs or more
     with pytest.raises(UserError, match="plan of its own"):
-        cljax.with_exemplars(cljax.icarl(), per_class=2)
+        cljax.WithExemplars(cljax.ICaRL(), exemplars_per_class=2)

@@ -61,7 +61,7 @@ def test_the_released_rule_moves_exemplars_by_less_than_a_grey_level():
     """At its own step size; with a larger one it moves new exemplars, and only those."""
     for lr, moves in ((1e-5, False), (3.0, True)):
         policy = f"mnemonics-released:lr={lr},rounding=nearest,outer_epochs=2,mirror=false"
-        method = cljax.icarl(lr=0.1, loss="kl", capacity=None, per_class=4, exemplars=policy)
+        method = cljax.ICaRL(lr=0.1, loss="kl", capacity=None, per_class=4, exemplars=policy)
         state, _ = learned(method, epochs=3)
         change, mask = pixels.change(state.exemplars)
         assert bool(mask.all()) and bool((change > 0).any()) == moves

@@ -30,7 +30,7 @@ def prepare():
 
 def state_of(seed: int, weights: int = 0):
     """iTAML's first state of ``weights``, filled with exemplars, with the draws of ``seed``."""
-    made = cljax.itaml(capacity=KEPT).bind(MODEL, SPEC)
+    made = cljax.ITAML(capacity=KEPT).bind(MODEL, SPEC)
     state = made.init(keys.purpose(weights, "init"))
     y = np.arange(KEPT, dtype=np.int32) % CLASSES
     x = np.random.default_rng(7).normal(size=(KEPT, 3)) + y[:, None]
@@ -54,7 +54,7 @@ def test_seeds_adapt_in_orders_of_their_own(prepare):
 
 
 def test_the_first_state_of_a_seed_holds_its_draws():
-    made = cljax.itaml(capacity=KEPT).bind(MODEL, SPEC)
+    made = cljax.ITAML(capacity=KEPT).bind(MODEL, SPEC)
     for seed in (0, 1, 17, 2**32 - 1):
         key = keys.purpose(seed, "init")
         np.testing.assert_array_equal(made.init(key).adapt_key, adapt_key(key))
@@ -73,7 +73,7 @@ def test_lanes_adapt_as_their_single_runs_do(prepare):
 
 def test_no_update_moves_the_draws():
     """They are those of the seed, wherever in the run adaptation is asked for."""
-    made = cljax.itaml(lr=0.1, capacity=KEPT).bind(MODEL, SPEC)
+    made = cljax.ITAML(lr=0.1, capacity=KEPT).bind(MODEL, SPEC)
     state = state_of(1)
     x, y = jnp.ones((2, 3)), jnp.array([0, 1], jnp.int32)
     zero, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)

@@ -51,7 +51,7 @@ def biased(state):
 def test_two_steps_of_stage_1_by_hand(pairs):
     """In task 2, with the pair of task 1 applied to the teacher, or to the network too."""
     lr, tau = 0.1, 2.0
-    learner = bind(cljax.bic(lr=lr, temperature=tau, capacity=24, pairs=pairs))
+    learner = bind(cljax.BiC(lr=lr, temperature=tau, capacity=24, pairs=pairs))
     state, other = (learner.init(jax.random.key(i)) for i in (0, 1))
     state, teacher = biased(state)._replace(teacher=other.teacher), weights(other.params)
     w, now, old, share = weights(state.params), seen(2), seen(1), 8 / 12
@@ -75,7 +75,7 @@ def test_two_steps_of_stage_1_by_hand(pairs):
 def test_the_first_task_is_plain_training():
     after = {}
     for name in ("bic", "replayed"):
-        learner = bind(cljax.methods.METHODS[name](lr=0.2, capacity=24))
+        learner = bind(cljax.methods.make(name, lr=0.2, capacity=24))
         after[name], _ = step(learner, learner.init(jax.random.key(0)), batch([0, 0, 0]))
     support.assert_close(after["bic"].params, after["replayed"].params, 1e-15)
 
@@ -84,7 +84,7 @@ def stage_2_by_hand(pairs, decay, step_of, **options):
     """Two steps in task 2 against NumPy: ``step_of(lr)`` makes ``(k, g) -> change of the pair``."""
     lr = 0.05
     learner = bind(
-        cljax.bic(correction_lr=lr, capacity=24, pairs=pairs, correction_decay=decay, **options)
+        cljax.BiC(correction_lr=lr, capacity=24, pairs=pairs, correction_decay=decay, **options)
     )
     state = biased(learner.init(jax.random.key(0)))
     correction = phase(learner, "correction")
@@ -143,7 +143,7 @@ def test_two_steps_of_stage_2_with_all_pairs_by_hand():
 
 
 def test_a_correction_of_one_and_zero_changes_no_bit():
-    learner = bind(cljax.bic(capacity=24))
+    learner = bind(cljax.BiC(capacity=24))
     state = learner.init(jax.random.key(0))
     own = batch([0, 1, 2])
     views = {
@@ -154,14 +154,14 @@ def test_a_correction_of_one_and_zero_changes_no_bit():
 
 
 def test_predictors_and_phases_in_order():
-    learner = bind(cljax.bic(capacity=24, imprint=True, balanced_epochs=1))
+    learner = bind(cljax.BiC(capacity=24, imprint=True, balanced_epochs=1))
     assert list(learner.predictors) == ["logits", "nearest-mean", "uncorrected"]
     names = ["session", "imprint", "correction", "exemplars", "balanced"]
     assert [phase.name for phase in learner.phases] == names
 
 
 def test_a_session_keeps_the_pairs_and_begins_the_newest_ones_optimiser():
-    learner = bind(cljax.bic(capacity=24, correction_optimizer="adam"))
+    learner = bind(cljax.BiC(capacity=24, correction_optimizer="adam"))
     fresh = learner.init(jax.random.key(0))
     state = biased(fresh)
     state, _ = jax.jit(phase(learner, "correction").update)(state, batch([0, 1, 2]), ())
@@ -172,7 +172,7 @@ def test_a_session_keeps_the_pairs_and_begins_the_newest_ones_optimiser():
 
 
 def test_fine_tuning_on_exemplars_sees_corrected_logits():
-    learner = bind(cljax.bic(capacity=24, balanced_epochs=1, balanced_lr=0.1))
+    learner = bind(cljax.BiC(capacity=24, balanced_epochs=1, balanced_lr=0.1))
     state = biased(learner.init(jax.random.key(0)))
     filled = jnp.ones_like(state.exemplars.mask)
     state = state._replace(exemplars=state.exemplars._replace(mask=filled))
@@ -199,7 +199,7 @@ def test_outputs_are_corrected_by_their_own_task():
 def held_out(source, method, batch_size=8, epochs=2):
     """Whole plan, plan of stage 1, and each task's rows of stage 2."""
     arranged = method.arrange(source)
-    whole = cljax.replayed(capacity=60, exemplars="herding").arrange(source)
+    whole = cljax.Replayed(capacity=60, exemplars="herding").arrange(source)
     rows, all_rows = plan(arranged, 0, batch_size, epochs), plan(whole, 0, batch_size, epochs)
     learner = method.bind(cljax.nets.mlp(5)(6), arranged.spec(batch_size))
     steps = []
@@ -220,7 +220,7 @@ def images(rows):
 )
 def test_what_is_held_out_is_never_learned_from(capacity, per_class, share):
     source = stream(per_class=per_class)
-    method = cljax.bic(capacity=capacity, correction_epochs=2, held_out=share)
+    method = cljax.BiC(capacity=capacity, correction_epochs=2, held_out=share)
     _, rows, steps = held_out(source, method)
     learned_from = set(images(rows))
     for task in (1, 2):
@@ -236,7 +236,7 @@ def test_what_is_held_out_is_never_learned_from(capacity, per_class, share):
 
 def test_the_budget_holds_exemplars_and_what_is_held_out():
     source = stream()
-    method = cljax.bic(capacity=60, correction_epochs=3)
+    method = cljax.BiC(capacity=60, correction_epochs=3)
     _, rows, steps = held_out(source, method)
     state = learn(method, cljax.nets.mlp(5)(6), source, [0], batch_size=8, epochs=2).states[0]
     learner = method.bind(cljax.nets.mlp(5)(6), method.arrange(source).spec(8))
@@ -268,7 +268,7 @@ def test_the_budget_holds_exemplars_and_what_is_held_out():
 
 def test_the_tasks_of_what_is_held_out_are_its_own():
     source = stream()
-    _, _, steps = held_out(source, cljax.bic(capacity=60))
+    _, _, steps = held_out(source, cljax.BiC(capacity=60))
     rows = steps[2]
     owner = source.train_y[rows.index[rows.mask]] // 2
     np.testing.assert_array_equal(rows.task[rows.mask], owner)
@@ -276,7 +276,7 @@ def test_the_tasks_of_what_is_held_out_are_its_own():
 
 def test_a_class_with_few_images_has_no_rows_for_slots_that_stay_empty():
     source = stream(per_class=5)
-    method = cljax.bic(capacity=60, correction_epochs=2)
+    method = cljax.BiC(capacity=60, correction_epochs=2)
     _, rows, steps = held_out(source, method)
     state = learn(method, cljax.nets.mlp(5)(6), source, [0], batch_size=8, epochs=2).states[0]
     filled = {int(c): int((state.exemplars.y[state.exemplars.mask] == c).sum()) for c in range(6)}
@@ -291,12 +291,12 @@ def test_a_class_with_few_images_has_no_rows_for_slots_that_stay_empty():
 
 
 def test_padding_is_harmless():
-    assert_padding_is_harmless(cljax.bic(capacity=24))
+    assert_padding_is_harmless(cljax.BiC(capacity=24))
 
 
 @pytest.mark.parametrize("pairs", ["newest", "all"])
 def test_it_learns_all_tasks_and_ends_with_its_pairs(pairs):
-    method = cljax.bic(lr=0.2, capacity=60, pairs=pairs)
+    method = cljax.BiC(lr=0.2, capacity=60, pairs=pairs)
     state, final = learned(method, "logits", "uncorrected")
     assert final["logits"] > 0.6 and final["logits"] >= final["uncorrected"] - 0.1, final
     scale, shift = (np.asarray(a) for a in state.own.correction)
@@ -312,6 +312,6 @@ def test_bad_options_are_refused():
         ("'last' is not known", {"pairs": "last"}),
     ):
         with pytest.raises(UserError, match=words):
-            cljax.bic(**options)
+            cljax.BiC(**options)
     with pytest.raises(UserError, match="at least 2, one of them held out"):
-        bind(cljax.bic(capacity=C + 1), LINEAR)
+        bind(cljax.BiC(capacity=C + 1), LINEAR)

@@ -29,17 +29,18 @@ from incremental_support import (
 )
 
 import cljax
+from cljax import methods
 from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.methods import METHODS, replayed
-from cljax.methods.class_incremental import Objective, Terms, class_incremental
-from cljax.methods.common import logits_predictor
-from cljax.methods.icarl import lwf_exemplars
+from cljax.methods import replayed
+from cljax.methods.class_incremental import ClassIncremental
+from cljax.methods.icarl import LwFExemplars
 from cljax.methods.incremental import classification
-from cljax.methods.lucir import lucir
+from cljax.methods.lucir import LUCIR
 from cljax.nets import from_linen, mlp
 from cljax.nets.cosine import cosine_head
 from cljax.nets.residual import ConvBN
+from cljax.options import Rate
 from cljax.streams.base import plan
 from cljax.types import Phase, Variables
 
@@ -84,29 +85,36 @@ def begun(learner, state, task):
     return jax.jit(phase(learner, "session").update)(state, batch([task]), ())[0]
 
 
-def test_phases_and_the_objectives_own_state():
-    """An objective of a user's own, which counts tasks and weighs the loss with the count."""
+class Counting(ClassIncremental):
+    """One of a user's own, which counts tasks and weighs the loss with the count."""
 
-    def loss(params, output, old, own, batch, outputs):
+    weight: Rate = 1.0
+
+    def objective(self, problem, params, output, old, own, batch, outputs):
         each = classification("softmax", output.logits, batch.y, outputs.seen)
-        return own * jnp.mean(each)
+        return self.weight * own * jnp.mean(each)
 
-    def terms(model, spec, budget):
-        mine = Phase("mine", lambda task, rows: None, lambda *a: (), lambda *a: None)
-        shown = {"logits": logits_predictor(model)}
-        return Terms(loss, shown, lambda: jnp.zeros(()), lambda own, task: own + 1 + task, (mine,))
+    def init_own(self, problem):
+        return jnp.zeros(())
 
-    objective = Objective(terms, name="counting", options={"weight": 1})
-    options = {"objective": objective, "lr": 0.1, "capacity": 24}
-    method = class_incremental(**options, imprint=True, balanced_epochs=1)
-    assert method.name == "counting" and method.options["objective"].options == {"weight": 1}
+    def begin_own(self, problem, own, task):
+        return own + 1 + task
+
+    def stages(self, problem):
+        return (Phase("mine", lambda task, rows: None, lambda *a: (), lambda *a: None),)
+
+
+def test_phases_and_the_objectives_own_state():
+    options = {"lr": 0.1, "capacity": 24}
+    method = Counting(**options, imprint=True, balanced_epochs=1)
+    assert method.name == "counting" and method.options["weight"] == 1
     learner = bind(method)
     names = [(phase.name, phase.before) for phase in learner.phases]
     assert names == [
         ("session", True), ("imprint", True), ("mine", False), ("exemplars", False),
         ("balanced", False),
     ]  # fmt: skip
-    assert [p.name for p in bind(class_incremental(**options)).phases] == [
+    assert [p.name for p in bind(Counting(**options)).phases] == [
         "session", "mine", "exemplars",
     ]  # fmt: skip
     state = begun(learner, begun(learner, learner.init(jax.random.key(0)), 0), 1)
@@ -121,8 +129,8 @@ def test_phases_and_the_objectives_own_state():
 def test_the_first_task_is_plain_training(name):
     """In loss, in state, and in the examples: that of ``replayed``."""
     shared = {"lr": 0.2, "capacity": 24, "optimizer": "momentum", "exemplars": "herding"}
-    plain = cljax.replayed(**shared)
-    method = METHODS[name](imprint=False, freeze=False, **shared)
+    plain = cljax.Replayed(**shared)
+    method = methods.make(name, imprint=False, freeze=False, **shared)
     learner, other = bind(method, COSINE), bind(plain, COSINE)
     state = learner.init(jax.random.key(0))
     theirs = replayed.State(*state[:3], state.exemplars)
@@ -137,7 +145,7 @@ def test_the_first_task_is_plain_training(name):
 
 def imprinted(model, task=1, masked=(), **options):
     """Rows [D, C] before and after a step for a class of ``task``, its batch, the first state."""
-    learner = bind(lwf_exemplars(capacity=24, imprint=True, **options), model)
+    learner = bind(LwFExemplars(capacity=24, imprint=True, **options), model)
     state = learner.init(jax.random.key(0))
     own = batch([task] * 5, masked=masked)
     own = own._replace(y=jnp.where(own.mask, NC * task + 2, 0).astype(jnp.int32))
@@ -164,7 +172,7 @@ def test_a_new_row_is_the_classs_mean_direction_as_long_as_old_rows_are(masked):
 def test_a_run_imprints_each_new_class_by_all_its_examples():
     """Nothing learns: what is left of the network is its first one, and the rows imprinted."""
     source, net = stream(), mlp(5, head="cosine")(6)
-    method = lwf_exemplars(lr=0.0, capacity=24, imprint=True, exemplars="first")
+    method = LwFExemplars(lr=0.0, capacity=24, imprint=True, exemplars="first")
     (state,) = learn(method, net, source, [0], batch_size=16).states
     apply, tables = source.transform.apply, source.transform.tables
     x = apply(tables, source.train_x, np.zeros(len(source.train_y), np.int32))
@@ -188,8 +196,8 @@ def test_a_run_imprints_each_new_class_by_all_its_examples():
 
 def test_frozen_rows_do_not_move_and_sigma_does():
     options = {"lr": 0.1, "capacity": 24, "optimizer": "momentum", "weight_decay": 0.1}
-    learner = bind(lucir(**options), COSINE)
-    free = bind(lucir(**options, freeze=False), COSINE)
+    learner = bind(LUCIR(**options), COSINE)
+    free = bind(LUCIR(**options, freeze=False), COSINE)
     start = learner.init(jax.random.key(0))
     states = {name: start for name in ("frozen", "free")}
     for seed in range(3):
@@ -209,7 +217,7 @@ def test_frozen_rows_do_not_move_and_sigma_does():
 @pytest.mark.parametrize("options", [{"weight_decay": 0.1}, {"optimizer": DECAYING}])
 def test_rows_to_come_do_not_decay_and_biases_go_with_them(options):
     for freeze in (False, True):
-        learner = bind(lwf_exemplars(lr=0.1, capacity=24, freeze=freeze, **options))
+        learner = bind(LwFExemplars(lr=0.1, capacity=24, freeze=freeze, **options))
         state = learner.init(jax.random.key(0))
         state = state._replace(params=jax.tree.map(lambda a: a + 0.5, state.params))
         after, _ = step(learner, state, batch([0, 1, 1, 0]))
@@ -243,7 +251,7 @@ def logits(learner, state):
 
 def balanced(model=LINEAR, **options):
     """A learner's fine-tuning phase, and a state with six exemplars, the third slot empty."""
-    method = lwf_exemplars(balanced_lr=0.3, capacity=24, balanced_epochs=2, **options)
+    method = LwFExemplars(balanced_lr=0.3, capacity=24, balanced_epochs=2, **options)
     learner = bind(method, model)
     state = learner.init(jax.random.key(0))
     mask = np.isin(np.arange(24), [0, 1, 3, 4, 5, 6])
@@ -265,7 +273,7 @@ def of_slots(tasks, seed, slots, epoch=0, masked=()):
 @functools.cache
 def course():
     """A learner with transfer, and its states at first and after each task."""
-    learner = bind(lucir(**TRANSFER, transfer="kept"), SMALL)
+    learner = bind(LUCIR(**TRANSFER, transfer="kept"), SMALL)
     states = [learner.init(jax.random.key(0))]
     for task in range(3):
         states.append(trained(learner, states[-1], task))
@@ -295,7 +303,7 @@ def test_fine_tuning_moves_no_kernel_either():
 
 def test_folding_makes_scales_one_as_a_task_begins_and_keeps_the_network():
     learner, (start, first, second, _) = course()
-    folding = bind(lucir(**TRANSFER, transfer="folded"), SMALL)
+    folding = bind(LUCIR(**TRANSFER, transfer="folded"), SMALL)
     for task, state in ((0, start), (1, first)):  # scales are one
         same(begun(folding, state, task).params, state.params)
     after, kept = (begun(own, second, 2) for own in (folding, learner))
@@ -337,7 +345,7 @@ def test_two_steps_of_fine_tuning_by_hand():
 
 def test_fine_tuning_sees_each_exemplar_once_an_epoch_and_nothing_else():
     tune, _ = balanced()
-    source = lwf_exemplars(capacity=24).arrange(support.stream(class_mask=class_mask()))
+    source = LwFExemplars(capacity=24).arrange(support.stream(class_mask=class_mask()))
     rows = plan(source, 0, 5, 1)
     assert tune.augment and tune.plan(0, rows) is None
     for task, share in ((1, 3), (2, 2)):
@@ -367,7 +375,7 @@ def test_fine_tuning_leaves_batchnorms_statistics():
 
 
 def test_a_run_fine_tunes_after_exemplars_were_chosen_and_never_after_the_first_task():
-    method = lwf_exemplars(lr=0.1, capacity=24, balanced_epochs=2, balanced_lr=0.05)
+    method = LwFExemplars(lr=0.1, capacity=24, balanced_epochs=2, balanced_lr=0.05)
     history = learn(method, mlp(5)(6), stream(), [0], batch_size=16, epochs=2)
     tuning = history.phase_losses["balanced"][0]
     assert [len(losses) for losses in tuning] == [4, 4]  # two epochs of 24, in tasks 1 and 2
@@ -382,14 +390,14 @@ def test_bad_options_and_networks_are_refused():
         ("milestones are", {"balanced_epochs": 2, "balanced_milestones": (2, 1)}),
     ):
         with pytest.raises(UserError, match=words):
-            lwf_exemplars(**options)
+            LwFExemplars(**options)
     unsaid = LINEAR._replace(rows=None, head=None)
     for options in ({"imprint": True}, {"freeze": True}):
         with pytest.raises(UserError, match="does not say which of its parameters those are"):
-            bind(lwf_exemplars(capacity=24, **options), unsaid)
-    bind(lwf_exemplars(capacity=24), unsaid)
-    learner = bind(lwf_exemplars(capacity=24, transfer="kept"))
+            bind(LwFExemplars(capacity=24, **options), unsaid)
+    bind(LwFExemplars(capacity=24), unsaid)
+    learner = bind(LwFExemplars(capacity=24, transfer="kept"))
     with pytest.raises(UserError, match="this network has none of four dimensions"):
         learner.init(jax.random.key(0))
     with pytest.raises(UserError, match="choose multi_head=False"):
-        support.bind(lwf_exemplars(capacity=24), multi_head=True)
+        support.bind(LwFExemplars(capacity=24), multi_head=True)

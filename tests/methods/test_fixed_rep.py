@@ -26,7 +26,7 @@ from cljax.nets import mlp
 from cljax.types import Variables
 
 GRADIENTS = {"softmax": softmax_gradient, "sigmoid": sigmoid_gradient}
-EAGER = cljax.fixed_rep(lr=0.2, optimizer="momentum", weight_decay=0.1)
+EAGER = cljax.FixedRep(lr=0.2, optimizer="momentum", weight_decay=0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_two_steps_by_hand(loss):
     """Task 0 moves its rows of the linear network, then task 1 moves its own alone."""
     lr, mu, wd = 0.2, 0.9, 0.1
     learner = bind(
-        cljax.fixed_rep(lr=lr, loss=loss, optimizer="momentum", momentum=mu, weight_decay=wd)
+        cljax.FixedRep(lr=lr, loss=loss, optimizer="momentum", momentum=mu, weight_decay=wd)
     )
     state = learner.init(jax.random.key(0))
     w, velocity = weights(state.params), (0.0, 0.0)
@@ -57,7 +57,7 @@ def test_two_steps_by_hand(loss):
 
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 def test_only_the_rows_of_the_current_task_move(optimizer):
-    learner = bind(cljax.fixed_rep(optimizer=optimizer, weight_decay=0.1), mlp(5)(12))
+    learner = bind(cljax.FixedRep(optimizer=optimizer, weight_decay=0.1), mlp(5)(12))
     state = learner.init(jax.random.key(0))
     for task in range(3):
         for seed in range(3):
@@ -89,7 +89,7 @@ def test_padding_is_harmless(model):
 
 
 def test_it_learns_more_than_the_last_task():
-    _, final = learned(cljax.fixed_rep(lr=0.1), epochs=10)
+    _, final = learned(cljax.FixedRep(lr=0.1), epochs=10)
     assert final["logits"] > 0.3, final
 
 
@@ -102,4 +102,4 @@ def test_networks_without_a_head_and_streams_with_several_are_refused():
         support.bind(EAGER)
     for options in ({"lr": np.nan}, {"loss": "mse"}, {"milestones": (0,)}):
         with pytest.raises(UserError):
-            cljax.fixed_rep(**options)
+            cljax.FixedRep(**options)

@@ -27,7 +27,7 @@ from incremental_support import (
 import cljax
 from cljax.errors import UserError
 from cljax.memory.exemplars import Exemplars
-from cljax.methods import METHODS, replayed
+from cljax.methods import replayed
 from cljax.methods.nearest import nearest_mean
 
 LOSSES = pytest.mark.parametrize("loss", ["bce", "kl"])
@@ -49,7 +49,7 @@ def with_teacher(learner):
 @pytest.mark.parametrize("task", [0, 1])
 def test_two_steps_by_hand(loss, task):
     lr, strength, tau = 0.05, 0.7, 2.0
-    learner = bind(cljax.icarl(lr=lr, loss=loss, strength=strength, temperature=tau, capacity=24))
+    learner = bind(cljax.ICaRL(lr=lr, loss=loss, strength=strength, temperature=tau, capacity=24))
     state, teacher = with_teacher(learner)
     w, now, old = weights(state.params), seen(task), seen(task - 1)
     for seed in (0, 1):
@@ -79,7 +79,7 @@ def test_two_steps_by_hand(loss, task):
 
 @LOSSES
 def test_distillation_from_an_equal_teacher_moves_nothing(loss):
-    learner = bind(cljax.icarl(loss=loss, lr=0.1, capacity=24))
+    learner = bind(cljax.ICaRL(loss=loss, lr=0.1, capacity=24))
     state = learner.init(jax.random.key(0))
     own = batch([1, 1, 1])
     after, _ = step(learner, state, own)
@@ -88,12 +88,12 @@ def test_distillation_from_an_equal_teacher_moves_nothing(loss):
             np.testing.assert_allclose(new[..., :4], old[..., :4], rtol=0, atol=1e-15)
     else:
         plain = replayed.State(*state[:3], state.exemplars)
-        free, _ = step(bind(cljax.replayed(lr=0.1, capacity=24)), plain, own)
+        free, _ = step(bind(cljax.Replayed(lr=0.1, capacity=24)), plain, own)
         support.assert_close(after.params, free.params, 1e-15)
 
 
 def test_the_teacher_is_the_network_as_the_task_begins():
-    learner = bind(cljax.icarl(optimizer="momentum", capacity=24))
+    learner = bind(cljax.ICaRL(optimizer="momentum", capacity=24))
     state = learner.init(jax.random.key(0))
     trained, _ = step(learner, state, batch([0, 0]))
     support.assert_close(trained.teacher, state.teacher)
@@ -108,8 +108,8 @@ def test_the_teacher_is_the_network_as_the_task_begins():
 def test_one_training_gives_the_rows_of_icarl_and_of_lwf_with_exemplars():
     shared = {"lr": 0.1, "strength": 0.7, "temperature": 3.0, "capacity": 24}
     ours = {
-        "icarl": bind(cljax.icarl(loss="kl", **shared)),
-        "lwf-exemplars": bind(METHODS["lwf-exemplars"](**shared)),
+        "icarl": bind(cljax.ICaRL(loss="kl", **shared)),
+        "lwf-exemplars": bind(cljax.LwFExemplars(**shared)),
     }
     state, _ = with_teacher(ours["icarl"])
     after = [step(learner, state, batch([0, 1, 1]))[0] for learner in ours.values()]
@@ -124,7 +124,7 @@ def test_one_training_gives_the_rows_of_icarl_and_of_lwf_with_exemplars():
 
 @LOSSES
 def test_padding_is_harmless(loss):
-    assert_padding_is_harmless(cljax.icarl(loss=loss, capacity=24))
+    assert_padding_is_harmless(cljax.ICaRL(loss=loss, capacity=24))
 
 
 def kept(x, y, mask):
@@ -137,7 +137,7 @@ def scores(exemplars, x, mirror=False, shape=(support.NUM_INPUTS,)):
     stored = jax.ShapeDtypeStruct(shape, x.dtype)
     show = lambda x, task, key=None: x.reshape(x.shape[0], -1)
     spec = support.spec(own_classes=True)._replace(stored=stored, show=show)
-    learner = bind(cljax.icarl(capacity=24))
+    learner = bind(cljax.ICaRL(capacity=24))
     state = learner.init(jax.random.key(0))._replace(exemplars=exemplars)
     predictor = nearest_mean(LINEAR, spec, mirror=mirror)
     own = batch([0] * len(x))._replace(x=x)
@@ -182,7 +182,7 @@ def test_the_mirrored_view_flips_images_from_left_to_right():
 @LOSSES
 def test_it_learns_all_tasks(loss):
     state, final = learned(
-        cljax.icarl(lr=0.1, loss=loss, capacity=None, per_class=4), "nearest-mean", "logits"
+        cljax.ICaRL(lr=0.1, loss=loss, capacity=None, per_class=4), "nearest-mean", "logits"
     )
     assert min(final.values()) > 0.5 and final["nearest-mean"] > 0.7, final
     assert int(state.exemplars.mask.sum()) == 24
@@ -191,15 +191,15 @@ def test_it_learns_all_tasks(loss):
 def test_bad_options_and_streams_are_refused():
     for options in ({"loss": "mse"}, {"temperature": np.nan}, {"exemplars": "herd"}):
         with pytest.raises(UserError):
-            cljax.icarl(**options)
+            cljax.ICaRL(**options)
     for options in (
         {"strength": np.inf},
         {"temperature": np.nan},
         {"capacity": 24, "per_class": 1},
     ):
         with pytest.raises(UserError):
-            METHODS["lwf-exemplars"](**options)
+            cljax.LwFExemplars(**options)
     with pytest.raises(UserError, match="must be at least 12"):
-        bind(cljax.icarl(capacity=11))
+        bind(cljax.ICaRL(capacity=11))
     with pytest.raises(UserError, match="choose multi_head=False"):
-        support.bind(cljax.icarl(), multi_head=True)
+        support.bind(cljax.ICaRL(), multi_head=True)

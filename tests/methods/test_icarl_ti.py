@@ -13,7 +13,7 @@ from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.evaluation.accuracy import Evaluation
 from cljax.memory.selection import herd
-from cljax.methods.icarl_ti import icarl_ti
+from cljax.methods.icarl_ti import ICaRLTI
 from cljax.streams.arrays import from_arrays
 from cljax.types import Spec
 
@@ -28,7 +28,7 @@ def _float64():
 
 
 def bind(**options):
-    return support.bind(icarl_ti(**{**OPTIONS, **options}), multi_head=True)
+    return support.bind(ICaRLTI(**{**OPTIONS, **options}), multi_head=True)
 
 
 def batches(num=6):
@@ -199,7 +199,7 @@ def test_exemplars_of_a_class_follow_the_budget():
     example = jax.ShapeDtypeStruct((2,), jnp.result_type(float))
     problem = Spec(example, owner == np.arange(num_tasks)[:, None], 4, True)
     model = cljax.nets.mlp(3)(problem.num_classes)
-    learner = icarl_ti(stage_size=5 * num).bind(model, problem)
+    learner = ICaRLTI(stage_size=5 * num).bind(model, problem)
     state, phase = learner.init(jax.random.key(0)), jax.jit(learner.phases[0].update)
     batch, counts = support.at(batches(), 0), []
     for task in range(num_tasks):
@@ -322,7 +322,7 @@ def test_the_runner_trains_herds_and_predicts():
     stream = from_arrays(examples(30), test=examples(10), scenario="task")
     evaluations = [Evaluation(p, p, "task") for p in ("nearest-mean", "logits")]
     history = learn(
-        icarl_ti(lr=0.1, capacity=18), cljax.nets.mlp(8)(6), stream, [0, 1], batch_size=5,
+        ICaRLTI(lr=0.1, capacity=18), cljax.nets.mlp(8)(6), stream, [0, 1], batch_size=5,
         epochs=2, evaluations=evaluations, entries="full",
     )  # fmt: skip
     for evaluation in ("nearest-mean", "logits"):
@@ -344,16 +344,16 @@ def test_the_runner_trains_herds_and_predicts():
 )
 def test_bad_hyper_parameters_are_refused_in_one_sentence(options, message):
     with pytest.raises(UserError, match=message) as error:
-        icarl_ti(**options)
+        ICaRLTI(**options)
     assert "\n" not in str(error.value)
 
 
 def test_streams_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="split-mnist with multi_head=True"):
-        support.bind(icarl_ti())
+        support.bind(ICaRLTI())
     with pytest.raises(UserError, match="capacity is 11, but it must be at least 12"):
         bind(capacity=11)
     shared = support.spec(multi_head=True)
     shared = shared._replace(class_mask=np.ones_like(shared.class_mask))
     with pytest.raises(UserError, match="no output belongs to two tasks"):
-        icarl_ti().bind(cljax.nets.mlp(5)(C), shared)
+        ICaRLTI().bind(cljax.nets.mlp(5)(C), shared)

@@ -15,9 +15,8 @@ import support
 import cljax
 from cljax.errors import UserError
 from cljax.evaluation.accuracy import predictors_of
-from cljax.methods import itaml as module
 from cljax.methods.adapted import protocols
-from cljax.methods.itaml import controller, itaml
+from cljax.methods.itaml import ITAML, controller
 from cljax.nets import mlp
 from cljax.nets.batchnorm import BatchNorm
 from cljax.nets.linen import from_linen
@@ -68,7 +67,7 @@ def batchnorm(outputs):
 
 
 def learner(net=None, shape=(INPUTS,), **options):
-    method = itaml(capacity=TASKS * EACH * 2, **{"lr": 0.3, **options})
+    method = ITAML(capacity=TASKS * EACH * 2, **{"lr": 0.3, **options})
     return method.bind((net or mlp(5, head_bias=False))(TASKS * EACH), spec(shape))
 
 
@@ -76,7 +75,7 @@ def step(made, batches, state=None):
     state = made.init(jax.random.key(0)) if state is None else state
     update = jax.jit(made.update)
     for one in batches:
-        state, info = update(state, one, module.Draws())
+        state, info = update(state, one, ())
     return state, info
 
 
@@ -175,7 +174,7 @@ def test_two_tasks_by_hand(mode):
     """One weight for each of two outputs, one example of each task: every number in closed form."""
     owner, sigmoid = np.eye(2, dtype=bool), lambda z: 1 / (1 + np.exp(-z))
     problem = Spec(jax.ShapeDtypeStruct((1,), jnp.float64), owner, 2)
-    method = itaml(lr=0.5, mode=mode, beta=1.0, optimizer="momentum", momentum=0.9, capacity=2)
+    method = ITAML(lr=0.5, mode=mode, beta=1.0, optimizer="momentum", momentum=0.9, capacity=2)
     made = method.bind(mlp(head_bias=False)(2), problem)
     clock = Clock(*(jnp.int32(v) for v in (1, 0, 0)), jnp.bool_(True), jnp.bool_(False))
     one = Batch(
@@ -416,7 +415,7 @@ def test_a_run_reports_every_protocol():
     options = {"continuum": 4, "capacity": 24, "loss_outputs": "seen", "beta": 0.2}
     with jax.enable_x64(False):
         run = cljax.run(
-            itaml(lr=1.0, first_epochs=4, **options), stream(), seeds=2, epochs=30, batch_size=16,
+            ITAML(lr=1.0, first_epochs=4, **options), stream(), seeds=2, epochs=30, batch_size=16,
             net=mlp(16),
         )  # fmt: skip
     cells = run.results["metrics"]
@@ -448,7 +447,7 @@ def test_protocols_judge_by_the_predictors_they_are_told():
         assert set(predictors_of(evaluation)) == {"nearest-mean"}
     with jax.enable_x64(False):
         run = cljax.run(
-            cljax.icarl(lr=0.3, capacity=24), stream(), seeds=1, epochs=10, batch_size=16,
+            cljax.ICaRL(lr=0.3, capacity=24), stream(), seeds=1, epochs=10, batch_size=16,
             net=mlp(16), evaluations=judged,
         )  # fmt: skip
     assert run.metric("accuracy_no_update")[0] > 0.4
@@ -465,7 +464,7 @@ def test_tasks_may_bring_unequal_numbers_of_classes():
     )
     options = {"continuum": 4, "capacity": 20, "loss_outputs": "seen", "beta": 0.2}
     with jax.enable_x64(False):
-        run = cljax.run(itaml(lr=1.0, **options), uneven, seeds=1, epochs=20, batch_size=16,
+        run = cljax.run(ITAML(lr=1.0, **options), uneven, seeds=1, epochs=20, batch_size=16,
                         net=mlp(16))  # fmt: skip
     assert run.metric("accuracy_task_aware")[0] > 0.6 and run.metric("task_accuracy")[0] > 0.6
     kept = run.states[0].exemplars
@@ -477,7 +476,7 @@ def test_adapted_models_equal_a_plain_loop_of_adam():
     model = mlp(5, head_bias=False)(TASKS * EACH)
     problem = dataclasses.replace(stream()).spec(SIZE)
     problem = problem._replace(example=jax.ShapeDtypeStruct((2, 3, 1), jnp.float64))
-    method = itaml(capacity=24, adapt_batch=24, adapt_epochs=3, adapt_lr=0.05)
+    method = ITAML(capacity=24, adapt_batch=24, adapt_epochs=3, adapt_lr=0.05)
     made = method.bind(model, spec((6,)))
     state = made.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), state.exemplars.x.shape)
@@ -528,7 +527,7 @@ def test_adapted_models_equal_a_plain_loop_of_adam():
 )  # fmt: skip
 def test_wrong_options_are_refused_in_a_sentence(options, sentence):
     with pytest.raises(UserError, match=sentence):
-        itaml(**options).bind(mlp(3)(6), spec())
+        ITAML(**options).bind(mlp(3)(6), spec())
 
 
 def test_continua_that_do_not_fit_are_refused_in_a_sentence():
@@ -536,9 +535,9 @@ def test_continua_that_do_not_fit_are_refused_in_a_sentence():
         with pytest.raises(
             UserError, match="continuum is 17, but task 0 has only 16 test examples"
         ):
-            cljax.run(itaml(continuum=17, capacity=12), stream(), seeds=1, net=mlp(3))
+            cljax.run(ITAML(continuum=17, capacity=12), stream(), seeds=1, net=mlp(3))
         with pytest.raises(UserError, match="each task brings classes of its own"):
-            cljax.run(itaml(capacity=12), support.stream(), seeds=1, net=mlp(3))
+            cljax.run(ITAML(capacity=12), support.stream(), seeds=1, net=mlp(3))
         with pytest.raises(UserError, match="give its Model a head"):
             bare = lambda outputs: mlp(3)(outputs)._replace(head=None)
-            cljax.run(itaml(capacity=12), stream(), seeds=1, net=bare)
+            cljax.run(ITAML(capacity=12), stream(), seeds=1, net=bare)

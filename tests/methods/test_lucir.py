@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import support
 from incremental_support import (
     COSINE,
     NORMALISED,
@@ -21,8 +22,9 @@ from incremental_support import (
 )
 
 from cljax.errors import UserError
+from cljax.method import Problem
 from cljax.methods.incremental import Outputs, outputs_at
-from cljax.methods.lucir import less_forget_loss, lucir, margin_loss, objective
+from cljax.methods.lucir import LUCIR, less_forget_loss, margin_loss
 from cljax.nets import mlp
 from cljax.types import Lens, Output
 
@@ -72,7 +74,7 @@ def hinges(s, y, old, new):
 def test_two_steps_by_hand(task):
     """Rows of past outputs are frozen; in task 2 there are twice as many old outputs as new."""
     lr = 0.3
-    method = lucir(lr=lr, less_forget=BASE, margin=MARGIN, margin_weight=WEIGHT, capacity=24)
+    method = LUCIR(lr=lr, less_forget=BASE, margin=MARGIN, margin_weight=WEIGHT, capacity=24)
     learner = bind(method, COSINE)
     state, other = (learner.init(jax.random.key(i)) for i in (0, 1))
     state = state._replace(teacher=other.teacher)
@@ -166,16 +168,15 @@ def test_the_less_forget_constraint_grows_as_the_root_of_old_over_new():
     rng = np.random.default_rng(0)
     kernel, (f, old) = jnp.asarray(rng.normal(size=(3, 7))), jnp.asarray(rng.normal(size=(2, 4, 3)))
     rows = Lens(lambda params: kernel, lambda params, new: params)
+    problem = Problem(COSINE._replace(rows=rows), support.spec(own_classes=True))
     own = batch([0, 0, 0, 0])
 
     @jax.jit
     def total(task, base):
         output, teacher = (Output(jnp.zeros((4, 7)), features) for features in (f, old))
         outputs = outputs_at(class_mask, task)
-        return objective(
-            (), output, teacher, (), own, outputs, rows=rows, less_forget=base, margin=0.5,
-            margin_weight=0.0, negatives=2,
-        )  # fmt: skip
+        made = LUCIR(less_forget=base, margin=0.5, margin_weight=0.0, negatives=2)
+        return made.objective(problem, (), output, teacher, (), own, outputs)
 
     plain = less_forget_loss(f, old, own.mask)
     for task, factor in ((0, 0.0), (1, np.sqrt(4 / 2)), (2, np.sqrt(6 / 1))):
@@ -184,11 +185,11 @@ def test_the_less_forget_constraint_grows_as_the_root_of_old_over_new():
 
 
 def test_padding_is_harmless():
-    assert_padding_is_harmless(lucir(capacity=24), COSINE)
+    assert_padding_is_harmless(LUCIR(capacity=24), COSINE)
 
 
 def test_it_learns_all_tasks():
-    method = lucir(lr=0.3, capacity=None, per_class=4, less_forget=1.0)
+    method = LUCIR(lr=0.3, capacity=None, per_class=4, less_forget=1.0)
     state, final = learned(method, "logits", "nearest-mean", head="cosine")
     assert min(final.values()) > 0.7, final
     assert int(state.exemplars.mask.sum()) == 24 and state.params["head"]["sigma"] > 1
@@ -197,7 +198,7 @@ def test_it_learns_all_tasks():
 @pytest.mark.parametrize("model", [mlp(5)(C), NORMALISED])
 def test_a_network_without_a_cosine_head_is_refused(model):
     with pytest.raises(UserError, match="has no cosine head; use one such as .* mlp:100:cosine.$"):
-        bind(lucir(capacity=24), model)
+        bind(LUCIR(capacity=24), model)
 
 
 def test_bad_options_are_refused():
@@ -207,6 +208,6 @@ def test_bad_options_are_refused():
         ("negatives is 0", {"negatives": 0}),
     ):
         with pytest.raises(UserError, match=words):
-            lucir(**options)
+            LUCIR(**options)
     with pytest.raises(UserError, match="negatives is 13, but the stream has only 12 outputs"):
-        bind(lucir(negatives=13, capacity=24), COSINE)
+        bind(LUCIR(negatives=13, capacity=24), COSINE)

@@ -39,7 +39,7 @@ def test_two_steps_by_hand(loss):
     """Momentum and decay, a rate that drops, over the outputs of tasks 0 and 1 alone."""
     lr, mu, wd = 0.3, 0.9, 0.01
     learner = bind(
-        cljax.replayed(
+        cljax.Replayed(
             lr=lr, loss=loss, capacity=12, optimizer="momentum", momentum=mu, weight_decay=wd,
             milestones=(1,), decay=0.5,
         )
@@ -57,7 +57,7 @@ def test_two_steps_by_hand(loss):
 
 
 def test_the_sigmoid_loss_is_a_mean_over_examples_and_outputs_seen():
-    learner = bind(cljax.replayed(loss="sigmoid", capacity=12))
+    learner = bind(cljax.Replayed(loss="sigmoid", capacity=12))
     state = learner.init(jax.random.key(0))
     zero = state._replace(params=jax.tree.map(jnp.zeros_like, state.params))
     _, info = step(learner, zero, batch([0, 1, 1]))
@@ -65,7 +65,7 @@ def test_the_sigmoid_loss_is_a_mean_over_examples_and_outputs_seen():
 
 
 def test_rows_of_unseen_outputs_stay():
-    learner = bind(cljax.replayed(capacity=12, optimizer="adam"))
+    learner = bind(cljax.Replayed(capacity=12, optimizer="adam"))
     state = learner.init(jax.random.key(0))
     after, _ = step(learner, state, batch([0, 1, 0]))
     for old, new in zip(weights(state.params), weights(after.params), strict=True):
@@ -73,13 +73,13 @@ def test_rows_of_unseen_outputs_stay():
         assert (old[..., :8] != new[..., :8]).all()
 
 
-@pytest.mark.parametrize("method", [cljax.replayed(capacity=12), cljax.oracle()])
+@pytest.mark.parametrize("method", [cljax.Replayed(capacity=12), cljax.Oracle()])
 def test_padding_is_harmless(method):
     assert_padding_is_harmless(method)
 
 
 def test_the_optimiser_starts_anew_before_each_task():
-    learner = bind(cljax.replayed(capacity=12, optimizer="momentum"))
+    learner = bind(cljax.Replayed(capacity=12, optimizer="momentum"))
     state = learner.init(jax.random.key(0))
     after, _ = step(learner, state, batch([0, 0]))
     assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(after.opt_state))
@@ -88,8 +88,8 @@ def test_the_optimiser_starts_anew_before_each_task():
 
 
 def test_oracle_sees_all_past_examples_and_keeps_none():
-    oracle = cljax.oracle(first_epochs=2)
-    assert "capacity" not in oracle.options and oracle.arrange is not None
+    oracle = cljax.Oracle(first_epochs=2)
+    assert "capacity" not in oracle.options
     source = stream()
     rows = plan(oracle.arrange(source), 0, 8, 1)
     for task in range(3):
@@ -100,7 +100,7 @@ def test_oracle_sees_all_past_examples_and_keeps_none():
 
 def test_both_learn_all_tasks():
     accuracy = {}
-    for method in (cljax.replayed(lr=0.3, capacity=24), cljax.oracle(lr=0.3)):
+    for method in (cljax.Replayed(lr=0.3, capacity=24), cljax.Oracle(lr=0.3)):
         state, final = learned(method)
         accuracy[method.name] = final["logits"]
         assert (state.exemplars == ()) == (method.name == "oracle")
@@ -116,10 +116,10 @@ def test_bad_options_and_streams_are_refused():
         ("capacity is 0", {"capacity": 0}),
     ):
         with pytest.raises(UserError, match=words):
-            cljax.replayed(**options)
+            cljax.Replayed(**options)
     with pytest.raises(UserError, match="choose multi_head=False"):
-        support.bind(cljax.replayed(), multi_head=True)
+        support.bind(cljax.Replayed(), multi_head=True)
     with pytest.raises(UserError, match="classes of its own"):
-        support.bind(cljax.oracle())
+        support.bind(cljax.Oracle())
     with pytest.raises(UserError, match="brings classes of its own"):
-        learn(cljax.oracle(), cljax.nets.mlp(5)(4), support.stream(), [0], batch_size=4)
+        learn(cljax.Oracle(), cljax.nets.mlp(5)(4), support.stream(), [0], batch_size=4)

@@ -27,7 +27,7 @@ from cljax.methods.micro import over_tasks, part
 
 TASKS = [0, 1, 0, 1, 1, 0, 1, 0, 1]  # with one masked: 3 of task 0, 5 of task 1
 MASKED = [2]
-BOTH = pytest.mark.parametrize("make", [cljax.reptile, cljax.fomaml])
+BOTH = pytest.mark.parametrize("make", [cljax.Reptile, cljax.FOMAML])
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def plus(a, b, scale=1.0):
 def test_two_mini_batches_of_reptile_by_hand(parts, loss):
     lr, mu, epsilon = 0.3, 0.9, 0.7
     learner = bind(
-        cljax.reptile(
+        cljax.Reptile(
             lr=lr, epsilon=epsilon, inner_steps=parts, loss=loss, optimizer="momentum",
             momentum=mu, capacity=12,
         )
@@ -81,7 +81,7 @@ def test_two_mini_batches_of_reptile_by_hand(parts, loss):
 def test_two_mini_batches_of_fomaml_by_hand(inner_steps):
     lr, inner_lr, mu = 0.3, 0.2, 0.9
     learner = bind(
-        cljax.fomaml(
+        cljax.FOMAML(
             lr=lr, inner_lr=inner_lr, inner_steps=inner_steps, optimizer="momentum", momentum=mu,
             capacity=12,
         )
@@ -107,8 +107,8 @@ def test_one_part_of_one_task_is_plain_training():
     own = batch([0, 0, 0])
     after = {}
     for name, method in (
-        ("reptile", cljax.reptile(lr=0.2, inner_steps=1, capacity=12)),
-        ("replayed", cljax.replayed(lr=0.2, loss="sigmoid", capacity=12)),
+        ("reptile", cljax.Reptile(lr=0.2, inner_steps=1, capacity=12)),
+        ("replayed", cljax.Replayed(lr=0.2, loss="sigmoid", capacity=12)),
     ):
         learner = bind(method)
         after[name], _ = step(learner, learner.init(jax.random.key(0)), own)
@@ -139,7 +139,7 @@ def test_a_task_that_is_absent_adds_nothing(make):
 def test_momentum_does_not_move_in_empty_parts():
     """One example in two parts is a single step, and none is no step."""
     options = {"capacity": 12, "optimizer": "momentum", "weight_decay": 0.1}
-    one, two = (bind(cljax.reptile(inner_steps=parts, **options)) for parts in (1, 2))
+    one, two = (bind(cljax.Reptile(inner_steps=parts, **options)) for parts in (1, 2))
     state, _ = step(two, two.init(jax.random.key(0)), batch([0, 0]))
     single = batch([0, 0], masked=[1])
     support.assert_close(step(two, state, single)[0], step(one, state, single)[0], 1e-15)
@@ -183,7 +183,7 @@ def test_micro_batches_hold_every_example_once_in_order():
 
 
 @pytest.mark.parametrize(
-    "method", [cljax.reptile(lr=1.0, capacity=24), cljax.fomaml(lr=2.0, inner_lr=0.5, capacity=24)]
+    "method", [cljax.Reptile(lr=1.0, capacity=24), cljax.FOMAML(lr=2.0, inner_lr=0.5, capacity=24)]
 )
 def test_they_learn_all_tasks(method):
     _, final = learned(method, epochs=40)
