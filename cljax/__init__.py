@@ -30,18 +30,18 @@ from cljax.methods.bic import bic
 from cljax.methods.er import ER
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import fixed_rep
-from cljax.methods.gem import agem, gem
+from cljax.methods.gem import AGEM, GEM
 from cljax.methods.hat import hat
 from cljax.methods.icarl import icarl, lwf_exemplars
 from cljax.methods.icarl_ti import icarl_ti
-from cljax.methods.independent import independent
+from cljax.methods.independent import Independent
 from cljax.methods.itaml import itaml
 from cljax.methods.joint import IID, Joint
 from cljax.methods.laer import LaER
 from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
 from cljax.methods.lucir import lucir
-from cljax.methods.mer import mer
-from cljax.methods.metabgd import meta_bgd
+from cljax.methods.mer import MER
+from cljax.methods.metabgd import MetaBGD
 from cljax.methods.multitask import Multitask
 from cljax.methods.oml import oml
 from cljax.methods.pretrained import pretrained
@@ -64,13 +64,14 @@ from cljax.version import __version__
 _LATER = ("geometry", "plot", "report")  # imported when first asked for: they take a while
 
 __all__ = [
+    "AGEM", "GEM", "Independent", "MER", "MetaBGD",
     "CMAML", "ER", "EWC", "Evaluation", "Finetune", "IID", "InnerStep", "Joint", "LaER", "LaMAML",
     "LwF", "MAS", "Method", "Multitask", "Online", "OnlineEWC", "Options", "Penalty", "Problem",
     "RWalk", "Readout", "Recipe", "Run", "Running", "SGD", "SI", "Scores", "Study", "SyncLaMAML",
-    "Trained", "Tune", "Unrolled", "__version__", "agem", "bic", "compare", "continuum_lower_bound",
-    "data", "errors", "evaluate", "fixed_rep", "fomaml", "gem", "hat", "icarl", "icarl_ti",
-    "implicit_gradient", "independent", "itaml", "keep_freed_memory", "load", "losses", "lucir",
-    "lwf_exemplars", "memory", "mer", "meta_bgd", "methods", "metrics", "nets", "oml", "optax_step",
+    "Trained", "Tune", "Unrolled", "__version__", "bic", "compare", "continuum_lower_bound",
+    "data", "errors", "evaluate", "fixed_rep", "fomaml", "hat", "icarl", "icarl_ti",
+    "implicit_gradient", "itaml", "keep_freed_memory", "load", "losses", "lucir",
+    "lwf_exemplars", "memory", "methods", "metrics", "nets", "oml", "optax_step",
     "oracle", "penalties", "pretrained", "published", "readout", "recipe", "rep", "replayed",
     "reptile", "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "teacher", "tree",
     "types", "unroll", "with_exemplars",

@@ -21,9 +21,9 @@ def replay(arrays: Any, config: dict[str, Any]) -> Iterator[tuple[Any, dict[str,
         "ring_rule": "truncate",
     }
     if config["method"] == "gem":
-        method = cljax.gem(margin=config["memory_strength"], ridge=1e-3, **shared)
+        method = cljax.GEM(margin=config["memory_strength"], ridge=1e-3, **shared)
     else:
-        method = cljax.agem(reference_size=None, skip_first_task=True, **shared)
+        method = cljax.AGEM(reference_size=None, skip_first_task=True, **shared)
     model = cljax.nets.mlp(config["hidden"], config["hidden"])(config["n_out"])
     learner = method.bind(model, golden_support.spec(config))
     params = golden_support.params(arrays, "init/param")

@@ -47,14 +47,14 @@ def replay_er(arrays: Any, config: dict[str, Any]) -> Iterator[tuple[Any, dict[s
     }
     slots = jnp.full((config["batch_size"],), config["memories"])
     if config["learn_lr"]:
-        method = cljax.la_er(
+        method = cljax.LaER(
             alpha_lr=config["opt_lr"],
             inner_steps=config["cifar_batches"],
             inner_clip=config["grad_clip_norm"],
             **shared,
         )
     else:
-        method = cljax.er(lr=config["lr"], **shared)
+        method = cljax.ER(lr=config["lr"], **shared)
     learner, state = _bind(arrays, config, method)
     if config["learn_lr"]:
         state = state._replace(alpha=golden_support.params(arrays, "init/alpha"))
@@ -73,7 +73,7 @@ def replay_er(arrays: Any, config: dict[str, Any]) -> Iterator[tuple[Any, dict[s
 
 def replay_mer(arrays: Any, config: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
     sweeps, num = config["batches_per_example"], config["replay_batch_size"] + 1
-    method = cljax.mer(
+    method = cljax.MER(
         lr=config["lr"],
         beta=config["beta"],
         gamma=config["gamma"],

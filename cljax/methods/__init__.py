@@ -11,18 +11,18 @@ from cljax.methods.bic import bic
 from cljax.methods.er import ER
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import fixed_rep
-from cljax.methods.gem import agem, gem
+from cljax.methods.gem import AGEM, GEM
 from cljax.methods.hat import hat
 from cljax.methods.icarl import icarl, lwf_exemplars
 from cljax.methods.icarl_ti import icarl_ti
-from cljax.methods.independent import independent
+from cljax.methods.independent import Independent
 from cljax.methods.itaml import itaml
 from cljax.methods.joint import IID, Joint
 from cljax.methods.laer import LaER
 from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
 from cljax.methods.lucir import lucir
-from cljax.methods.mer import mer
-from cljax.methods.metabgd import meta_bgd
+from cljax.methods.mer import MER
+from cljax.methods.metabgd import MetaBGD
 from cljax.methods.multitask import Multitask
 from cljax.methods.oml import oml
 from cljax.methods.rep import rep
@@ -42,6 +42,11 @@ _ROWS: tuple[tuple[Method, str], ...] = (
     (SyncLaMAML(), "golden"),
     (LaER(), "golden"),
     (ER(), "golden"),
+    (MER(), "golden"),
+    (GEM(), "golden"),
+    (AGEM(), "golden"),
+    (MetaBGD(), "hand-checked"),
+    (Independent(), "hand-checked"),
     (Multitask(), "hand-checked"),
     (IID(), "hand-checked"),
     (Joint(), "hand-checked"),
@@ -56,11 +61,7 @@ _ROWS: tuple[tuple[Method, str], ...] = (
     (Finetune(penalty=LwF()), "restated"),
 )
 _OLD: Mapping[str, tuple[Callable[..., Any], str]] = {
-    "mer": (mer, "golden"),
-    "gem": (gem, "golden"),
-    "agem": (agem, "golden"),
     "itaml": (itaml, "golden"),
-    "meta-bgd": (meta_bgd, "hand-checked"),
     "icarl": (icarl, "restated"),
     "bic": (bic, "restated"),
     "lwf-exemplars": (lwf_exemplars, "golden"),
@@ -75,7 +76,6 @@ _OLD: Mapping[str, tuple[Callable[..., Any], str]] = {
     "oml": (oml, "hand-checked"),
     "rep": (rep, "hand-checked"),
     "icarl-ti": (icarl_ti, "hand-checked"),
-    "independent": (independent, "hand-checked"),
 }
 
 METHODS: dict[str, Any] = {method.name: method for method, _ in _ROWS}

@@ -12,7 +12,6 @@ import support
 
 import cljax
 from cljax.memory import ring
-from cljax.methods.gem import draw
 from cljax.types import Examples
 
 
@@ -20,7 +19,7 @@ from cljax.types import Examples
 def learned(tasks):
     """A state after some tasks of three batches of four, and a batch of the last of them."""
     batches = support.batches(3 * tasks, tasks=tasks)
-    learner = support.bind(cljax.agem(lr=0.1, per_task=5))
+    learner = support.bind(cljax.AGEM(lr=0.1, per_task=5))
     state, add = learner.init(jax.random.key(0)), jax.jit(ring.add, static_argnums=4)
     memory = state.memory
     for i in range(3 * tasks):
@@ -28,6 +27,11 @@ def learned(tasks):
         current = Examples(own.x, own.y, own.task)
         memory = add(memory, current, own.clock.task, own.mask, "textbook")
     return state._replace(memory=memory), support.at(batches, 3 * tasks - 1)
+
+
+def draw(state, batch, key, **options):
+    problem = cljax.Problem(cljax.nets.mlp(5)(support.NUM_CLASSES), support.spec())
+    return cljax.AGEM(per_task=5, **options).draw(problem, state, batch, key)
 
 
 def rows_of(examples):

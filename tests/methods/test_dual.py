@@ -216,5 +216,5 @@ def test_a_problem_that_is_not_finite_is_not_solved(wrong):
 
 def test_a_step_that_was_not_found_is_seen_in_the_loss(monkeypatch):
     monkeypatch.setattr(dual, "_SOLVED", -1.0)
-    _, losses = support.run(support.bind(cljax.gem(lr=0.1, per_task=3)), support.batches(9))
+    _, losses = support.run(support.bind(cljax.GEM(lr=0.1, per_task=3)), support.batches(9))
     assert np.isfinite(losses[:3]).all() and np.isnan(losses[-1])

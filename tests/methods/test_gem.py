@@ -67,9 +67,9 @@ def test_degenerate_memories_never_give_nan(coefficients, m):
 
 
 METHODS = {
-    "gem": lambda **o: cljax.gem(lr=0.1, per_task=3, **o),
-    "agem": lambda **o: cljax.agem(lr=0.1, per_task=3, reference_size=None, **o),
-    "agem-sampled": lambda **o: cljax.agem(lr=0.1, per_task=3, reference_size=5, **o),
+    "gem": lambda **o: cljax.GEM(lr=0.1, per_task=3, **o),
+    "agem": lambda **o: cljax.AGEM(lr=0.1, per_task=3, reference_size=None, **o),
+    "agem-sampled": lambda **o: cljax.AGEM(lr=0.1, per_task=3, reference_size=5, **o),
 }
 
 
@@ -77,7 +77,7 @@ METHODS = {
 def test_the_first_task_is_plain_gradient_descent(name):
     batches = support.batches(3, tasks=1)
     projected, _ = support.run(support.bind(METHODS[name]()), batches)
-    plain, _ = support.run(support.bind(cljax.finetune(lr=0.1)), batches)
+    plain, _ = support.run(support.bind(cljax.Finetune(lr=0.1)), batches)
     support.assert_close(projected.params, plain.params, 1e-12)
 
 
@@ -107,7 +107,7 @@ def test_memories_of_one_direction_are_no_trouble_in_single_precision(seed, marg
 def test_a_gradient_of_norm_zero_can_be_clipped():
     """Rounding may leave its square below 0."""
     batch = support.at(support.batches(1), 0)
-    learner = support.bind(cljax.gem(clip_norm=0.5, algebra="low-rank"))
+    learner = support.bind(cljax.GEM(clip_norm=0.5, algebra="low-rank"))
     state = learner.init(jax.random.key(0))
     batch = batch._replace(mask=jnp.zeros(4, bool))
     state, _ = learner.update(state, batch, learner.draw(state, batch, jax.random.key(1)))
@@ -147,7 +147,7 @@ def test_a_step_against_the_formula():
 def test_the_skipped_first_task_never_constrains():
     batches = support.batches(6, tasks=2)
     skipped, _ = support.run(support.bind(METHODS["agem"](skip_first_task=True)), batches)
-    plain, _ = support.run(support.bind(cljax.finetune(lr=0.1)), batches)
+    plain, _ = support.run(support.bind(cljax.Finetune(lr=0.1)), batches)
     kept, _ = support.run(support.bind(METHODS["agem"]()), batches)
     support.assert_close(skipped.params, plain.params, 1e-12)
     assert not np.allclose(kept.params["Dense_0"]["kernel"], plain.params["Dense_0"]["kernel"])
@@ -156,12 +156,12 @@ def test_the_skipped_first_task_never_constrains():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: cljax.gem(margin=-0.1),
-        lambda: cljax.gem(ridge=-1.0),
-        lambda: cljax.gem(per_task=0),
-        lambda: cljax.gem(algebra="fast"),
-        lambda: cljax.agem(reference_size=0),
-        lambda: cljax.agem(lr=float("inf")),
+        lambda: cljax.GEM(margin=-0.1),
+        lambda: cljax.GEM(ridge=-1.0),
+        lambda: cljax.GEM(per_task=0),
+        lambda: cljax.GEM(algebra="fast"),
+        lambda: cljax.AGEM(reference_size=0),
+        lambda: cljax.AGEM(lr=float("inf")),
     ],
 )
 def test_bad_options_are_refused(make):

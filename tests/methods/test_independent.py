@@ -22,7 +22,7 @@ def _float64():
 
 @pytest.mark.parametrize("transfer", [True, False])
 def test_a_task_changes_its_own_network_only(transfer):
-    learner = support.bind(cljax.independent(lr=0.1, transfer=transfer))
+    learner = support.bind(cljax.Independent(lr=0.1, transfer=transfer))
     batches = support.batches(6)
     before, _ = support.run(learner, jax.tree.map(lambda a: a[:2], batches))
     after, _ = support.run(learner, batches)
@@ -34,7 +34,7 @@ def test_a_task_changes_its_own_network_only(transfer):
 
 @pytest.mark.parametrize("transfer", [True, False])
 def test_a_new_task_starts_from_the_last_or_from_the_first_weights(transfer):
-    learner = support.bind(cljax.independent(lr=0.1, transfer=transfer))
+    learner = support.bind(cljax.Independent(lr=0.1, transfer=transfer))
     batches = support.batches(3)
     state, _ = support.run(learner, jax.tree.map(lambda a: a[:1], batches))
     batch = support.at(batches, 1)
@@ -52,14 +52,14 @@ def test_a_new_task_starts_from_the_last_or_from_the_first_weights(transfer):
 
 def test_nothing_is_forgotten():
     history = learn(
-        cljax.independent(lr=0.1), cljax.nets.mlp(5)(4), support.stream(), [0], batch_size=4
+        cljax.Independent(lr=0.1), cljax.nets.mlp(5)(4), support.stream(), [0], batch_size=4
     )
     matrix = history.evaluations["logits"][0]
     np.testing.assert_array_equal(np.diagonal(matrix[1:]), matrix[-1])
 
 
 def test_the_optimiser_begins_anew_with_each_task():
-    learner = support.bind(cljax.independent(lr=0.1, optimizer="momentum"))
+    learner = support.bind(cljax.Independent(lr=0.1, optimizer="momentum"))
     batches = support.batches(3)
     state, _ = support.run(learner, jax.tree.map(lambda a: a[:1], batches))
     batch = support.at(batches, 1)

@@ -33,7 +33,7 @@ def single(batches, i, j):
 
 
 def bind(**options):
-    return cljax.mer(**{**OPTIONS, **options}).bind(
+    return cljax.MER(**{**OPTIONS, **options}).bind(
         cljax.nets.mlp(5)(4), support.spec()._replace(batch_size=1)
     )
 
@@ -125,7 +125,7 @@ def test_algorithm_seven_only_stores_the_streams_first_example():
 
 def test_a_batch_is_its_examples_one_after_the_other():
     """Fed with the batch's own draws, single updates give the same parameters and memory."""
-    many = support.bind(cljax.mer(**OPTIONS, beta=0.3))
+    many = support.bind(cljax.MER(**OPTIONS, beta=0.3))
     batch = support.at(support.batches(1), 0)
     state = many.init(jax.random.key(0))
     draws = many.draw(state, batch, jax.random.key(3))
@@ -140,4 +140,4 @@ def test_a_batch_is_its_examples_one_after_the_other():
 @pytest.mark.parametrize("options", [{"sweeps": 0}, {"beta": float("nan")}, {"algorithm": "2"}])
 def test_bad_options_are_refused(options):
     with pytest.raises(UserError):
-        cljax.mer(**options)
+        cljax.MER(**options)

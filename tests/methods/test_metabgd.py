@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from cljax.errors import UserError
 from cljax.memory import reservoir
 from cljax.methods import metabgd
-from cljax.methods.metabgd import meta_bgd
+from cljax.methods.metabgd import MetaBGD
 from cljax.types import Examples
 
 OPTIONS = {"capacity": 7, "replay_size": 3, "glances": 2, "mc_samples": 2, "inner_steps": 3}
@@ -89,7 +89,7 @@ def by_hand(state, batch, draws, *, rows, second, relu, lr, inner_clip=0.4, clip
     [("second", False, 0), ("second", True, 1), ("first", False, 1), ("first", True, 0)],
 )
 def test_an_update_equals_the_formulas(order, inner_relu, masked):
-    method = meta_bgd(
+    method = MetaBGD(
         order=order, inner_relu=inner_relu, lr=7.0, std_init=0.1, alpha_init=0.05,
         inner_clip=0.4, clip_norm=0.5, **{**OPTIONS, "inner_steps": 2},
     )  # fmt: skip
@@ -112,16 +112,16 @@ def test_an_update_equals_the_formulas(order, inner_relu, masked):
 
 def test_a_batch_that_does_not_divide_has_a_smaller_last_chunk():
     """Four examples in three steps: ceil(4/3) = 2 examples a chunk, so two chunks."""
-    learner, state, batch = prepared(meta_bgd(**OPTIONS))
+    learner, state, batch = prepared(MetaBGD(**OPTIONS))
     assert learner.gradients_per_update == 2 * 2 * 2 * 2
     draws = learner.draw(state, batch, jax.random.key(1))
-    two = support.bind(meta_bgd(**{**OPTIONS, "inner_steps": 2}))
+    two = support.bind(MetaBGD(**{**OPTIONS, "inner_steps": 2}))
     support.assert_close(learner.update(state, batch, draws), two.update(state, batch, draws))
 
 
 def test_without_noise_the_deviations_stay():
     """Q = 0: sigma is unchanged, and the means descend with rate lr * sigma^2 * B."""
-    learner, state, batch = prepared(meta_bgd(**OPTIONS))
+    learner, state, batch = prepared(MetaBGD(**OPTIONS))
     draws = learner.draw(state, batch, jax.random.key(1))
     zero = lambda tree: jax.tree.map(jnp.zeros_like, tree)
     draws = draws._replace(params_eps=zero(draws.params_eps), alpha_eps=zero(draws.alpha_eps))
@@ -132,7 +132,7 @@ def test_without_noise_the_deviations_stay():
 
 
 def test_fixed_rates_are_not_sampled():
-    learner, state, batch = prepared(meta_bgd(bayes_alpha=False, **OPTIONS))
+    learner, state, batch = prepared(MetaBGD(bayes_alpha=False, **OPTIONS))
     draws = learner.draw(state, batch, jax.random.key(1))
     after, _ = learner.update(state, batch, draws)
     support.assert_close((after.alpha, after.alpha_std), (state.alpha, state.alpha_std))
@@ -151,7 +151,7 @@ def test_deviations_follow_the_formula_and_stay_positive():
 
 @pytest.mark.parametrize("filled", [0, 1, 2])
 def test_masked_replay_equals_sliced_replay(filled):
-    learner, state, batch = prepared(meta_bgd(**OPTIONS), filled)
+    learner, state, batch = prepared(MetaBGD(**OPTIONS), filled)
     later = batch._replace(clock=batch.clock._replace(first_pass=jnp.zeros((), bool)))
     draws = learner.draw(state, later, jax.random.key(1))
     assert draws.replay_mask.sum(axis=2).tolist() == [[filled] * 2] * 2
@@ -166,7 +166,7 @@ def test_masked_replay_equals_sliced_replay(filled):
 
 
 def test_masked_batch_equals_sliced_batch():
-    learner, state, batch = prepared(meta_bgd(**{**OPTIONS, "inner_steps": 2}))
+    learner, state, batch = prepared(MetaBGD(**{**OPTIONS, "inner_steps": 2}))
     draws = learner.draw(state, batch, jax.random.key(1))
     order = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32), (2, 2, 4))
     draws = draws._replace(order=order, slots=draws.slots.at[3].set(7))
@@ -182,14 +182,14 @@ def test_masked_batch_equals_sliced_batch():
 
 
 def test_parameters_and_rates_are_moved_by_noise_of_their_own():
-    learner, state, batch = prepared(meta_bgd(**OPTIONS))
+    learner, state, batch = prepared(MetaBGD(**OPTIONS))
     draws = learner.draw(state, batch, jax.random.key(1))
     same = jax.tree.map(lambda a, b: bool((a == b).any()), draws.params_eps, draws.alpha_eps)
     assert not any(jax.tree.leaves(same))
 
 
 def test_only_the_first_sample_replays_without_the_batch():
-    learner = support.bind(meta_bgd(**OPTIONS))
+    learner = support.bind(MetaBGD(**OPTIONS))
     state, batch = learner.init(jax.random.key(0)), support.at(support.batches(1), 0)
     draws = learner.draw(state, batch, jax.random.key(1))
     assert draws.replay_mask.sum(axis=2).tolist() == [[0, 3], [3, 3]]
@@ -201,7 +201,7 @@ def test_only_the_first_sample_replays_without_the_batch():
 
 
 def test_only_the_first_pass_enters_the_memory():
-    learner, batches = support.bind(meta_bgd(**OPTIONS)), support.batches(2)
+    learner, batches = support.bind(MetaBGD(**OPTIONS)), support.batches(2)
     state, _ = support.run(learner, batches)
     second_pass = batches._replace(clock=batches.clock._replace(first_pass=jnp.zeros(2, bool)))
     again, _ = support.run(learner, second_pass, state=state)
@@ -209,7 +209,7 @@ def test_only_the_first_pass_enters_the_memory():
 
 
 def test_jit_equals_the_plain_call_and_both_are_deterministic():
-    learner, state, batch = prepared(meta_bgd(**OPTIONS))
+    learner, state, batch = prepared(MetaBGD(**OPTIONS))
     draws = learner.draw(state, batch, jax.random.key(1))
     support.assert_close(jax.jit(learner.draw)(state, batch, jax.random.key(1)), draws, 1e-14)
     plain = learner.update(state, batch, draws)
@@ -219,7 +219,7 @@ def test_jit_equals_the_plain_call_and_both_are_deterministic():
 
 def test_traced_initial_values_equal_their_values():
     def initial(std_init, alpha_init):
-        method = meta_bgd(std_init=std_init, alpha_init=alpha_init, **OPTIONS)
+        method = MetaBGD(std_init=std_init, alpha_init=alpha_init, **OPTIONS)
         return support.bind(method).init(jax.random.key(0))
 
     values = [(0.02, 0.1), (0.1, 0.3)]
@@ -229,7 +229,7 @@ def test_traced_initial_values_equal_their_values():
 
 
 def test_heads_of_other_tasks_keep_their_means():
-    learner = support.bind(meta_bgd(**OPTIONS), multi_head=True)
+    learner = support.bind(MetaBGD(**OPTIONS), multi_head=True)
     state = learner.init(jax.random.key(0))
     after, _ = support.run(learner, support.batches(2, multi_head=True, tasks=1), state=state)
     for tree in ("params", "alpha", "params_std", "alpha_std"):
@@ -255,5 +255,5 @@ def test_heads_of_other_tasks_keep_their_means():
 )
 def test_bad_hyper_parameters_are_refused_in_one_sentence(options, message):
     with pytest.raises(UserError, match=message) as error:
-        meta_bgd(**options)
+        MetaBGD(**options)
     assert "\n" not in str(error.value)
