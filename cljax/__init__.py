@@ -31,7 +31,7 @@ from cljax.methods.er import ER
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import fixed_rep
 from cljax.methods.gem import AGEM, GEM
-from cljax.methods.hat import hat
+from cljax.methods.hat import HAT
 from cljax.methods.icarl import icarl, lwf_exemplars
 from cljax.methods.icarl_ti import icarl_ti
 from cljax.methods.independent import Independent
@@ -43,12 +43,12 @@ from cljax.methods.lucir import lucir
 from cljax.methods.mer import MER
 from cljax.methods.metabgd import MetaBGD
 from cljax.methods.multitask import Multitask
-from cljax.methods.oml import oml
-from cljax.methods.pretrained import pretrained
-from cljax.methods.rep import rep
+from cljax.methods.oml import OML
+from cljax.methods.pretrained import Pretrained
+from cljax.methods.rep import Rep
 from cljax.methods.replayed import oracle, replayed
 from cljax.methods.reptile import fomaml, reptile
-from cljax.methods.teacher import teacher
+from cljax.methods.teacher import Teacher
 from cljax.methods.with_exemplars import with_exemplars
 from cljax.options import Options
 from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
@@ -64,16 +64,16 @@ from cljax.version import __version__
 _LATER = ("geometry", "plot", "report")  # imported when first asked for: they take a while
 
 __all__ = [
-    "AGEM", "GEM", "Independent", "MER", "MetaBGD",
+    "AGEM", "GEM", "HAT", "Independent", "MER", "MetaBGD", "OML", "Pretrained", "Rep", "Teacher",
     "CMAML", "ER", "EWC", "Evaluation", "Finetune", "IID", "InnerStep", "Joint", "LaER", "LaMAML",
     "LwF", "MAS", "Method", "Multitask", "Online", "OnlineEWC", "Options", "Penalty", "Problem",
     "RWalk", "Readout", "Recipe", "Run", "Running", "SGD", "SI", "Scores", "Study", "SyncLaMAML",
     "Trained", "Tune", "Unrolled", "__version__", "bic", "compare", "continuum_lower_bound",
-    "data", "errors", "evaluate", "fixed_rep", "fomaml", "hat", "icarl", "icarl_ti",
+    "data", "errors", "evaluate", "fixed_rep", "fomaml", "icarl", "icarl_ti",
     "implicit_gradient", "itaml", "keep_freed_memory", "load", "losses", "lucir",
-    "lwf_exemplars", "memory", "methods", "metrics", "nets", "oml", "optax_step",
-    "oracle", "penalties", "pretrained", "published", "readout", "recipe", "rep", "replayed",
-    "reptile", "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "teacher", "tree",
+    "lwf_exemplars", "memory", "methods", "metrics", "nets", "optax_step",
+    "oracle", "penalties", "published", "readout", "recipe", "replayed",
+    "reptile", "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "tree",
     "types", "unroll", "with_exemplars",
 ]  # fmt: skip
 

@@ -12,7 +12,7 @@ from cljax.methods.er import ER
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import fixed_rep
 from cljax.methods.gem import AGEM, GEM
-from cljax.methods.hat import hat
+from cljax.methods.hat import HAT
 from cljax.methods.icarl import icarl, lwf_exemplars
 from cljax.methods.icarl_ti import icarl_ti
 from cljax.methods.independent import Independent
@@ -24,11 +24,11 @@ from cljax.methods.lucir import lucir
 from cljax.methods.mer import MER
 from cljax.methods.metabgd import MetaBGD
 from cljax.methods.multitask import Multitask
-from cljax.methods.oml import oml
-from cljax.methods.rep import rep
+from cljax.methods.oml import OML
+from cljax.methods.rep import Rep
 from cljax.methods.replayed import oracle, replayed
 from cljax.methods.reptile import fomaml, reptile
-from cljax.methods.teacher import teacher
+from cljax.methods.teacher import Teacher
 from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
 
 __all__ = ["CHECKED", "METHODS", "make"]
@@ -47,6 +47,10 @@ _ROWS: tuple[tuple[Method, str], ...] = (
     (AGEM(), "golden"),
     (MetaBGD(), "hand-checked"),
     (Independent(), "hand-checked"),
+    (Teacher(), "hand-checked"),
+    (HAT(), "hand-checked"),
+    (OML(), "hand-checked"),
+    (Rep(), "hand-checked"),
     (Multitask(), "hand-checked"),
     (IID(), "hand-checked"),
     (Joint(), "hand-checked"),
@@ -71,10 +75,6 @@ _OLD: Mapping[str, tuple[Callable[..., Any], str]] = {
     "fixed-rep": (fixed_rep, "restated"),
     "replayed": (replayed, "restated"),
     "oracle": (oracle, "restated"),
-    "teacher": (teacher, "hand-checked"),
-    "hat": (hat, "hand-checked"),
-    "oml": (oml, "hand-checked"),
-    "rep": (rep, "hand-checked"),
     "icarl-ti": (icarl_ti, "hand-checked"),
 }
 

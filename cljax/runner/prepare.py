@@ -22,7 +22,7 @@ from cljax.evaluation.accuracy import Evaluation
 from cljax.factories import arranged, flat_options
 from cljax.keys import check_seed, check_seeds
 from cljax.methods.common import with_features
-from cljax.methods.pretrained import pretrained
+from cljax.methods.pretrained import Pretrained
 from cljax.metrics import unmeasured
 from cljax.recipes import Recipe, default
 from cljax.references import protocol
@@ -126,7 +126,7 @@ def prepare(
     recipe, method, source, notices = _resolve(what, stream)
     given = method
     if source.pretraining is not None:
-        method = pretrained(method, source.pretraining)
+        method = Pretrained(method, source.pretraining)
     network = recipe.net if net is None else net
     network = resolve.net(network) if isinstance(network, str) else network
     size = recipe.batch_size if batch_size is None else batch_size
@@ -153,7 +153,7 @@ def prepare(
     source = dataclasses.replace(source, checksum=parts.checksum)
     surroundings = environment()
     config = {
-        "method": {"name": method.name, "options": plain(method.options)},
+        "method": {"name": method.name, "options": plain(given.options)},
         "stream": {
             "name": source.name,
             "num_tasks": source.num_tasks,
