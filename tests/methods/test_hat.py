@@ -10,7 +10,7 @@ import transfer_support
 
 import cljax
 from cljax.errors import UserError
-from cljax.methods.hat import compensated, hat, masks, occupied, restricted, scale
+from cljax.methods.hat import HAT, compensated, masks, occupied, restricted, scale
 from cljax.nets.gated import Units, chained, gated
 from cljax.types import Batch, Clock, Pretraining, Spec, Variables
 
@@ -65,7 +65,7 @@ def sigmoid(x):
 def test_a_step_of_the_second_task_by_hand():
     """Forward and backward through masks, regulariser, restriction and compensation in NumPy."""
     s_max, lam, lr = 3.0, 0.75, 0.2
-    learner = bind(hat(lr=lr, s_max=s_max, strength=lam, anneal=5))
+    learner = bind(HAT(lr=lr, s_max=s_max, strength=lam, anneal=5))
     state = learner.init(jax.random.key(0))
     state = state._replace(params=like_normal(state.params, 1))
     rng = np.random.default_rng(2)
@@ -166,7 +166,7 @@ def test_a_mask_saturated_at_one_freezes_its_weights(net, optimizer):
     from cljax.resolve import net as named
 
     shape = (4, 4, 1) if net.startswith("conv") else (3,)
-    method = hat(lr=0.3, s_max=400.0, anneal=2, optimizer=optimizer)
+    method = HAT(lr=0.3, s_max=400.0, anneal=2, optimizer=optimizer)
     learner = bind(method, named(net), shape=shape)
     learner = learner._replace(update=jax.jit(learner.update))
     first = begun(learner, jax.jit(learner.init)(jax.random.key(0)), 0)
@@ -195,7 +195,7 @@ def test_a_mask_saturated_at_one_freezes_its_weights(net, optimizer):
 
 
 def test_masks_are_kept_at_the_ends_of_tasks():
-    learner = bind(hat(s_max=2.0, optimizer="momentum"))
+    learner = bind(HAT(s_max=2.0, optimizer="momentum"))
     state, _ = stepped(learner, learner.init(jax.random.key(0)), batch_of(0))
     first = begun(learner, state, 0)
     assert all((old == 0).all() for old in first.before.values()) and int(first.count) == 0
@@ -209,7 +209,7 @@ def test_masks_are_kept_at_the_ends_of_tasks():
 
 
 def test_predictions_use_the_mask_of_each_examples_task():
-    learner = bind(hat(s_max=3.0))
+    learner = bind(HAT(s_max=3.0))
     state = learner.init(jax.random.key(0))
     mixed = batch_of(0)._replace(task=jnp.asarray([0, 1, 1, 0]))
     for name in ("logits", "features"):
@@ -244,7 +244,7 @@ def test_convolutions_are_gated_after_their_normalisation():
 
 def test_pretraining_learns_the_first_task_with_its_mask():
     how = Pretraining(steps=4, lr=0.2, batch_size=4, optimizer="momentum", weight_decay=0.1)
-    learner = bind(hat(lr=0.2, anneal=3), pretraining=how)
+    learner = bind(HAT(lr=0.2, anneal=3), pretraining=how)
     state, batch = learner.init(jax.random.key(0)), batch_of(0)
     same, info = stepped(learner, state, batch)  # of the stream itself: nothing
     jax.tree.map(np.testing.assert_array_equal, same, state)
@@ -253,7 +253,7 @@ def test_pretraining_learns_the_first_task_with_its_mask():
     assert phase.name == "pretrain" and phase.before
     first, _ = phase.update(state, batch, ())
     # Momentum's first step is plain; weight decay reaches weights, not embeddings.
-    plain, _ = stepped(bind(hat(lr=0.2, anneal=3)), state, batch)
+    plain, _ = stepped(bind(HAT(lr=0.2, anneal=3)), state, batch)
     decayed = jax.tree.map(lambda new, old: new - 0.2 * 0.1 * old, plain.params, state.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), first.params, decayed)
     jax.tree.map(np.testing.assert_array_equal, first.embedding, plain.embedding)
@@ -264,7 +264,7 @@ def test_pretraining_learns_the_first_task_with_its_mask():
 def test_a_run_pretrains_and_goes_on():
     with jax.enable_x64(False):
         run = cljax.run(
-            hat(lr=0.3, anneal=20), transfer_support.stream(pretrain=200, steps=40), seeds=1,
+            HAT(lr=0.3, anneal=20), transfer_support.stream(pretrain=200, steps=40), seeds=1,
             net=cljax.nets.mlp(12, 8), batch_size=5, readout=True,
         )  # fmt: skip
     state = run.states[0]
@@ -286,17 +286,17 @@ def test_networks_of_another_kind_are_refused(net, match):
 
     shape = (3,) if net.startswith("mlp") else (4, 4, 1)
     with pytest.raises(UserError, match=match):
-        bind(hat(), named(net), shape=shape)
+        bind(HAT(), named(net), shape=shape)
 
 
 def test_networks_that_say_nothing_and_shared_heads_are_refused():
     bare = lambda outputs: cljax.nets.mlp(3)(outputs)._replace(tape=None)
     with pytest.raises(UserError, match="does not say which"):
-        bind(hat(), bare)
+        bind(HAT(), bare)
     with pytest.raises(UserError, match="none that are Flax modules"):
-        bind(hat(), cljax.nets.mlp())
+        bind(HAT(), cljax.nets.mlp())
     with pytest.raises(UserError, match="a head for each task"):
-        bind(hat(), multi_head=False)
+        bind(HAT(), multi_head=False)
 
 
 @pytest.mark.parametrize(
@@ -304,4 +304,4 @@ def test_networks_that_say_nothing_and_shared_heads_are_refused():
 )
 def test_bad_options_are_refused(options):
     with pytest.raises(UserError):
-        hat(**options)
+        HAT(**options)

@@ -10,8 +10,8 @@ import transfer_support
 
 import cljax
 from cljax.errors import UserError
-from cljax.methods.oml import oml, query_loss
-from cljax.methods.rep import rep
+from cljax.methods.oml import OML, query_loss
+from cljax.methods.rep import Rep
 from cljax.types import Batch, Clock, Pretraining
 from cljax.update_rules.windows import Shown
 
@@ -122,7 +122,7 @@ def batch_of(stream, row, step=0):
 def test_a_pretraining_step_practises_on_held_classes(query):
     """Rows are the source's batch and held ones; the step follows the query's gradient."""
     stream = transfer_support.stream(PARTS, held=(3, 4, 5, 6, 7, 8, 9), share=0.5)
-    learner = learner_on(oml(lr=0.3, inner_steps=3, query=query, clip_norm=0.2), stream)
+    learner = learner_on(OML(lr=0.3, inner_steps=3, query=query, clip_norm=0.2), stream)
     (phase,) = learner.phases
     assert phase.name == "pretrain" and phase.before
     assert phase.plan(1, stream.planner(0, 5, 1)) is None
@@ -161,7 +161,7 @@ def test_a_pretraining_step_practises_on_held_classes(query):
     assert (after.classes != state.classes).any()
 
 
-@pytest.mark.parametrize("method", [oml(lr=0.3, inner_steps=2, meta_lr=0.05), rep(lr=0.3)])
+@pytest.mark.parametrize("method", [OML(lr=0.3, inner_steps=2, meta_lr=0.05), Rep(lr=0.3)])
 def test_then_it_is_gradient_descent_from_the_second_task_on(method):
     stream = transfer_support.stream()
     learner = learner_on(method, stream)
@@ -182,7 +182,7 @@ def test_then_it_is_gradient_descent_from_the_second_task_on(method):
 def test_rep_learns_source_and_held_classes_in_one_softmax():
     """The loss and the extra head's step by hand; the last of a batch is padding."""
     stream = transfer_support.stream(PARTS, held=(2, 3, 8, 9), share=0.5)
-    learner = learner_on(rep(), stream)
+    learner = learner_on(Rep(), stream)
     (phase,) = learner.phases
     plan = pretraining(learner, stream)
     assert len(plan.current) == 20
@@ -215,7 +215,7 @@ def test_rep_learns_source_and_held_classes_in_one_softmax():
     np.testing.assert_allclose(after.params["Dense_2"]["kernel"], head, rtol=1e-10)
 
 
-@pytest.mark.parametrize("method", [oml(lr=0.1, inner_steps=3), rep(lr=0.1)])
+@pytest.mark.parametrize("method", [OML(lr=0.1, inner_steps=3), Rep(lr=0.1)])
 def test_a_run_pretrains_and_goes_on(method):
     with jax.enable_x64(False):
         run = cljax.run(
@@ -229,7 +229,7 @@ def test_a_run_pretrains_and_goes_on(method):
 def test_without_a_streams_pretraining_there_is_the_usual_one():
     stream = transfer_support.stream()
     spec = stream.spec(5)._replace(pretraining=None)
-    for method in (oml(), rep()):
+    for method in (OML(), Rep()):
         learner = method.bind(NET(stream.num_classes), spec)
         plan = learner.phases[0].plan(0, stream.planner(0, 5, 1))
         assert plan.index.shape == (Pretraining().steps, Pretraining().batch_size)
@@ -241,26 +241,26 @@ def test_without_a_streams_pretraining_there_is_the_usual_one():
 
 def test_streams_and_networks_that_do_not_fit_are_refused():
     none = transfer_support.stream(held=())
-    for method in (oml(), rep()):
+    for method in (OML(), Rep()):
         with pytest.raises(UserError, match="holds out none"):
             learner_on(method, none)
     with pytest.raises(UserError, match="only 2"):
-        learner_on(oml(), transfer_support.stream(held=(6, 7)))
+        learner_on(OML(), transfer_support.stream(held=(6, 7)))
     with pytest.raises(UserError, match="without BatchNorm"):
-        learner_on(oml(), transfer_support.stream(), cljax.nets.convnet(4))
+        learner_on(OML(), transfer_support.stream(), cljax.nets.convnet(4))
     bare = lambda outputs: NET(outputs)._replace(head=None)
     with pytest.raises(UserError, match="give its Model a head"):
-        learner_on(oml(), transfer_support.stream(), bare)
+        learner_on(OML(), transfer_support.stream(), bare)
 
 
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (oml, {"inner_steps": 0}),
-        (oml, {"query": "old"}),
-        (oml, {"meta_lr": float("nan")}),
-        (oml, {"inner_lr": float("inf")}),
-        (rep, {"lr": float("nan")}),
+        (OML, {"inner_steps": 0}),
+        (OML, {"query": "old"}),
+        (OML, {"meta_lr": float("nan")}),
+        (OML, {"inner_lr": float("inf")}),
+        (Rep, {"lr": float("nan")}),
     ],
 )
 def test_bad_options_are_refused(make, options):

@@ -11,7 +11,7 @@ from transfer_support import stream
 import cljax
 from cljax.cli.command import main
 from cljax.errors import Interrupted, UserError
-from cljax.methods.teacher import teacher
+from cljax.methods.teacher import Teacher
 from cljax.runner.run import Running
 from cljax.update_rules import meta_training
 from cljax.update_rules.stored import save_rule
@@ -31,13 +31,13 @@ def run(method, on=None, **options):
 
 @pytest.fixture(scope="module", name="trained")
 def _trained(tmp_path_factory):
-    return run(teacher(lr=0.1, **SMALL), out=tmp_path_factory.mktemp("trained") / "run")
+    return run(Teacher(lr=0.1, **SMALL), out=tmp_path_factory.mktemp("trained") / "run")
 
 
 @pytest.fixture(scope="module", name="untrained")
 def _untrained():
     """Its rule stays at its start."""
-    return run(teacher(lr=0.1, **{**FLAT, "windows": 1, "meta_lr": 0.0}))
+    return run(Teacher(lr=0.1, **{**FLAT, "windows": 1, "meta_lr": 0.0}))
 
 
 def test_meta_training_moves_the_rule_and_records_its_episodes(trained, untrained):
@@ -53,7 +53,7 @@ def test_meta_training_moves_the_rule_and_records_its_episodes(trained, untraine
 
 def test_old_and_new_examples_are_those_of_the_episode():
     """Old rows are the source task's, new ones of the lane's held classes, labels their places."""
-    method = teacher(lr=0.1, rho=1.0, **SMALL)
+    method = Teacher(lr=0.1, rho=1.0, **SMALL)
     own = stream()
     spec = own.spec(5)
     learner = method.bind(cljax.nets.mlp(6, 4)(own.num_classes), spec)
@@ -91,7 +91,7 @@ def _course(phase):
 
 
 def test_episodes_begin_at_the_source_with_new_rows_of_the_head():
-    method = teacher(lr=0.1, rho=1.0, **SMALL)
+    method = Teacher(lr=0.1, rho=1.0, **SMALL)
     own = stream()
     model = cljax.nets.mlp(6, 4)(own.num_classes)
     learner = method.bind(model, own.spec(5))
@@ -114,7 +114,7 @@ def test_episodes_begin_at_the_source_with_new_rows_of_the_head():
 def test_the_new_task_is_learned_by_the_rule_and_the_source_is_only_pretrained(trained, untrained):
     """Rows of the source's outputs stand still; a rule at its start is fine-tuning."""
     plain = untrained.states[0]
-    tuned = run(cljax.finetune(lr=0.1)).states[0]
+    tuned = run(cljax.Finetune(lr=0.1)).states[0]
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
     jax.tree.map(close, plain.params, tuned.params)
     ours = trained.states[0]
@@ -125,27 +125,27 @@ def test_the_new_task_is_learned_by_the_rule_and_the_source_is_only_pretrained(t
 
 def test_a_given_rule_is_used_without_meta_training(trained, tmp_path):
     rule = trained.states[0].inner.theta
-    again = run(teacher(lr=0.1, rule=rule, hidden=4))
+    again = run(Teacher(lr=0.1, rule=rule, hidden=4))
     assert again.states[0].inner.training == ()
-    read = run(teacher(lr=0.1, rule=str(trained.path), hidden=4))  # a run keeps what it learned
+    read = run(Teacher(lr=0.1, rule=str(trained.path), hidden=4))  # a run keeps what it learned
     jax.tree.map(np.testing.assert_array_equal, read.states[0].params, trained.states[0].params)
     save_rule(tmp_path, rule, seed=3)
-    stored = run(teacher(lr=0.1, rule=str(tmp_path), rule_seed=3, hidden=4))
+    stored = run(Teacher(lr=0.1, rule=str(tmp_path), rule_seed=3, hidden=4))
     for other in (again, stored):
         jax.tree.map(
             np.testing.assert_array_equal, other.states[0].params, trained.states[0].params
         )
     with pytest.raises(UserError, match="No learned update rule for seed 0"):
-        run(teacher(rule=str(tmp_path), hidden=4))
+        run(Teacher(rule=str(tmp_path), hidden=4))
     with pytest.raises(UserError, match="made for another network"):
-        run(teacher(rule=str(tmp_path), rule_seed=3, hidden=5))
+        run(Teacher(rule=str(tmp_path), rule_seed=3, hidden=5))
 
 
 @pytest.mark.slow
 def test_two_parts_go_on_from_each_other():
     """Classes of the second part become old examples; lengths count both parts."""
     own = stream(groups=((0, 1, 2), (3, 4), (5, 6)), held=(3, 4, 5, 6, 7), share=0.5)
-    state = run(teacher(lr=0.1, **FLAT), own).states[0].inner
+    state = run(Teacher(lr=0.1, **FLAT), own).states[0].inner
     assert state.training.classes.shape == (3, 2, 2)
     lengths = np.asarray(state.training.lengths)
     assert (lengths[lengths > 0] <= 14).all()
@@ -155,11 +155,11 @@ def test_two_parts_go_on_from_each_other():
 @pytest.mark.slow
 def test_episodes_start_from_networks_of_their_own_first_weights():
     """Pretrained like the run's own, with other weights; the run's own is not among them."""
-    state = run(teacher(lr=0.1, checkpoints=4, **FLAT)).states[0].inner
+    state = run(Teacher(lr=0.1, checkpoints=4, **FLAT)).states[0].inner
     kernels = np.asarray(state.sources.params["Dense_0"]["kernel"])
     assert kernels.shape[0] == 4
     assert len({kernel.tobytes() for kernel in kernels}) == 4
-    own = run(teacher(lr=0.0, **{**SMALL, "meta_lr": 0.0})).states[0].params["Dense_0"]["kernel"]
+    own = run(Teacher(lr=0.0, **{**SMALL, "meta_lr": 0.0})).states[0].params["Dense_0"]["kernel"]
     assert not any(np.allclose(kernel, own) for kernel in kernels)
     model, on = cljax.nets.mlp(6, 4)(6), stream()
     x = jnp.asarray(on.test_x[on.test_index[0]] / 255.0, jnp.float32)
@@ -174,7 +174,7 @@ def test_episodes_start_from_networks_of_their_own_first_weights():
 @pytest.mark.parametrize("estimator", ["window", pytest.param("per-step", marks=pytest.mark.slow)])
 def test_meta_training_resumes_bit_for_bit(tmp_path, estimator):
     """Interrupted inside the phase, with a checkpoint at every update."""
-    method = teacher(lr=0.1, rho=30.0, **{**SMALL, "estimator": estimator})
+    method = Teacher(lr=0.1, rho=30.0, **{**SMALL, "estimator": estimator})
     whole = run(method, out=tmp_path / "whole")
     stopped = tmp_path / "stopped"
     seen = []
@@ -194,10 +194,10 @@ def test_meta_training_resumes_bit_for_bit(tmp_path, estimator):
 
 def test_thresholds_that_end_every_episode_at_once_are_reported_and_end():
     tiny = {**FLAT, "threshold": 1e-9, "threshold_step": 0.0, "threshold_cap": 1e-9}
-    state = run(teacher(lr=0.1, rho=1.0, **tiny)).states[0].inner
+    state = run(Teacher(lr=0.1, rho=1.0, **tiny)).states[0].inner
     assert (np.asarray(state.training.lengths) == 1).all()
     far = {**FLAT, "threshold": 1e9, "threshold_cap": 1e9}
-    state = run(teacher(lr=0.1, rho=1.0, **far)).states[0].inner
+    state = run(Teacher(lr=0.1, rho=1.0, **far)).states[0].inner
     lengths = np.asarray(state.training.lengths)
     assert (lengths[lengths > 0] == 7).all()
 
@@ -215,16 +215,16 @@ def test_thresholds_that_end_every_episode_at_once_are_reported_and_end():
 )
 def test_bad_options_are_refused(options, match):
     with pytest.raises(UserError, match=match):
-        teacher(**options)
+        Teacher(**options)
 
 
 def test_streams_without_what_it_practises_on_are_refused():
     with pytest.raises(UserError, match="holds out none"):
-        run(teacher(**SMALL), stream(held=()))
+        run(Teacher(**SMALL), stream(held=()))
     with pytest.raises(UserError, match="only 2"):
-        run(teacher(**SMALL), stream(held=(6, 7)))
+        run(Teacher(**SMALL), stream(held=(6, 7)))
     with pytest.raises(UserError, match="equal size"):
-        run(teacher(**SMALL), stream(groups=((0, 1, 2), (3, 4), (5,))))
+        run(Teacher(**SMALL), stream(groups=((0, 1, 2), (3, 4), (5,))))
 
 
 def test_its_options_are_flags_beside_those_of_its_streams(capsys):
