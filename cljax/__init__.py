@@ -64,17 +64,16 @@ from cljax.version import __version__
 _LATER = ("geometry", "plot", "report")  # imported when first asked for: they take a while
 
 __all__ = [
-    "BiC", "CMAML", "Count", "ER", "EWC", "Evaluation", "FOMAML", "Finetune", "FixedRep", "ICaRL",
-    "ICaRLTI", "IID", "ITAML", "InnerStep", "Joint", "LUCIR", "LaER", "LaMAML", "LwF",
-    "LwFExemplars", "MAS", "Method", "Multitask", "Online", "OnlineEWC", "Options", "Oracle",
-    "Penalty", "Problem", "RWalk", "Rate", "Readout", "Real", "Recipe", "Replayed", "Reptile",
-    "Run", "Running", "SGD", "SI", "Scores", "Share", "Study", "SyncLaMAML", "Trained", "Tune",
-    "Unrolled", "WithExemplars", "__version__", "agem", "compare", "continuum_lower_bound", "data",
-    "errors", "evaluate", "gem", "hat", "implicit_gradient", "independent", "keep_freed_memory",
-    "load", "losses", "memory", "mer", "meta_bgd", "methods", "metrics", "nets", "oml",
-    "optax_step", "penalties", "positional", "pretrained", "published", "readout", "recipe", "rep",
-    "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "teacher", "tree", "types",
-    "unroll",
+    "AGEM", "BiC", "CMAML", "Count", "ER", "EWC", "Evaluation", "FOMAML", "Finetune", "FixedRep",
+    "GEM", "HAT", "ICaRL", "ICaRLTI", "IID", "ITAML", "Independent", "InnerStep", "Joint", "LUCIR",
+    "LaER", "LaMAML", "LwF", "LwFExemplars", "MAS", "MER", "MetaBGD", "Method", "Multitask", "OML",
+    "Online", "OnlineEWC", "Options", "Oracle", "Penalty", "Pretrained", "Problem", "RWalk", "Rate",
+    "Readout", "Real", "Recipe", "Rep", "Replayed", "Reptile", "Run", "Running", "SGD", "SI",
+    "Scores", "Share", "Study", "SyncLaMAML", "Teacher", "Trained", "Tune", "Unrolled",
+    "WithExemplars", "__version__", "compare", "continuum_lower_bound", "data", "errors",
+    "evaluate", "implicit_gradient", "keep_freed_memory", "load", "losses", "memory", "methods",
+    "metrics", "nets", "optax_step", "penalties", "positional", "published", "readout", "recipe",
+    "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "tree", "types", "unroll",
 ]  # fmt: skip
 
 

@@ -133,7 +133,7 @@ class Method(Options):
         """What puts remembered examples in the places of the plan's rows below -1, if any."""
         return None
 
-    def rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
+    def learned_rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
         """State -> the learned update rule in it, which a run keeps in its folder, if any."""
         return None
 
@@ -164,7 +164,7 @@ class Method(Options):
             self.evaluations(problem),
             cost.gradients,
             cost.examples,
-            self.rule(problem),
+            self.learned_rule(problem),
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from cljax.errors import check_known
@@ -11,31 +10,32 @@ from cljax.methods.bic import BiC
 from cljax.methods.er import ER
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import FixedRep
-from cljax.methods.gem import agem, gem
+from cljax.methods.gem import AGEM, GEM
 from cljax.methods.groups.descent import DescentOptions, PenaltyOptions
+from cljax.methods.groups.exemplars import ExemplarOptions
 from cljax.methods.groups.replay import OfferOptions, ReplayOptions
-from cljax.methods.hat import hat
+from cljax.methods.hat import HAT
 from cljax.methods.icarl import ICaRL, LwFExemplars
 from cljax.methods.icarl_ti import ICaRLTI
-from cljax.methods.independent import independent
+from cljax.methods.independent import Independent
 from cljax.methods.itaml import ITAML
 from cljax.methods.joint import IID, Joint
 from cljax.methods.laer import LaER
 from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
 from cljax.methods.lucir import LUCIR
-from cljax.methods.mer import mer
-from cljax.methods.metabgd import meta_bgd
+from cljax.methods.mer import MER
+from cljax.methods.metabgd import MetaBGD
 from cljax.methods.multitask import Multitask
-from cljax.methods.oml import oml
-from cljax.methods.rep import rep
+from cljax.methods.oml import OML
+from cljax.methods.rep import Rep
 from cljax.methods.replayed import Oracle, Replayed
 from cljax.methods.reptile import FOMAML, Reptile
-from cljax.methods.teacher import teacher
+from cljax.methods.teacher import Teacher
 from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
 
 __all__ = [
-    "CHECKED", "DescentOptions", "METHODS", "OfferOptions", "PenaltyOptions", "ReplayOptions",
-    "make",
+    "CHECKED", "DescentOptions", "ExemplarOptions", "METHODS", "OfferOptions", "PenaltyOptions",
+    "ReplayOptions", "make",
 ]  # fmt: skip
 
 # A row a method: with its defaults, and how its update is checked: golden (a step-by-step trace of
@@ -47,7 +47,27 @@ _ROWS: tuple[tuple[Method, str], ...] = (
     (SyncLaMAML(), "golden"),
     (LaER(), "golden"),
     (ER(), "golden"),
+    (MER(), "golden"),
+    (GEM(), "golden"),
+    (AGEM(), "golden"),
+    (ITAML(), "golden"),
+    (MetaBGD(), "hand-checked"),
+    (ICaRL(), "restated"),
+    (BiC(), "restated"),
+    (LwFExemplars(), "golden"),
+    (LUCIR(), "golden"),
+    (Reptile(), "restated"),
+    (FOMAML(), "restated"),
+    (FixedRep(), "restated"),
+    (Replayed(), "restated"),
+    (Oracle(), "restated"),
+    (Teacher(), "hand-checked"),
     (Multitask(), "hand-checked"),
+    (HAT(), "hand-checked"),
+    (OML(), "hand-checked"),
+    (Rep(), "hand-checked"),
+    (ICaRLTI(), "hand-checked"),
+    (Independent(), "hand-checked"),
     (IID(), "hand-checked"),
     (Joint(), "hand-checked"),
     (Finetune(), "hand-checked"),
@@ -59,42 +79,17 @@ _ROWS: tuple[tuple[Method, str], ...] = (
     (Finetune(penalty=MAS()), "restated"),
     (Finetune(penalty=RWalk()), "restated"),
     (Finetune(penalty=LwF()), "restated"),
-    (ICaRL(), "restated"),
-    (BiC(), "restated"),
-    (LwFExemplars(), "golden"),
-    (LUCIR(), "golden"),
-    (Replayed(), "restated"),
-    (Oracle(), "restated"),
-    (ITAML(), "golden"),
-    (Reptile(), "restated"),
-    (FOMAML(), "restated"),
-    (FixedRep(), "restated"),
-    (ICaRLTI(), "hand-checked"),
 )
-_OLD: Mapping[str, tuple[Callable[..., Any], str]] = {
-    "mer": (mer, "golden"),
-    "gem": (gem, "golden"),
-    "agem": (agem, "golden"),
-    "meta-bgd": (meta_bgd, "hand-checked"),
-    "teacher": (teacher, "hand-checked"),
-    "hat": (hat, "hand-checked"),
-    "oml": (oml, "hand-checked"),
-    "rep": (rep, "hand-checked"),
-    "independent": (independent, "hand-checked"),
-}
 
-METHODS: dict[str, Any] = {method.name: method for method, _ in _ROWS}
-METHODS |= {name: factory for name, (factory, _) in _OLD.items()}
+METHODS = {method.name: method for method, _ in _ROWS}
 CHECKED = {method.name: checked for method, checked in _ROWS}
-CHECKED |= {name: checked for name, (_, checked) in _OLD.items()}
 
 
-def make(name: str, **options: Any) -> Any:
+def make(name: str, **options: Any) -> Method:
     """A method by its name on the command line, with other options than its defaults.
 
     Raises:
       UserError: for an unknown name or option, or a value that is none.
     """
     check_known("method", name, METHODS)
-    made = METHODS[name]
-    return made.replace(**options) if isinstance(made, Method) else made(**options)
+    return METHODS[name].replace(**options)

@@ -27,43 +27,22 @@ A batch of padding is no step.
 
 from __future__ import annotations
 
-import functools
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import (
-    check_above_zero,
-    check_flag,
-    check_known,
-    check_positive,
-    check_rate,
-    given,
-)
-from cljax.losses import classification_loss
 from cljax.memory import ring
 from cljax.memory.reservoir import of_stream
+from cljax.method import Cost, Method, Problem
 from cljax.methods.algebra import gradients
 from cljax.methods.algebra.dual import solve_qp
-from cljax.methods.common import initial, logits_predictor
-from cljax.optimizers import Optimizer, make_optimizer
-from cljax.types import (
-    Array,
-    Batch,
-    Examples,
-    Info,
-    Learner,
-    Method,
-    Model,
-    Needs,
-    Params,
-    PyTree,
-    Spec,
-)
+from cljax.methods.groups.descent import DescentOptions
+from cljax.options import Bound, Count, Rate
+from cljax.types import Array, Batch, Examples, Info, Needs, Params, PyTree
 
-__all__ = ["Draws", "State", "agem", "agem_coefficients", "draw", "gem", "gem_coefficients"]
+__all__ = ["AGEM", "GEM", "Draws", "State", "agem_coefficients", "gem_coefficients"]
 
 
 class State(NamedTuple):
@@ -80,36 +59,6 @@ class Draws(NamedTuple):
 
     reference: Any
     mask: Any
-
-
-def draw(
-    state: State,
-    batch: Batch,
-    key: Array,
-    *,
-    glances: int = 1,
-    reference_size: int | None = None,
-    skip_first_task: bool = False,
-) -> Draws:
-    """Draws A-GEM's reference examples from the memories of past tasks, without replacement.
-
-    Where they hold fewer than ``reference_size``, all of them are drawn.
-    """
-    if reference_size is None:
-        return Draws((), ())
-    usable = ring.valid(state.memory) & past(state.memory, batch, skip_first_task)[:, None]
-    flat = usable.reshape(-1)
-    # The largest of independent values are a draw without replacement; the unusable come last.
-    values = jnp.where(flat, jax.random.uniform(key, (glances, 1, flat.size)), -1.0)
-    rows = jax.lax.top_k(values, min(reference_size, flat.size))[1]
-    data = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[rows], state.memory.data)
-    return Draws(data, flat[rows])
-
-
-def past(memory: ring.Ring, batch: Batch, skip_first_task: bool = False) -> Array:
-    """[T] bool, the tasks other than the current one that have examples stored."""
-    tasks = jnp.arange(memory.age.shape[0])
-    return (memory.age > 0) & (tasks != batch.clock.task) & (tasks >= int(skip_first_task))
 
 
 def gem_coefficients(
@@ -143,166 +92,133 @@ def agem_coefficients(gram: Array, active: Array) -> Array:
     return jnp.append(-scale * share, jnp.ones((), gram.dtype))
 
 
-def gem(
-    *,
-    lr: Array | float = 0.03,
-    per_task: int = 10,
-    margin: Array | float = 0.5,
-    ridge: Array | float = 1e-3,
-    glances: int = 1,
-    optimizer: Optimizer = "sgd",
-    clip_norm: float | None = None,
-    ring_rule: ring.Rule = "textbook",
-    algebra: Literal["general", "low-rank"] = "general",
-) -> Method:
-    """Gradient episodic memory: a projected gradient step (Lopez-Paz and Ranzato 2017).
-
-    Args:
-      lr: step size; an optax optimiser of your own brings its own. May be traced.
-      per_task: examples stored of each task, its last ones (m).
-      margin: lower bound of the dual variables, favours past tasks (gamma). May be traced.
-      ridge: added to the diagonal of the dual problem. May be traced.
-      glances: steps on each incoming batch.
-      optimizer: sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``.
-      clip_norm: bound of the norm of every gradient before the projection; None disables.
-      ring_rule: textbook, or truncate as in the reference code.
-      algebra: low-rank keeps the first layer's gradients as factors; the same step to rounding,
-        faster.
-
-    Raises:
-      UserError: for a count below 1, a negative margin or ridge, a value that is not finite, or
-        an unknown choice.
-    """
-    options = dict(locals())
-    check_rate(margin=margin, ridge=ridge)
-    direction = functools.partial(gem_coefficients, margin=margin, ridge=ridge)
-    bind = _binder(
-        lr, per_task, glances, optimizer, clip_norm, ring_rule, algebra, direction,
-        reference_size=None, skip_first_task=False,
-    )  # fmt: skip
-    needs = Needs(boundaries=True, task_ids_train=True)
-    return Method("gem", bind, needs, options, make=gem)
-
-
-def agem(
-    *,
-    lr: Array | float = 0.03,
-    per_task: int = 10,
-    reference_size: int | None = 64,
-    glances: int = 1,
-    optimizer: Optimizer = "sgd",
-    clip_norm: float | None = None,
-    skip_first_task: bool = False,
-    ring_rule: ring.Rule = "textbook",
-    algebra: Literal["general", "low-rank"] = "general",
-) -> Method:
-    """Averaged GEM: one reference gradient stands for all past tasks (Chaudhry et al. 2019).
-
-    Args:
-      lr: step size; an optax optimiser of your own brings its own. May be traced.
-      per_task: examples stored of each task, its last ones.
-      reference_size: stored examples drawn for the reference gradient, all different; None takes
-        the mean of the past tasks' gradients on all of their memories, as the code of La-MAML does.
-      glances: steps on each incoming batch.
-      optimizer: sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``.
-      clip_norm: bound of the norm of every gradient before the projection; None disables.
-      skip_first_task: the first task never constrains, as in the code of La-MAML.
-      ring_rule: textbook, or truncate as in the reference code.
-      algebra: low-rank keeps the first layer's gradients as factors; the same step to rounding,
-        faster.
-
-    Raises:
-      UserError: for a count below 1, a rate that is not finite, or an unknown choice.
-    """
-    options = dict(locals())
-    check_positive(**given(reference_size=reference_size))
-    check_flag(skip_first_task=skip_first_task)
-    bind = _binder(
-        lr, per_task, glances, optimizer, clip_norm, ring_rule, algebra, agem_coefficients,
-        reference_size=reference_size, skip_first_task=skip_first_task,
-    )  # fmt: skip
-    needs = Needs(boundaries=True, task_ids_train=True)
-    return Method("agem", bind, needs, options, make=agem)
-
-
-def _binder(
-    lr: Any,
-    per_task: int,
-    glances: int,
-    optimizer: Optimizer,
-    clip_norm: float | None,
-    ring_rule: ring.Rule,
-    algebra: str,
-    direction: Any,
-    *,
-    reference_size: int | None,
-    skip_first_task: bool,
-) -> Any:
+class _Projected(DescentOptions, Method):
     """What GEM and A-GEM share: all but the coefficients of the step."""
-    check_positive(per_task=per_task, glances=glances)
-    check_rate(lr=lr)
-    check_above_zero(**given(clip_norm=clip_norm))
-    check_known("ring_rule", ring_rule, ("textbook", "truncate"))
-    check_known("algebra", algebra, ("general", "low-rank"))
-    step = make_optimizer(optimizer, lr)
 
-    def bind(model: Model, spec: Spec) -> Learner:
-        loss_fn = classification_loss(model, spec)
-        low_rank = algebra == "low-rank"
-        gradients_of = gradients.low_rank(model, spec) if low_rank else gradients.general(loss_fn)
+    penalty: ClassVar[None] = None
 
-        def init(key: Array) -> State:
-            params, model_state = initial(model, spec, key)
-            memory = ring.init(of_stream(spec), spec.num_tasks, per_task)
-            return State(params, model_state, step.init(params), memory)
+    lr: Rate = 0.03
+    """Step size; an optax optimiser of your own brings its own."""
+    per_task: Count = 10
+    """Examples stored of each task, its last ones (m)."""
+    glances: Count = 1
+    """Steps on each incoming batch."""
+    clip_norm: Bound | None = None
+    """Bound of the norm of every gradient before the projection; None disables."""
+    reference_size: Count | None = 64
+    """Stored examples drawn for the reference gradient, all different; None takes the mean of the
+    past tasks' gradients on all of their memories, as the code of La-MAML does."""
+    skip_first_task: bool = False
+    """The first task never constrains, as in the code of La-MAML."""
+    ring_rule: ring.Rule = "textbook"
+    """Textbook, or truncate as in the reference code."""
+    algebra: Literal["general", "low-rank"] = "general"
+    """Low-rank keeps the first layer's gradients as factors; the same step to rounding, faster."""
 
-        def update(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
-            current = Examples(batch.x, batch.y, batch.task)
-            memory = ring.add(state.memory, current, batch.clock.task, batch.mask, ring_rule)
-            own = gradients.Group(*jax.tree.map(lambda a: a[None], (current, batch.mask)))
-            some = jnp.any(batch.mask)
+    @property
+    def needs(self) -> Needs:
+        return Needs(boundaries=True, task_ids_train=True)
 
-            def glance(carry: Any, drawn: Draws) -> tuple[Any, Array]:
-                params, model_state, opt_state = carry
-                if reference_size is None:
-                    reference = gradients.Group(memory.data, ring.valid(memory))
-                    active = past(memory, batch, skip_first_task)
-                else:
-                    reference = gradients.Group(drawn.reference, drawn.mask)
-                    active = jnp.any(drawn.mask, axis=1)
-                made = gradients_of(params, model_state, (reference, own))
-                seen = reference._replace(mask=reference.mask & active[:, None])
-                model_state = gradients.followed(loss_fn, params, model_state, (seen, own))
-                scale = jnp.ones_like(made.loss)
-                if clip_norm is not None:
-                    norm = jnp.sqrt(jnp.maximum(jnp.diag(made.gram), 0.0))  # below 0: rounding
-                    scale = jnp.minimum(1.0, clip_norm / (norm + 1e-6))
-                chosen = direction(made.gram * scale[:, None] * scale[None], active)
-                turned = made.combine(chosen * scale)
-                updates, opt_state = step.update(turned, opt_state, params)
-                params = jax.tree.map(jnp.add, params, updates)
-                after = tree.select(some, (params, model_state, opt_state), carry)
-                return after, made.loss[-1]
+    def fit(self, problem: Problem) -> None:
+        self._gradients(problem)  # low-rank needs a network that declares its first product
 
-            carry = (state.params, state.model_state, state.opt_state)
-            (params, model_state, opt_state), losses = jax.lax.scan(
-                glance, carry, draws, length=glances
-            )
-            return State(params, model_state, opt_state, memory), Info(jnp.mean(losses))
+    def init(self, problem: Problem, key: Array) -> State:
+        params, model_state = problem.variables(key)
+        spec = problem.spec
+        memory = ring.init(of_stream(spec), spec.num_tasks, self.per_task)
+        return State(params, model_state, self.step.init(params), memory)
 
-        num = spec.num_tasks * per_task if reference_size is None else reference_size
-        return Learner(
-            init,
-            functools.partial(
-                draw,
-                glances=glances,
-                reference_size=reference_size,
-                skip_first_task=skip_first_task,
-            ),
-            update,
-            {"logits": logits_predictor(model)},
-            gradients_per_update=glances * (1 + (spec.num_tasks if reference_size is None else 1)),
-            examples_per_update=glances * (num + spec.batch_size),
+    def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> Draws:
+        """Draws A-GEM's reference examples from the memories of past tasks, without replacement.
+
+        Where they hold fewer than ``reference_size``, all of them are drawn.
+        """
+        if self.reference_size is None:
+            return Draws((), ())
+        usable = ring.valid(state.memory) & self._past(state.memory, batch)[:, None]
+        flat = usable.reshape(-1)
+        # The largest of independent values are a draw without replacement; the unusable come last.
+        values = jnp.where(flat, jax.random.uniform(key, (self.glances, 1, flat.size)), -1.0)
+        rows = jax.lax.top_k(values, min(self.reference_size, flat.size))[1]
+        data = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[rows], state.memory.data)
+        return Draws(data, flat[rows])
+
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: Draws
+    ) -> tuple[State, Info]:
+        """G projected steps on a batch; ``info.loss`` is their mean loss on it, in nats."""
+        current = Examples(batch.x, batch.y, batch.task)
+        memory = ring.add(state.memory, current, batch.clock.task, batch.mask, self.ring_rule)
+        own = gradients.Group(*jax.tree.map(lambda a: a[None], (current, batch.mask)))
+        some = jnp.any(batch.mask)
+        step, loss_fn, gradients_of = self.step, problem.loss_fn, self._gradients(problem)
+
+        def glance(carry: Any, drawn: Draws) -> tuple[Any, Array]:
+            params, model_state, opt_state = carry
+            if self.reference_size is None:
+                reference = gradients.Group(memory.data, ring.valid(memory))
+                active = self._past(memory, batch)
+            else:
+                reference = gradients.Group(drawn.reference, drawn.mask)
+                active = jnp.any(drawn.mask, axis=1)
+            made = gradients_of(params, model_state, (reference, own))
+            seen = reference._replace(mask=reference.mask & active[:, None])
+            model_state = gradients.followed(loss_fn, params, model_state, (seen, own))
+            scale = jnp.ones_like(made.loss)
+            if self.clip_norm is not None:
+                norm = jnp.sqrt(jnp.maximum(jnp.diag(made.gram), 0.0))  # below 0: rounding
+                scale = jnp.minimum(1.0, self.clip_norm / (norm + 1e-6))
+            chosen = self.coefficients(made.gram * scale[:, None] * scale[None], active)
+            turned = made.combine(chosen * scale)
+            updates, opt_state = step.update(turned, opt_state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+            after = tree.select(some, (params, model_state, opt_state), carry)
+            return after, made.loss[-1]
+
+        carry = (state.params, state.model_state, state.opt_state)
+        (params, model_state, opt_state), losses = jax.lax.scan(
+            glance, carry, draws, length=self.glances
         )
+        return State(params, model_state, opt_state, memory), Info(jnp.mean(losses))
 
-    return bind
+    def coefficients(self, gram: Array, active: Array) -> Array:
+        """Coefficients [N] of the step in the gradients whose products are ``gram`` [N, N]."""
+        raise NotImplementedError
+
+    def cost(self, problem: Problem) -> Cost:
+        spec, size = problem.spec, self.reference_size
+        num = spec.num_tasks * self.per_task if size is None else size
+        groups = spec.num_tasks if size is None else 1
+        return Cost(self.glances * (1 + groups), self.glances * (num + spec.batch_size))
+
+    def _past(self, memory: ring.Ring, batch: Batch) -> Array:
+        """[T] bool, the tasks other than the current one that have examples stored."""
+        tasks, skipped = jnp.arange(memory.age.shape[0]), int(self.skip_first_task)
+        return (memory.age > 0) & (tasks != batch.clock.task) & (tasks >= skipped)
+
+    def _gradients(self, problem: Problem) -> gradients.GradientsFn:
+        if self.algebra == "low-rank":
+            return gradients.low_rank(*problem)
+        return gradients.general(problem.loss_fn)
+
+
+class GEM(_Projected, name="gem"):
+    """Gradient episodic memory: a projected gradient step (Lopez-Paz and Ranzato 2017)."""
+
+    reference_size: ClassVar[None] = None
+    skip_first_task: ClassVar[bool] = False
+
+    margin: Rate = 0.5
+    """Lower bound of the dual variables, favours past tasks (gamma)."""
+    ridge: Rate = 1e-3
+    """Added to the diagonal of the dual problem."""
+
+    def coefficients(self, gram: Array, active: Array) -> Array:
+        return gem_coefficients(gram, active, margin=self.margin, ridge=self.ridge)
+
+
+class AGEM(_Projected, name="agem"):
+    """Averaged GEM: one reference gradient stands for all past tasks (Chaudhry et al. 2019)."""
+
+    def coefficients(self, gram: Array, active: Array) -> Array:
+        return agem_coefficients(gram, active)

@@ -25,47 +25,37 @@ Embeddings start as normal numbers. Weight decay, in pretraining, does not reach
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError, check_above_zero, check_positive, check_rate
+from cljax.errors import UserError
 from cljax.losses import cross_entropy, head_mask, masked_mean
-from cljax.methods.common import initial
-from cljax.methods.pretrained import epochs_for, from_task_1, scheduled
+from cljax.method import Method, Problem
+from cljax.methods.groups.descent import DescentOptions
+from cljax.methods.groups.pretraining import epochs_for, from_task_1, scheduled
 from cljax.methods.sessions import session
 from cljax.nets.gated import Units, chained, gated
-from cljax.optimizers import Optimizer, Transformation, direction, make_optimizer
+from cljax.optimizers import Optimizer, Transformation, direction
+from cljax.options import Bound, Count, Rate
 from cljax.types import (
     Array,
     Batch,
     Info,
-    Learner,
-    Method,
-    Model,
     Needs,
     Params,
     Phase,
     Predictor,
+    Pretraining,
     PyTree,
-    Spec,
     Variables,
 )
 
-__all__ = [
-    "Draws",
-    "State",
-    "compensated",
-    "draw",
-    "hat",
-    "masks",
-    "occupied",
-    "restricted",
-    "scale",
-]
+__all__ = ["HAT", "State", "compensated", "masks", "occupied", "restricted", "scale"]
 
 Masks: TypeAlias = Mapping[str, Array]  # by the ``gate`` of ``cljax.nets.gated.Units``
 _STEEPEST, _WIDEST = 50.0, 6.0  # bounds of |s e| in cosh and of |e|
@@ -81,15 +71,6 @@ class State(NamedTuple):
     before: Masks  # [C], the largest mask of any earlier task; 0 in the first
     count: Array  # [] int32, steps of this task so far
     early: PyTree
-
-
-class Draws(NamedTuple):
-    """An update makes no random choice."""
-
-
-def draw(state: State, batch: Batch, key: Array) -> Draws:
-    """Nothing to draw."""
-    return Draws()
 
 
 def scale(count: Array, s_max: float, anneal: int) -> Array:
@@ -135,144 +116,149 @@ def compensated(grads: Masks, embedding: Masks, s: Array, s_max: float) -> Masks
     return {name: one(grad, embedding[name]) for name, grad in grads.items()}
 
 
-def hat(
-    *,
-    lr: Array | float = 0.1,
-    s_max: float = 3.0,
-    strength: Array | float = 0.75,
-    anneal: int = 500,
-    optimizer: Optimizer = "sgd",
-) -> Method:
+class HAT(DescentOptions, Method, name="hat"):
     """Hard attention to the task (Serra et al. 2018), for layers that follow one another.
 
-    Args:
-      lr: step size; an optax optimiser of your own brings its own. May be traced.
-      s_max: steepness of the masks in the end and in predictions, at least 1; 400 in the paper.
-      strength: weight of the regulariser, which keeps units free (lambda). May be traced.
-      anneal: steps over which the steepness climbs from 1 / s_max to s_max, again and again.
-      optimizer: sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``; it begins anew
-        with each task. Adam's steps do not shrink with the gradient: only masks of 1 hold then.
-
-    Raises:
-      UserError: for a count below 1, values out of range, an unknown optimiser, a network in which
-        examples go past a layer, as in residual ones, or tasks without outputs of their own.
+    Tasks have outputs of their own, and no example goes past a layer, as in residual networks.
     """
-    options = dict(locals())
-    check_rate(lr=lr, strength=strength)
-    check_above_zero(s_max=s_max)
-    check_positive(anneal=anneal)
-    if s_max < 1:
-        raise UserError(f"s_max is {s_max}, but the masks' steepness must reach at least 1.")
-    step = make_optimizer(optimizer, lr)
 
-    def bind(model: Model, spec: Spec) -> Learner:
-        units = chained("hat", model, spec.example, spec.num_classes)
-        if not spec.multi_head:
+    penalty: ClassVar[None] = None
+    clip_norm: ClassVar[None] = None
+
+    lr: Rate = 0.1
+    """Step size; an optax optimiser of your own brings its own."""
+    s_max: Bound = 3.0
+    """Steepness of the masks in the end and in predictions, at least 1; 400 in the paper."""
+    strength: Rate = 0.75
+    """Weight of the regulariser, which keeps units free (lambda)."""
+    anneal: Count = 500
+    """Steps over which the steepness climbs from 1 / s_max to s_max, again and again."""
+    optimizer: Optimizer = "sgd"
+    """Sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``; it begins anew with each
+    task. Adam's steps do not shrink with the gradient: only masks of 1 hold then."""
+
+    def check(self) -> None:
+        super().check()
+        if self.s_max < 1:
+            raise UserError(
+                f"s_max is {self.s_max}, but the masks' steepness must reach at least 1."
+            )
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(boundaries=True, task_ids_train=True, task_ids_test=True)
+
+    def fit(self, problem: Problem) -> None:
+        _units(problem)
+        if not problem.spec.multi_head:
             raise UserError(
                 "hat has a mask and a head for each task, but on this stream tasks share their "
                 "outputs; choose one with heads, such as fashion-5-5."
             )
-        how = spec.pretraining
-        towards = None
-        if how is not None:
-            towards = _apart(
-                direction(how.optimizer, weight_decay=how.weight_decay), direction(how.optimizer)
-            )
 
-        def init(key: Array) -> State:
-            params, model_state = initial(model, spec, key)
-            dtype = jax.tree.leaves(params)[0].dtype
-            embedding, before = {}, {}
-            for i, own in enumerate(units):
-                shape = (spec.num_tasks, own.width)
-                drawn = jax.random.normal(jax.random.fold_in(key, i + 1), shape, dtype)
-                embedding[own.gate] = drawn
-                before[own.gate] = jnp.zeros(own.width, dtype)
-            learned = (params, embedding)
-            return State(
-                params, model_state, step.init(learned), embedding, before,
-                jnp.zeros((), jnp.int32), () if towards is None else towards.init(learned),
-            )  # fmt: skip
+    def init(self, problem: Problem, key: Array) -> State:
+        params, model_state = problem.variables(key)
+        spec, how = problem.spec, problem.spec.pretraining
+        dtype = jax.tree.leaves(params)[0].dtype
+        embedding, before = {}, {}
+        for i, own in enumerate(_units(problem)):
+            shape = (spec.num_tasks, own.width)
+            drawn = jax.random.normal(jax.random.fold_in(key, i + 1), shape, dtype)
+            embedding[own.gate] = drawn
+            before[own.gate] = jnp.zeros(own.width, dtype)
+        learned = (params, embedding)
+        return State(
+            params, model_state, self.step.init(learned), embedding, before,
+            jnp.zeros((), jnp.int32), () if how is None else _towards(how).init(learned),
+        )  # fmt: skip
 
-        def gradient(state: State, batch: Batch) -> tuple[tuple[Params, Masks], Array]:
-            task = batch.clock.task[None]
-            dtype = jax.tree.leaves(state.embedding)[0].dtype
-            s = scale(state.count, s_max, anneal).astype(dtype)
-
-            def objective(learned: tuple[Params, Masks]) -> tuple[Array, Array]:
-                params, embedding = learned
-                own = masks(embedding, s, task)
-                variables = Variables(params, state.model_state)
-                x = tree.blank(batch.x, batch.mask)
-                logits = gated(model, own, variables, x, True).logits
-                losses = cross_entropy(logits, batch.y, head_mask(spec, batch.task))
-                loss = masked_mean(losses, batch.mask)
-                return loss + strength * occupied(own, state.before), loss
-
-            (_, loss), (of_weights, of_masks) = jax.value_and_grad(objective, has_aux=True)(
-                (state.params, state.embedding)
-            )
-            of_weights = restricted(of_weights, units, state.before)
-            return (of_weights, compensated(of_masks, state.embedding, s, s_max)), loss
-
-        def descended(
-            state: State, batch: Batch, by: Transformation, kept: PyTree
-        ) -> tuple[State, PyTree, Info]:
-            grads, loss = gradient(state, batch)
-            learned = (state.params, state.embedding)
-            updates, moved = by.update(grads, kept, learned)
-            params, embedding = jax.tree.map(jnp.add, learned, updates)
-            embedding = jax.tree.map(lambda e: jnp.clip(e, -_WIDEST, _WIDEST), embedding)
-            after = state._replace(params=params, embedding=embedding, count=state.count + 1)
-            # On a batch of padding the regulariser alone is no step.
-            return *tree.select(jnp.any(batch.mask), (after, moved), (state, kept)), Info(loss)
-
-        def update(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
-            state, kept, info = descended(state, batch, step, state.opt_state)
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
+    ) -> tuple[State, Info]:
+        def own(state: State, batch: Batch, draws: tuple[()]) -> tuple[State, Info]:
+            state, kept, info = self._descended(problem, state, batch, self.step, state.opt_state)
             return state._replace(opt_state=kept), info
 
-        def pretrain(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
-            assert how is not None and towards is not None
-            by = scheduled(how, towards, batch.clock.step)
-            state, kept, info = descended(state, batch, by, state.early)
-            return state._replace(early=kept), info
+        stepped = own if problem.spec.pretraining is None else from_task_1(own)
+        return stepped(state, batch, draws)
 
-        def begin(state: State, task: Array) -> State:
-            past = masks(state.embedding, s_max, jnp.maximum(task - 1, 0)[None])
-            larger = lambda a, b: jnp.where(task > 0, jnp.maximum(a, b[0]), a)
-            return state._replace(
-                before=jax.tree.map(larger, state.before, past),
-                opt_state=step.init((state.params, state.embedding)),
-                count=jnp.zeros((), jnp.int32),
-            )
+    def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        begin, how = session(self._begin), problem.spec.pretraining
+        if how is None:
+            return (begin,)
+        first = Phase(
+            "pretrain", epochs_for(how), lambda state, batch, key: (),
+            functools.partial(self._pretrain, problem, how), before=True, augment=True,
+        )  # fmt: skip
+        return (begin, first)
 
-        def predictor(part: str) -> Predictor:
-            def prepare(state: State) -> tuple[Variables, Masks]:
-                return Variables(state.params, state.model_state), state.embedding
+    def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
+        return {part: self._predictor(problem, part) for part in ("logits", "features")}
 
-            def scores(view: tuple[Variables, Masks], batch: Batch) -> Array:
-                variables, embedding = view
-                own = masks(embedding, s_max, batch.task)
-                return getattr(gated(model, own, variables, batch.x, False), part)
+    def _gradient(
+        self, problem: Problem, state: State, batch: Batch
+    ) -> tuple[tuple[Params, Masks], Array]:
+        """Of weights and embeddings, and the loss [] without the regulariser."""
+        model, spec = problem
+        task = batch.clock.task[None]
+        dtype = jax.tree.leaves(state.embedding)[0].dtype
+        s = scale(state.count, self.s_max, self.anneal).astype(dtype)
 
-            return Predictor(prepare, scores, needs_task_ids=True)
+        def objective(learned: tuple[Params, Masks]) -> tuple[Array, Array]:
+            params, embedding = learned
+            own = masks(embedding, s, task)
+            variables = Variables(params, state.model_state)
+            x = tree.blank(batch.x, batch.mask)
+            logits = gated(model, own, variables, x, True).logits
+            losses = cross_entropy(logits, batch.y, head_mask(spec, batch.task))
+            loss = masked_mean(losses, batch.mask)
+            return loss + self.strength * occupied(own, state.before), loss
 
-        phases: tuple[Phase, ...] = (session(begin),)
-        if how is not None:
-            first = Phase("pretrain", epochs_for(how), draw, pretrain, before=True, augment=True)
-            phases += (first,)
-        return Learner(
-            init,
-            draw,
-            update if how is None else from_task_1(update),
-            {part: predictor(part) for part in ("logits", "features")},
-            phases,
-            gradients_per_update=1,
-            examples_per_update=spec.batch_size,
+        (_, loss), (of_weights, of_masks) = jax.value_and_grad(objective, has_aux=True)(
+            (state.params, state.embedding)
+        )
+        of_weights = restricted(of_weights, _units(problem), state.before)
+        return (of_weights, compensated(of_masks, state.embedding, s, self.s_max)), loss
+
+    def _descended(
+        self, problem: Problem, state: State, batch: Batch, by: Transformation, kept: PyTree
+    ) -> tuple[State, PyTree, Info]:
+        """A step by an optimiser whose state is ``kept``, and that state after it."""
+        grads, loss = self._gradient(problem, state, batch)
+        learned = (state.params, state.embedding)
+        updates, moved = by.update(grads, kept, learned)
+        params, embedding = jax.tree.map(jnp.add, learned, updates)
+        embedding = jax.tree.map(lambda e: jnp.clip(e, -_WIDEST, _WIDEST), embedding)
+        after = state._replace(params=params, embedding=embedding, count=state.count + 1)
+        # On a batch of padding the regulariser alone is no step.
+        return *tree.select(jnp.any(batch.mask), (after, moved), (state, kept)), Info(loss)
+
+    def _pretrain(
+        self, problem: Problem, how: Pretraining, state: State, batch: Batch, draws: tuple[()]
+    ) -> tuple[State, Info]:
+        by = scheduled(how, _towards(how), batch.clock.step)
+        state, kept, info = self._descended(problem, state, batch, by, state.early)
+        return state._replace(early=kept), info
+
+    def _begin(self, state: State, task: Array) -> State:
+        past = masks(state.embedding, self.s_max, jnp.maximum(task - 1, 0)[None])
+        larger = lambda a, b: jnp.where(task > 0, jnp.maximum(a, b[0]), a)
+        return state._replace(
+            before=jax.tree.map(larger, state.before, past),
+            opt_state=self.step.init((state.params, state.embedding)),
+            count=jnp.zeros((), jnp.int32),
         )
 
-    needs = Needs(boundaries=True, task_ids_train=True, task_ids_test=True)
-    return Method("hat", bind, needs, options, make=hat)
+    def _predictor(self, problem: Problem, part: str) -> Predictor:
+        def prepare(state: State) -> tuple[Variables, Masks]:
+            return Variables(state.params, state.model_state), state.embedding
+
+        def scores(view: tuple[Variables, Masks], batch: Batch) -> Array:
+            variables, embedding = view
+            own = masks(embedding, self.s_max, batch.task)
+            return getattr(gated(problem.model, own, variables, batch.x, False), part)
+
+        return Predictor(prepare, scores, needs_task_ids=True)
 
 
 def occupied(own: Masks, before: Masks) -> Array:
@@ -280,6 +266,17 @@ def occupied(own: Masks, before: Masks) -> Array:
     taken = sum(jnp.sum(a * (1 - before[name][None])) for name, a in own.items())
     free = sum(jnp.sum(1 - old) for old in before.values())
     return taken / jnp.maximum(free, jnp.finfo(jnp.result_type(free)).tiny)
+
+
+def _units(problem: Problem) -> tuple[Units, ...]:
+    model, spec = problem
+    return chained("hat", model, spec.example, spec.num_classes)
+
+
+def _towards(how: Pretraining) -> Transformation:
+    """Pretraining's, of weights and embeddings; the latter do not decay."""
+    decaying = direction(how.optimizer, weight_decay=how.weight_decay)
+    return _apart(decaying, direction(how.optimizer))
 
 
 def _apart(weights: Transformation, embedding: Transformation) -> Transformation:

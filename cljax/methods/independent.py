@@ -16,35 +16,30 @@ network; Riemer et al. 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import check_flag, check_rate
-from cljax.losses import classification_loss
-from cljax.methods.common import Descent, descend, initial, mean_weights
-from cljax.optimizers import Optimizer, make_optimizer
+from cljax.method import Method, Problem
+from cljax.methods.groups.descent import Descent, DescentOptions, mean_weights
 from cljax.types import (
     Array,
     Batch,
     Examples,
     Info,
-    Learner,
-    Method,
     Model,
     Needs,
     Output,
     Params,
     Predictor,
     PyTree,
-    Spec,
     Variables,
 )
 
-__all__ = ["Draws", "State", "draw", "independent"]
+__all__ = ["Independent", "State"]
 
 
 class State(NamedTuple):
@@ -56,81 +51,49 @@ class State(NamedTuple):
     task: Array  # [] int32, the task of the last update
 
 
-class Draws(NamedTuple):
-    """An update makes no random choice."""
+class Independent(DescentOptions, Method):
+    """A network for each task; needs the task of every test example."""
 
+    penalty: ClassVar[None] = None
+    clip_norm: ClassVar[None] = None
 
-def draw(state: State, batch: Batch, key: Array) -> Draws:
-    """Nothing to draw."""
-    return Draws()
+    transfer: bool = True
+    """A new task's network starts from the last task's, not from the first weights."""
 
+    @property
+    def needs(self) -> Needs:
+        return Needs(boundaries=True, task_ids_train=True, task_ids_test=True)
 
-def independent(
-    *,
-    lr: Array | float = 0.01,
-    optimizer: Optimizer = "sgd",
-    transfer: bool = True,
-) -> Method:
-    """A network for each task; needs the task of every test example.
+    def init(self, problem: Problem, key: Array) -> State:
+        variables = problem.variables(key)
+        every = jax.tree.map(lambda a: jnp.stack([a] * problem.spec.num_tasks), variables)
+        opt_state, task = self.step.init(variables.params), jnp.zeros((), jnp.int32)
+        return State(every.params, every.model_state, opt_state, task)
 
-    Args:
-      lr: step size; an optax optimiser of your own brings its own. May be traced.
-      optimizer: sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``.
-      transfer: a new task's network starts from the last task's, not from the first weights.
-
-    Raises:
-      UserError: for a rate that is not finite or an unknown optimiser.
-    """
-    options = dict(locals())
-    check_rate(lr=lr)
-    check_flag(transfer=transfer)
-    step = make_optimizer(optimizer, lr)
-
-    def bind(model: Model, spec: Spec) -> Learner:
-        loss_fn = classification_loss(model, spec)
-
-        def init(key: Array) -> State:
-            variables = initial(model, spec, key)
-            every = jax.tree.map(lambda a: jnp.stack([a] * spec.num_tasks), variables)
-            opt_state, task = step.init(variables.params), jnp.zeros((), jnp.int32)
-            return State(every.params, every.model_state, opt_state, task)
-
-        def update(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
-            # The first valid example begins a task: padding is no step, also to a new network.
-            task = jnp.where(jnp.any(batch.mask), batch.clock.task, state.task)
-            new = task != state.task
-            every = Variables(state.params, state.model_state)
-            own = _at(every, jnp.where(new & transfer, state.task, task))
-            opt_state = tree.select(new, step.init(own.params), state.opt_state)
-            after, loss = descend(
-                Descent(own.params, own.model_state, opt_state, ()),
-                Examples(batch.x, batch.y, batch.task),
-                mean_weights(batch.mask),
-                batch,
-                loss_fn=loss_fn,
-                optimizer=step,
-            )
-            every = jax.tree.map(
-                lambda all_tasks, one: all_tasks.at[task].set(one),
-                every,
-                Variables(after.params, after.model_state),
-            )
-            return State(every.params, every.model_state, after.opt_state, task), Info(loss)
-
-        return Learner(
-            init,
-            draw,
-            update,
-            {
-                "logits": _predictor(model, lambda output: output.logits),
-                "features": _predictor(model, lambda output: output.features),
-            },
-            gradients_per_update=1,
-            examples_per_update=spec.batch_size,
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
+    ) -> tuple[State, Info]:
+        # The first valid example begins a task: padding is no step, also to a new network.
+        task = jnp.where(jnp.any(batch.mask), batch.clock.task, state.task)
+        new = task != state.task
+        every = Variables(state.params, state.model_state)
+        own = _at(every, jnp.where(new & self.transfer, state.task, task))
+        opt_state = tree.select(new, self.step.init(own.params), state.opt_state)
+        examples, weights = Examples(batch.x, batch.y, batch.task), mean_weights(batch.mask)
+        at = Descent(own.params, own.model_state, opt_state, ())
+        after, loss = self.descend(problem, at, examples, weights, batch)
+        every = jax.tree.map(
+            lambda all_tasks, one: all_tasks.at[task].set(one),
+            every,
+            Variables(after.params, after.model_state),
         )
+        return State(every.params, every.model_state, after.opt_state, task), Info(loss)
 
-    needs = Needs(boundaries=True, task_ids_train=True, task_ids_test=True)
-    return Method("independent", bind, needs, options, make=independent)
+    def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
+        return {
+            "logits": _predictor(problem.model, lambda output: output.logits),
+            "features": _predictor(problem.model, lambda output: output.features),
+        }
 
 
 def _predictor(model: Model, part: Callable[[Output], Array]) -> Predictor:

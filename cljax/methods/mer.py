@@ -24,38 +24,19 @@ of B examples is B updates one after the other. The code released with La-MAML c
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import (
-    check_above_zero,
-    check_flag,
-    check_known,
-    check_positive,
-    check_rate,
-    given,
-)
-from cljax.losses import LossFn, classification_loss
 from cljax.memory import reservoir
-from cljax.methods.common import initial, logits_predictor
-from cljax.types import (
-    Array,
-    Batch,
-    Examples,
-    Info,
-    Learner,
-    Method,
-    Model,
-    Params,
-    PyTree,
-    Spec,
-)
+from cljax.method import Cost, Method, Problem
+from cljax.methods.groups.replay import ReplayOptions
+from cljax.options import Bound, Count, Rate
+from cljax.types import Array, Batch, Examples, Info, Params, PyTree
 
-__all__ = ["Algorithm", "Draws", "State", "draw", "mer", "update"]
+__all__ = ["MER", "Algorithm", "Draws", "State"]
 
 Algorithm = Literal["1", "6", "7"]
 
@@ -81,184 +62,125 @@ class Draws(NamedTuple):
     slots: Array  # [B] int32, reservoir slot of each example, M = not stored
 
 
-def draw(
-    state: State,
-    batch: Batch,
-    key: Array,
-    *,
-    algorithm: Algorithm,
-    sweeps: int,
-    replay_size: int,
-    z_scale: Array | float = 1.0,
-    rule: reservoir.Rule = "textbook",
-    with_replacement: bool = False,
-) -> Draws:
-    """Makes the random choices of the updates on a batch: the sequence of every sweep."""
-    key_slots, key_examples = jax.random.split(key)
-    current = Examples(batch.x, batch.y, batch.task)
-    offered = batch.mask & batch.clock.first_pass
-    slots = reservoir.draw_slots(state.memory, offered, key_slots, rule)
+class MER(ReplayOptions, Method, name="mer"):
+    """Meta-experience replay: Reptile over sequences of single examples (algorithms 1, 6, 7)."""
 
-    def sweep(memory: reservoir.Reservoir, z: Examples, valid: Array, key: Array) -> Any:
+    lr: Rate = 0.03
+    """Step size on every single example (alpha in the paper)."""
+    beta: Rate = 0.03
+    """Share of the way that a sweep's Reptile step goes, in algorithm 1."""
+    gamma: Rate = 1.0
+    """Share of the way that the outer Reptile step goes."""
+    sweeps: Count = 10
+    """Sequences for each incoming example (s); algorithm 7 has one."""
+    replay_size: Count = 10
+    """Replayed examples in each sequence."""
+    algorithm: Algorithm = "1"
+    """Of the paper: 1 with both Reptile steps, 6 with one and the example last, 7 with the example
+    at a random place, weighed by z_scale."""
+    z_scale: Rate = 1.0
+    """Factor of the incoming example's loss, in algorithm 7."""
+    clip_norm: Bound | None = None
+    """Bound of the global norm of each gradient; None disables."""
+
+    def init(self, problem: Problem, key: Array) -> State:
+        return State(*problem.variables(key), self.empty(problem))
+
+    def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> Draws:
+        """Makes the random choices of the updates on a batch: the sequence of every sweep."""
+        key_slots, key_examples = jax.random.split(key)
+        current = Examples(batch.x, batch.y, batch.task)
+        slots = self.slots(state.memory, batch, key_slots)
+
+        def one(memory: reservoir.Reservoir, entry: Any) -> tuple[reservoir.Reservoir, Any]:
+            z, valid, offer, slot, key = entry
+            keys = jax.random.split(key, self._num_sweeps)
+            sequence, mask, scale = jax.vmap(lambda key: self._sweep(memory, z, key))(keys)
+            single = jax.tree.map(lambda a: a[None], z)
+            memory = reservoir.write(memory, single, slot[None], offer[None])
+            return memory, (sequence, mask & valid, scale)
+
+        entries = (
+            current, batch.mask, self.offered(batch), slots,
+            jax.random.split(key_examples, len(slots)),
+        )  # fmt: skip
+        if len(slots) == 1:  # the usual case, without a copy of the memory
+            drawn = one(state.memory, jax.tree.map(lambda a: a[0], entries))[1]
+            drawn = jax.tree.map(lambda a: a[None], drawn)
+        else:
+            drawn = jax.lax.scan(one, state.memory, entries)[1]
+        sequence, mask, scale = drawn
+        return Draws(sequence, mask, scale, slots)
+
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: Draws
+    ) -> tuple[State, Info]:
+        """One update for each example of the batch; ``info.loss`` is the mean loss of all steps."""
+        loss_fn, both = problem.loss_fn, self.algorithm == "1"
+
+        def step(carry: Any, entry: Any) -> tuple[Any, Array]:
+            params, model_state = carry
+            example, valid, scale = entry
+            single = jax.tree.map(lambda a: a[None], example)
+
+            def loss(params: Params) -> tuple[Array, PyTree]:
+                losses, model_state_after = loss_fn(params, model_state, single, valid[None])
+                return scale * losses[0], model_state_after
+
+            # Outside the mask loss and gradient are 0, and statistics stay.
+            (value, model_state), grads = jax.value_and_grad(loss, has_aux=True)(params)
+            params = tree.add_scaled(params, tree.clip_norm(grads, self.clip_norm), -self.lr)
+            return (params, model_state), value
+
+        def sweep(carry: Any, entries: Any) -> tuple[Any, Array]:
+            (params, model_state), losses = jax.lax.scan(step, carry, entries)
+            share = self.beta if both else self.gamma
+            return (_towards(carry[0], params, share), model_state), losses
+
+        def example(carry: Any, entries: Any) -> tuple[Any, Array]:
+            (params, model_state), losses = jax.lax.scan(sweep, carry, entries)
+            if both:
+                params = _towards(carry[0], params, self.gamma)
+            return (params, model_state), losses
+
+        (params, model_state), losses = jax.lax.scan(
+            example, (state.params, state.model_state), (draws.sequence, draws.mask, draws.scale)
+        )
+        memory = self.stored(state.memory, batch, draws.slots)
+        mean = jnp.sum(losses) / jnp.maximum(jnp.sum(draws.mask), 1)
+        return State(params, model_state, memory), Info(mean)
+
+    def cost(self, problem: Problem) -> Cost:
+        steps = problem.spec.batch_size * self._num_sweeps * (self.replay_size + 1)
+        return Cost(steps, steps)
+
+    @property
+    def _num_sweeps(self) -> int:
+        return 1 if self.algorithm == "7" else self.sweeps
+
+    def _sweep(
+        self, memory: reservoir.Reservoir, z: Examples, key: Array
+    ) -> tuple[Examples, Array, Array]:
+        """A sequence of z and replayed examples, leaves [N, ...], its mask and its scale, [N]."""
         key_replay, key_place = jax.random.split(key)
-        replay, mask = reservoir.sample(memory, replay_size, key_replay, replace=with_replacement)
+        replay, mask = self.sample(memory, key_replay)
         first = jax.tree.map(
             lambda new, old: jnp.concatenate([new[None], old.astype(new.dtype)]), z, replay
         )
         mask = jnp.concatenate([jnp.ones(1, bool), mask])
         # Where each entry of (z, replay...) stands in the sequence: z is entry 0.
-        if algorithm == "1":
-            order = jnp.arange(replay_size + 1)
-        elif algorithm == "6":
-            order = jnp.roll(jnp.arange(replay_size + 1), -1)
+        if self.algorithm == "1":
+            order = jnp.arange(self.replay_size + 1)
+        elif self.algorithm == "6":
+            order = jnp.roll(jnp.arange(self.replay_size + 1), -1)
         else:
             order = jnp.argsort(jnp.where(mask, jax.random.uniform(key_place, mask.shape), 2.0))
         sequence, mask = jax.tree.map(lambda a: a[order], (first, mask))
-        if algorithm == "7":
+        if self.algorithm == "7":
             mask = mask & (memory.age > 0)
-        scale = jnp.where(order == 0, z_scale, 1.0)
-        return sequence, mask & valid, scale
-
-    def one(memory: reservoir.Reservoir, entry: Any) -> tuple[reservoir.Reservoir, Any]:
-        z, valid, offer, slot, key = entry
-        drawn = jax.vmap(lambda k: sweep(memory, z, valid, k))(jax.random.split(key, sweeps))
-        single = jax.tree.map(lambda a: a[None], z)
-        return reservoir.write(memory, single, slot[None], offer[None]), drawn
-
-    entries = (current, batch.mask, offered, slots, jax.random.split(key_examples, len(slots)))
-    if len(slots) == 1:  # the usual case, without a copy of the memory
-        drawn = one(state.memory, jax.tree.map(lambda a: a[0], entries))[1]
-        drawn = jax.tree.map(lambda a: a[None], drawn)
-    else:
-        drawn = jax.lax.scan(one, state.memory, entries)[1]
-    sequence, mask, scale = drawn
-    return Draws(sequence, mask, scale, slots)
+        scale = jnp.where(order == 0, self.z_scale if self.algorithm == "7" else 1.0, 1.0)
+        return sequence, mask, scale
 
 
-def update(
-    state: State,
-    batch: Batch,
-    draws: Draws,
-    *,
-    loss_fn: LossFn,
-    algorithm: Algorithm,
-    lr: Array | float,
-    beta: Array | float,
-    gamma: Array | float,
-    clip_norm: Array | float | None = None,
-) -> tuple[State, Info]:
-    """One update for each example of the batch; ``info.loss`` is the mean loss of all steps."""
-
-    def step(carry: Any, entry: Any) -> tuple[Any, Array]:
-        params, model_state = carry
-        example, valid, scale = entry
-        single = jax.tree.map(lambda a: a[None], example)
-
-        def loss(params: Params) -> tuple[Array, PyTree]:
-            losses, model_state_after = loss_fn(params, model_state, single, valid[None])
-            return scale * losses[0], model_state_after
-
-        # Outside the mask loss and gradient are 0, and statistics stay.
-        (value, model_state), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        params = tree.add_scaled(params, tree.clip_norm(grads, clip_norm), -lr)
-        return (params, model_state), value
-
-    def towards(start: Params, end: Params, share: Array | float) -> Params:
-        return jax.tree.map(lambda a, b: a + share * (b - a), start, end)
-
-    def sweep(carry: Any, entries: Any) -> tuple[Any, Array]:
-        (params, model_state), losses = jax.lax.scan(step, carry, entries)
-        share = beta if algorithm == "1" else gamma
-        return (towards(carry[0], params, share), model_state), losses
-
-    def example(carry: Any, entries: Any) -> tuple[Any, Array]:
-        (params, model_state), losses = jax.lax.scan(sweep, carry, entries)
-        if algorithm == "1":
-            params = towards(carry[0], params, gamma)
-        return (params, model_state), losses
-
-    (params, model_state), losses = jax.lax.scan(
-        example, (state.params, state.model_state), (draws.sequence, draws.mask, draws.scale)
-    )
-    offered = batch.mask & batch.clock.first_pass
-    examples = Examples(batch.x, batch.y, batch.task)
-    memory = reservoir.write(state.memory, examples, draws.slots, offered)
-    mean = jnp.sum(losses) / jnp.maximum(jnp.sum(draws.mask), 1)
-    return State(params, model_state, memory), Info(mean)
-
-
-def mer(
-    *,
-    lr: Array | float = 0.03,
-    beta: Array | float = 0.03,
-    gamma: Array | float = 1.0,
-    sweeps: int = 10,
-    capacity: int = 200,
-    replay_size: int = 10,
-    algorithm: Algorithm = "1",
-    z_scale: Array | float = 1.0,
-    clip_norm: float | None = None,
-    reservoir_rule: reservoir.Rule = "textbook",
-    with_replacement: bool = False,
-) -> Method:
-    """Meta-experience replay: Reptile over sequences of single examples (algorithms 1, 6, 7).
-
-    Args:
-      lr: step size on every single example (alpha in the paper). May be traced.
-      beta: share of the way that a sweep's Reptile step goes, in algorithm 1. May be traced.
-      gamma: share of the way that the outer Reptile step goes. May be traced.
-      sweeps: sequences for each incoming example (s); algorithm 7 has one.
-      capacity: replay memory, in examples.
-      replay_size: replayed examples in each sequence.
-      algorithm: of the paper: 1 with both Reptile steps, 6 with one and the example last, 7 with
-        the example at a random place, weighed by z_scale.
-      z_scale: factor of the incoming example's loss, in algorithm 7. May be traced.
-      clip_norm: bound of the global norm of each gradient; None disables.
-      reservoir_rule: textbook, or inclusive as in the reference code (an off-by-one).
-      with_replacement: draw each replayed example independently.
-
-    Raises:
-      UserError: for a count below 1, a value that is not finite, or an unknown choice.
-    """
-    options = dict(locals())
-    check_positive(sweeps=sweeps, capacity=capacity, replay_size=replay_size)
-    check_rate(lr=lr, beta=beta, gamma=gamma, z_scale=z_scale)
-    check_above_zero(**given(clip_norm=clip_norm))
-    check_flag(with_replacement=with_replacement)
-    check_known("algorithm", algorithm, ("1", "6", "7"))
-    check_known("reservoir_rule", reservoir_rule, ("textbook", "inclusive"))
-    num_sweeps = 1 if algorithm == "7" else sweeps
-
-    def bind(model: Model, spec: Spec) -> Learner:
-        def init(key: Array) -> State:
-            params, model_state = initial(model, spec, key)
-            memory = reservoir.init(reservoir.of_stream(spec), capacity)
-            return State(params, model_state, memory)
-
-        steps = spec.batch_size * num_sweeps * (replay_size + 1)
-        return Learner(
-            init,
-            functools.partial(
-                draw,
-                algorithm=algorithm,
-                sweeps=num_sweeps,
-                replay_size=replay_size,
-                z_scale=z_scale if algorithm == "7" else 1.0,
-                rule=reservoir_rule,
-                with_replacement=with_replacement,
-            ),
-            functools.partial(
-                update,
-                loss_fn=classification_loss(model, spec),
-                algorithm=algorithm,
-                lr=lr,
-                beta=beta,
-                gamma=gamma,
-                clip_norm=clip_norm,
-            ),
-            {"logits": logits_predictor(model)},
-            gradients_per_update=steps,
-            examples_per_update=steps,
-        )
-
-    return Method("mer", bind, options=options, make=mer)
+def _towards(start: Params, end: Params, share: Array | float) -> Params:
+    return jax.tree.map(lambda a, b: a + share * (b - a), start, end)

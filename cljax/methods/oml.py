@@ -25,40 +25,42 @@ and the meta-gradient's bound is an addition.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+import functools
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import UserError, check_above_zero, check_known, check_positive, check_rate, given
+from cljax.errors import UserError
 from cljax.inner_loop import sgd_step, unroll
 from cljax.losses import cross_entropy, masked_mean
-from cljax.methods.common import initial, logits_predictor
-from cljax.methods.pretrained import epochs_for, plain_update, scheduled
+from cljax.method import Method, Problem
+from cljax.methods.groups.pretraining import (
+    PlainOptions,
+    epochs_for,
+    pretraining_of,
+    scheduled,
+    towards,
+)
 from cljax.nets.heads import split_head
 from cljax.nets.transfer import convolves
-from cljax.optimizers import direction
+from cljax.options import Bound, Count, Rate
 from cljax.types import (
     Array,
     Batch,
     Info,
-    Learner,
-    Method,
     Model,
-    Needs,
     Params,
     Phase,
-    Pretraining,
     PyTree,
-    Spec,
     StepPlan,
     Variables,
 )
 from cljax.update_rules.episodes import check_stream, drawn_classes, held_rows, labelled
 from cljax.update_rules.windows import Shown
 
-__all__ = ["Draws", "State", "draw", "oml", "query_loss"]
+__all__ = ["OML", "State", "query_loss"]
 
 Query = Literal["both", "new"]
 
@@ -70,15 +72,6 @@ class State(NamedTuple):
     model_state: PyTree
     early: PyTree
     classes: Array
-
-
-class Draws(NamedTuple):
-    """An update makes no random choice; pretraining draws the classes of its next step."""
-
-
-def draw(state: State, batch: Batch, key: Array) -> Draws:
-    """Nothing to draw."""
-    return Draws()
 
 
 def query_loss(
@@ -108,120 +101,108 @@ def query_loss(
     return masked_mean(losses(after.params, query), mask)
 
 
-def oml(
-    *,
-    lr: Array | float = 0.1,
-    inner_lr: Array | float | None = None,
-    inner_steps: int = 10,
-    query: Query = "both",
-    meta_lr: Array | float | None = None,
-    clip_norm: float | None = 1.0,
-) -> Method:
+class OML(PlainOptions, Method, name="oml"):
     """Features meta-learned for new heads (MAML as in OML), then gradient descent.
 
-    Args:
-      lr: step size on the stream. May be traced.
-      inner_lr: of the steps on the head in pretraining; None: as lr. May be traced.
-      inner_steps: so many, on a batch each (K).
-      query: what the meta-loss is of: both the practised classes and the source task, or new
-        alone, which leaves the source task's outputs as they were.
-      meta_lr: of pretraining; None: the stream's. May be traced.
-      clip_norm: bound of the global norm of the meta-gradient; None disables, and then small
-        networks can lose their features to one large step.
-
-    Raises:
-      UserError: for a count below 1, a rate that is not finite, an unknown choice, a network with
-        running statistics or without ``head``, or a stream that holds out too little.
+    The network has a ``head`` and no running statistics; the stream holds classes out.
     """
-    options = dict(locals())
-    check_rate(lr=lr, **given(inner_lr=inner_lr, meta_lr=meta_lr))
-    check_above_zero(**given(clip_norm=clip_norm))
-    check_positive(inner_steps=inner_steps)
-    check_known("query", query, get_args(Query))
 
-    def bind(model: Model, spec: Spec) -> Learner:
-        check_stream("oml", spec)
-        _check_network(model, spec)
-        how = Pretraining() if spec.pretraining is None else spec.pretraining
-        towards = direction(how.optimizer, weight_decay=how.weight_decay)
-        practice = how if meta_lr is None else how._replace(lr=meta_lr)  # type: ignore[arg-type]
-        inner = lr if inner_lr is None else inner_lr
-        slow = jax.default_backend() == "cpu" and convolves(model, spec.example)
-        shape = (inner_steps + 1, spec.batch_size)  # the last batch is the query's
+    inner_lr: Rate | None = None
+    """Of the steps on the head in pretraining; None: as lr."""
+    inner_steps: Count = 10
+    """So many, on a batch each (K)."""
+    query: Query = "both"
+    """What the meta-loss is of: both the practised classes and the source task, or new alone,
+    which leaves the source task's outputs as they were."""
+    meta_lr: Rate | None = None
+    """Of pretraining; None: the stream's."""
+    clip_norm: Bound | None = 1.0
+    """Bound of the global norm of the meta-gradient; None disables, and then small networks can
+    lose their features to one large step."""
 
-        def init(key: Array) -> State:
-            params, model_state = initial(model, spec, key)
-            classes = drawn_classes(spec, jax.random.fold_in(key, 1))
-            return State(params, model_state, towards.init(params), classes)
+    def fit(self, problem: Problem) -> None:
+        check_stream("oml", problem.spec)
+        _check_network(problem)
 
-        def select(state: State, row: StepPlan, key: Array) -> StepPlan:
-            """The source task's batch, then those of the practised classes, end to end."""
-            of_class, of_example = jax.random.split(key)
-            held, classes = jnp.asarray(held_rows(spec)), state.classes.reshape(-1)
-            chosen = jax.random.randint(of_class, shape, 0, classes.shape[0])
-            place = jax.random.randint(of_example, shape, 0, held.shape[1])
-            index = held[classes[chosen], place].reshape(-1)
-            return row._replace(
-                index=jnp.concatenate([row.index, index]),
-                task=jnp.concatenate([row.task, jnp.zeros_like(index)]),
-                mask=jnp.concatenate([row.mask, jnp.ones(index.shape, bool)]),
-            )
+    def init(self, problem: Problem, key: Array) -> State:
+        params, model_state = problem.variables(key)
+        classes = drawn_classes(problem.spec, jax.random.fold_in(key, 1))
+        early = towards(pretraining_of(problem.spec)).init(params)
+        return State(params, model_state, early, classes)
 
-        def pretrain(state: State, batch: Batch, classes: Array) -> tuple[State, Info]:
-            first = batch.y.shape[0] - shape[0] * shape[1]
-            cut = lambda a: a[first:].reshape(*shape, *a.shape[1:])
-            y, outputs = labelled(spec, cut(batch.y), state.classes)
-            new = Shown(jax.tree.map(cut, batch.x), y, outputs)
-            support, fresh = (jax.tree.map(lambda a, at=at: a[at], new) for at in (slice(-1), -1))
-            asked, mask = fresh, jnp.ones(shape[1], bool)
-            if query == "both":
-                head = lambda a: a[:first]
-                known = jnp.asarray(spec.class_mask)[batch.task[:first]]
-                x = tree.blank(jax.tree.map(head, batch.x), batch.mask[:first])
-                source = Shown(x, batch.y[:first], known)
-                asked = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), source, fresh)
-                mask = jnp.concatenate([batch.mask[:first], mask])
+    def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        def classes(state: State, batch: Batch, key: Array) -> Array:
+            return drawn_classes(problem.spec, key)
 
-            def objective(params: Params) -> Array:
-                return query_loss(
-                    model, params, support, asked, mask, inner, unroll_steps=True if slow else 1
-                )
-
-            loss, grads = jax.value_and_grad(objective)(state.params)
-            by = scheduled(practice, towards, batch.clock.step)
-            updates, early = by.update(tree.clip_norm(grads, clip_norm), state.early, state.params)
-            params = jax.tree.map(jnp.add, state.params, updates)
-            return state._replace(params=params, early=early, classes=classes), Info(loss)
-
-        def draw_classes(state: State, batch: Batch, key: Array) -> Array:
-            return drawn_classes(spec, key)
-
-        phase = Phase(
-            "pretrain", epochs_for(how), draw_classes, pretrain, before=True, augment=True,
-            select=select,
+        practice = Phase(
+            "pretrain", epochs_for(pretraining_of(problem.spec)), classes,
+            functools.partial(self._pretrain, problem), before=True, augment=True,
+            select=functools.partial(self._select, problem),
         )  # fmt: skip
-        return Learner(
-            init,
-            draw,
-            plain_update(model, spec, lr),
-            {"logits": logits_predictor(model)},
-            (phase,),
-            gradients_per_update=1,
-            examples_per_update=spec.batch_size,
+        return (practice,)
+
+    def _select(self, problem: Problem, state: State, row: StepPlan, key: Array) -> StepPlan:
+        """The source task's batch, then those of the practised classes, end to end."""
+        of_class, of_example = jax.random.split(key)
+        shape = self._practice_shape(problem)
+        held, classes = jnp.asarray(held_rows(problem.spec)), state.classes.reshape(-1)
+        chosen = jax.random.randint(of_class, shape, 0, classes.shape[0])
+        place = jax.random.randint(of_example, shape, 0, held.shape[1])
+        index = held[classes[chosen], place].reshape(-1)
+        return row._replace(
+            index=jnp.concatenate([row.index, index]),
+            task=jnp.concatenate([row.task, jnp.zeros_like(index)]),
+            mask=jnp.concatenate([row.mask, jnp.ones(index.shape, bool)]),
         )
 
-    needs = Needs(boundaries=True, task_ids_train=True)
-    return Method("oml", bind, needs, options, make=oml)
+    def _pretrain(
+        self, problem: Problem, state: State, batch: Batch, classes: Array
+    ) -> tuple[State, Info]:
+        """One step; ``classes`` are those of the next one."""
+        model, spec = problem
+        shape, how = self._practice_shape(problem), pretraining_of(spec)
+        first = batch.y.shape[0] - shape[0] * shape[1]
+        cut = lambda a: a[first:].reshape(*shape, *a.shape[1:])
+        y, outputs = labelled(spec, cut(batch.y), state.classes)
+        new = Shown(jax.tree.map(cut, batch.x), y, outputs)
+        support, fresh = (jax.tree.map(lambda a, at=at: a[at], new) for at in (slice(-1), -1))
+        asked, mask = fresh, jnp.ones(shape[1], bool)
+        if self.query == "both":
+            head = lambda a: a[:first]
+            known = jnp.asarray(spec.class_mask)[batch.task[:first]]
+            x = tree.blank(jax.tree.map(head, batch.x), batch.mask[:first])
+            source = Shown(x, batch.y[:first], known)
+            asked = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), source, fresh)
+            mask = jnp.concatenate([batch.mask[:first], mask])
+        inner = self.lr if self.inner_lr is None else self.inner_lr
+        slow = jax.default_backend() == "cpu" and convolves(model, spec.example)
+
+        def objective(params: Params) -> Array:
+            return query_loss(
+                model, params, support, asked, mask, inner, unroll_steps=True if slow else 1
+            )
+
+        loss, grads = jax.value_and_grad(objective)(state.params)
+        rated = how if self.meta_lr is None else how._replace(lr=self.meta_lr)
+        by = scheduled(rated, towards(how), batch.clock.step)
+        grads = tree.clip_norm(grads, self.clip_norm)
+        updates, early = by.update(grads, state.early, state.params)
+        params = jax.tree.map(jnp.add, state.params, updates)
+        return state._replace(params=params, early=early, classes=classes), Info(loss)
+
+    def _practice_shape(self, problem: Problem) -> tuple[int, int]:
+        """Batches of the practised classes, the last one the query's, and their examples."""
+        return self.inner_steps + 1, problem.spec.batch_size
 
 
-def _check_network(model: Model, spec: Spec) -> None:
-    if model.head is None:
+def _check_network(problem: Problem) -> None:
+    if problem.model.head is None:
         raise UserError(
             "oml practises on the head, but this network does not say which parameters those are; "
             "give its Model a head (see cljax.types.Model)."
         )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    if jax.tree.leaves(jax.eval_shape(lambda k: initial(model, spec, k).model_state, key)):
+    if jax.tree.leaves(jax.eval_shape(lambda k: problem.variables(k).model_state, key)):
         raise UserError(
             "oml works on networks without BatchNorm, whose running statistics no step on the head "
             "would follow; choose one with GroupNorm, such as resnet32:group."

@@ -1,6 +1,6 @@
 """A learned update rule that remembers: trained to follow a teacher who still sees the old task.
 
-    task 0:                theta_net learned elsewhere (``cljax.pretrained``);  then, without a rule
+    task 0:                theta_net learned elsewhere (``cljax.Pretrained``);  then, without a rule
                            at hand, the rule is meta-trained on what the stream holds out
     update(batch):         W = W - alpha delta(W, G, tape; theta) G,     the head:  W = W - alpha G
 
@@ -16,52 +16,32 @@ Source: Xiong, Ren, Zeng, Urtasun, "Learning to Remember from a Multi-Task Teach
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.errors import (
-    UserError,
-    check_above_zero,
-    check_counts,
-    check_flag,
-    check_known,
-    check_positive,
-    check_rate,
-    given,
-)
+from cljax.errors import UserError
 from cljax.losses import cross_entropy, head_mask, masked_mean
-from cljax.methods.common import Descent, initial, logits_predictor
-from cljax.methods.pretrained import epochs_for, source_steps
+from cljax.method import Cost, Method, Problem
+from cljax.methods.groups.descent import Descent
+from cljax.methods.groups.pretraining import epochs_for, pretraining_of, source_step, towards
 from cljax.methods.sessions import session
 from cljax.nets.transfer import convolves
-from cljax.optimizers import direction
-from cljax.types import (
-    Array,
-    Batch,
-    Info,
-    Learner,
-    Method,
-    Model,
-    Needs,
-    Output,
-    Params,
-    Phase,
-    Pretraining,
-    PyTree,
-    Spec,
-)
+from cljax.options import Bound, Count, Natural, Positive, Rate, StaticRate
+from cljax.types import Array, Batch, Info, Needs, Output, Params, Phase, PyTree
+from cljax.update_rules import meta_training
 from cljax.update_rules.curriculum import Curriculum, check_curriculum
 from cljax.update_rules.episodes import check_stream
-from cljax.update_rules.gate import SGD, NormUnit, learned_step, lstm_gate
-from cljax.update_rules.meta_training import Course, Sources, Training, phases, start
+from cljax.update_rules.gate import SGD, Gate, NormUnit, learned_step, lstm_gate
+from cljax.update_rules.meta_training import Course, Sources, Training
 from cljax.update_rules.stored import load_rule
 from cljax.update_rules.windows import Estimator, Pupils
 
-__all__ = ["Draws", "State", "draw", "teacher"]
+__all__ = ["State", "Teacher"]
 
 
 class State(NamedTuple):
@@ -75,211 +55,196 @@ class State(NamedTuple):
     sources: Descent | tuple[()]  # leaves [N, ...]: networks that episodes start from
 
 
-class Draws(NamedTuple):
-    """An update makes no random choice; those of meta-training are ``meta_training.Chance``."""
+class Teacher(Method):
+    """A gated update rule, learned from a teacher that sees old and new examples together."""
 
+    lr: Rate = 0.1
+    """Step size of student and teacher."""
+    rule: str | Any = None
+    """Folder of a run that learned a rule, or its theta; None learns one after task 0 on the
+    examples that the stream holds out."""
+    rule_seed: Natural = 0
+    """Which seed's rule of that folder."""
+    hidden: Count = 64
+    """Units of the LSTMs of kernels."""
+    hidden_norm: Count = 32
+    """Units of the LSTMs of scales and shifts."""
+    kappa: Bound = SGD
+    """Bound of the multipliers at the start; 1 / tanh(1) starts as plain SGD."""
+    norm_unit: NormUnit = "channel"
+    """LSTMs of scales and shifts run for each channel, or once for the whole vector."""
+    meta_lr: Rate = 1e-3
+    """Step size of the rule's Adam."""
+    clip_norm: Bound | None = None
+    """Bound of the global norm of the rule's gradient; None disables."""
+    estimator: Estimator = "window"
+    """Window learns once from each truncated window; per-step after every inner step, as in
+    algorithm 1."""
+    order: Count = 1
+    """2 differentiates through the gradients and activations that the rule sees."""
+    detach: bool = True
+    """Weights that the rule sees are constants in derivatives."""
+    remat: bool | None = None
+    """Recompute inner steps in the backward pass; None: where order is 2."""
+    episodes_at_once: Count = 1
+    """E, whose gradients are averaged."""
+    old_size: Count | None = None
+    """Old examples of each inner step, and as many new ones; None: the batch size."""
+    checkpoints: Natural = 0
+    """Networks that episodes start from, one drawn for each: pretrained as the stream has it, from
+    first weights of their own; 0: all start from this run's network."""
+    rho: Positive | None = None
+    """Scale of the loss; None calibrates it."""
+    target: Count = 75
+    """Inner steps after which an untrained rule is to pass the first threshold."""
+    threshold: Bound = 20.0
+    """Tau, the loss at which an episode ends."""
+    threshold_step: StaticRate = 5.0
+    """Tau grows by this at each level of the curriculum."""
+    threshold_cap: Bound = 50.0
+    """At most."""
+    truncation: Count = 5
+    """S, inner steps of a window."""
+    truncation_step: Natural = 2
+    """S grows by this at each level."""
+    truncation_cap: Count = 17
+    """At most."""
+    level_every: Count = 300
+    """Episodes of a level."""
+    longest: Count = 500
+    """Inner steps of an episode, of each of its parts."""
+    episodes: Count = 2000
+    """N, of meta-training."""
+    windows: Count = 20000
+    """Of meta-training at most, should episodes not end."""
 
-def draw(state: State, batch: Batch, key: Array) -> Draws:
-    """Nothing to draw."""
-    return Draws()
+    def check(self) -> None:
+        check_curriculum(self.curriculum)
+        if self.order > 2:
+            raise UserError(f"order is {self.order}, but a meta-gradient is of order 1 or 2.")
 
-
-def teacher(
-    *,
-    lr: Array | float = 0.1,
-    rule: str | Any = None,
-    rule_seed: int = 0,
-    hidden: int = 64,
-    hidden_norm: int = 32,
-    kappa: float = SGD,
-    norm_unit: NormUnit = "channel",
-    meta_lr: Array | float = 1e-3,
-    clip_norm: float | None = None,
-    estimator: Estimator = "window",
-    order: Literal[1, 2] = 1,
-    detach: bool = True,
-    remat: bool | None = None,
-    episodes_at_once: int = 1,
-    old_size: int | None = None,
-    checkpoints: int = 0,
-    rho: Array | float | None = None,
-    target: int = 75,
-    threshold: float = 20.0,
-    threshold_step: float = 5.0,
-    threshold_cap: float = 50.0,
-    truncation: int = 5,
-    truncation_step: int = 2,
-    truncation_cap: int = 17,
-    level_every: int = 300,
-    longest: int = 500,
-    episodes: int = 2000,
-    windows: int = 20000,
-) -> Method:
-    """A gated update rule, learned from a teacher that sees old and new examples together.
-
-    Args:
-      lr: step size of student and teacher. May be traced.
-      rule: folder of a run that learned a rule, or its theta; None learns one after task 0 on the
-        examples that the stream holds out.
-      rule_seed: which seed's rule of that folder.
-      hidden: units of the LSTMs of kernels.
-      hidden_norm: units of the LSTMs of scales and shifts.
-      kappa: bound of the multipliers at the start; 1 / tanh(1) starts as plain SGD.
-      norm_unit: LSTMs of scales and shifts run for each channel, or once for the whole vector.
-      meta_lr: step size of the rule's Adam. May be traced.
-      clip_norm: bound of the global norm of the rule's gradient; None disables.
-      estimator: window learns once from each truncated window; per-step after every inner step,
-        as in algorithm 1.
-      order: 2 differentiates through the gradients and activations that the rule sees.
-      detach: weights that the rule sees are constants in derivatives.
-      remat: recompute inner steps in the backward pass; None: where order is 2.
-      episodes_at_once: E, whose gradients are averaged.
-      old_size: old examples of each inner step, and as many new ones; None: the batch size.
-      checkpoints: networks that episodes start from, one drawn for each: pretrained as the
-        stream has it, from first weights of their own; 0: all start from this run's network.
-      rho: scale of the loss; None calibrates it.
-      target: inner steps after which an untrained rule is to pass the first threshold.
-      threshold: tau, the loss at which an episode ends.
-      threshold_step: tau grows by this at each level of the curriculum.
-      threshold_cap: at most.
-      truncation: S, inner steps of a window.
-      truncation_step: S grows by this at each level.
-      truncation_cap: at most.
-      level_every: episodes of a level.
-      longest: inner steps of an episode, of each of its parts.
-      episodes: N, of meta-training.
-      windows: of meta-training at most, should episodes not end.
-
-    Raises:
-      UserError: for counts below 1, values that are not finite, a curriculum out of order, an
-        unknown choice, a network without a tape, or a rule of another network.
-    """
-    options = dict(locals())
-    check_rate(lr=lr, meta_lr=meta_lr)
-    check_above_zero(kappa=kappa, **given(clip_norm=clip_norm, rho=rho))
-    check_positive(
-        hidden=hidden, hidden_norm=hidden_norm, episodes_at_once=episodes_at_once,
-        episodes=episodes, windows=windows, target=target, **given(old_size=old_size),
-    )  # fmt: skip
-    check_counts(checkpoints=checkpoints, rule_seed=rule_seed)
-    check_flag(detach=detach, **given(remat=remat))
-    check_known("estimator", estimator, get_args(Estimator))
-    check_known("norm_unit", norm_unit, get_args(NormUnit))
-    curriculum = Curriculum(
-        threshold,
-        threshold_step,
-        threshold_cap,
-        truncation,
-        truncation_step,
-        truncation_cap,
-        level_every,
-        longest,
-    )
-    check_curriculum(curriculum)
-    check_positive(order=order)
-    if order > 2:
-        raise UserError(f"order is {order}, but a meta-gradient is of order 1 or 2.")
-
-    def bind(model: Model, spec: Spec) -> Learner:
-        gate = lstm_gate(
-            model, spec.example, hidden=hidden, hidden_norm=hidden_norm, kappa=kappa,
-            norm_unit=norm_unit,
+    @property
+    def curriculum(self) -> Curriculum:
+        """How tau and S grow."""
+        return Curriculum(
+            self.threshold, self.threshold_step, self.threshold_cap, self.truncation,
+            self.truncation_step, self.truncation_cap, self.level_every, self.longest,
         )  # fmt: skip
-        given = load_rule(rule, rule_seed, gate)
-        slow = jax.default_backend() == "cpu" and convolves(model, spec.example)
-        pupils = Pupils(
-            model, gate, lr, spec.batch_size if old_size is None else old_size, longest, order,
-            detach, order == 2 if remat is None else remat, slow,
-        )  # fmt: skip
-        course = Course(
-            pupils, curriculum, _adam(meta_lr, clip_norm), estimator, episodes_at_once, episodes,
-            windows,
-            target, spec,
-        )  # fmt: skip
-        nursery = _nursery(model, spec, checkpoints)
-        if given is None:
-            check_stream("teacher", spec, instead=", or give a trained rule")
 
-        def init(key: Array) -> State:
-            params, model_state = initial(model, spec, key)
-            if given is not None:
-                return State(params, model_state, gate.start(), given, (), ())
-            theta = gate.init(jax.random.fold_in(key, 1))
-            training = start(course, theta, params, rho)
-            sources = nursery.init(jax.random.fold_in(key, 2)) if checkpoints else ()
-            return State(params, model_state, gate.start(), theta, training, sources)
+    @property
+    def needs(self) -> Needs:
+        return Needs(boundaries=True, task_ids_train=True)
 
-        def update(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
-            def loss(output: Output, batch: Batch) -> Array:
-                losses = cross_entropy(output.logits, batch.y, head_mask(spec, batch.task))
-                return masked_mean(losses, batch.mask)
+    def fit(self, problem: Problem) -> None:
+        self._given(self._gate(problem))
+        if self.rule is None:
+            check_stream("teacher", problem.spec, instead=", or give a trained rule")
 
-            step = learned_step(gate, state.theta, loss, model, lr)
-            own = batch._replace(x=tree.blank(batch.x, batch.mask))
-            before = state.params, state.carry
-            found, carry = step.gradient(*before, own)
-            after = step.apply(state.params, carry, found)
-            params, carry = tree.select(jnp.any(batch.mask), after, before)
-            return state._replace(params=params, carry=carry), Info(found.loss)
+    def init(self, problem: Problem, key: Array) -> State:
+        params, model_state = problem.variables(key)
+        gate = self._gate(problem)
+        given = self._given(gate)
+        if given is not None:
+            return State(params, model_state, gate.start(), given, (), ())
+        theta = gate.init(jax.random.fold_in(key, 1))
+        training = meta_training.start(self._course(problem), theta, params, self.rho)
+        sources: Descent | tuple[()] = ()
+        if self.checkpoints:
+            keys = jax.random.split(jax.random.fold_in(key, 2), self.checkpoints)
+            sources = _sources(problem, keys)
+        return State(params, model_state, gate.start(), theta, training, sources)
 
-        def begin(state: State, task: Array) -> State:
-            # Zeros before the first new task; a second one goes on with what the first one left.
-            clear = lambda old: jnp.where(task <= 1, jnp.zeros_like(old), old)
-            return state._replace(carry=jax.tree.map(clear, state.carry))
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
+    ) -> tuple[State, Info]:
+        def loss(output: Output, batch: Batch) -> Array:
+            head = head_mask(problem.spec, batch.task)
+            return masked_mean(cross_entropy(output.logits, batch.y, head), batch.mask)
 
-        follow: tuple[Phase, ...] = (session(begin),)
-        if given is None and checkpoints:
-            follow += (
-                nursery.phase,
-                *phases(course, model, nursery.sources, calibrate=rho is None),
-            )
-        elif given is None:
+        step = learned_step(self._gate(problem), state.theta, loss, problem.model, self.lr)
+        own = batch._replace(x=tree.blank(batch.x, batch.mask))
+        before = state.params, state.carry
+        found, carry = step.gradient(*before, own)
+        after = step.apply(state.params, carry, found)
+        params, carry = tree.select(jnp.any(batch.mask), after, before)
+        return state._replace(params=params, carry=carry), Info(found.loss)
+
+    def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        begin, calibrate = session(_begin), self.rho is None
+        if self.rule is not None:
+            return (begin,)
+        course, num = self._course(problem), self.checkpoints
+        if not num:
             alone = Sources(
                 lambda key, num: jnp.zeros(num, jnp.int32), lambda state, source: state.params
             )
-            follow += phases(course, model, alone, calibrate=rho is None)
-        return Learner(
-            init, draw, update, {"logits": logits_predictor(model)}, follow,
-            gradients_per_update=1, examples_per_update=spec.batch_size,
-            rule=None if given is not None else lambda state: state.theta,
+            return (begin, *meta_training.phases(course, problem.model, alone, calibrate=calibrate))
+        nursery = Phase(
+            "checkpoints", epochs_for(pretraining_of(problem.spec)), lambda state, batch, key: (),
+            functools.partial(_raise_sources, problem), augment=True,
+        )  # fmt: skip
+        several = Sources(
+            lambda key, count: jax.random.randint(key, (count,), 0, num),
+            lambda state, source: jax.tree.map(lambda a: a[source], state.sources.params),
+        )
+        follow = meta_training.phases(course, problem.model, several, calibrate=calibrate)
+        return (begin, nursery, *follow)
+
+    def learned_rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
+        return (lambda state: state.theta) if self.rule is None else None
+
+    def cost(self, problem: Problem) -> Cost:
+        return Cost(1, problem.spec.batch_size)
+
+    def _gate(self, problem: Problem) -> Gate:
+        return lstm_gate(
+            problem.model, problem.spec.example, hidden=self.hidden, hidden_norm=self.hidden_norm,
+            kappa=self.kappa, norm_unit=self.norm_unit,
         )  # fmt: skip
 
-    return Method(
-        "teacher", bind, Needs(boundaries=True, task_ids_train=True), options, make=teacher
-    )
+    def _given(self, gate: Gate) -> PyTree | None:
+        """Theta of a rule that is not learned here."""
+        return load_rule(self.rule, self.rule_seed, gate)
+
+    def _course(self, problem: Problem) -> Course:
+        model, spec = problem
+        slow = jax.default_backend() == "cpu" and convolves(model, spec.example)
+        pupils = Pupils(
+            model, self._gate(problem), self.lr,
+            spec.batch_size if self.old_size is None else self.old_size, self.longest,
+            2 if self.order == 2 else 1, self.detach,
+            self.order == 2 if self.remat is None else self.remat, slow,
+        )  # fmt: skip
+        return Course(
+            pupils, self.curriculum, _adam(self.meta_lr, self.clip_norm), self.estimator,
+            self.episodes_at_once, self.episodes, self.windows, self.target, spec,
+        )  # fmt: skip
 
 
-class _Nursery(NamedTuple):
-    """Networks pretrained side by side: their beginning, a phase, and how episodes take them."""
-
-    init: Callable[[Array], Descent]
-    phase: Phase
-    sources: Sources
+def _begin(state: State, task: Array) -> State:
+    # Zeros before the first new task; a second one goes on with what the first one left.
+    clear = lambda old: jnp.where(task <= 1, jnp.zeros_like(old), old)
+    return state._replace(carry=jax.tree.map(clear, state.carry))
 
 
-def _nursery(model: Model, spec: Spec, num: int) -> _Nursery:
-    """``num`` networks that learn the first task as the stream's own does, from other weights."""
-    how = Pretraining() if spec.pretraining is None else spec.pretraining
-    towards = direction(how.optimizer, weight_decay=how.weight_decay)
-    learn = source_steps(model, spec, how, towards)
+def _sources(problem: Problem, keys: Array) -> Descent:
+    """First weights of networks that learn the first task as the stream's own does, one a key."""
+    how = pretraining_of(problem.spec)
 
-    def init(key: Array) -> Descent:
-        def one(key: Array) -> Descent:
-            params, model_state = initial(model, spec, key)
-            return Descent(params, model_state, towards.init(params), ())
+    def one(key: Array) -> Descent:
+        params, model_state = problem.variables(key)
+        return Descent(params, model_state, towards(how).init(params), ())
 
-        return jax.vmap(one)(jax.random.split(key, num))
+    return jax.vmap(one)(keys)
 
-    def update(state: State, batch: Batch, draws: Draws) -> tuple[State, Info]:
-        after, losses = jax.vmap(lambda at: learn(at, batch))(state.sources)
-        return state._replace(sources=after), Info(jnp.mean(losses))
 
-    phase = Phase("checkpoints", epochs_for(how), draw, update, augment=True)
-    sources = Sources(
-        lambda key, count: jax.random.randint(key, (count,), 0, num),
-        lambda state, source: jax.tree.map(lambda a: a[source], state.sources.params),
-    )
-    return _Nursery(init, phase, sources)
+def _raise_sources(
+    problem: Problem, state: State, batch: Batch, draws: tuple[()]
+) -> tuple[State, Info]:
+    """A step of pretraining in each of the networks that episodes start from."""
+    how = pretraining_of(problem.spec)
+    after, losses = jax.vmap(lambda at: source_step(problem, how, at, batch))(state.sources)
+    return state._replace(sources=after), Info(jnp.mean(losses))
 
 
 def _adam(lr: Array | float, clip_norm: float | None) -> Any:

@@ -153,7 +153,7 @@ def prepare(
     source = dataclasses.replace(source, checksum=parts.checksum)
     surroundings = environment()
     config = {
-        "method": {"name": method.name, "options": plain(method.options)},
+        "method": {"name": method.name, "options": plain(given.options)},
         "stream": {
             "name": source.name,
             "num_tasks": source.num_tasks,

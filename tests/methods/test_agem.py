@@ -12,7 +12,6 @@ import support
 
 import cljax
 from cljax.memory import ring
-from cljax.methods.gem import draw
 from cljax.types import Examples
 
 
@@ -28,6 +27,11 @@ def learned(tasks):
         current = Examples(own.x, own.y, own.task)
         memory = add(memory, current, own.clock.task, own.mask, "textbook")
     return state._replace(memory=memory), support.at(batches, 3 * tasks - 1)
+
+
+def draw(state, batch, key, **options):
+    problem = cljax.Problem(cljax.nets.mlp(5)(support.NUM_CLASSES), support.spec())
+    return cljax.AGEM(per_task=5, **options).draw(problem, state, batch, key)
 
 
 def rows_of(examples):

@@ -10,7 +10,7 @@ import transfer_support
 
 import cljax
 from cljax.errors import UserError
-from cljax.methods.hat import compensated, HAT, masks, occupied, restricted, scale
+from cljax.methods.hat import HAT, compensated, masks, occupied, restricted, scale
 from cljax.nets.gated import Units, chained, gated
 from cljax.types import Batch, Clock, Pretraining, Spec, Variables
 

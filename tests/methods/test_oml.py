@@ -256,11 +256,11 @@ def test_streams_and_networks_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(
     ("make", "options"),
     [
-        (oml, {"inner_steps": 0}),
-        (oml, {"query": "old"}),
-        (oml, {"meta_lr": float("nan")}),
-        (oml, {"inner_lr": float("inf")}),
-        (rep, {"lr": float("nan")}),
+        (OML, {"inner_steps": 0}),
+        (OML, {"query": "old"}),
+        (OML, {"meta_lr": float("nan")}),
+        (OML, {"inner_lr": float("inf")}),
+        (Rep, {"lr": float("nan")}),
     ],
 )
 def test_bad_options_are_refused(make, options):
