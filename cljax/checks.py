@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from cljax.errors import UserError, check_known, in_words
-from cljax.method import Method as NewMethod
+from cljax.method import Method
 from cljax.options import check_single
 from cljax.penalty import Penalty
-from cljax.types import Evaluation, Method, Model, Net, Output, PyTree, Variables
+from cljax.types import Evaluation, Model, Net, Output, PyTree, Variables
 
 __all__ = [
     "check_evaluations", "check_keywords", "check_memory", "check_method", "check_network",
@@ -33,10 +33,8 @@ _ROWS = 3  # of the batch that a network is tried on
 
 def check_method(method: Any) -> None:
     """Raises UserError unless this is a ``Method``, with what would make one of it."""
-    if isinstance(method, NewMethod):
-        check_single(method)
-        return
     if isinstance(method, Method):
+        check_single(method)
         return
     if isinstance(method, Penalty):
         raise UserError(

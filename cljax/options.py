@@ -57,7 +57,7 @@ from cljax.errors import (
 
 __all__ = [
     "Bound", "Check", "Count", "Leaf", "Natural", "Option", "Options", "Positive", "Rate", "Real",
-    "Share", "StaticRate", "StaticShare", "check_single", "options_of", "positional",
+    "Share", "StaticRate", "StaticShare", "check_single", "flat", "options_of", "positional",
     "real_options",
 ]  # fmt: skip
 
@@ -247,6 +247,11 @@ def options_of(made: Options) -> list[Option]:
             own.append(Option(name, hints[name], value, helps.get(name, ""), kind.leaf))
     names = {option.name for option in own}
     return own + [option for option in held if option.name not in names]
+
+
+def flat(made: Options) -> dict[str, Any]:
+    """The values of ``options_of`` by name."""
+    return {option.name: option.value for option in options_of(made)}
 
 
 def check_single(made: Options) -> None:

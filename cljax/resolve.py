@@ -18,14 +18,16 @@ from typing import Any, NamedTuple
 import jax
 
 from cljax import options as fields
+from cljax.checks import check_method
 from cljax.errors import UserError, check_known, in_words
+from cljax.method import Method
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.options import Options
 from cljax.streams import STREAMS
 from cljax.types import Net
 
-__all__ = ["Option", "called", "is_code", "method_factory", "net", "options_of", "stream_factory"]
+__all__ = ["Option", "called", "is_code", "method", "net", "options_of", "stream_factory"]
 
 
 # Options in a network's name -> keyword argument and value; any other word is an initialisation.
@@ -53,9 +55,20 @@ class Option(NamedTuple):
     help: str
 
 
-def method_factory(name: str) -> Callable[..., Any]:
-    """The factory of a method, for instance of ``lamaml`` or ``my.module:factory``."""
-    return _factory("method", name, METHODS)
+def method(name: str, **options: Any) -> Method:
+    """A method, for instance ``lamaml`` or ``my.module:Class``, with other options than defaults.
+
+    Raises:
+      UserError: for an unknown name or option, a value that is none, what is neither a method nor
+        makes one, or any error of a user's own.
+    """
+    made: Any = _factory("method", name, METHODS)
+    if not isinstance(made, Method):
+        made = called(made, name)
+        check_method(made)
+    if type(made).__module__.startswith("cljax."):
+        return made.replace(**options)
+    return called(lambda **options: made.replace(**options), name, **options)
 
 
 def stream_factory(name: str) -> Callable[..., Any]:
@@ -103,7 +116,7 @@ def called(factory: Callable[..., Any], name: str, **options: Any) -> Any:
       UserError: as the factory does, or for any error of a user's own.
     """
     try:
-        return factory.replace(**options) if isinstance(factory, Options) else factory(**options)
+        return factory(**options)
     except UserError:
         raise
     except Exception as error:
@@ -129,7 +142,7 @@ def _word(word: str) -> tuple[str, Any]:
     return _WORDS.get(word, ("init", word))
 
 
-def options_of(factory: Callable[..., Any]) -> list[Option]:
+def options_of(factory: Any) -> list[Option]:
     """The keyword arguments of a factory that can be flags, with their help texts.
 
     Raises:
@@ -185,7 +198,7 @@ def _flag_type(annotation: Any) -> Any:
     return None
 
 
-def _factory(kind: str, name: str, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+def _factory(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     if not isinstance(name, str) or not is_code(name):
         check_known(kind, name, known)
         return known[name]
@@ -212,11 +225,9 @@ def _factory(kind: str, name: str, known: Mapping[str, Callable[..., Any]]) -> C
         raise UserError(
             f"The {kind} {name} names the module '{module}', which cannot be imported: {error}."
         ) from error
-    if isinstance(made, type) and issubclass(made, Options):
-        made = called(made, name)
-    if not callable(made) and not isinstance(made, Options):
+    if not callable(made) and not isinstance(made, Method):
         raise UserError(f"The {kind} {name} is {in_words(made)}, but it must be a function.")
-    return made  # type: ignore[return-value]
+    return made
 
 
 def _helps(documentation: str) -> dict[str, str]:

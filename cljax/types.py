@@ -17,7 +17,6 @@ losses are nats, times are seconds, sizes are bytes, everywhere except in printe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -25,7 +24,7 @@ import numpy as np
 
 __all__ = [
     "Array", "Batch", "Clock", "Evaluation", "ExemplarPolicy", "Examples", "FirstProduct", "Info",
-    "Learner", "Lens", "Method", "Model", "Needs", "Net", "Network", "Output", "Params",
+    "Learner", "Lens", "Model", "Needs", "Net", "Network", "Output", "Params",
     "Phase", "Predictor", "Pretraining", "Readout", "Recall", "Spec", "StepPlan",
     "Tape", "Variables",
 ]  # fmt: skip
@@ -294,7 +293,7 @@ class Phase(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """A method bound to a network and a stream: pure functions over one state pytree.
+    """A method's functions for one problem, over one state pytree: what ``Method.bind`` makes.
 
     ``init(key) -> State``; ``draw(state, batch, key) -> Draws`` makes every random choice of an
     update; ``update(state, batch, draws) -> (State, Info)`` is deterministic, so recorded draws
@@ -314,26 +313,6 @@ class Learner(NamedTuple):
     gradients_per_update: int | None = None  # gradient evaluations, each over some examples
     examples_per_update: int | None = None  # examples in all of those together
     rule: Callable[[PyTree], PyTree] | None = None
-
-
-class Method(NamedTuple):
-    """A continual-learning method: hyper-parameters in, ``bind(model, spec) -> Learner`` out.
-
-    ``options`` are the hyper-parameters it was made with, for a run's identity and its tables.
-    ``arrange(stream) -> stream`` is for bounds that see the examples in another order (joint
-    training); the runner applies it before anything else. ``make(**options)`` makes the method
-    again, with other values of its real options, traced ones too: that is how many settings
-    share one compiled program. ``unmeasured`` names the measures that have no meaning for the
-    method, such as LA of one that learns all tasks at once, and why.
-    """
-
-    name: str
-    bind: Callable[[Model, Spec], Learner]
-    needs: Needs = Needs()
-    options: Mapping[str, Any] = MappingProxyType({})
-    arrange: Callable[[Any], Any] | None = None
-    make: Callable[..., Method] | None = None
-    unmeasured: Mapping[str, str] = MappingProxyType({})
 
 
 class ExemplarPolicy(NamedTuple):

@@ -34,7 +34,7 @@ import cljax
 from cljax.data import ImageData, digest
 from cljax.engine.work import of_update
 from cljax.recipes.lamaml_table3 import STREAMS
-from cljax.resolve import method_factory
+from cljax.resolve import method as method_of
 from cljax.resolve import net as net_of
 from cljax.streams import Stream
 from cljax.sweep.compare import Study
@@ -120,7 +120,7 @@ WORK_HEAD = (
 def work_of(run: cljax.Run, recipe: cljax.Recipe, stream: Stream) -> str:
     """Operations of one seed's updates, counted in the traced program, and how fast they went."""
     spec, seeds = stream.spec(recipe.batch_size), len(run.results["seeds"])
-    method = method_factory(recipe.method)(**recipe.method_options)
+    method = method_of(recipe.method, **recipe.method_options)
     learner = method.bind(net_of(recipe.net)(stream.num_classes), spec)
     updates = run.results["cost"]["examples"] / recipe.batch_size
     flops = updates * of_update(learner, spec).flops

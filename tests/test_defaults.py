@@ -9,6 +9,7 @@ import pytest
 import support
 
 import cljax
+from cljax.options import flat
 from cljax.recipes import default, recipes
 from cljax.references import protocol
 from cljax.report import report
@@ -33,9 +34,9 @@ def stream_of(name):
 
 @pytest.mark.parametrize(("method", "stream"), PAIRS)
 def test_the_type_of_the_stream_changes_no_hyper_parameter(method, stream):
-    factory, own = cljax.resolve.method_factory(method), stream_of(stream)
+    made, own = cljax.resolve.method(method), stream_of(stream)
     by_name = [prepare(method, one, seeds=1).config for one in (stream, own)]
-    as_object = [prepare(factory(), one, seeds=1).config for one in (stream, own)]
+    as_object = [prepare(made, one, seeds=1).config for one in (stream, own)]
     for a, b in (by_name, as_object):
         assert a["method"] == b["method"] and all(a[name] == b[name] for name in FIELDS)
         assert a["recipe"] == b["recipe"]
@@ -43,23 +44,25 @@ def test_the_type_of_the_stream_changes_no_hyper_parameter(method, stream):
     assert by_name[1]["recipe"]["name"] == recipe.name != "default, untuned"
     assert all(by_name[1][name] == getattr(recipe, name) for name in FIELDS)
     options = by_name[1]["method"]["options"]
+    if "penalty" in options and options["penalty"]:
+        options = {**options, **options["penalty"]["options"]}
     assert {name: options[name] for name in recipe.method_options} == dict(recipe.method_options)
 
 
 @pytest.mark.parametrize(("method", "stream"), PAIRS[:3])
 def test_an_object_on_a_pair_with_a_recipe_gets_one_notice_that_names_what_differs(method, stream):
-    recipe, factory = default(method, stream), cljax.resolve.method_factory(method)
-    (notice,) = prepare(factory(), stream_of(stream), seeds=1).config["notices"]
+    recipe, made = default(method, stream), cljax.resolve.method(method)
+    (notice,) = prepare(made, stream_of(stream), seeds=1).config["notices"]
     assert recipe.name in notice and f"cljax.run('{method}', ...)" in notice
-    plain = factory().options
+    plain = flat(made)
     for name, value in recipe.method_options.items():
         assert (f"{name}={value} (here {plain[name]})" in notice) == (plain[name] != value), name
     (same,) = prepare(
-        factory(**recipe.method_options), stream_of(stream), seeds=1
+        made.replace(**recipe.method_options), stream_of(stream), seeds=1
     ).config["notices"]  # fmt: skip
     assert "whose options it has" in same
     assert prepare(method, stream_of(stream), seeds=1).config["notices"] == []
-    assert prepare(factory(), support.stream(), seeds=1).config["notices"] == []
+    assert prepare(made, support.stream(), seeds=1).config["notices"] == []
 
 
 def test_the_default_recipe_of_a_sample_is_that_of_its_stream():

@@ -351,7 +351,7 @@ def test_optimisers_schedules_and_penalties_are_told_by_content():
         make(optimizer=optax.sgd(schedule(0.1))), make(optimizer=optax.sgd(schedule(0.2))),
         make(optimizer=optax.sgd(optax.cosine_decay_schedule(0.1, 6))),
         make(penalty=cljax.EWC(1.0)), make(penalty=cljax.EWC(2.0)), make(penalty=quadratic(1.0)),
-        make(penalty=quadratic(2.0)), cljax.resolve.method_factory("ewc")(strength=1.0), make(),
+        make(penalty=quadratic(2.0)), cljax.resolve.method("ewc", strength=1.0), make(),
         make()._replace(bind=make(lr=0.3).bind), make(lr=np.float32(0.01)), make(lr=0.01),
     ]  # fmt: skip
     hashes = [hash_of(method) for method in methods]

@@ -7,14 +7,14 @@ import pytest
 import cljax
 from cljax.errors import UserError
 from cljax.recipes import default, recipe, recipes
-from cljax.resolve import method_factory, options_of, stream_factory
+from cljax.resolve import method, options_of, stream_factory
 
 
 @pytest.mark.parametrize("entry", recipes(), ids=lambda r: f"{r.method}-{r.stream}-{r.variant}")
 def test_every_recipe_names_options_that_exist(entry):
-    known = {option.name for option in options_of(method_factory(entry.method))}
+    known = {option.name for option in options_of(method(entry.method))}
     assert set(entry.method_options) <= known
-    method_factory(entry.method)(**entry.method_options)
+    method(entry.method, **entry.method_options)
     assert set(entry.stream_options) <= {o.name for o in options_of(stream_factory(entry.stream))}
 
 

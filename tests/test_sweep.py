@@ -155,7 +155,7 @@ def lamaml(*, alpha_init: float = 0.1, alpha_lr: float = 0.2) -> cljax.Method:
             "map",
         ),
         (
-            cljax.resolve.method_factory("ewc"),
+            cljax.resolve.method("ewc"),
             sweep.grid(strength=[1.0, 30.0], lr=[0.1]),
             "threads",
         ),

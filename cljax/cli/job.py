@@ -78,7 +78,8 @@ _IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", 
 def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, str]]) -> Job:
     """METHOD STREAM and the recipe first, then every flag of method, stream and run."""
     from cljax import recipes
-    from cljax.resolve import method_factory, options_of, stream_factory
+    from cljax.resolve import method as resolve_method
+    from cljax.resolve import options_of, stream_factory
 
     names = arguments[:2]
     if len(names) < 2 or any(name.startswith("-") for name in names):
@@ -88,7 +89,7 @@ def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, st
             sys.exit(0)
         raise UserError(f"cljax {command} needs METHOD STREAM, such as lamaml mnist-rotations.")
     method, stream, rest = names[0], names[1], arguments[2:]
-    method_options = options_of(method_factory(method))
+    method_options = options_of(resolve_method(method))
     stream_options = options_of(stream_factory(stream))
     source, _, variant = (_flag_value(rest, "--recipe") or "").partition(":")
     recipe = recipes.recipe(method, stream, source or None, variant or None)

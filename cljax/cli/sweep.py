@@ -151,9 +151,10 @@ def _over(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _typed(job: jobs.Job, over: list[str]) -> dict[str, list[Any]]:
     """The values of each --over, of the type of the option."""
-    from cljax.resolve import method_factory, options_of
+    from cljax.resolve import method as resolve_method
+    from cljax.resolve import options_of
 
-    known = options_of(method_factory(job.recipe.method))
+    known = options_of(resolve_method(job.recipe.method))
     types = {o.name: (o.type, o.default, "") for o in known}
     types |= {"net": (str, "", ""), "batch_size": (int, 1, ""), "epochs": (int, 1, "")}
     values = {}

@@ -32,6 +32,7 @@ from cljax.engine.driver import Checkpoints, drive
 from cljax.engine.lanes import START, Divergence, Event, Lane, Place, Record, Setup, restored
 from cljax.engine.programs import (
     CLASS_ORDER,
+    METHOD,
     Batching,
     Carry,
     arriving,
@@ -62,13 +63,14 @@ from cljax.evaluation.accuracy import (
     test_rows,
 )
 from cljax.evaluation.readout import check_readouts, fitted_rows
-from cljax.factories import arranged, flat_options, real_options, remade
 from cljax.keys import check_seed
+from cljax.method import Method
 from cljax.methods.common import check_features, with_features
 from cljax.nets.transfer import convolves
+from cljax.options import real_options
 from cljax.storage import checkpoint
 from cljax.streams.base import Stream, check_stream, plan
-from cljax.types import Learner, Method, Model, PyTree, StepPlan
+from cljax.types import Learner, Model, PyTree, StepPlan
 
 __all__ = ["Checkpoints", "Event", "History", "learn", "resolve_lanes"]
 
@@ -196,7 +198,7 @@ def learn(
             f"{method.name} needs task boundaries, but the stream {stream.name} has none; "
             "choose a stream of tasks, such as mnist-rotations or split-mnist."
         )
-    stream = arranged(method, stream)
+    stream = method.arrange(stream)
     began = time.perf_counter()
     policy = resolve_lanes(lanes)
     spec = stream.spec(batch_size)
@@ -249,7 +251,7 @@ def learn(
     with at_once(ThreadPoolExecutor(workers)) as pool:
         shapes = {name: rows for (name, _), rows in made[0].plans.items()}
         programs = compile_programs(
-            lambda hyper: bind(remade(method, _own(hyper))),
+            lambda hyper: bind(hyper[METHOD]),
             made[0].hyper, stream, shapes, data, images, made[0].tests, made[0].fits,
             tuple(evaluations), own_tests=own_tests, online=online, loop=loop, batching=batching,
             pool=pool,
@@ -328,20 +330,16 @@ def _check_evaluations(evaluations: Sequence[Evaluation], learner: Learner, stre
             )
 
 
-def _hypers(method: Method, settings: Sequence[Mapping[str, float]]) -> list[dict[str, np.ndarray]]:
-    """Each run's real options, the arguments of its programs."""
-    names = real_options(method)
-    made, dtype, flat = [], jnp.result_type(float), flat_options(method)
+def _hypers(method: Method, settings: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Each run's method with its setting, an argument of its programs; leaves are arrays."""
+    names, dtype = real_options(method), jnp.result_type(float)
+    made = []
     for setting in settings:
         for name in setting:
             check_known(f"real option of {method.name}", name, names)
-        values = {name: setting.get(name, flat[name]) for name in names}
-        made.append({name: np.asarray(value, dtype) for name, value in values.items()})
+        own = method.replace(**setting)
+        made.append({METHOD: jax.tree.map(lambda leaf: np.asarray(leaf, dtype), own)})
     return made
-
-
-def _own(hyper: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in hyper.items() if name != CLASS_ORDER}
 
 
 def _batching(policy: str, num: int, at_a_time: int | None, devices: int | None) -> Batching | None:
@@ -384,7 +382,7 @@ def _lane(
     bundle: Sequence[int],
     labels: Sequence[str],
     seeds: Sequence[int],
-    hypers: Sequence[Mapping[str, np.ndarray]],
+    hypers: Sequence[Mapping[str, Any]],
     made_of: Mapping[int, _Seed],
     batching: Batching | None,
     own_tests: bool,

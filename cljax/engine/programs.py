@@ -27,13 +27,15 @@ from cljax.streams.base import Stream, Transform
 from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, Recall, StepPlan
 
 __all__ = [
-    "Batching", "CLASS_ORDER", "Carry", "Hyper", "Programs", "TrainData", "arriving", "batch_of",
+    "Batching", "CLASS_ORDER", "Carry", "Hyper", "METHOD", "Programs", "TrainData", "arriving", "batch_of",
     "begin", "compile_programs", "device_plan", "leaf_names", "make_step", "put", "read_by",
     "train_data", "whole",
 ]  # fmt: skip
 
-Hyper = Mapping[str, Any]  # real hyper-parameters by name, [] or [L]
+# What differs between lanes, leaves [] or [L]: METHOD, CLASS_ORDER.
+Hyper = Mapping[str, Any]
 CLASS_ORDER = "class order"  # beside them, where each seed has its own: the output of each label
+METHOD = "method"  # a method, whose leaves are arrays
 Step = Callable[[PyTree, "Row", "TrainData", Array, Array], tuple[PyTree, Info, Array]]
 
 
@@ -248,7 +250,7 @@ def compile_programs(
     Args:
       bind: makes the learner of hyper-parameters, which are arguments of every program: one
         program serves all their values.
-      hyper: real hyper-parameters of a lane, by name; with ``batching`` each is [L].
+      hyper: a lane's method and order of classes; with ``batching`` leaves are [L].
       plans: device plans by program name, "task" and the phases'; only shapes are read, and with
         ``batching`` they have a leading axis of lanes.
       tests: rows and mask of each task's tests. fits: of what readouts are fitted on, each lane's

@@ -166,7 +166,7 @@ class WithExemplars(Method):
         return recall
 
     def rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
-        found = self.method.rule(problem)
+        found = self.method.learned_rule(problem)
         return None if found is None else lambda state: found(state.inner)
 
     def cost(self, problem: Problem) -> Cost:

@@ -17,13 +17,13 @@ import jax
 from cljax import resolve
 from cljax.errors import UserError
 from cljax.identity.content import Content, contents, digest_of
-from cljax.method import Method as NewMethod
+from cljax.method import Method
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.penalties import PENALTIES
 from cljax.penalty import Penalty
 from cljax.streams.base import DECISIVE, Stream, told
-from cljax.types import Evaluation, Method, Net
+from cljax.types import Evaluation, Net
 
 __all__ = ["Parts", "identify", "net_name"]
 
@@ -115,26 +115,8 @@ def _of_method(method: Method) -> dict[str, Any]:
         if not _told_option(name, value)
     }
     made: dict[str, Any] = {"options": options} if options else {}
-    if isinstance(method, NewMethod):
-        built_in = type(method) in {type(known) for known in METHODS.values()}
-        return made if built_in else {**made, "method": method}
-    if _made_again(method):
-        return made
-    return {**made, "bind": method.bind, "arrange": method.arrange, "needs": method.needs}
-
-
-def _made_again(method: Method) -> bool:
-    """Whether the built-in factory of that name makes this very method of its options."""
-    factory = METHODS.get(method.name)
-    if factory is None:
-        return False
-    try:
-        again = factory(**method.options)
-    except (UserError, TypeError, ValueError):
-        return False
-    return _equal(
-        (again.bind, again.arrange, again.needs), (method.bind, method.arrange, method.needs)
-    )
+    built_in = type(method) in {type(known) for known in METHODS.values()}
+    return made if built_in else {**made, "method": method}
 
 
 def _told_option(name: str, value: Any) -> bool:

@@ -19,17 +19,18 @@ from cljax.checks import check_evaluations, check_method, check_network, model_o
 from cljax.engine.learn import resolve_lanes
 from cljax.errors import UserError, check_counts, check_flag, check_known, check_positive, in_words
 from cljax.evaluation.accuracy import Evaluation
-from cljax.factories import arranged, flat_options
 from cljax.keys import check_seed, check_seeds
+from cljax.method import Method
 from cljax.methods.common import with_features
 from cljax.methods.pretrained import Pretrained
 from cljax.metrics import unmeasured
+from cljax.options import flat
 from cljax.recipes import Recipe, default
 from cljax.references import protocol
 from cljax.runner.config import config_hash, entry_of, environment, plain
 from cljax.runner.parts import identify, net_name
 from cljax.streams.base import Stream, check_stream
-from cljax.types import Learner, Method, Model, Net, Readout
+from cljax.types import Learner, Model, Net, Readout
 
 __all__ = ["Options", "Prepared", "begun_as", "learner_of", "make", "prepare", "seeds_of"]
 
@@ -214,7 +215,7 @@ def _bound(method: Method, model: Model, stream: Stream, batch_size: int) -> Lea
 def learner_of(made: Prepared, stream: Stream) -> Learner:
     """The run's method for its network and a stream, with predictors as evaluations have them."""
     model, seen = made.net(stream.num_classes), stream
-    seen = arranged(made.method, stream)
+    seen = made.method.arrange(stream)
     return with_features(made.method.bind(model, seen.spec(made.config["batch_size"])), model)
 
 
@@ -239,8 +240,7 @@ def _resolve(
             check_stream(stream)
         what = default(what, stream if isinstance(stream, str) else stream.name)
     if isinstance(what, Recipe):
-        method = make(resolve.method_factory(what.method), what.method_options, what.method)
-        check_method(method)
+        method = resolve.method(what.method, **what.method_options)
         if isinstance(stream, Stream):
             return what, method, stream, _left_out(what, stream)
         made = make(resolve.stream_factory(what.stream), what.stream_options, what.stream)
@@ -268,7 +268,7 @@ def _passed_by(method: Method, stream: Stream) -> list[str]:
     recipe = default(method.name, stream.name)
     if not recipe.source:
         return []
-    listed = plain(dict(flat_options(method)))
+    listed = plain(dict(flat(method)))
     other = [
         f"{name}={value} (here {listed[name]})"
         for name, value in sorted(plain(recipe.method_options).items())
@@ -292,9 +292,7 @@ def _origins(what: Any, recipe: Recipe, method: Method, given: Mapping[str, Any]
     """Where values come from: the recipe, a default, the object itself, the call, a sweep."""
     status = recipe.status if recipe.source else "default"
     named = isinstance(what, (Recipe, str))
-    origins = dict.fromkeys(
-        flat_options(method), "default" if named else "the method as it was made"
-    )
+    origins = dict.fromkeys(flat(method), "default" if named else "the method as it was made")
     origins |= dict.fromkeys((*recipe.method_options, *recipe.stream_options), recipe.status)
     origins |= {name: status if value is None else "given" for name, value in given.items()}
     return origins | dict.fromkeys((recipe.tuning or {}).get("chosen", ()), "tuned")

@@ -32,6 +32,7 @@ from cljax.errors import (
     in_words,
 )
 from cljax.evaluation.again import Trained
+from cljax.method import Method
 from cljax.recipes import Recipe
 from cljax.references import cite, protocol
 from cljax.runner import artefacts
@@ -44,7 +45,7 @@ from cljax.runner.settings import decisive
 from cljax.runner.snapshots import keep
 from cljax.storage.checkpoint import FORMAT, newest_place
 from cljax.streams.base import Stream, rows_used
-from cljax.types import Method, PyTree
+from cljax.types import PyTree
 from cljax.update_rules.stored import save_rule
 
 __all__ = [

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from cljax.factories import dress
 from cljax.streams.base import Stream
+from cljax.streams.dress import dress
 
 __all__ = ["with_defaults"]
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cljax.factories import dress
 from cljax.streams.base import Stream
+from cljax.streams.dress import dress
 from cljax.streams.taskfree import blurry, gaussian, i_blurry, task_free
 
 __all__ = ["ARRANGEMENTS", "untasked"]

@@ -16,7 +16,7 @@ from cljax.checks import check_progress
 from cljax.engine.learn import Event, History, learn
 from cljax.engine.signals import signals
 from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError, in_words
-from cljax.factories import flat_options, real_options
+from cljax.options import flat, real_options
 from cljax.runner import artefacts
 from cljax.runner.progress import journal
 from cljax.runner.results import results_of
@@ -184,7 +184,7 @@ def _run_group(
     first = plan.prepared[numbers[0]]
     model = first.net(plan.stream.num_classes)
     real = real_options(first.method)
-    options = [flat_options(plan.prepared[i].method) for i in numbers]
+    options = [flat(plan.prepared[i].method) for i in numbers]
 
     def write(number: int, history: History) -> None:
         if jax.process_index() > 0:  # of several: the first one writes

@@ -11,12 +11,11 @@ from typing import Any
 import jax
 
 from cljax import keys, metrics, recipes, resolve, tree
-from cljax.checks import check_keywords, check_network, model_of
+from cljax.checks import check_keywords, check_method, check_network, model_of
 from cljax.engine.learn import resolve_lanes
 from cljax.errors import UserError, check_known, check_positive, in_words
-from cljax.factories import arranged, flat_options, known_options, name_of, real_options
 from cljax.method import Method
-from cljax.penalty import Penalty
+from cljax.options import flat, real_options
 from cljax.recipes import Recipe
 from cljax.runner.config import canonical, plain
 from cljax.runner.prepare import Prepared, begun_as, make, prepare
@@ -25,7 +24,6 @@ from cljax.streams.base import Stream, check_stream, on_validation
 from cljax.streams.base import plan as steps
 from cljax.sweep.lanes import OF_RUN, Lane, On, duration, label, lanes_of
 from cljax.types import Learner
-from cljax.types import Method as OldMethod
 
 __all__ = ["Plan", "plan"]
 
@@ -58,7 +56,7 @@ class Plan:
 
 
 def plan(
-    what: Recipe | Callable[..., Method] | str,
+    what: Recipe | Method | type[Method] | str,
     stream: Stream | str | None,
     settings: Sequence[Mapping[str, Any]],
     *,
@@ -73,7 +71,7 @@ def plan(
     """Lays out a sweep.
 
     Args:
-      what: a recipe, or a method by name or factory.
+      what: a recipe, or a method by name, as an object or its class.
       stream: a ``Stream`` or its name; not needed with a recipe.
       settings: values of the method's options, or of net, batch_size and epochs; with a ``seed``
         in each, those are the lanes, else each goes with every one of ``seeds``.
@@ -81,7 +79,7 @@ def plan(
       on: measure on the validation images of each seed, or on tests, which choose nothing.
       metric: what settings are ranked by.
       recipe: where the other options come from, itself or SOURCE[:VARIANT]; None: for a method by
-        name its pair's own, or defaults; for a factory its defaults.
+        name its pair's own, or defaults; for an object what it was made with.
       lanes_at_a_time: None: what fits.
       **options: further ones of ``cljax.runner.prepare.prepare``, such as entries, lanes or
         precision.
@@ -106,9 +104,9 @@ def plan(
         )
     if lanes_at_a_time is not None:
         check_positive(lanes_at_a_time=lanes_at_a_time)
-    base, factory, source = _resolve(what, stream, recipe)
+    base, base_method, source = _resolve(what, stream, recipe)
     lanes = lanes_of(settings, seeds, on)
-    known = known_options(factory)
+    known = set(flat(base_method))
     prepared = []
     streams = {lane.seed: _tested(source, lane.seed, on) for lane in lanes}
     for lane in lanes:
@@ -117,7 +115,7 @@ def plan(
         given = {name: options.get(name) or getattr(base, name) for name in OF_RUN}
         of_run = {name: lane.setting.get(name, given[name]) for name in OF_RUN}
         of_method = {k: v for k, v in lane.setting.items() if k not in OF_RUN}
-        method = resolve.called(factory, base.method, **{**base.method_options, **of_method})
+        method = base_method.replace(**{**base.method_options, **of_method})
         made = prepare(
             method, streams[lane.seed], seeds=[lane.seed], entries=entries,
             origins={**(origins or {}), **dict.fromkeys(lane.setting, "sweep")},
@@ -170,37 +168,34 @@ def _base(recipe: Recipe, what: Any, stream: Any, options: Mapping[str, Any]) ->
     return begun_as(recipe.replace(**given), net)
 
 
-def _resolve(what: Any, stream: Any, recipe: Recipe | str | None) -> tuple[Recipe, Any, Stream]:
-    """The base recipe, the method's factory and the stream."""
+def _resolve(what: Any, stream: Any, recipe: Recipe | str | None) -> tuple[Recipe, Method, Stream]:
+    """The base recipe, the method with its defaults, and the stream."""
     if isinstance(what, Recipe):
         recipe, stream = what, what.stream if stream is None else stream
-        factory = resolve.method_factory(what.method)
+        method = resolve.method(what.method)
     elif isinstance(what, str):
-        factory = resolve.method_factory(what)
-    elif isinstance(what, (OldMethod, Penalty)) or not (callable(what) or isinstance(what, Method)):
-        raise UserError(
-            f"The method to sweep is {in_words(what)}, but it must be a method, such as "
-            "cljax.ER(), of which a setting changes some options, or its class."
-        )
+        method = resolve.method(what)
     else:
-        factory = what() if isinstance(what, type) and issubclass(what, Method) else what
-    name = what if isinstance(what, str) else name_of(factory)
+        made: Any = what() if isinstance(what, type) and issubclass(what, Method) else what
+        check_method(made)
+        method = made
+    name = what if isinstance(what, str) else method.name
     if isinstance(recipe, str):
         source, _, variant = recipe.partition(":")
         table = stream if isinstance(stream, str) else stream.name
-        recipe = recipes.recipe(name.replace("_", "-"), table, source, variant or None)
+        recipe = recipes.recipe(name, table, source, variant or None)
     if stream is None:
         raise UserError(f"A sweep of {name} needs a stream; name one, or pass a recipe.")
     if not isinstance(stream, str):
         check_stream(stream)
-    named, of = name.replace("_", "-"), stream.name if isinstance(stream, Stream) else stream
-    # By name with the recipe of its pair, as ``cljax.run`` takes it; a factory as it is.
+    named, of = name, stream.name if isinstance(stream, Stream) else stream
+    # By name with the recipe of its pair, as ``cljax.run`` takes it; an object as it is.
     by_name = recipes.default(named, of) if isinstance(what, str) else Recipe(named, of)
     base = recipe or by_name
     if isinstance(stream, Stream):
-        return base, factory, stream
+        return base, method, stream
     made = make(resolve.stream_factory(stream), base.stream_options, stream)
-    return base, factory, made
+    return base, method, made
 
 
 def _tested(stream: Stream, seed: int, on: On) -> Stream:
@@ -213,7 +208,7 @@ def _groups(prepared: Sequence[Prepared]) -> tuple[tuple[int, ...], ...]:
     for i, made in enumerate(prepared):
         real = dict.fromkeys(real_options(made.method))
         own = {**made.config, "seeds": None, "stream": None}
-        own["method"] = {"name": made.method.name, "options": {**flat_options(made.method), **real}}
+        own["method"] = {"name": made.method.name, "options": {**flat(made.method), **real}}
         own["identity"] = _without(made.config["identity"], real)
         names = ("method", "net", "batch_size", "epochs", "entries", "evaluations", "lanes",
                  "identity")  # fmt: skip
@@ -242,7 +237,7 @@ def _learner(made: Prepared) -> Learner:
 
 def _work(made: Prepared) -> float | None:
     """Floating-point operations of a lane, by the length of its plan."""
-    stream = arranged(made.method, made.stream)
+    stream = made.method.arrange(made.stream)
     rows = steps(stream, made.config["seeds"][0], made.config["batch_size"], made.config["epochs"])
     return flops(_learner(made), made.net(stream.num_classes), len(rows.current))
 

@@ -31,9 +31,7 @@ def test_every_recipe_fits_its_stream_and_network(entry):
     spec = Spec(jax.ShapeDtypeStruct((side, side, 3), np.float32), mask, entry.batch_size, True)
     net = resolve.net(entry.net)
     assert net.__name__ == entry.net
-    learner = resolve.method_factory(entry.method)(**entry.method_options).bind(
-        net(spec.num_classes), spec
-    )
+    learner = resolve.method(entry.method, **entry.method_options).bind(net(spec.num_classes), spec)
     assert "logits" in learner.predictors
 
 
