@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import jax
@@ -13,8 +13,8 @@ from cljax.nets.masked import masked
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec, Variables
 
 __all__ = [
-    "LossFn", "binary_cross_entropy", "classification_loss", "cross_entropy", "distillation",
-    "head_mask", "masked_mean",
+    "LossFn", "REDUCTIONS", "binary_cross_entropy", "classification_loss", "cross_entropy",
+    "distillation", "head_mask", "masked_mean",
 ]  # fmt: skip
 
 # (params, model_state, examples, mask) -> (losses, model_state), in training mode, for examples
@@ -112,3 +112,12 @@ def classification_loss(model: Model, spec: Spec) -> LossFn:
         return jnp.where(mask, losses, 0.0), model_state
 
     return loss_fn
+
+
+# Losses [K] after inner steps, and which of those hold a valid example [K] bool, to one loss []. A
+# step without any leaves the parameters as they are, so that the last loss is that of the last one.
+REDUCTIONS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "mean": masked_mean,
+    "sum": lambda losses, steps: jnp.sum(jnp.where(steps, losses, 0.0)),
+    "last": lambda losses, steps: losses[-1],
+}

@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cljax.errors import UserError
 from cljax.losses import LossFn, classification_loss, cross_entropy, head_mask
 from cljax.options import Options
 from cljax.types import (
@@ -45,7 +46,8 @@ from cljax.types import (
 )
 
 __all__ = [
-    "Cost", "Method", "Problem", "features_predictor", "logits_predictor",
+    "Cost", "Method", "Problem", "check_features", "features_predictor", "logits_predictor",
+    "with_features",
 ]  # fmt: skip
 
 
@@ -186,3 +188,30 @@ def _predictor(model: Model, part: Callable[[Output], Array]) -> Predictor:
         return part(model.apply(variables, batch.x, False)[0])
 
     return Predictor(prepare, scores)
+
+
+def with_features(learner: Learner, model: Model) -> Learner:
+    """The learner with a predictor "features", its own or that of the network in its state."""
+    added = {"features": features_predictor(model)}
+    return learner._replace(predictors={**added, **learner.predictors})
+
+
+def check_features(learner: Learner, model: Model, spec: Spec) -> None:
+    """Checks that the state of a learner holds the network that ``with_features`` looks into.
+
+    Raises:
+      UserError: if it does not, and the learner has no predictor "features" of its own.
+    """
+    if "features" in learner.predictors:
+        return
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state, network = jax.eval_shape(
+        lambda k: (learner.init(k), Problem(model, spec).variables(k)), key
+    )
+    held = getattr(state, "params", None), getattr(state, "model_state", None)
+    shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
+    if shapes(held) != shapes(network):
+        raise UserError(
+            "A readout needs features, but the method's state has no params and model_state of "
+            "the network to take them from; give its learner a predictor named features."
+        )

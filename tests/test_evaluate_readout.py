@@ -17,8 +17,8 @@ from cljax.engine import driver
 from cljax.engine.learn import Checkpoints, learn
 from cljax.errors import Interrupted, UserError
 from cljax.evaluation.accuracy import Evaluation
+from cljax.method import check_features, with_features
 from cljax.methods import METHODS
-from cljax.methods.common import check_features, with_features
 from cljax.nets import mlp
 from cljax.runner.config import entry_of, evaluation_of
 from cljax.types import Predictor, Readout, Variables

@@ -64,8 +64,7 @@ from cljax.evaluation.accuracy import (
 )
 from cljax.evaluation.readout import check_readouts, fitted_rows
 from cljax.keys import check_seed
-from cljax.method import Method
-from cljax.methods.common import check_features, with_features
+from cljax.method import Method, check_features, with_features
 from cljax.nets.transfer import convolves
 from cljax.options import real_options
 from cljax.storage import checkpoint

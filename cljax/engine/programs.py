@@ -27,9 +27,9 @@ from cljax.streams.base import Stream, Transform
 from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, Recall, StepPlan
 
 __all__ = [
-    "Batching", "CLASS_ORDER", "Carry", "Hyper", "METHOD", "Programs", "TrainData", "arriving", "batch_of",
-    "begin", "compile_programs", "device_plan", "leaf_names", "make_step", "put", "read_by",
-    "train_data", "whole",
+    "Batching", "CLASS_ORDER", "Carry", "Hyper", "METHOD", "Programs", "TrainData", "arriving",
+    "batch_of", "begin", "compile_programs", "device_plan", "leaf_names", "make_step", "put",
+    "read_by", "train_data", "whole",
 ]  # fmt: skip
 
 # What differs between lanes, leaves [] or [L]: METHOD, CLASS_ORDER.

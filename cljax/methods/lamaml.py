@@ -44,11 +44,10 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax.errors import UserError
 from cljax.inner_loop import sgd_step, split, unroll
-from cljax.losses import LossFn, masked_mean
+from cljax.losses import REDUCTIONS, LossFn, masked_mean
 from cljax.memory import reservoir
 from cljax.method import Cost, Method, Problem
 from cljax.methods.algebra.low_rank import low_rank_meta_loss
-from cljax.methods.common import REDUCTIONS
 from cljax.methods.groups.descent import PenaltyOptions
 from cljax.methods.groups.replay import ReplayOptions, beside
 from cljax.options import Bound, Count, Rate

@@ -20,8 +20,7 @@ from cljax.engine.learn import resolve_lanes
 from cljax.errors import UserError, check_counts, check_flag, check_known, check_positive, in_words
 from cljax.evaluation.accuracy import Evaluation
 from cljax.keys import check_seed, check_seeds
-from cljax.method import Method
-from cljax.methods.common import with_features
+from cljax.method import Method, with_features
 from cljax.methods.pretrained import Pretrained
 from cljax.metrics import unmeasured
 from cljax.options import flat

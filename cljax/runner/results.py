@@ -11,8 +11,7 @@ import numpy as np
 
 from cljax import keys, metrics, stats, tree
 from cljax.engine.learn import History
-from cljax.method import Method
-from cljax.methods.common import with_features
+from cljax.method import Method, with_features
 from cljax.streams.base import Stream
 from cljax.types import Learner, Model, Spec
 

@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.methods.common import initial
 from cljax.types import Array, Batch, Info, Model, Params, Phase, PyTree, Spec, StepPlan
 from cljax.update_rules.curriculum import Curriculum, Level, level_at
 from cljax.update_rules.episodes import drawn_classes, held_rows, labelled, new_classes
@@ -196,7 +195,7 @@ def _draw(
 ) -> Chance:
     of_head, of_class, of_source = (jax.random.fold_in(key, i) for i in range(3))
     num = course.lanes
-    heads = jax.vmap(lambda k: initial(model, course.spec, k).params)(
+    heads = jax.vmap(lambda k: Problem(model, course.spec).variables(k).params)(
         jax.random.split(of_head, num)
     )
     classes = jax.vmap(lambda k: drawn_classes(course.spec, k))(jax.random.split(of_class, num))

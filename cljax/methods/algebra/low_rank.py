@@ -19,8 +19,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError
-from cljax.losses import cross_entropy, head_mask, masked_mean
-from cljax.methods.common import REDUCTIONS
+from cljax.losses import REDUCTIONS, cross_entropy, head_mask, masked_mean
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec
 
 __all__ = ["low_rank_meta_loss"]
