@@ -1,4 +1,4 @@
-"""What several methods share: predictors, and a gradient step with an optional penalty."""
+"""What several methods share: reductions of inner losses, and predictors of features."""
 
 from __future__ import annotations
 
@@ -7,28 +7,12 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
 from cljax.errors import UserError
-from cljax.losses import LossFn, masked_mean
-from cljax.method import features_predictor, logits_predictor
-from cljax.methods.groups.descent import Descent, mean_weights
-from cljax.optimizers import Transformation
-from cljax.types import (
-    Array,
-    Batch,
-    Examples,
-    Learner,
-    Model,
-    Params,
-    PyTree,
-    Spec,
-    Variables,
-)
+from cljax.losses import masked_mean
+from cljax.method import features_predictor
+from cljax.types import Array, Learner, Model, Spec, Variables
 
-__all__ = [
-    "REDUCTIONS", "Descent", "check_features", "descend", "initial", "logits_predictor",
-    "mean_weights", "with_features",
-]  # fmt: skip
+__all__ = ["REDUCTIONS", "check_features", "initial", "with_features"]
 
 
 # Losses [K] after inner steps, and which of those hold a valid example [K] bool, to one loss []. A
@@ -69,37 +53,3 @@ def initial(model: Model, spec: Spec, key: Array) -> Variables:
     """The network's first variables, for examples as the stream shows them."""
     example = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), spec.example)
     return model.init(key, example)
-
-
-def descend(
-    at: Descent,
-    examples: Examples,
-    weights: Array,
-    batch: Batch,
-    *,
-    loss_fn: LossFn,
-    optimizer: Transformation,
-    clip_norm: Array | float | None = None,
-) -> tuple[Descent, Array]:
-    """One step on ``sum_i weights_i * loss_i``; none on a batch of padding.
-
-    Args:
-      examples: leaves ``[B, ...]``. weights: ``[B]``, 0 for padding.
-      batch: the incoming batch; without a valid row nothing changes.
-      clip_norm: bound of the global norm of the whole gradient; None disables.
-
-    Returns:
-      What comes after the step, and the loss ``[]``.
-    """
-
-    def weighted(params: Params) -> tuple[Array, PyTree]:
-        losses, model_state = loss_fn(params, at.model_state, examples, weights > 0)
-        return jnp.sum(losses * weights), model_state
-
-    (loss, model_state), grads = jax.value_and_grad(weighted, has_aux=True)(at.params)
-    total = tree.clip_norm(grads, clip_norm)
-    updates, opt_state = optimizer.update(total, at.opt_state, at.params)
-    params = jax.tree.map(jnp.add, at.params, updates)
-    some = jnp.any(batch.mask)  # replay alone, decay or momentum are no step
-    after = tree.select(some, Descent(params, model_state, opt_state, at.penalty), at)
-    return after, jnp.where(some, loss, 0.0)
