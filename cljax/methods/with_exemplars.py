@@ -165,7 +165,7 @@ class WithExemplars(Method):
     def recall(self, problem: Problem) -> Recall | None:
         return recall
 
-    def rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
+    def learned_rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
         found = self.method.learned_rule(problem)
         return None if found is None else lambda state: found(state.inner)
 

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax.method import Problem
 from cljax.types import Array, Batch, Info, Model, Params, Phase, PyTree, Spec, StepPlan
 from cljax.update_rules.curriculum import Curriculum, Level, level_at
 from cljax.update_rules.episodes import drawn_classes, held_rows, labelled, new_classes
