@@ -19,12 +19,13 @@ import numpy as np
 import cljax
 from cljax import resolve
 from cljax.losses import cross_entropy, head_mask, masked_mean
+from cljax.method import Method
 from cljax.plot.parts import PALETTE, tidy
 from cljax.recipes import Recipe
 from cljax.runner import artefacts
 from cljax.runner.prepare import make
 from cljax.streams.base import Stream
-from cljax.types import Array, Batch, Info, Learner, Method, Model, Spec
+from cljax.types import Array, Batch, Info, Learner, Model, Spec
 from cljax.update_rules import Gate, learned_step, lstm_gate, multipliers
 from cljax.update_rules.curriculum import Curriculum, level_at
 

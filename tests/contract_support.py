@@ -7,7 +7,8 @@ import support
 
 import cljax
 from cljax import methods
-from cljax.types import Learner, Method
+from cljax.method import Method
+from cljax.types import Learner
 
 # Name -> (options that fit the small problem, a real hyper-parameter that may be traced)
 CASES = {

@@ -9,10 +9,11 @@ import numpy as np
 import support
 
 from cljax.engine.learn import learn
+from cljax.method import Method
 from cljax.nets import from_linen, mlp
 from cljax.nets.batchnorm import BatchNorm
 from cljax.nets.cosine import Head
-from cljax.types import Batch, Clock, Evaluation, Learner, Method, Phase
+from cljax.types import Batch, Clock, Evaluation, Learner, Phase
 
 NC = support.NUM_CLASSES
 C = NC * support.NUM_TASKS

@@ -12,10 +12,11 @@ import numpy as np
 import support
 
 import cljax
+from cljax.method import Method
 from cljax.nets.batchnorm import BatchNorm
 from cljax.nets.cosine import cosines
 from cljax.nets.heads import outputs_last, rows_of
-from cljax.types import Batch, Learner, Method, Model, Output, Spec, Variables
+from cljax.types import Batch, Learner, Model, Output, Spec, Variables
 
 SIZE, VALID = 3, 2  # rows of a batch, and those of one with padding that is compared with less
 

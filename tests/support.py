@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import cljax
+from cljax.method import Method
 from cljax.nets.cosine import Head
 from cljax.streams.base import Stream, Transform
-from cljax.types import Batch, Clock, Learner, Method, Spec
+from cljax.types import Batch, Clock, Learner, Spec
 
 NUM_TASKS, NUM_CLASSES, NUM_INPUTS, BATCH = 3, 4, 6, 4
 

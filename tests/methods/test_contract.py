@@ -7,6 +7,7 @@ outside the mask), and as a single update that a Python loop calls.
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +16,10 @@ import pytest
 import support
 from contract_support import CASES, batches_for, bind, make, scanned
 
+from cljax.method import Method
 from cljax.methods import CHECKED, METHODS
-from cljax.types import Learner, Method
+from cljax.options import options_of
+from cljax.types import Learner
 
 EVERY = pytest.mark.parametrize("name", sorted(METHODS))
 KEYS = 0, 7, 0, 0, 0
@@ -99,7 +102,8 @@ def test_protocol(name):
     assert isinstance(method, Method) and method.name == name
     learner = bind(method)
     assert isinstance(learner, Learner) and "logits" in learner.predictors
-    assert (METHODS[name].__doc__ or "").count("\n") > 5
+    told = sys.modules[type(method).__module__].__doc__ or ""
+    assert told.count("\n") > 5 and all(option.help for option in options_of(method))
 
 
 @EVERY
