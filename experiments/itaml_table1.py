@@ -21,7 +21,7 @@ from pathlib import Path
 
 import cljax
 from cljax import sweep
-from cljax.methods import CHECKED, METHODS
+from cljax.methods import CHECKED
 from cljax.methods.adapted import protocols
 from cljax.references.published import sources
 from cljax.stats import equivalence
@@ -161,7 +161,8 @@ def main() -> None:
 
     def report(name: str, label: str, options: dict, **extra) -> None:
         where = folder / "report" / named(f"{name}-{label}")
-        run = cljax.run(METHODS[name](**options), stream, seeds=seeds, out=where, **shared, **extra)
+        method = make(name, **options)
+        run = cljax.run(method, stream, seeds=seeds, out=where, **shared, **extra)
         rows.append(row_of(name, label, run))
         print(rows[-1], flush=True)
 

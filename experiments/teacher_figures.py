@@ -19,13 +19,13 @@ import numpy as np
 import cljax
 from cljax import resolve
 from cljax.losses import cross_entropy, head_mask, masked_mean
-from cljax.method import Method
+from cljax.method import Problem
 from cljax.plot.parts import PALETTE, tidy
 from cljax.recipes import Recipe
 from cljax.runner import artefacts
 from cljax.runner.prepare import make
 from cljax.streams.base import Stream
-from cljax.types import Array, Batch, Info, Learner, Model, Spec
+from cljax.types import Array, Batch, Info, Model, Spec
 from cljax.update_rules import Gate, learned_step, lstm_gate, multipliers
 from cljax.update_rules.curriculum import Curriculum, level_at
 
@@ -114,7 +114,7 @@ def watched(
     for seed, of_rule in seeds:
         options = {**recipe.method_options, "rule": str(rule), "rule_seed": of_rule}
         run = cljax.run(
-            _watching(cljax.Teacher(**options)), stream, seeds=[seed], net=recipe.net,
+            _Watching(**options), stream, seeds=[seed], net=recipe.net,
             batch_size=recipe.batch_size, epochs=recipe.epochs, entries="diagonal-last",
         )  # fmt: skip
         own = jax.tree.map(lambda a: np.asarray(a, np.float64), run.states[0].inner.training)
@@ -123,41 +123,40 @@ def watched(
     return total
 
 
-def _watching(method: Method) -> Method:
-    """The method, counting; with a rule at hand its state's ``training`` is free for that."""
-    options = method.options
+class _Watching(cljax.Teacher, name="teacher"):
+    """A teacher that counts; with a rule at hand its state's ``training`` is free for that."""
 
-    def bind(model: Model, spec: Spec) -> Learner:
-        learner = method.bind(model, spec)
+    def _gate(self, problem: Problem) -> Gate:
         names = ("hidden", "hidden_norm", "kappa", "norm_unit")
-        gate = lstm_gate(model, spec.example, **{name: options[name] for name in names})
+        given = {name: getattr(self, name) for name in names}
+        return lstm_gate(problem.model, problem.spec.example, **given)
+
+    def init(self, problem: Problem, key: Array) -> Any:
+        kinds = _kinds(self._gate(problem), *problem)
+        zeros = Counts(
+            {kind: jnp.zeros(_BINS, jnp.int32) for kind in kinds.values()},
+            {kind: jnp.zeros(4) for kind in kinds.values()},
+        )
+        return super().init(problem, key)._replace(training=zeros)
+
+    def update(self, problem: Problem, state: Any, batch: Batch, draws: Any) -> tuple[Any, Info]:
+        model, spec = problem
+        gate = self._gate(problem)
         kinds = _kinds(gate, model, spec)
 
         def loss(output: Any, batch: Batch) -> Array:
             losses = cross_entropy(output.logits, batch.y, head_mask(spec, batch.task))
             return masked_mean(losses, batch.mask)
 
-        def init(key: Array) -> Any:
-            zeros = Counts(
-                {kind: jnp.zeros(_BINS, jnp.int32) for kind in kinds.values()},
-                {kind: jnp.zeros(4) for kind in kinds.values()},
-            )
-            return learner.init(key)._replace(training=zeros)
-
-        def update(state: Any, batch: Batch, draws: Any) -> tuple[Any, Info]:
-            found, _ = learned_step(gate, state.theta, loss, model, options["lr"]).gradient(
-                state.params, state.carry, batch
-            )
-            delta, _ = gate.apply(state.theta, state.params, found.grads, found.tape, state.carry)
-            counts = state.training
-            for name, own in multipliers(gate, delta).items():
-                counts = _counted(counts, kinds[name], own.reshape(-1))
-            after, info = learner.update(state, batch, draws)
-            return after._replace(training=counts), info
-
-        return learner._replace(init=init, update=update)
-
-    return method._replace(bind=bind, make=None)
+        found, _ = learned_step(gate, state.theta, loss, model, self.lr).gradient(
+            state.params, state.carry, batch
+        )
+        delta, _ = gate.apply(state.theta, state.params, found.grads, found.tape, state.carry)
+        counts = state.training
+        for name, own in multipliers(gate, delta).items():
+            counts = _counted(counts, kinds[name], own.reshape(-1))
+        after, info = super().update(problem, state, batch, draws)
+        return after._replace(training=counts), info
 
 
 def _kinds(gate: Gate, model: Model, spec: Spec) -> dict[str, str]:

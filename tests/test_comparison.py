@@ -11,11 +11,9 @@ from cljax.errors import Interrupted, UserError
 from cljax.stats import holm, paired
 from cljax.streams.base import first_tasks, plan
 
-LAMAML = lambda alpha_init: cljax.LaMAML(
-    alpha_init=alpha_init, capacity=6, replay_size=3, glances=1
-)
-REPLAY = lambda lr: cljax.ER(lr=lr, capacity=6, replay_size=3)
-NAIVE = lambda lr: cljax.Finetune(lr=lr)
+LAMAML = cljax.LaMAML(capacity=6, replay_size=3, glances=1)
+REPLAY = cljax.ER(capacity=6, replay_size=3)
+NAIVE = cljax.Finetune
 METHODS = {
     "lamaml": (LAMAML, {"alpha_init": [0.1, 0.3]}),
     "er": (REPLAY, {"lr": [0.1, 0.001]}),

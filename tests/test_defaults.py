@@ -100,8 +100,8 @@ def test_lanes_with_networks_as_objects_have_programs_of_their_own():
 def _study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     methods = {
-        "sgd": (lambda lr: cljax.Finetune(lr=lr), {"lr": [0.1, 0.01]}),
-        "naive": (lambda lr: cljax.Finetune(lr=lr), {"lr": [0.2, 0.02]}),
+        "sgd": (cljax.Finetune, {"lr": [0.1, 0.01]}),
+        "naive": (cljax.Finetune(), {"lr": [0.2, 0.02]}),
     }
     tune = cljax.Tune(seeds=(100, 101), tasks=2)
     return cljax.compare(

@@ -67,10 +67,7 @@ def test_my_penalty_against_lamaml_on_my_stream():
     rng = np.random.default_rng(0)
     y, site = np.arange(80) % 2, np.repeat([0, 1], 40)
     x = rng.integers(0, 100, (80, 6), dtype=np.uint8) + np.uint8(100) * y[:, None].astype(np.uint8)
-    mine = lambda strength, lr: cljax.ER(lr=lr, capacity=20, penalty=PathPenalty(strength))
-    ref = lambda alpha_init, alpha_lr: cljax.LaMAML(
-        alpha_init=alpha_init, alpha_lr=alpha_lr, capacity=20
-    )
+    mine, ref = cljax.ER(capacity=20, penalty=PathPenalty()), cljax.LaMAML(capacity=20)
     stream = cljax.streams.from_arrays(
         (x, y, site), test=(x, y, site), val=0.2, name="clinic", licence="private"
     )
@@ -82,7 +79,7 @@ def test_my_penalty_against_lamaml_on_my_stream():
     )  # fmt: skip
     assert "clinic, 2 seeds; each method tuned over 2 settings" in study.table()
     assert study.pairs()[0].test.diff is not None
-    assert cljax.load("runs/clinic/tune/mine").config["method"] == "er"  # not <lambda>
+    assert cljax.load("runs/clinic/tune/mine").config["method"] == "er"
 
 
 def test_reservoir_and_unroll_in_my_loop():

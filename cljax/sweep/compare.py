@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cljax import sweep
+from cljax.checks import check_method
 from cljax.errors import RESUMABLE, Interrupted, UserError, check_path, in_words
 from cljax.keys import (
     check_seeds,
 )
-from cljax.options import Options
-from cljax.resolve import called
+from cljax.method import Method
 from cljax.runner.prepare import seeds_of
 from cljax.runner.run import Run, Running, check_running
 from cljax.runner.run import run as run_one
@@ -113,7 +113,7 @@ class Study:
 
 
 def compare(
-    methods: Mapping[str, tuple[Any, Mapping[str, Sequence[Any]]]],
+    methods: Mapping[str, tuple[Method | type[Method], Mapping[str, Sequence[Any]]]],
     stream: Stream,
     *,
     net: Net | str | None = None,
@@ -126,7 +126,7 @@ def compare(
     """Compares methods with equal budgets, paired seeds and untouched tests.
 
     Args:
-      methods: name -> (factory, values of its options); the grids must have one size.
+      methods: name -> (method, values of its options); the grids must have one size.
       stream: where, with validation rows.
       tune: how settings are chosen.
       seeds: of the report: how many, or which; none of them may be a tuning seed.
@@ -154,9 +154,9 @@ def compare(
     folder = Path(out).expanduser()
     source = stream if tune.tasks is None else first_tasks(stream, tune.tasks)
     settings, tuning, runs = {}, {}, {}
-    for name, (factory, _) in methods.items():
+    for name, (method, _) in methods.items():
         plan = sweep.plan(
-            factory, source, grids[name], seeds=tune.seeds, metric=tune.metric, net=net, **options
+            method, source, grids[name], seeds=tune.seeds, metric=tune.metric, net=net, **options
         )
         tuned = sweep.run(plan, folder / "tune" / name, running=running)
         if tuned.exit_code:
@@ -164,8 +164,10 @@ def compare(
             done = f"kept in {folder}; the same call goes on" if kept else "nothing is kept yet"
             raise Interrupted(f"interrupted; {done}.", kept=kept)
         settings[name], tuning[name] = tuned.best(), tuned.tuning()
-    for name, (factory, _) in methods.items():
-        method = called(factory, name, **settings[name].setting)
+    for name, (method, _) in methods.items():
+        method = (method() if isinstance(method, type) else method).replace(
+            **settings[name].setting
+        )
         runs[name] = run_one(
             method, stream, seeds=reported, net=net, out=folder / "report" / name,
             running=running, tuning=tuning[name], **options,
@@ -179,13 +181,11 @@ def _check(methods: Any, tune: Any) -> None:
     for pair in pairs or [None]:
         if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[1], Mapping):
             raise UserError(
-                f"methods is {in_words(methods)}, but it must be a dict of name -> (factory, "
-                'values of its options), such as {"er": (cljax.ER, {"lr": [0.03, 0.1]})}.'
+                f"methods is {in_words(methods)}, but it must be a dict of name -> (method, "
+                'values of its options), such as {"er": (cljax.ER(), {"lr": [0.03, 0.1]})}.'
             )
-        if not callable(pair[0]) or isinstance(pair[0], Options):
-            raise UserError(
-                f"methods holds {in_words(pair[0])}, but it must hold factories, such as cljax.ER."
-            )
+        if not isinstance(pair[0], type):
+            check_method(pair[0])
     if not isinstance(tune, Tune):
         raise UserError(
             f"tune is {in_words(tune)}, but it must be a cljax.Tune, such as "
