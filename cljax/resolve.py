@@ -188,8 +188,8 @@ def _flag_type(annotation: Any) -> Any:
     simple = (int, float, bool, str, type(None))
     if annotation in simple or typing.get_origin(annotation) is typing.Literal:
         return annotation
-    if typing.get_origin(annotation) is Sequence:
-        (part,) = typing.get_args(annotation)
+    if typing.get_origin(annotation) in (Sequence, tuple):
+        part, *_ = typing.get_args(annotation)
         return tuple[part, ...] if part in (int, float) else None
     if typing.get_origin(annotation) in (typing.Union, pytypes.UnionType):
         kept = [_flag_type(part) for part in typing.get_args(annotation) if part is not jax.Array]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import cljax
 from cljax import sweep
-from cljax.methods import CHECKED
+from cljax.methods import CHECKED, make
 from cljax.methods.adapted import protocols
 from cljax.references.published import sources
 from cljax.stats import equivalence
