@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import cljax
 from cljax import keys
 from cljax.engine.learn import learn
 from cljax.engine.programs import device_plan, train_data, whole
-from cljax.methods import METHODS
+from cljax.methods import METHODS, make
 from cljax.streams import plan
 from cljax.types import Variables
 
@@ -184,7 +183,7 @@ DIRECTIONS = {"replayed": {"capacity": 24}, "itaml": {"capacity": 24}}
 def trained(name, options, **more):
     """Final parameters after six updates of three tasks, and the losses."""
     form = {"own_classes": name in DIRECTIONS}
-    learner = support.bind(METHODS[name](**options, **more), **form)
+    learner = support.bind(make(name, **options, **more), **form)
     state, losses = support.run(learner, support.batches(6, **form))
     return state.params, losses
 
@@ -223,11 +222,11 @@ def test_a_schedule_stops_learning_when_it_says_so():
 
 def test_every_method_with_an_optimiser_takes_one_of_optax():
     """The two tables above name both kinds; the others share the code of one of them."""
-    with_one = {n for n, f in METHODS.items() if "optimizer" in inspect.signature(f).parameters}
+    with_one = {name for name, method in METHODS.items() if "optimizer" in method.options}
     assert with_one >= set(STEPS) | set(DIRECTIONS)
     for name in sorted(with_one):
         own = optax.adam(1e-3) if name in STEPS else optax.scale_by_adam()
-        METHODS[name](optimizer=optax.chain(optax.clip_by_global_norm(1.0), own))
+        make(name, optimizer=optax.chain(optax.clip_by_global_norm(1.0), own))
 
 
 def test_a_run_with_an_optax_schedule_has_its_own_identity():
