@@ -11,8 +11,8 @@ import transfer_support
 
 import cljax
 from cljax.errors import UserError
-from cljax.factories import real_options
 from cljax.methods.multitask import Multitask
+from cljax.options import real_options
 from cljax.streams.base import plan
 from cljax.types import Batch, Clock, Spec
 
@@ -82,8 +82,7 @@ def test_a_step_is_the_mean_over_old_and_new_examples():
 
 def test_it_remembers_what_plain_steps_forget():
     kept = {}
-    for name, method in (("multitask", Multitask(lr=0.3)), ("sgd", cljax.methods.METHODS["sgd"])):
-        method = method if name == "multitask" else method(lr=0.3)
+    for name, method in (("multitask", Multitask(lr=0.3)), ("sgd", cljax.SGD(lr=0.3))):
         run = cljax.run(
             method, transfer_support.stream(held=(), steps=60, pretrain=100), seeds=1,
             net=cljax.nets.mlp(6, 4), batch_size=5,
