@@ -216,7 +216,7 @@ def test_without_a_readout_a_run_keeps_its_name():
 
 def bound(name):
     """A method bound to the small problem in the form it is defined on."""
-    method, cosine = METHODS[name](), name == "lucir"
+    method, cosine = METHODS[name], name == "lucir"
     spec = support.spec(multi_head=name in ("icarl-ti", "hat"), own_classes=True)
     if name in ("oml", "rep", "teacher"):
         spec = support.held_spec()

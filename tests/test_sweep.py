@@ -19,6 +19,7 @@ import cljax
 from cljax import sweep
 from cljax.engine import learn
 from cljax.errors import UserError
+from cljax.method import Cost
 from cljax.runner import artefacts
 from cljax.runner.config import canonical
 from cljax.runner.prepare import prepare
@@ -138,19 +139,14 @@ def test_different_values_have_different_folders(values, net):
     assert len(names) == len(values)
 
 
-LAMAML = {"capacity": 6, "replay_size": 3, "glances": 2}
-
-
-def lamaml(*, alpha_init: float = 0.1, alpha_lr: float = 0.2) -> cljax.Method:
-    """La-MAML with a small memory."""
-    return cljax.LaMAML(**{**LAMAML, "alpha_init": alpha_init, "alpha_lr": alpha_lr})
+LAMAML = cljax.LaMAML(capacity=6, replay_size=3, glances=2)
 
 
 @pytest.mark.parametrize(
-    ("factory", "settings", "lanes"),
+    ("method", "settings", "lanes"),
     [
         (
-            lamaml,
+            LAMAML,
             [{"alpha_init": 0.3, "alpha_lr": 0.05}, {"alpha_init": 0.05, "alpha_lr": 0.3}],
             "map",
         ),
@@ -162,8 +158,8 @@ def lamaml(*, alpha_init: float = 0.1, alpha_lr: float = 0.2) -> cljax.Method:
     ],
     ids=["lamaml", "ewc"],
 )
-def test_a_lane_is_the_single_run_of_its_setting_and_seed(factory, settings, lanes, tmp_path):
-    plan = planned(settings, factory, lanes=lanes)
+def test_a_lane_is_the_single_run_of_its_setting_and_seed(method, settings, lanes, tmp_path):
+    plan = planned(settings, method, lanes=lanes)
     assert len(plan.groups) == 1
     assert sweep.run(plan, tmp_path).results is not None
     stored = lanes_of(tmp_path)
@@ -171,7 +167,7 @@ def test_a_lane_is_the_single_run_of_its_setting_and_seed(factory, settings, lan
     for lane in (plan.lanes[0], plan.lanes[-1]):
         tuning = on_validation(support.stream(valid=valid), lane.seed)
         single = cljax.run(
-            factory(**lane.setting), tuning, seeds=[lane.seed], entries="diagonal-last",
+            method.replace(**lane.setting), tuning, seeds=[lane.seed], entries="diagonal-last",
             lanes=lanes, **SMALL,
         )  # fmt: skip
         found = json.loads(stored[f"lanes/{lane.name}"])
@@ -245,13 +241,13 @@ def test_a_plan_tells_lanes_programs_bytes_and_time():
 
 
 def test_work_that_is_not_stated_gives_no_estimate():
-    def untold(*, lr: float = 0.1) -> cljax.Method:
+    class Untold(cljax.Finetune):
         """Fine-tuning that does not state its work."""
-        method = cljax.Finetune(lr=lr)
-        bind = lambda *problem: method.bind(*problem)._replace(examples_per_update=None)
-        return method._replace(bind=bind)
 
-    assert "no estimate" in str(planned(RATES, untold))
+        def cost(self, problem):
+            return Cost()
+
+    assert "no estimate" in str(planned(RATES, Untold))
 
 
 def test_tuning_seeds_are_apart_from_those_of_runs():

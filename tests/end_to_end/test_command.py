@@ -66,14 +66,13 @@ def test_a_users_method_stream_and_network(tmp_path):
         import numpy as np
         import cljax
 
-        def method(*, rate: float = 0.1) -> cljax.Method:
-            """Mine.
+        class Mine(cljax.CMAML):
+            """Mine."""
 
-            Args:
-              rate: how fast it learns.
-            """
-            inner = cljax.CMAML(alpha_init=rate, lr=rate, capacity=9, glances=1)
-            return inner._replace(name="mine", options={"rate": rate})
+            rate: cljax.Rate = 0.1
+            """How fast it learns."""
+            capacity: cljax.Count = 9
+            """Small."""
 
         def stream(*, size: int = 20):
             """Two sites.
@@ -93,15 +92,16 @@ def test_a_users_method_stream_and_network(tmp_path):
             return cljax.nets.mlp(6)
         ''')
     )
-    arguments = ["run", "mine:method", "mine:stream", "--rate", "0.2", "--size", "30", "--net",
+    arguments = ["run", "mine:Mine", "mine:stream", "--rate", "0.2", "--size", "30", "--net",
                  "mine:net", "--seeds", "2", "--batch-size", "5", "--out", "run"]  # fmt: skip
     code, out, err = command(*arguments, folder=tmp_path)
     assert code == 0, err
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["method"] == {"name": "mine", "options": {"rate": 0.2}}
+    assert config["method"]["name"] == "mine"
+    assert config["method"]["options"].items() >= {"rate": 0.2, "capacity": 9, "lr": 0.1}.items()
     assert config["stream"]["name"] == "clinic" and config["recipe"]["name"] == "default, untuned"
-    code, out, _ = command("run", "mine:method", "mine:stream", "--help", folder=tmp_path)
-    assert code == 0 and "--rate" in out and "how fast it learns" in out and "--size" in out
+    code, out, _ = command("run", "mine:Mine", "mine:stream", "--help", folder=tmp_path)
+    assert code == 0 and "--rate" in out and "How fast it learns" in out and "--size" in out
 
 
 @pytest.mark.parametrize(
