@@ -157,6 +157,7 @@ class _Kind(NamedTuple):
     leaf: bool  # a leaf, or options of its own
     none: bool  # None is one of the values
     choices: tuple[Any, ...]  # of a Literal that is all there is beside None
+    listed: bool  # a tuple, given as one or as a list
     checks: tuple[Callable[..., None], ...]
 
 
@@ -181,7 +182,9 @@ def _kind(hint: Any) -> _Kind:
     literal = len(rest) == 1 and typing.get_origin(rest[0]) is typing.Literal
     checks = tuple(mark.check for mark in marks if isinstance(mark, Check))
     checks += (check_flag,) if rest == [bool] else ()
-    return _Kind(Leaf in marks or own, none, typing.get_args(rest[0]) if literal else (), checks)
+    listed = bool(rest) and all(typing.get_origin(part) is tuple for part in rest)
+    choices = typing.get_args(rest[0]) if literal else ()
+    return _Kind(Leaf in marks or own, none, choices, listed, checks)
 
 
 def _members(hint: Any) -> Iterator[Any]:
@@ -198,6 +201,8 @@ def _check(name: str, value: Any, kind: _Kind) -> None:
         return
     if kind.choices:
         check_known(name, value, kind.choices)
+    if kind.listed and not isinstance(value, tuple):
+        raise UserError(f"{name} is {in_words(value)}, but it must be a list.")
     if kind.leaf and isinstance(value, (np.ndarray, jax.Array)) and np.ndim(value):
         lanes = [] if isinstance(value, Tracer) else np.asarray(value).flat
         for one in lanes:  # a value for each of several lanes

@@ -521,7 +521,12 @@ def test_a_run_that_cannot_be_told_again_is_not_said_to_go_on(tmp_path, monkeypa
     asked = iter(range(10**6))
     monkeypatch.setattr(runs, "signals", lambda: contextlib.nullcontext(lambda: next(asked) > 2))
     own = (i for i in ())  # of which nobody can tell what it holds
-    untold = METHOD._replace(bind=lambda model, spec: own and METHOD.bind(model, spec))
+
+    class Untold(type(METHOD)):
+        def bind(self, model, spec):
+            return own and super().bind(model, spec)
+
+    untold = Untold(**METHOD.options)
     with pytest.raises(Interrupted, match="cannot be continued, .* pass id='") as stopped:
         cljax.run(untold, stream(), seeds=1, out=tmp_path / "run", **SMALL)
     assert not stopped.value.kept and "goes on" not in str(stopped.value)

@@ -38,8 +38,9 @@ _IDENTITY = (
 _MORE = ("identity", "id")
 # Words of ``cljax.identity.content`` between the names that a user gave.
 _OF_JSON = frozenset({
-    "again", "array", "attributes", "bases", "closure", "ends", "entries", "fields", "function",
-    "globals", "mapping", "pairs", "registry", "sequence", "values", "wrapped", "__wrapped__",
+    "again", "array", "attributes", "bases", "class", "closure", "ends", "entries", "fields",
+    "function", "globals", "mapping", "pairs", "registry", "sequence", "values", "wrapped",
+    "__wrapped__",
 })  # fmt: skip
 _KINDS = {"class", "function", "object", "partial", "tuple", "unknown", "wrapped"}
 

@@ -116,7 +116,7 @@ def _of_method(method: Method) -> dict[str, Any]:
     }
     made: dict[str, Any] = {"options": options} if options else {}
     built_in = type(method) in {type(known) for known in METHODS.values()}
-    return made if built_in else {**made, "method": method}
+    return made if built_in else {**made, "class": type(method)}
 
 
 def _told_option(name: str, value: Any) -> bool:

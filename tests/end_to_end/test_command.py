@@ -167,7 +167,7 @@ def test_help_shows_every_hyper_parameter(capsys):
     for flag in flags.split():
         assert flag in out
     words = " ".join(out.replace("│", " ").split())
-    assert "initial value of every per-parameter learning rate" in words
+    assert "Initial value of every per-parameter learning rate" in words
 
 
 def test_list_protocol_data_and_version(capsys, monkeypatch):
