@@ -37,6 +37,7 @@ from cljax.types import Info
 RATE = 0.1
 TABLE_FILE = pathlib.Path("table.txt")
 TABLE = {"inner": {"rate": 0.5}}
+OFFSET = 1.0
 
 
 def hash_of(method=None, stream=None, **options):
@@ -138,6 +139,30 @@ def test_networks_of_other_libraries_are_told_by_what_makes_them():
         found = [content(net(width)) for width in (2, 3, 2)]
         assert found[0].json == found[2].json != found[1].json, name
         assert not found[0].unknown and found[0].packages, name
+
+
+class Hidden(nn.Module):
+    _scale: float = 1.0
+
+    def __post_init__(self):
+        self._offset = OFFSET
+        super().__post_init__()
+
+    def __call__(self, x, train=False):
+        return self._scale * x + self._offset, x
+
+
+def test_fields_of_linen_modules_that_begin_with_an_underscore_are_part_of_them(monkeypatch):
+    inside = lambda scale: nn.Sequential([Hidden(_scale=scale)])
+    base = content(Hidden())
+    assert base.json == content(Hidden()).json and not base.unknown
+    assert content(Hidden(_scale=2.0)).json != base.json
+    assert content(inside(1.0)).json != content(inside(2.0)).json
+    one = Hidden()
+    one.init(jax.random.key(0), jnp.ones(3))
+    assert content(one).json == base.json  # what Flax keeps of its use is no part of it
+    monkeypatch.setitem(globals(), "OFFSET", 2.0)
+    assert content(Hidden()).json != base.json
 
 
 def test_globals_that_nested_code_reads_are_part_of_it(monkeypatch):
@@ -527,7 +552,7 @@ def test_a_run_that_cannot_be_told_needs_an_id_to_be_read_back(tmp_path):
 
 SCRIPT = """
 import numpy as np, cljax, functools, json, sys
-from cljax.identity import content
+from cljax.identity.content import content
 NAMES = {"b", "a", "c"}
 KEEP = frozenset({1.5, "x", None})
 class Own:

@@ -17,7 +17,6 @@ import enum
 import fractions
 import functools
 import hashlib
-import io
 import json
 import logging
 import math
@@ -25,7 +24,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from cljax.identity.objects import generated, made_by_python, slots_of, state_of
 from cljax.identity.reads import imported, outside, reads_of
 from cljax.identity.sources import Package, own_source, package_of
 
@@ -41,13 +41,6 @@ __all__ = ["Content", "content", "contents", "digest_of"]
 
 _LONG = 64  # entries of a list that is written out; longer ones by their SHA-256
 _MOST = 20_000  # things that one content may be made of
-# Of classes: what Python and its generators of classes make of the rest.
-_MADE = frozenset({
-    "__abstractmethods__", "__annotations__", "__annotate__", "__annotate_func__",
-    "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__", "__match_args__",
-    "__module__", "__orig_bases__", "__parameters__", "__qualname__", "__slots__",
-    "__static_attributes__", "__weakref__", "_abc_impl",
-})  # fmt: skip
 _BY_TEXT = (
     PurePath, range, slice, complex, datetime.date, datetime.time, datetime.timedelta,
     decimal.Decimal, fractions.Fraction, type(jax.tree.structure(0)), types.GenericAlias,
@@ -55,7 +48,6 @@ _BY_TEXT = (
 )  # fmt: skip
 _ARRAYS = (np.ndarray, np.memmap, np.ma.MaskedArray)
 _CACHED = type(functools.cache(len))
-_RANDOM = (np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 
 
 class Content(NamedTuple):
@@ -249,7 +241,9 @@ def _beside(value: Any, path: str, walk: _Walk) -> dict[str, Any]:
     """What a container of a class of its own holds beside its entries."""
     held = dict(getattr(value, "__dict__", {}))
     if package_of(type(value).__module__) is None:
-        held |= {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
+        held |= {
+            name: getattr(value, name) for name in slots_of(type(value)) if hasattr(value, name)
+        }
     for name in ("default_factory", "maxlen"):  # of a defaultdict, of a deque
         if isinstance(value, (collections.defaultdict, collections.deque)) and hasattr(value, name):
             held[name] = getattr(value, name)
@@ -274,8 +268,7 @@ def _of_function(value: types.FunctionType, path: str, walk: _Walk) -> Any:
     name = f"{module}:{code.co_qualname}"
     if name == "functools:singledispatch.<locals>.wrapper":  # less what it remembers
         return {"function": name, "registry": _of(vars(value)["registry"], path, walk)}
-    generated = _generated(code, module)
-    own = not generated and _own(module, walk)
+    own = not generated(code, module) and _own(module, walk)
     made: dict[str, Any] = {"function": name}
     if own:
         found = own_source(code, scope)
@@ -368,7 +361,7 @@ def _of_class(value: type, path: str, walk: _Walk) -> Any:
     """A class that no name tells, with its bases and everything that its body left."""
     made = {}
     for key, entry in sorted(vars(value).items()):
-        if key in _MADE or isinstance(entry, _DESCRIPTORS):
+        if made_by_python(key, entry):
             continue
         if key == "__dataclass_fields__":
             made[key] = [
@@ -383,21 +376,6 @@ def _of_class(value: type, path: str, walk: _Walk) -> Any:
     return {"class": name, **kind, "bases": bases, "attributes": made}
 
 
-_DESCRIPTORS = (
-    types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType,
-    types.MethodDescriptorType, types.ClassMethodDescriptorType,
-    type(Content.json),  # a field of a named tuple
-)  # fmt: skip
-
-
-def _generated(code: types.CodeType, module: str) -> bool:
-    """Whether a dataclass or named tuple made a function from its fields, which stand beside it."""
-    of_tuple = module.startswith("namedtuple_")
-    return code.co_filename == "<string>" and (
-        of_tuple or code.co_qualname.startswith("__create_fn__.")
-    )
-
-
 def _of_instance(value: Any, path: str, walk: _Walk) -> Any:
     """An object by its class and attributes, if it has nothing else."""
     kind = type(value)
@@ -405,7 +383,7 @@ def _of_instance(value: Any, path: str, walk: _Walk) -> Any:
         return _of_builtin(value, path, walk)
     if isinstance(value, logging.Logger):
         return {"logger": value.name}
-    state, wrapped = _state(value), getattr(value, "__wrapped__", None)
+    state, wrapped = state_of(value), getattr(value, "__wrapped__", None)
     if state is None and wrapped is not None and not _own(kind.__module__, walk):
         if isinstance(value, _CACHED):
             return _untold(path, "it keeps earlier results", walk)
@@ -427,46 +405,6 @@ def _of_builtin(value: types.BuiltinFunctionType, path: str, walk: _Walk) -> Any
             return {"function": f"{module}:{value.__qualname__}"}
         return _untold(path, f"the compiled function {value.__qualname__}", walk)
     return {"method": value.__name__, "of": _of(owner, _join(path, "self"), walk)}
-
-
-def _state(value: Any) -> dict[str, Any] | None:
-    """An object's attributes; None where it holds more than those, or changes by being used."""
-    kind = type(value)
-    if isinstance(value, (io.IOBase, Iterator, types.CoroutineType, *_RANDOM)):
-        return None
-    if issubclass(kind, sys.modules["random"].Random if "random" in sys.modules else ()):
-        return None
-    slots = list(_slots(kind))
-    # As ``object.__reduce_ex__`` asks whether a C structure lies behind an object.
-    known = object.__basicsize__ + 8 * len(slots)
-    known += 8 * (kind.__dictoffset__ > 0) + 8 * (kind.__weakrefoffset__ > 0)
-    if kind.__basicsize__ > known or kind.__itemsize__:
-        return None
-    held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    held |= {
-        name: entry
-        for name, entry in getattr(value, "__dict__", {}).items()
-        if not isinstance(getattr(kind, name, None), functools.cached_property)
-    }
-    fields = getattr(kind, "__dataclass_fields__", None)
-    makers = {".".join(base.__module__.split(".")[:2]) for base in kind.__mro__}
-    if "flax.linen" in makers:  # also holds where it is bound, and a number of its own
-        held = {key: entry for key, entry in held.items() if key[:1] != "_"}
-        return {key: held[key] for key in held.keys() - {"parent", "scope"}}
-    if "flax.nnx" in makers:  # also holds under which trace it was made
-        return {key: held[key] for key in held.keys() - {"_pytree__state", "_trace_state"}}
-    if fields is not None and package_of(kind.__module__) is not None:
-        return {name: held[name] for name in fields if name in held}
-    return held
-
-
-def _slots(kind: type) -> Iterator[str]:
-    for base in kind.__mro__:
-        names = vars(base).get("__slots__", ())
-        for name in (names,) if isinstance(names, str) else names:
-            if name not in ("__dict__", "__weakref__"):
-                private = name.startswith("__") and not name.endswith("__")
-                yield f"_{base.__name__.lstrip('_')}{name}" if private else name
 
 
 def _named(value: Any, walk: _Walk) -> Any:
