@@ -34,7 +34,13 @@ import numpy as np
 from jax.core import Tracer
 
 from cljax.identity.objects import generated, made_by_python, slots_of, state_of
-from cljax.identity.reads import imported, outside, reads_of
+from cljax.identity.outside import (
+    ASKED_OF_ANYTHING,
+    given_from_outside,
+    outside,
+    outside_by_name,
+)
+from cljax.identity.reads import Imported, imported, reads_of
 from cljax.identity.sources import Package, own_source, package_of
 
 __all__ = ["Content", "content", "contents", "digest_of"]
@@ -126,7 +132,7 @@ def _of(value: Any, path: str, walk: _Walk) -> Any:
         return {"pattern": str(value.pattern), "flags": value.flags}
     if value is Ellipsis or value is NotImplemented:
         return {"constant": str(value)}
-    named = _named(value, walk)
+    named = _named(value, path, walk)
     if named is not None:
         return named
     if isinstance(value, (tuple, frozenset)):  # whether equal ones are one object is chance
@@ -168,7 +174,7 @@ def _of_object(value: Any, path: str, walk: _Walk) -> Any:
         return {"cached_property": _of(value.func, path, walk)}
     if isinstance(value, types.CellType):
         return {"cell": _of(value.cell_contents, path, walk)} if _filled(value) else "unbound"
-    if isinstance(value, Mapping) and not isinstance(value, type(os.environ)):
+    if isinstance(value, Mapping):
         return _of_mapping(value, path, walk)
     if isinstance(value, (set, frozenset)):
         parts = [_of(entry, _join(path, "entry"), walk) for entry in value]
@@ -293,6 +299,7 @@ def _of_function(value: types.FunctionType, path: str, walk: _Walk) -> Any:
         made[part] = _of(held, _join(path, part), walk) if held else None
     if own:
         made["globals"] = _of_globals(code, scope, path, walk)
+        _note_held(value, cells, path, walk)
     return {key: entry for key, entry in made.items() if entry}
 
 
@@ -305,15 +312,15 @@ def _of_globals(
     builtins = builtins if isinstance(builtins, dict) else vars(builtins)
     reads = reads_of(code)
     for name in reads.files:
-        _untold(_join(path, name), "what it gives stands in no source", walk)
+        _note(name, path, walk)
     for chain in reads.chains:
         first = chain[0]
         if first not in scope:
             if first in builtins:
-                _note_outside(chain, builtins[first], path, walk)
+                _note(outside(chain, builtins[first]), path, walk)
             continue
         value = scope[first]
-        _note_outside(chain, value, path, walk)
+        _note(outside(chain, value), path, walk)
         name, rest = first, chain[1:]
         # What the code asks of a module of the user's, and no more of it.
         while isinstance(value, types.ModuleType) and rest and rest[0] in vars(value):
@@ -328,6 +335,8 @@ def _of_globals(
             made[f"{module}.{name}"] = _of(getattr(value, name, None), _join(path, name), walk)
         if value is not None and not names:
             made[module] = _of(value, _join(path, module), walk)
+    for start, asked in reads.asked:
+        _note(_outside_import(start, asked, scope), path, walk)
     return made
 
 
@@ -343,8 +352,37 @@ def _import(
     return found
 
 
-def _note_outside(chain: tuple[str, ...], base: Any, path: str, walk: _Walk) -> None:
-    asked = outside(chain, base)
+def _outside_import(
+    start: Imported, asked: tuple[str, ...], scope: Mapping[str, Any]
+) -> str | None:
+    """What code asks for of what it imports as it runs; no package is imported to find it."""
+    names = (*start.names, *asked)
+    if start.level or package_of(start.module) is None:
+        found = imported(start.module, start.level, scope.get("__package__"))
+    else:
+        found = sys.modules.get(start.module)
+    if found is not None:
+        return outside((start.module, *names), found)
+    return None if start.level else outside_by_name(start.module, names)
+
+
+def _note_held(
+    value: types.FunctionType, cells: Mapping[str, types.CellType], path: str, walk: _Walk
+) -> None:
+    """Notes what code asks of its closure and of its arguments' defaults."""
+    code, defaults = value.__code__, value.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount]
+    held = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+    held |= value.__kwdefaults__ or {}
+    held |= {name: cell.cell_contents for name, cell in cells.items() if _filled(cell)}
+    for name, *asked in reads_of(code).held:
+        if name in held:
+            _note(outside((name, *asked), held[name]), path, walk)
+        elif name != "self" or len(asked) > 1:
+            _note(next((one for one in asked if one in ASKED_OF_ANYTHING), None), path, walk)
+
+
+def _note(asked: str | None, path: str, walk: _Walk) -> None:
     if asked is not None:
         _untold(_join(path, asked), "what it gives stands in no source", walk)
 
@@ -402,15 +440,19 @@ def _of_builtin(value: types.BuiltinFunctionType, path: str, walk: _Walk) -> Any
         home = "__module__" if isinstance(owner, type) else "__name__"
         module = value.__module__ or getattr(owner, home, "builtins")
         if not _own(module, walk):
+            if given_from_outside(f"{module}.{value.__qualname__}"):
+                return _untold_value(f"{module}.{value.__qualname__}", path, walk)
             return {"function": f"{module}:{value.__qualname__}"}
         return _untold(path, f"the compiled function {value.__qualname__}", walk)
     return {"method": value.__name__, "of": _of(owner, _join(path, "self"), walk)}
 
 
-def _named(value: Any, walk: _Walk) -> Any:
+def _named(value: Any, path: str, walk: _Walk) -> Any:
     """An installed package's own object, such as ``jax.nn.relu``, by where it is found."""
     if isinstance(value, types.ModuleType):
         return None if _own(value.__name__, walk) else {"module": value.__name__}
+    if isinstance(value, type(os.environ)):
+        return _untold_value("os.environ", path, walk)
     module = getattr(value, "__module__", None)
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     if not isinstance(module, str) or not isinstance(name, str) or module not in sys.modules:
@@ -420,6 +462,8 @@ def _named(value: Any, walk: _Walk) -> Any:
         found = getattr(found, part, None)
     if found is not value or _own(module, walk):
         return None
+    if given_from_outside(f"{module}.{name}"):
+        return _untold_value(f"{module}.{name}", path, walk)
     kind = {types.FunctionType: "function", type: "class"}.get(type(value), "object")
     return {kind: f"{module}:{name}"}
 
@@ -440,6 +484,10 @@ def _filled(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _untold_value(found: str, path: str, walk: _Walk) -> Any:
+    return _untold(path, f"{found}: what it gives stands in no source", walk)
 
 
 def _untold(path: str, what: str, walk: _Walk) -> Any:
