@@ -124,10 +124,10 @@ def check_network(model: Model, example: PyTree, num_classes: int, stream: str) 
             )
         _check_output(returned[0], seen)
     logits = before[0].logits
-    if logits.shape[-1] < num_classes:
+    if logits.shape[-1] != num_classes:
         raise UserError(
             f"The network has {logits.shape[-1]} outputs, but {stream} has {num_classes} classes; "
-            "give it as many outputs."
+            "give it as many outputs, as its factory is asked for."
         )
     import chex  # here, so that importing cljax does not import it
 

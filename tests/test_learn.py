@@ -293,3 +293,28 @@ def test_methods_that_need_boundaries_are_refused_where_there_are_none():
     free = support.stream(boundaries=False)
     with pytest.raises(UserError, match="needs task boundaries"):
         run(method=Asking(), stream=free)
+
+
+def more_tasks_than_updates(kind):
+    if kind == "joint":
+        return cljax.iid(lr=0.1), support.stream()
+    return cljax.er(lr=0.1, capacity=4), cljax.streams.gaussian(support.stream(), width=0.5)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("lanes", ["sequential", "vmap"])
+@pytest.mark.parametrize(("kind", "eval_every"), [("joint", 0), ("gaussian", 0), ("gaussian", 1)])
+def test_tasks_without_an_update_of_their_own_are_tested_alone(kind, eval_every, lanes):
+    method, stream = more_tasks_than_updates(kind)
+    events = []
+    history = learn(
+        method, MODEL, stream, [0, 1], batch_size=1000, lanes=lanes, eval_every=eval_every,
+        progress=events.append,
+    )  # fmt: skip
+    assert len(history.batch_sizes) == 1 < stream.num_tasks
+    matrix = history.evaluations["logits"]
+    assert not np.isnan(matrix[:, -1]).any()
+    segments = [event for event in events if event.kind == "segment"]
+    assert len(segments) == 2 and all(np.isfinite(event.value) for event in segments)
+    steps = [[step for step, _ in curve] for curve in history.anytime["logits"]]
+    assert steps == ([[1], [1]] if eval_every else [[], []])

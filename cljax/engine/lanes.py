@@ -142,19 +142,21 @@ def advance(setup: Setup, lane: Lane, place: Place) -> tuple[Place, Outcome]:
     name, counters = ("update", ()) if training else (f"phase/{item.program}", (item.task,))
     stop = place.at + (setup.segment or _length(setup, place.pace, item.stop - place.at))
     stop = min(item.stop, stop)
-    began = time.perf_counter()
-    carry = programs.segments[item.program](
-        lane.hyper, carry, lane.plans[slot], setup.data, _key(lane, name, *counters),
-        np.int32(place.at), np.int32(stop),
-    )  # fmt: skip
-    losses = host_copy(carry.losses).reshape(len(lane.members), -1)[:, place.at : stop]
-    pace = agreed((time.perf_counter() - began) / (stop - place.at))
-    events = _health(setup, lane, item, carry, stop)
-    step, num_steps = (stop if training else item.start), items[-1].stop
-    events += [
-        Event("segment", member, seed, step, num_steps, item.task, float(np.mean(row)))
-        for member, seed, row in zip(lane.members, lane.seeds, losses, strict=True)
-    ]
+    pace, events = place.pace, []
+    if stop > place.at:  # where tasks are more than updates, some end as they begin
+        began = time.perf_counter()
+        carry = programs.segments[item.program](
+            lane.hyper, carry, lane.plans[slot], setup.data, _key(lane, name, *counters),
+            np.int32(place.at), np.int32(stop),
+        )  # fmt: skip
+        losses = host_copy(carry.losses).reshape(len(lane.members), -1)[:, place.at : stop]
+        pace = agreed((time.perf_counter() - began) / (stop - place.at))
+        events = _health(setup, lane, item, carry, stop)
+        step, num_steps = (stop if training else item.start), items[-1].stop
+        events += [
+            Event("segment", member, seed, step, num_steps, item.task, float(np.mean(row)))
+            for member, seed, row in zip(lane.members, lane.seeds, losses, strict=True)
+        ]
     main = carry if training else place.main._replace(state=carry.state)
     if all(setup.records[member].divergence for member in lane.members):
         return Place(len(items), stop, main, main, pace), (events, None)

@@ -65,7 +65,7 @@ def schedule(
         first = (start // eval_every + 1) * eval_every if eval_every else end
         stops = [*range(first, end, eval_every), end] if eval_every else [end]
         for begin_at, stop in zip([start, *stops[:-1]], stops, strict=True):
-            anytime = bool(eval_every) and stop % eval_every == 0
+            anytime = bool(eval_every) and stop > begin_at and stop % eval_every == 0
             items.append(Item("task", task, begin_at, stop, anytime=anytime))
         items += phases(task, before=False)
         items[-1] = items[-1]._replace(row=task + 1)

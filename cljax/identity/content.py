@@ -17,7 +17,6 @@ import enum
 import fractions
 import functools
 import hashlib
-import io
 import json
 import logging
 import math
@@ -25,7 +24,7 @@ import os
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -34,20 +33,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from cljax.identity.reads import imported, outside, reads_of
+from cljax.identity.objects import generated, made_by_python, slots_of, state_of
+from cljax.identity.outside import (
+    ASKED_OF_ANYTHING,
+    given_from_outside,
+    outside,
+    outside_by_name,
+)
+from cljax.identity.reads import Imported, imported, reads_of
 from cljax.identity.sources import Package, own_source, package_of
 
 __all__ = ["Content", "content", "contents", "digest_of"]
 
 _LONG = 64  # entries of a list that is written out; longer ones by their SHA-256
 _MOST = 20_000  # things that one content may be made of
-# Of classes: what Python and its generators of classes make of the rest.
-_MADE = frozenset({
-    "__abstractmethods__", "__annotations__", "__annotate__", "__annotate_func__",
-    "__dataclass_params__", "__dict__", "__doc__", "__firstlineno__", "__match_args__",
-    "__module__", "__orig_bases__", "__parameters__", "__qualname__", "__slots__",
-    "__static_attributes__", "__weakref__", "_abc_impl",
-})  # fmt: skip
 _BY_TEXT = (
     PurePath, range, slice, complex, datetime.date, datetime.time, datetime.timedelta,
     decimal.Decimal, fractions.Fraction, type(jax.tree.structure(0)), types.GenericAlias,
@@ -55,7 +54,6 @@ _BY_TEXT = (
 )  # fmt: skip
 _ARRAYS = (np.ndarray, np.memmap, np.ma.MaskedArray)
 _CACHED = type(functools.cache(len))
-_RANDOM = (np.random.Generator, np.random.RandomState, np.random.BitGenerator)
 
 
 class Content(NamedTuple):
@@ -134,7 +132,7 @@ def _of(value: Any, path: str, walk: _Walk) -> Any:
         return {"pattern": str(value.pattern), "flags": value.flags}
     if value is Ellipsis or value is NotImplemented:
         return {"constant": str(value)}
-    named = _named(value, walk)
+    named = _named(value, path, walk)
     if named is not None:
         return named
     if isinstance(value, (tuple, frozenset)):  # whether equal ones are one object is chance
@@ -176,7 +174,7 @@ def _of_object(value: Any, path: str, walk: _Walk) -> Any:
         return {"cached_property": _of(value.func, path, walk)}
     if isinstance(value, types.CellType):
         return {"cell": _of(value.cell_contents, path, walk)} if _filled(value) else "unbound"
-    if isinstance(value, Mapping) and not isinstance(value, type(os.environ)):
+    if isinstance(value, Mapping):
         return _of_mapping(value, path, walk)
     if isinstance(value, (set, frozenset)):
         parts = [_of(entry, _join(path, "entry"), walk) for entry in value]
@@ -249,7 +247,9 @@ def _beside(value: Any, path: str, walk: _Walk) -> dict[str, Any]:
     """What a container of a class of its own holds beside its entries."""
     held = dict(getattr(value, "__dict__", {}))
     if package_of(type(value).__module__) is None:
-        held |= {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
+        held |= {
+            name: getattr(value, name) for name in slots_of(type(value)) if hasattr(value, name)
+        }
     for name in ("default_factory", "maxlen"):  # of a defaultdict, of a deque
         if isinstance(value, (collections.defaultdict, collections.deque)) and hasattr(value, name):
             held[name] = getattr(value, name)
@@ -274,8 +274,7 @@ def _of_function(value: types.FunctionType, path: str, walk: _Walk) -> Any:
     name = f"{module}:{code.co_qualname}"
     if name == "functools:singledispatch.<locals>.wrapper":  # less what it remembers
         return {"function": name, "registry": _of(vars(value)["registry"], path, walk)}
-    generated = _generated(code, module)
-    own = not generated and _own(module, walk)
+    own = not generated(code, module) and _own(module, walk)
     made: dict[str, Any] = {"function": name}
     if own:
         found = own_source(code, scope)
@@ -300,6 +299,7 @@ def _of_function(value: types.FunctionType, path: str, walk: _Walk) -> Any:
         made[part] = _of(held, _join(path, part), walk) if held else None
     if own:
         made["globals"] = _of_globals(code, scope, path, walk)
+        _note_held(value, cells, path, walk)
     return {key: entry for key, entry in made.items() if entry}
 
 
@@ -312,15 +312,15 @@ def _of_globals(
     builtins = builtins if isinstance(builtins, dict) else vars(builtins)
     reads = reads_of(code)
     for name in reads.files:
-        _untold(_join(path, name), "what it gives stands in no source", walk)
+        _note(name, path, walk)
     for chain in reads.chains:
         first = chain[0]
         if first not in scope:
             if first in builtins:
-                _note_outside(chain, builtins[first], path, walk)
+                _note(outside(chain, builtins[first]), path, walk)
             continue
         value = scope[first]
-        _note_outside(chain, value, path, walk)
+        _note(outside(chain, value), path, walk)
         name, rest = first, chain[1:]
         # What the code asks of a module of the user's, and no more of it.
         while isinstance(value, types.ModuleType) and rest and rest[0] in vars(value):
@@ -335,6 +335,8 @@ def _of_globals(
             made[f"{module}.{name}"] = _of(getattr(value, name, None), _join(path, name), walk)
         if value is not None and not names:
             made[module] = _of(value, _join(path, module), walk)
+    for start, asked in reads.asked:
+        _note(_outside_import(start, asked, scope), path, walk)
     return made
 
 
@@ -350,8 +352,37 @@ def _import(
     return found
 
 
-def _note_outside(chain: tuple[str, ...], base: Any, path: str, walk: _Walk) -> None:
-    asked = outside(chain, base)
+def _outside_import(
+    start: Imported, asked: tuple[str, ...], scope: Mapping[str, Any]
+) -> str | None:
+    """What code asks for of what it imports as it runs; no package is imported to find it."""
+    names = (*start.names, *asked)
+    if start.level or package_of(start.module) is None:
+        found = imported(start.module, start.level, scope.get("__package__"))
+    else:
+        found = sys.modules.get(start.module)
+    if found is not None:
+        return outside((start.module, *names), found)
+    return None if start.level else outside_by_name(start.module, names)
+
+
+def _note_held(
+    value: types.FunctionType, cells: Mapping[str, types.CellType], path: str, walk: _Walk
+) -> None:
+    """Notes what code asks of its closure and of its arguments' defaults."""
+    code, defaults = value.__code__, value.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount]
+    held = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
+    held |= value.__kwdefaults__ or {}
+    held |= {name: cell.cell_contents for name, cell in cells.items() if _filled(cell)}
+    for name, *asked in reads_of(code).held:
+        if name in held:
+            _note(outside((name, *asked), held[name]), path, walk)
+        elif name != "self" or len(asked) > 1:
+            _note(next((one for one in asked if one in ASKED_OF_ANYTHING), None), path, walk)
+
+
+def _note(asked: str | None, path: str, walk: _Walk) -> None:
     if asked is not None:
         _untold(_join(path, asked), "what it gives stands in no source", walk)
 
@@ -368,7 +399,7 @@ def _of_class(value: type, path: str, walk: _Walk) -> Any:
     """A class that no name tells, with its bases and everything that its body left."""
     made = {}
     for key, entry in sorted(vars(value).items()):
-        if key in _MADE or isinstance(entry, _DESCRIPTORS):
+        if made_by_python(key, entry):
             continue
         if key == "__dataclass_fields__":
             made[key] = [
@@ -383,21 +414,6 @@ def _of_class(value: type, path: str, walk: _Walk) -> Any:
     return {"class": name, **kind, "bases": bases, "attributes": made}
 
 
-_DESCRIPTORS = (
-    types.GetSetDescriptorType, types.MemberDescriptorType, types.WrapperDescriptorType,
-    types.MethodDescriptorType, types.ClassMethodDescriptorType,
-    type(Content.json),  # a field of a named tuple
-)  # fmt: skip
-
-
-def _generated(code: types.CodeType, module: str) -> bool:
-    """Whether a dataclass or named tuple made a function from its fields, which stand beside it."""
-    of_tuple = module.startswith("namedtuple_")
-    return code.co_filename == "<string>" and (
-        of_tuple or code.co_qualname.startswith("__create_fn__.")
-    )
-
-
 def _of_instance(value: Any, path: str, walk: _Walk) -> Any:
     """An object by its class and attributes, if it has nothing else."""
     kind = type(value)
@@ -405,7 +421,7 @@ def _of_instance(value: Any, path: str, walk: _Walk) -> Any:
         return _of_builtin(value, path, walk)
     if isinstance(value, logging.Logger):
         return {"logger": value.name}
-    state, wrapped = _state(value), getattr(value, "__wrapped__", None)
+    state, wrapped = state_of(value), getattr(value, "__wrapped__", None)
     if state is None and wrapped is not None and not _own(kind.__module__, walk):
         if isinstance(value, _CACHED):
             return _untold(path, "it keeps earlier results", walk)
@@ -424,55 +440,19 @@ def _of_builtin(value: types.BuiltinFunctionType, path: str, walk: _Walk) -> Any
         home = "__module__" if isinstance(owner, type) else "__name__"
         module = value.__module__ or getattr(owner, home, "builtins")
         if not _own(module, walk):
+            if given_from_outside(f"{module}.{value.__qualname__}"):
+                return _untold_value(f"{module}.{value.__qualname__}", path, walk)
             return {"function": f"{module}:{value.__qualname__}"}
         return _untold(path, f"the compiled function {value.__qualname__}", walk)
     return {"method": value.__name__, "of": _of(owner, _join(path, "self"), walk)}
 
 
-def _state(value: Any) -> dict[str, Any] | None:
-    """An object's attributes; None where it holds more than those, or changes by being used."""
-    kind = type(value)
-    if isinstance(value, (io.IOBase, Iterator, types.CoroutineType, *_RANDOM)):
-        return None
-    if issubclass(kind, sys.modules["random"].Random if "random" in sys.modules else ()):
-        return None
-    slots = list(_slots(kind))
-    # As ``object.__reduce_ex__`` asks whether a C structure lies behind an object.
-    known = object.__basicsize__ + 8 * len(slots)
-    known += 8 * (kind.__dictoffset__ > 0) + 8 * (kind.__weakrefoffset__ > 0)
-    if kind.__basicsize__ > known or kind.__itemsize__:
-        return None
-    held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    held |= {
-        name: entry
-        for name, entry in getattr(value, "__dict__", {}).items()
-        if not isinstance(getattr(kind, name, None), functools.cached_property)
-    }
-    fields = getattr(kind, "__dataclass_fields__", None)
-    makers = {".".join(base.__module__.split(".")[:2]) for base in kind.__mro__}
-    if "flax.linen" in makers:  # also holds where it is bound, and a number of its own
-        held = {key: entry for key, entry in held.items() if key[:1] != "_"}
-        return {key: held[key] for key in held.keys() - {"parent", "scope"}}
-    if "flax.nnx" in makers:  # also holds under which trace it was made
-        return {key: held[key] for key in held.keys() - {"_pytree__state", "_trace_state"}}
-    if fields is not None and package_of(kind.__module__) is not None:
-        return {name: held[name] for name in fields if name in held}
-    return held
-
-
-def _slots(kind: type) -> Iterator[str]:
-    for base in kind.__mro__:
-        names = vars(base).get("__slots__", ())
-        for name in (names,) if isinstance(names, str) else names:
-            if name not in ("__dict__", "__weakref__"):
-                private = name.startswith("__") and not name.endswith("__")
-                yield f"_{base.__name__.lstrip('_')}{name}" if private else name
-
-
-def _named(value: Any, walk: _Walk) -> Any:
+def _named(value: Any, path: str, walk: _Walk) -> Any:
     """An installed package's own object, such as ``jax.nn.relu``, by where it is found."""
     if isinstance(value, types.ModuleType):
         return None if _own(value.__name__, walk) else {"module": value.__name__}
+    if isinstance(value, type(os.environ)):
+        return _untold_value("os.environ", path, walk)
     module = getattr(value, "__module__", None)
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     if not isinstance(module, str) or not isinstance(name, str) or module not in sys.modules:
@@ -482,6 +462,8 @@ def _named(value: Any, walk: _Walk) -> Any:
         found = getattr(found, part, None)
     if found is not value or _own(module, walk):
         return None
+    if given_from_outside(f"{module}.{name}"):
+        return _untold_value(f"{module}.{name}", path, walk)
     kind = {types.FunctionType: "function", type: "class"}.get(type(value), "object")
     return {kind: f"{module}:{name}"}
 
@@ -502,6 +484,10 @@ def _filled(cell: types.CellType) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _untold_value(found: str, path: str, walk: _Walk) -> Any:
+    return _untold(path, f"{found}: what it gives stands in no source", walk)
 
 
 def _untold(path: str, what: str, walk: _Walk) -> Any:

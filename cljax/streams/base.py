@@ -57,6 +57,7 @@ DECISIVE = (
     "valid", "multi_head", "boundaries", "scenario", "planner", "held", "class_orders",
     "pretraining",
 )  # fmt: skip
+_SMALL = ("transform", "class_mask", "test_index", "held")  # arrays beside the examples
 
 
 class Augmentation(NamedTuple):
@@ -277,10 +278,22 @@ def sealed(stream: Stream) -> Stream:
     """The stream whose checksum tells all of it, with arrays that can no longer be written.
 
     For streams that the library makes: a copy with anything replaced is told by its content again.
+    Examples are made read-only as they are; of smaller arrays, which may be a caller's, a copy is.
     """
     for array in (stream.train_x, stream.train_y, stream.test_x, stream.test_y):
         array.flags.writeable = False
+    small = {name: jax.tree.map(_kept, getattr(stream, name)) for name in _SMALL}
+    stream = dataclasses.replace(stream, **small)
     return dataclasses.replace(stream, covered=tuple(getattr(stream, n) for n in DECISIVE))
+
+
+def _kept(value: Any) -> Any:
+    """A leaf that nobody else can write."""
+    if not isinstance(value, np.ndarray) or not value.flags.writeable:
+        return value
+    value = value.copy()
+    value.flags.writeable = False
+    return value
 
 
 def told(stream: Stream) -> bool:

@@ -146,6 +146,7 @@ def with_split(stream: Stream, path: str | os.PathLike[str]) -> Stream:
     for seed in seeds:
         pairs = zip(parts[seed, "train"], parts[seed, "valid"], strict=True)
         for task, (train, valid) in enumerate(pairs):
+            train.flags.writeable = valid.flags.writeable = False  # the checksum tells them
             if not len(train) or len(np.intersect1d(train, valid)):
                 raise UserError(
                     f"In the stream manifest {path}, task {task} of seed {seed} has no training "
