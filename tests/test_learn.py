@@ -297,8 +297,8 @@ def test_methods_that_need_boundaries_are_refused_where_there_are_none():
 
 def more_tasks_than_updates(kind):
     if kind == "joint":
-        return cljax.iid(lr=0.1), support.stream()
-    return cljax.er(lr=0.1, capacity=4), cljax.streams.gaussian(support.stream(), width=0.5)
+        return cljax.IID(lr=0.1), support.stream()
+    return cljax.ER(lr=0.1, capacity=4), cljax.streams.gaussian(support.stream(), width=0.5)
 
 
 @pytest.mark.filterwarnings("error")
