@@ -150,10 +150,16 @@ def _direction(optimizer: str, momentum: float) -> Transformation:
         return Transformation(lambda params: (), lambda grads, state, params: (grads, state))
     if optimizer == "radam":
         return scale_by_radam()
-    import optax  # here, so that methods work without it
 
-    made: Any = optax.trace(momentum) if optimizer == "momentum" else optax.scale_by_adam()
-    return Transformation(made.init, made.update)
+    def made() -> Any:
+        import optax  # here, so that methods work without it
+
+        return optax.trace(momentum) if optimizer == "momentum" else optax.scale_by_adam()
+
+    return Transformation(
+        lambda params: made().init(params),
+        lambda grads, state, params: made().update(grads, state, params),
+    )
 
 
 def scale_by_radam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Transformation:

@@ -33,7 +33,7 @@ def test_the_core_works_without_optax_orbax_datasets_and_chex():
     code = (
         "import sys\n"
         "for name in ('optax', 'orbax', 'tensorflow_datasets', 'chex'): sys.modules[name] = None\n"
-        "import cljax.memory.reservoir, cljax.unroll, cljax.metrics, cljax.methods\n"
+        "import cljax.memory.reservoir, cljax.inner_loop, cljax.metrics, cljax.methods\n"
         "print(sorted(cljax.methods.METHODS))"
     )
     assert "lamaml" in fresh(code)

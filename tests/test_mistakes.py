@@ -38,8 +38,8 @@ def test_what_is_no_method_is_refused_with_what_makes_one(stream):
     for what, match in (
         (cljax.EWC(100.0), "penalty ewc, but a penalty is carried by a method"),
         (cljax.SI(), "cljax.Finetune\\(penalty=...\\)"),
-        (cljax.LaMAML, "the function lamaml, .* call it: lamaml\\(\\)"),
-        (cljax.ER, "call it: er\\(\\)"),
+        (cljax.LaMAML, "the class LaMAML, .* call it: LaMAML\\(\\)"),
+        (cljax.ER, "call it: ER\\(\\)"),
         (None, "The method is None"),
         (3, "The method is 3"),
         (cljax.Method, "The method is the class Method"),
@@ -226,7 +226,7 @@ def test_run_shows_the_keywords_that_it_passes_on():
         if parameter.kind is parameter.KEYWORD_ONLY
     }
     assert set(Options.__annotations__) == passed
-    assert all(name in (cljax.runner.run.__doc__ or "") for name in passed)
+    assert all(name in (cljax.run.__doc__ or "") for name in passed)
 
 
 def test_how_a_run_is_kept_and_shown_is_checked(stream, tmp_path):
@@ -274,17 +274,17 @@ def test_more_than_the_machine_has_is_refused_before_it_is_asked_for(stream):
 def test_studies_and_sweeps_are_checked(stream):
     tune = cljax.Tune(seeds=(1000,))
     for methods, match in (
-        ({"er": cljax.ER}, "must be a dict of name -> \\(factory"),
-        ({"er": (cljax.ER(), {})}, "must hold factories"),
+        ({"er": cljax.ER}, "must be a dict of name -> \\(method"),
+        ({"er": (cljax.EWC(1.0), {})}, "penalty ewc, but a penalty is carried by a method"),
         ([cljax.ER], "must be a dict"),
         ({}, "must be a dict"),
-        ({"er": ("er", {"lr": [0.1]})}, "holds 'er'"),
+        ({"er": ("er", {"lr": [0.1]})}, "The method is 'er'"),
     ):
         _refused(match, cljax.compare, methods, stream, tune=tune)
     right = {"er": (cljax.ER, {"lr": [0.1]})}
     _refused("must be a cljax.Tune", cljax.compare, right, stream, tune=3)
     _refused("must be a Stream", cljax.compare, right, cljax.streams.split_mnist)
-    _refused("must be a factory", cljax.sweep.plan, cljax.ER(), stream, [{}])
+    _refused("carried by a method", cljax.sweep.plan, cljax.EWC(1.0), stream, [{}])
     for settings in ({"lr": [0.1]}, "lr", [("lr", 0.1)], None):
         _refused("must be a list of settings", cljax.sweep.plan, cljax.ER, stream, settings)
     _refused("must be a Plan", cljax.sweep.run, stream)

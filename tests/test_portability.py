@@ -53,8 +53,9 @@ def test_without_docstrings_and_what_only_unix_has_a_run_is_made_kept_and_read(t
         + textwrap.dedent(f"""
         import contextlib, importlib, io
         import cljax
-        from cljax import artefacts, nets, penalties
-        from cljax.cli import main
+        from cljax import nets, penalties
+        from cljax.runner import artefacts
+        from cljax.cli.command import main
         from cljax.errors import Interrupted, UserError
 
         print(cljax.LaMAML.__doc__, __debug__)

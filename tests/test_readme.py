@@ -22,7 +22,8 @@ def test_block(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     x = np.random.default_rng(0).integers(0, 256, (40, 6), dtype=np.uint8)
     y, task = np.arange(40) % 4, np.repeat([0, 1], 20)
     scope = {"x": x, "y": y, "task": task, "x_test": x, "y_test": y, "task_test": task}
-    exec("import cljax\n" + code, scope)  # noqa: S102
+    compiled = compile("import cljax\n" + code, "README.md", "exec", dont_inherit=True)
+    exec(compiled, scope)  # noqa: S102
 
 
 def test_there_are_blocks() -> None:

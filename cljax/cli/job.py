@@ -194,6 +194,7 @@ def join(text: str | None) -> None:
 
 
 def set_precision(precision: str) -> None:
+    """Switches double precision on where a run asks for it, before anything is built."""
     if precision == "float64":
         import jax
 
@@ -223,6 +224,7 @@ def shown(count: int, flags: dict[str, Any], names: Sequence[str] = ()):
 
 
 def running_of(flags: dict[str, Any]) -> Any:
+    """How a run is kept and cut up, by its flags."""
     from cljax.runner.run import Running
 
     made = Running(**{name: flags[name] for name in Running._fields})

@@ -69,8 +69,13 @@ def _undocumented_methods(thing: type) -> Iterator[str]:
     for name, value in vars(thing).items():
         value = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
         own = isinstance(value, property) or inspect.isfunction(value)
-        if own and not name.startswith("_") and name not in fields and not _text(value):
+        if own and not name.startswith("_") and name not in fields and not _told(thing, name):
             yield name
+
+
+def _told(thing: type, name: str) -> bool:
+    """Whether a method is documented, here or where a base class says what it is for."""
+    return any(_text(getattr(base, name)) for base in thing.__mro__ if name in vars(base))
 
 
 def _is_function(thing: Any) -> bool:

@@ -95,9 +95,11 @@ class Pretrained(Method):
 
     @property
     def unmeasured(self) -> Mapping[str, str]:  # type: ignore[override]
+        """As the method's."""
         return self.method.unmeasured
 
     def arrange(self, stream: Any) -> Any:
+        """As the method's."""
         return self.method.arrange(stream)
 
     def bind(self, model: Model, spec: Spec) -> Learner:

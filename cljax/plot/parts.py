@@ -34,9 +34,13 @@ class Measured(Protocol):
     """What figures read of a ``cljax.Run``."""
 
     @property
-    def results(self) -> Mapping[str, Any]: ...
+    def results(self) -> Mapping[str, Any]:
+        """As ``Run.results``."""
+        ...
 
-    def accuracy_matrix(self, name: str | None = None) -> np.ndarray: ...
+    def accuracy_matrix(self, name: str | None = None) -> np.ndarray:
+        """As ``Run.accuracy_matrix``."""
+        ...
 
 
 def axes(

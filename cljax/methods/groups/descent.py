@@ -42,12 +42,15 @@ class PenaltyOptions(Options):
 
     @property
     def needs(self) -> Needs:
+        """Where tasks end, if a penalty consolidates there."""
         return Needs(boundaries=self.penalty is not None)
 
     def penalty_state(self, params: Params) -> PyTree:
+        """What the state keeps for the penalty, () without one."""
         return penalty_state(self.penalty, params)
 
     def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        """The phase that consolidates the penalty, if there is one."""
         return penalty_phases(self.penalty, problem.network)
 
 
@@ -108,4 +111,5 @@ class DescentOptions(PenaltyOptions):
         return after, jnp.where(some, loss, 0.0)
 
     def cost(self, problem: Problem) -> Cost:
+        """One gradient on a batch."""
         return Cost(1, problem.spec.batch_size)

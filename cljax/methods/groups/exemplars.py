@@ -64,9 +64,11 @@ class ExemplarOptions(Options):
         return self.policy.phases(problem.model, problem.spec, self.kept(problem.spec))
 
     def recall(self, problem: Problem) -> Recall | None:
+        """Puts exemplars in the places of the plan's rows below -1."""
         return recall
 
     def arrange(self, stream: Stream) -> Stream:
+        """The stream whose plan replays exemplars."""
         # The budget does not depend on the batches.
         budget = self.budget(stream.spec(1))
         return memory.replayed(stream, budget, first_epochs=self.first_epochs)

@@ -50,11 +50,13 @@ class PlainOptions(Options):
 
     @property
     def needs(self) -> Needs:
+        """Ends and ids of tasks."""
         return Needs(boundaries=True, task_ids_train=True)
 
     def update(
         self, problem: Problem, state: Any, batch: Batch, draws: tuple[()]
     ) -> tuple[Any, Info]:
+        """One step of plain descent."""
         plain = DescentOptions(lr=self.lr)
 
         def own(state: Any, batch: Batch, draws: tuple[()]) -> tuple[Any, Info]:
@@ -67,6 +69,7 @@ class PlainOptions(Options):
         return stepped(state, batch, draws)
 
     def cost(self, problem: Problem) -> Cost:
+        """One gradient on a batch."""
         return Cost(1, problem.spec.batch_size)
 
 

@@ -61,9 +61,11 @@ class SessionOptions(Options):
 
     @property
     def needs(self) -> Needs:
+        """Ends and ids of tasks, and several passes."""
         return Needs(boundaries=True, task_ids_train=True, epochs=True)
 
     def fit(self, problem: Problem) -> None:
+        """Raises UserError for a problem without classes of each task's own."""
         check_single_head(self.kind, problem.spec)
 
     @property
@@ -123,6 +125,7 @@ class SessionOptions(Options):
         ), loss
 
     def cost(self, problem: Problem) -> Cost:
+        """One gradient on a batch."""
         return Cost(1, problem.spec.batch_size)
 
 
