@@ -247,3 +247,20 @@ def test_a_matrix_that_rounding_made_indefinite_is_solved_nearly(seed, monkeypat
         assert np.isnan(alone).any() == (seed == 585)
         if seed != 585:
             np.testing.assert_array_equal(alone, found)
+
+
+@pytest.mark.parametrize("size", [1e-18, 3e-19, 1e-25, 0.0])
+def test_a_gradient_whose_products_underflow_constrains_nothing(size):
+    """Its squares are near 1e-36, where single precision has lost most digits."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(False):
+        grads, current = rng.normal(size=(6, 40)).astype(np.float32), rng.normal(size=40)
+        grads[2] = np.float32(size) * rng.normal(size=40)
+        p, b = grads @ grads.T, (grads @ current).astype(np.float32)
+        p[2], p[:, 2] = p[2] * rng.normal(size=6), p[:, 2] * rng.normal(size=6)  # lost digits
+        p[2, 2] = abs(p[2, 2])
+        lower, every = np.full(6, 0.1, np.float32), np.ones(6, bool)
+        found = np.asarray(compiled(6)(p, b, lower, every))
+        others = compiled(6)(p, b, lower, np.arange(6) != 2)
+        assert found[2] == lower[2] and np.isfinite(found).all()
+        np.testing.assert_allclose(np.delete(found, 2), np.delete(others, 2), rtol=1e-5)

@@ -69,7 +69,7 @@ def solve_qp(
     """The minimiser v; inactive entries are 0. All NaN where none was found.
 
     Where P is singular it is one of the minimisers, which all have the same P v; where a row is
-    zero (its square root below the smallest normal number), v is ``lower``.
+    zero (its diagonal below 1e-31 in single precision: products underflow), v is ``lower``.
 
     Args:
       p: symmetric and positive semidefinite where active.
@@ -113,7 +113,9 @@ def kkt_residual(
 
 def _scaled(p: Array, b: Array, lower: Array, active: Array) -> _Scaled:
     diagonal = jnp.diag(p)
-    active = active & (diagonal >= jnp.finfo(p.dtype).tiny)  # a row of zeros constrains nothing
+    # A row of zeros constrains nothing; products of gradients below that have underflowed.
+    info = jnp.finfo(p.dtype)
+    active = active & (diagonal >= info.tiny / info.eps)
     each = jnp.where(active, 1 / jnp.sqrt(jnp.where(active, diagonal, 1.0)), 1.0)
     p = jnp.where(active[:, None] & active[None], p, 0.0) * each[:, None] * each[None]
     b, lower = (jnp.where(active, a, 0.0) for a in (b * each, lower / each))
