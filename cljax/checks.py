@@ -166,6 +166,12 @@ def check_evaluations(evaluations: Any) -> None:
             f"evaluations is {in_words(evaluations)}, but it must be a list of Evaluations, such "
             'as [cljax.Evaluation(scenario="task")].'
         )
+    for evaluation in evaluations:
+        if not isinstance(evaluation.name, str) or not evaluation.name:
+            raise UserError(
+                f"An evaluation has the name {in_words(evaluation.name)}, but it must be text, by "
+                "which its matrix is found."
+            )
 
 
 def check_memory(what: str, num_bytes: int, instead: str) -> None:

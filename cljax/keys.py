@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -51,7 +51,7 @@ def check_seeds(seeds: Any) -> tuple[int, ...]:
     Raises:
       UserError: for none, for one that is there twice, or for one out of range.
     """
-    listed = not isinstance(seeds, (str, bytes)) and isinstance(seeds, Iterable)
+    listed = not isinstance(seeds, (str, bytes, Mapping)) and isinstance(seeds, Iterable)
     listed = listed and getattr(seeds, "ndim", 1) == 1
     chosen = tuple(map(check_seed, seeds)) if listed else ()
     if not chosen:

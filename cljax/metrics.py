@@ -264,18 +264,29 @@ class _Rule(NamedTuple):
 
 
 # What speaks of the moment at which a task has been learned, or of what was lost since.
+_UNANSWERED = (
+    "in scenario class no output of a task that was not learned may be the answer, so that both of "
+    "its terms are 0."
+)
 AFTER_EACH = ("LA", "BTI", "FWT", "forgetting", "AIA", "F")
 
 
-def unmeasured(method: Mapping[str, str], stream: str, *, boundaries: bool) -> dict[str, str]:
+def unmeasured(
+    method: Mapping[str, str], stream: str, *, boundaries: bool, scenario: str = "domain",
+    class_mask: ArrayLike | None = None,
+) -> dict[str, str]:  # fmt: skip
     """Measures that have no meaning for a method on a stream, and why.
 
     Args:
       method: its ``Method.unmeasured``. stream: its name.
       boundaries: whether the stream has tasks that end.
+      scenario: of the evaluation that measures are taken of. class_mask: [T, C] of the stream.
     """
     reason = f"the tasks of {stream} have no ends, so there is no moment after one of them."
     without = {} if boundaries else dict.fromkeys(AFTER_EACH, reason)
+    apart = class_mask is not None and bool((np.asarray(class_mask, int).sum(axis=0) <= 1).all())
+    if scenario == "class" and apart:
+        without["FWT"] = _UNANSWERED
     return {**without, **method}
 
 

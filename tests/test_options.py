@@ -126,10 +126,24 @@ def test_an_option_that_is_of_another_kind_or_out_of_range_is_refused_by_its_nam
     assert not accepted, "\n".join(map(str, accepted))
 
 
+def arrays(y=1, **options):
+    labels, task = np.array([0, y, 0, y]), np.array([0, 0, 1, 1])
+    data = (np.zeros((4, 3), np.uint8), labels, task)
+    return cljax.streams.from_arrays(data, test=data, **{"name": "s", "num_classes": 2, **options})
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
         (lambda s, d: cljax.run("online", s, origins=3), "origins is 3"),
+        (lambda s, d: cljax.run("online", s, seeds={1: 2}), "seeds is"),
+        (
+            lambda s, d: cljax.run("online", s, evaluations=[cljax.Evaluation("", "logits")]),
+            "has the name ''",
+        ),
+        (lambda s, d: arrays(name=3), "name is 3"),
+        (lambda s, d: arrays(dtype=None), "dtype is None"),
+        (lambda s, d: arrays(y=2**40), "labels go up to 1099511627776"),
         (lambda s, d: cljax.run("online", s, tuning=3), "tuning is 3"),
         (lambda s, d: cljax.run("online", s, net=np), "The network is the module numpy"),
         (lambda s, d: cljax.streams.save_split(d / "x.npz", 3, seeds=[1]), "is 3"),

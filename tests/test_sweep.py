@@ -139,7 +139,8 @@ def test_different_values_have_different_folders(values, net):
     assert len(names) == len(values)
 
 
-LAMAML = cljax.LaMAML(capacity=6, replay_size=3, glances=2)
+SMALL_MEMORY = {"capacity": 6, "replay_size": 3, "glances": 2}
+LAMAML = cljax.LaMAML(**SMALL_MEMORY)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +321,7 @@ def test_a_measure_that_is_better_low_is_ranked_low_first(tmp_path):
 def test_a_diverged_setting_is_last_and_counts_in_no_mean(tmp_path):
     plan = planned(
         sweep.grid(alpha_init=[1e30, 0.1]), "lamaml", seeds=3,
-        recipe=cljax.Recipe("lamaml", "rolled", method_options={**LAMAML, "clip_norm": None}),
+        recipe=cljax.Recipe("lamaml", "rolled", method_options={**SMALL_MEMORY, "clip_norm": None}),
     )  # fmt: skip
     done = sweep.run(plan, tmp_path)
     good, bad = done.settings

@@ -76,6 +76,11 @@ def class_names(path: str | os.PathLike[str]) -> list[str]:
         _check_one_level(root, names)
     lower: dict[str, str] = {}
     for name in names:
+        if not name.isprintable():
+            raise UserError(
+                f"The folder {ascii(name)} of {inside} has a name that is no text; name the class "
+                "otherwise."
+            )
         other = lower.setdefault(name.casefold(), name)
         if other != name:
             raise UserError(
@@ -166,6 +171,12 @@ def strangers(root: Path, found: Layout) -> list[str]:
             f"{len(loose)} images lie beside the folders of classes and were left out, the first "
             f"of them {loose[0]}."
         )
+    named = [name for name in found.names if not split and _part_of(name)]
+    if named:
+        said.append(
+            f"The folder {root / named[0]} is taken for a class, though it is named like a part of "
+            "a split, for it holds images and no folders; name it otherwise if it is one."
+        )
     for part, folder in split.items():
         if folder not in within and _holds_images(folder):
             where = "" if tests is None else f" The tests are those of {tests}."
@@ -175,7 +186,7 @@ def strangers(root: Path, found: Layout) -> list[str]:
 
 def inside(root: Path, file: Path) -> bytes:
     """A file's place in a folder, the same on every system."""
-    return file.relative_to(root).as_posix().encode()
+    return os.fsencode(file.relative_to(root).as_posix())
 
 
 def folders_in(folder: Path) -> list[str]:

@@ -40,6 +40,8 @@ def open_rgb(file: Path) -> Any:
     """
     from PIL import Image
 
+    if file.exists() and not file.is_file():  # a pipe waits for ever
+        raise Unusable("it is no regular file")
     try:
         content = file.read_bytes()
     except OSError as error:

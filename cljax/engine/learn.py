@@ -337,7 +337,8 @@ def _hypers(method: Method, settings: Sequence[Mapping[str, float]]) -> list[dic
         for name in setting:
             check_known(f"real option of {method.name}", name, names)
         own = method.replace(**setting)
-        made.append({METHOD: jax.tree.map(lambda leaf: np.asarray(leaf, dtype), own)})
+        with np.errstate(over="ignore"):  # what is too large for the type diverges, and is told
+            made.append({METHOD: jax.tree.map(lambda leaf: np.asarray(leaf, dtype), own)})
     return made
 
 

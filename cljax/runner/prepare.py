@@ -188,7 +188,10 @@ def prepare(
         "notices": [*notices, *_untold(parts.identity)],
         "stream_facts": _facts(source),
         "needs": method.needs._asdict(),
-        "unmeasured": unmeasured(method.unmeasured, source.name, boundaries=source.boundaries),
+        "unmeasured": unmeasured(
+            method.unmeasured, source.name, boundaries=source.boundaries,
+            scenario=asked[0].scenario, class_mask=source.class_mask,
+        ),  # fmt: skip
         **surroundings,
         "versions": {**surroundings["versions"], **parts.packages},
     }

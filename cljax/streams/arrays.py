@@ -11,7 +11,7 @@ import numpy as np
 from jax.dtypes import canonicalize_dtype as canonical
 
 from cljax.data import digest
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import UserError, check_known, check_positive, check_text
 from cljax.streams.base import Stream, Transform, checksum, sealed
 from cljax.streams.orders import permutation
 from cljax.streams.packed import pack, seen_as, unpacked
@@ -62,6 +62,9 @@ def from_arrays(
       UserError: if shapes, types, labels or tasks do not fit together.
     """
     check_known("shuffle", shuffle, ("within-task", "none"))
+    check_text(name=name, licence=licence)
+    if dtype is None:
+        raise UserError("dtype is None, but it must be uint8 or the name of a float, as float32.")
     if not isinstance(val, numbers.Real) or not 0 <= val < 1:
         raise UserError(f"val is {val!r}, but it must be a share from 0 to below 1.")
     if num_classes is not None:
@@ -84,6 +87,11 @@ def from_arrays(
         raise UserError(
             f"The labels ask for {num_classes} classes (the largest is {y.max()}), but a label is "
             f"the number of an output, below {_MOST_CLASSES}; number the classes from 0."
+        )
+    if int(y.max()) >= _MOST_CLASSES:
+        raise UserError(
+            f"The training labels go up to {y.max()}, but a label is the number of an output, below "
+            f"{_MOST_CLASSES}; number the classes from 0."
         )
     own = np.zeros((num_tasks, max(num_classes, int(y.max()) + 1)), bool)
     own[task, y] = True

@@ -369,3 +369,36 @@ def test_links_to_folders_are_followed_once(tmp_path):
     (root / "a" / "loop").symlink_to(root / "a")
     found = quiet(root)
     assert np.bincount(np.concatenate([found.train_y, found.test_y])).tolist() == [7, 4]
+
+
+def small(folder, name, shade, num=3):
+    (folder / name).mkdir(parents=True)
+    for i in range(num):
+        Image.new("RGB", (4, 4), (shade, i, 0)).save(folder / name / f"{i}.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of Unix")
+@pytest.mark.parametrize("name", ["pipe.png", "PIPE.JPG"])
+def test_a_pipe_is_no_image(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(Unusable, match="no regular file"):
+        open_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"a\xfe"])
+def test_a_class_whose_name_is_no_text_is_refused(tmp_path, name):
+    small(tmp_path, "a", 10)
+    try:
+        os.mkdir(os.fsencode(tmp_path) + b"/" + name)
+    except OSError:
+        pytest.skip("this file system has names of text alone")
+    with pytest.raises(UserError, match="a name that is no text"):
+        data.class_folders(tmp_path, size=4)
+
+
+@pytest.mark.parametrize("name", ["test", "Testing", "val"])
+def test_a_class_that_is_named_like_a_part_of_a_split_is_said(tmp_path, name):
+    for i, own in enumerate(("a", "b", name)):
+        small(tmp_path, own, 60 * i, 5)
+    with pytest.warns(UserWarning, match=f"{name} is taken for a class"):
+        data.class_folders(tmp_path, size=4)
