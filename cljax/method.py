@@ -147,6 +147,11 @@ class Method(Options):
         """The stream as the method sees it, by default as it is; for bounds like joint training."""
         return stream
 
+    @property
+    def rearranges(self) -> bool:
+        """Whether ``arrange`` may change the stream."""
+        return type(self).arrange is not Method.arrange
+
     def bind(self, model: Model, spec: Spec) -> Learner:
         """The functions above for one problem.
 

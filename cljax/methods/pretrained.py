@@ -102,6 +102,10 @@ class Pretrained(Method):
         """As the method's."""
         return self.method.arrange(stream)
 
+    @property
+    def rearranges(self) -> bool:
+        return self.method.rearranges
+
     def bind(self, model: Model, spec: Spec) -> Learner:
         learner = self.method.bind(model, spec)
         if any(phase.name == "pretrain" for phase in learner.phases):

@@ -83,7 +83,7 @@ class WithExemplars(Method):
             exemplar_capacity_bytes=self.exemplar_capacity_bytes,
         )
         named(self.exemplars)
-        if type(self.method).arrange is not Method.arrange:
+        if self.method.rearranges:
             raise UserError(
                 f"{self.method.name} has a plan of its own, so exemplars cannot join its batches; "
                 "many such methods have an option exemplars."

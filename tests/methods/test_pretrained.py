@@ -116,6 +116,14 @@ def test_bad_pretraining_is_refused(changes, match):
         cljax.Pretrained(ER, HOW._replace(**changes))
 
 
+def test_exemplars_join_a_pretrained_method_unless_it_has_a_plan_of_its_own():
+    method = cljax.Pretrained(ER, HOW)
+    assert cljax.WithExemplars(method, "herding", exemplars_per_class=2).name == "er+exemplars"
+    with pytest.raises(UserError, match="a plan of its own"):
+        joint = cljax.Pretrained(cljax.Joint(), HOW)
+        cljax.WithExemplars(joint, "herding", exemplars_per_class=2)
+
+
 def test_what_is_no_method_is_refused():
     with pytest.raises(UserError, match="must be a Method"):
         cljax.Pretrained(cljax.ER)
