@@ -189,8 +189,11 @@ def prepare(
         "stream_facts": _facts(source),
         "needs": method.needs._asdict(),
         "unmeasured": unmeasured(
-            method.unmeasured, source.name, boundaries=source.boundaries,
-            scenario=asked[0].scenario, class_mask=source.class_mask,
+            method.unmeasured,
+            source.name,
+            boundaries=source.boundaries,
+            scenario=asked[0].scenario,
+            class_mask=source.class_mask,
         ),  # fmt: skip
         **surroundings,
         "versions": {**surroundings["versions"], **parts.packages},
