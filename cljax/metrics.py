@@ -285,7 +285,7 @@ def unmeasured(
     reason = f"the tasks of {stream} have no ends, so there is no moment after one of them."
     without = {} if boundaries else dict.fromkeys(AFTER_EACH, reason)
     apart = class_mask is not None and bool((np.asarray(class_mask, int).sum(axis=0) <= 1).all())
-    if scenario == "class" and apart:
+    if scenario == "class" and apart and len(np.asarray(class_mask)) > 1:
         without["FWT"] = _UNANSWERED
     return {**without, **method}
 

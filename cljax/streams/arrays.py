@@ -90,8 +90,8 @@ def from_arrays(
         )
     if int(y.max()) >= _MOST_CLASSES:
         raise UserError(
-            f"The training labels go up to {y.max()}, but a label is the number of an output, below "
-            f"{_MOST_CLASSES}; number the classes from 0."
+            f"The training labels go up to {y.max()}, but a label is the number of an output, "
+            f"below {_MOST_CLASSES}; number the classes from 0."
         )
     own = np.zeros((num_tasks, max(num_classes, int(y.max()) + 1)), bool)
     own[task, y] = True
