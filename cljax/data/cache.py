@@ -19,7 +19,7 @@ import numpy as np
 from cljax.data.sources import digest
 from cljax.storage.files import opened, read_array, write_bytes, writing
 
-__all__ = ["Cached", "cached_arrays", "fingerprint", "user_cache"]
+__all__ = ["Cached", "cached_arrays", "fingerprint", "times", "user_cache"]
 
 _NUM_ARRAYS = 4
 Arrays = tuple[np.ndarray, ...]
@@ -31,6 +31,9 @@ class Cached(NamedTuple):
     arrays: Arrays
     checksum: str
     path: Path | None
+
+
+_READ_WHOLE = 256 * 1024 * 1024  # bytes of records; more are told by their times
 
 
 def user_cache() -> Path | None:
@@ -48,11 +51,27 @@ def user_cache() -> Path | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Twelve hexadecimal digits that name what a prepared data folder holds."""
+    """Twelve hexadecimal digits that name what a prepared data folder holds.
+
+    Records are told by their content; of more than 256 MB by size and times, where the time of the
+    last change to a file is one that nobody sets back.
+    """
     total = hashlib.sha256((folder / "dataset_info.json").read_bytes())
-    for path in sorted(folder.glob("*record*")):
+    paths = sorted(folder.glob("*record*"))
+    whole = sum(path.stat().st_size for path in paths) <= _READ_WHOLE
+    for path in paths:
         total.update(f"{path.name}:{path.stat().st_size};".encode())
+        if whole:
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        else:
+            total.update(times(path.stat()).encode())
     return total.hexdigest()[:12]
+
+
+def times(stat: os.stat_result) -> str:
+    """When a file was last written and last changed in any way."""
+    return f"{stat.st_mtime_ns}:{stat.st_ctime_ns};"
 
 
 def cached_arrays(

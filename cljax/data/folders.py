@@ -124,12 +124,13 @@ def read(
 
 def _fingerprint(root: Path, found: Layout, sizes: tuple[int, ...]) -> str:
     """Twelve hexadecimal digits that name files, their sizes and times, and how they are cut."""
-    total = hashlib.sha256(repr((_DECODER, sizes, found.names)).encode())
+    place = os.fsencode(root.resolve())
+    total = hashlib.sha256(repr((_DECODER, sizes, found.names, place)).encode())
     for part in (found.train, found.test):
         for file in part.files:
             try:
                 stat = file.stat()
-                told = f":{stat.st_size},{stat.st_mtime_ns};"
+                told = f":{stat.st_size},{cache.times(stat)}"
             except OSError:  # a broken link, say; decoding names it
                 told = ":?;"
             total.update(inside(root, file) + told.encode())

@@ -380,3 +380,32 @@ def test_the_real_archive():
     assert found.train_x.shape == (15_000, 28, 28, 1) and found.test_x.shape[0] == 3000
     assert np.bincount(found.train_y).tolist() == [1500] * 10
     assert found.checksum == "4261f4b12b5bce1c43582bd869f48b90e38e5baab3e2ac8188ab6751531c04fd"
+
+
+def recorded(folder, content):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "dataset_info.json").write_text("{}")
+    (folder / "mnist-train.array_record-00000-of-00001").write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("keep_time", [True, False])
+def test_records_of_equal_size_and_other_content_are_another_data_set(
+    tmp_path, monkeypatch, whole, keep_time
+):
+    """Such as one that was prepared again with other labels."""
+    monkeypatch.setattr(cache, "_READ_WHOLE", 100 if whole else 0)
+    folder = recorded(tmp_path, b"a" * 50)
+    (file,) = folder.glob("*record*")
+    before, times = cache.fingerprint(folder), file.stat()
+    assert cache.fingerprint(folder) == before
+    recorded(tmp_path, b"b" * 50)
+    if keep_time:
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert cache.fingerprint(folder) != before
+
+
+def test_copied_records_are_the_same_data_set(tmp_path):
+    one, other = recorded(tmp_path / "a", b"a" * 50), recorded(tmp_path / "b", b"a" * 50)
+    assert cache.fingerprint(one) == cache.fingerprint(other)

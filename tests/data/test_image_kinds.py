@@ -403,3 +403,16 @@ def test_a_class_that_is_named_like_a_part_of_a_split_is_said(tmp_path, name):
         small(tmp_path, own, 60 * i, 5)
     with pytest.warns(UserWarning, match=f"{name} is taken for a class"):
         data.class_folders(tmp_path, size=4)
+
+
+def test_images_that_others_took_the_place_of_are_read_again(tmp_path):
+    """Of equal sizes, and with the earlier times set back."""
+    files = [tmp_path / own / f"{i}.ppm" for own in ("a", "b") for i in range(3)]
+    for shade in (20, 210):
+        for file in files:
+            file.parent.mkdir(exist_ok=True)
+            times = file.stat() if file.exists() else None
+            file.write_bytes(b"P6 2 2 255\n" + bytes([shade, files.index(file), 0] * 4))
+            if times is not None:
+                os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert data.class_folders(tmp_path, size=2).train_x[..., 0].min() == shade
