@@ -51,6 +51,7 @@ RUN_FLAGS: dict[str, tuple[Any, Any, str]] = {
     "loop": (Literal["auto", "scan", "steps"], "auto", "compiled loop, or one update at a time"),
     "precision": (Literal["float32", "float64"], "float32", "of everything"),
     "id": (str | None, None, "names what cannot be told of your own code, as part of the run"),
+    "tuned_by": (str | None, None, "folder of the sweep that chose these values, for the record"),
     "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
     "tensorboard": (bool, False, "also write TensorBoard files (extra 'tensorboard')"),
 }  # fmt: skip
@@ -173,7 +174,46 @@ def options_of_run(job: Job) -> dict[str, Any]:
     set_precision(flags["precision"])
     names = ("precision", "eval_every", "online", "readout", "lanes", "loop", "id")
     seeds = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
-    return {"seeds": seeds, "origins": job.origins, **{name: flags[name] for name in names}}
+    options = {"seeds": seeds, "origins": job.origins, **{name: flags[name] for name in names}}
+    if flags.get("tuned_by") is None:
+        return options
+    tuning = _tuning(job, flags["tuned_by"])
+    own = {name: origin for name, origin in job.origins.items() if name not in tuning["chosen"]}
+    return {**options, "origins": own, "tuning": tuning}
+
+
+def _tuning(job: Job, folder: str) -> dict[str, Any]:
+    """How a sweep chose the values of this job, for its record.
+
+    Nothing that the folder names is imported.
+
+    Raises:
+      UserError: unless it holds a finished sweep on validation images, of this method, whose best
+        setting and other options these are.
+    """
+    from cljax import sweep
+    from cljax.runner.config import plain
+    from cljax.sweep.lanes import OF_RUN
+
+    check_path(tuned_by=folder)
+    found = sweep.load(folder)
+    method = found.config["method"]
+    if method != job.recipe.method:
+        raise UserError(
+            f"The sweep in {folder} tuned {method}, but this run is of {job.recipe.method}; leave "
+            "--tuned-by out."
+        )
+    tuning = found.tuning()
+    base = (found.config["base"] or {}).get("method_options", {})
+    own = plain({**job.recipe.method_options, **{n: getattr(job.recipe, n) for n in OF_RUN}})
+    for name, value in {**plain(base), **tuning["chosen"]}.items():
+        if own.get(name) != value:
+            chose = "chose" if name in tuning["chosen"] else "was made with"
+            raise UserError(
+                f"The sweep in {folder} {chose} {name}={value}, but this run has "
+                f"{name}={own.get(name)}; take that value, or leave --tuned-by out."
+            )
+    return tuning
 
 
 def join(text: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,7 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
         consent(rest[:2])
     flags = {**jobs.RUN_FLAGS, **jobs.RUNNING_FLAGS, **_FLAGS}
     flags["seeds"] = (int, 5, _SEEDS)
+    del flags["tuned_by"]  # of a run
     job = jobs.job_of("sweep", rest, flags)
     if consent is not None:
         pairs = [pair.partition("=") for pair in over]
@@ -122,6 +124,7 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
         best = done.best().setting
         base = _without(keep, "--on", "--metric", "--seeds", "--lanes-at-a-time")
         line = [*base, *(_flag(name, value) for name, value in best.items()), "--seeds 5"]
+        line.append(f"--tuned-by {shlex.quote(str(done.path))}")
         print(f"\n  the best on tests, with other seeds: cljax run {' '.join(line)}")
     return code
 

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Unpack
 
@@ -212,14 +212,14 @@ def _run_in(
     config = prepared.config
     if artefacts.finished(folder, config):
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # of a kill at the very end
-        return load(folder)
+        return _as_recorded(load(folder), config)
     if jax.process_index() > 0:  # of several: the first one writes
         checkpoints = checkpoints_of(config, folder, running)
         history, results = _learn(prepared, progress, running, checkpoints)
         return Run(config, results, folder, history.states, prepared=prepared)
     with artefacts.claim(folder):
         if artefacts.finished(folder, config):  # by the process that held it until now
-            return load(folder)
+            return _as_recorded(load(folder), config)
         checkpoints = checkpoints_of(config, folder, running)
         new = not (folder / "config.json").exists()
         try:
@@ -237,7 +237,31 @@ def _run_in(
                 raise
             reason = error.strerror or error
             raise UserError(f"The output folder {folder} cannot be written: {reason}.") from error
-    return Run(config, results, folder, history.states, prepared=prepared)
+    done = Run(config, results, folder, history.states, prepared=prepared)
+    begun = artefacts.config_of(folder)  # by the call that began the run
+    return _as_recorded(
+        done if _same_tuning(begun, config) else replace(done, config=begun), config
+    )
+
+
+def _same_tuning(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    return recorded.get("tuning") == config["tuning"]
+
+
+def _as_recorded(done: Run, config: Mapping[str, Any]) -> Run:
+    """A run with a notice where its folder says otherwise than this call how values were chosen."""
+    if _same_tuning(done.config, config):
+        return done
+    there, here = (
+        protocol.tuned(one["tuning"]) if one.get("tuning") else "not tuned"
+        for one in (done.config, config)
+    )
+    notice = (
+        f"On record in {done.path} is that the values were {there}; by this call they are {here}: "
+        "name another folder to put that on record."
+    )
+    notices = [*done.config.get("notices", ()), notice]
+    return replace(done, config={**done.config, "notices": notices})
 
 
 def _trained(folder: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shlex
@@ -74,6 +76,73 @@ def test_a_sweep_prints_every_setting_and_the_run_it_suggests(unbroken):
     assert job.recipe.batch_size == best.setting["batch_size"]
     assert job.recipe.stream_options["samples_per_task"] == 60
     assert job.recipe.stream_options["sample"] and job.flags["seeds"] == 5
+    assert jobs.options_of_run(job)["tuning"] == sweep.load(folder).tuning()
+
+
+@pytest.fixture(name="small", scope="module")
+def _small(tmp_path_factory):
+    """A small sweep, the words of its suggested run, and its folder."""
+    folder = tmp_path_factory.mktemp("small") / "a sweep"
+    data = ["--sample", "--num-tasks", "2", "--samples-per-task", "20"]
+    words = ["finetune", "mnist-rotations", *data, "--net", "mlp:4"]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as done:
+        cli.main(["sweep", *words, "--over", "lr=0.1,0.01", "--seeds", "1", "--out", str(folder)])
+    assert done.value.code == 0
+    (line,) = re.findall(r"cljax run .*", out.getvalue())
+    return [*shlex.split(line)[2:], "--seed", "0"], folder
+
+
+def run_small(capsys, words, out, *more):
+    words = [word for i, word in enumerate(words) if "--seeds" not in words[max(0, i - 1) : i + 1]]
+    return call(capsys, "run", *words, "--out", str(out), *more)
+
+
+def config_in(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_the_run_that_a_sweep_suggests_is_on_record_as_tuned(small, capsys, tmp_path):
+    words, folder = small
+    code, out, _ = run_small(capsys, words, tmp_path / "a")
+    assert code == 0 and "tuned by RA on validation images" in out
+    config = config_in(tmp_path / "a")
+    assert config["tuning"] == sweep.load(folder).tuning()
+    assert config["origins"]["lr"] == "tuned" and config["recipe"]["name"] == "tuned"
+    assert "untuned" not in json.dumps(config["recipe"])
+    assert "untuned" not in call(capsys, "protocol", *words[:-4], *words[-2:])[1]
+
+
+def test_a_run_that_is_stored_with_other_tuning_says_so(small, capsys, tmp_path):
+    words, _ = small
+    untuned = [
+        word for i, word in enumerate(words) if "--tuned-by" not in words[max(0, i - 1) : i + 1]
+    ]
+    for name, first, then, there in (
+        ("a", untuned, words, "values were not tuned; by this call they are tuned by RA"),
+        ("b", words, untuned, "values were tuned by RA"),
+    ):
+        assert "On record" not in run_small(capsys, first, tmp_path / name)[1]
+        stored = (tmp_path / name / "config.json").read_bytes()
+        code, out, _ = run_small(capsys, then, tmp_path / name)
+        assert code == 0 and "Finished before" in out and there in " ".join(out.split())
+        assert "On record" not in run_small(capsys, first, tmp_path / name)[1]
+        assert (tmp_path / name / "config.json").read_bytes() == stored
+
+
+def test_values_that_a_sweep_did_not_choose_are_not_tuned_by_it(small, capsys, tmp_path):
+    words, folder = small
+    chosen = sweep.load(folder).best().setting["lr"]
+    other = words[words.index("--lr") + 1 : words.index("--lr") + 2]
+    changed = [("0.5" if word in other else word) for word in words]
+    for given, said in (
+        (changed, f"chose lr={chosen}, but this run has lr=0.5"),
+        (["er", *words[1:]], "tuned finetune, but this run is of er"),
+        ([*words, "--tuned-by", str(tmp_path)], "sweep.json|holds no sweep|is missing"),
+    ):
+        code, _, err = run_small(capsys, given, tmp_path / "x")
+        assert code == 2 and re.search(said, err) and err.count("\n") == 1, err
+        assert not (tmp_path / "x").exists()
 
 
 def test_the_same_sweep_again_only_reads(copied, unbroken, capsys):
