@@ -106,7 +106,9 @@ class Options:
         super().__init_subclass__(**more)
         words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", cls.__name__)
         cls.kind = "-".join(words).lower() if name is None else name
+        written = cls.__doc__
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        cls.__doc__ = written  # where there is none, a dataclass makes one of its fields
         jax.tree_util.register_pytree_with_keys(
             cls,
             lambda made: _flatten(made, lambda name, part: (GetAttrKey(name), part)),
@@ -125,6 +127,11 @@ class Options:
 
     def check(self) -> None:
         """Raises UserError for values that do not fit each other; each alone is checked before."""
+
+    @property
+    def summary(self) -> str:
+        """What it is, in a line; empty where docstrings are left out."""
+        return (inspect.getdoc(type(self)) or "").partition("\n")[0]
 
     @property
     def options(self) -> Mapping[str, Any]:

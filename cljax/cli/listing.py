@@ -22,7 +22,7 @@ def names(arguments: list[str]) -> int:
 
     first_line = lambda factory: (inspect.getdoc(factory) or "").partition("\n")[0]
     rows = {
-        "methods": [(n, f"{first_line(make)} [{CHECKED[n]}]") for n, make in METHODS.items()],
+        "methods": [(n, f"{method.summary} [{CHECKED[n]}]") for n, method in METHODS.items()],
         "streams": [(name, first_line(make)) for name, make in STREAMS.items()],
         "nets": [(name, first_line(make)) for name, make in NETS.items()],
         "data": [(name, source.licence) for name, source in data.SOURCES.items()],

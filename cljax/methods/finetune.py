@@ -41,6 +41,10 @@ class Finetune(DescentOptions, Method):
     def name(self) -> str:
         return self.kind if self.penalty is None else self.penalty.name
 
+    @property
+    def summary(self) -> str:
+        return super().summary if self.penalty is None else self.penalty.summary
+
     def init(self, problem: Problem, key: Array) -> State:
         return State(*self.start(problem, key))
 
