@@ -166,11 +166,12 @@ def check_evaluations(evaluations: Any) -> None:
             f"evaluations is {in_words(evaluations)}, but it must be a list of Evaluations, such "
             'as [cljax.Evaluation(scenario="task")].'
         )
-    for evaluation in evaluations:
-        if not isinstance(evaluation.name, str) or not evaluation.name:
+    names: list[Any] = [getattr(evaluation, "name", None) for evaluation in evaluations]
+    for name in names:
+        if not isinstance(name, str) or not name:
             raise UserError(
-                f"An evaluation has the name {in_words(evaluation.name)}, but it must be text, by "
-                "which its matrix is found."
+                f"An evaluation has the name {in_words(name)}, but it must be text, by which its "
+                "matrix is found."
             )
 
 
