@@ -123,17 +123,17 @@ def read(
 
 
 def _fingerprint(root: Path, found: Layout, sizes: tuple[int, ...]) -> str:
-    """Twelve hexadecimal digits that name files, their sizes and times, and how they are cut."""
+    """Twelve hexadecimal digits that name files, their labels, sizes and times, and their cut."""
     place = os.fsencode(root.resolve())
     total = hashlib.sha256(repr((_DECODER, sizes, found.names, place)).encode())
     for part in (found.train, found.test):
-        for file in part.files:
+        for file, label in zip(part.files, part.labels, strict=True):
             try:
                 stat = file.stat()
                 told = f":{stat.st_size},{cache.times(stat)}"
             except OSError:  # a broken link, say; decoding names it
                 told = ":?;"
-            total.update(inside(root, file) + told.encode())
+            total.update(inside(root, file) + f":{label}{told}".encode())
         total.update(b"|")
     return total.hexdigest()[:12]
 

@@ -416,3 +416,18 @@ def test_images_that_others_took_the_place_of_are_read_again(tmp_path):
             if times is not None:
                 os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
         assert data.class_folders(tmp_path, size=2).train_x[..., 0].min() == shade
+
+
+def test_other_labels_of_the_same_images_are_read_again(tmp_path):
+    """As the annotations of Tiny ImageNet's validation images give them."""
+    for own in ("a", "b"):
+        small(tmp_path / "train", own, 60)
+    images = tmp_path / "val" / "images"
+    images.mkdir(parents=True)
+    for i in range(2):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(images / f"{i}.png")
+    for names in (("a", "b"), ("b", "a")):
+        lines = [f"{i}.png\t{name}\t0\t0\t1\t1" for i, name in enumerate(names)]
+        (tmp_path / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+        found = data.class_folders(tmp_path, size=4)
+        assert [("a", "b")[y] for y in found.test_y] == list(names)
