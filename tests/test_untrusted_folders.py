@@ -452,11 +452,6 @@ TWICE = [cljax.Evaluation("a"), cljax.Evaluation("a")]
 @pytest.mark.parametrize(
     ("running", "options", "said"),
     [
-        ({"keep": -1}, {}, "keep is -1"),
-        ({"keep": 0}, {}, "keep is 0"),
-        ({"segment_seconds": 0.0}, {}, "segment_seconds is 0"),
-        ({"segment_seconds": float("nan")}, {}, "segment_seconds is nan"),
-        ({"checkpoint_every": "infs"}, {}, "checkpoint_every is infs"),
         ({"devices": 3}, {}, "devices is 3"),  # found by ``learn``, after the folder was made
         ({}, {"evaluations": TWICE}, "two evaluations named a"),
         ({}, {"evaluations": [cljax.Evaluation("b", "nothing")]}, "'nothing' is not known"),
