@@ -57,8 +57,8 @@ from cljax.errors import (
 
 __all__ = [
     "Bound", "Check", "Count", "Leaf", "Natural", "Option", "Options", "Positive", "Rate", "Real",
-    "Share", "StaticRate", "StaticShare", "check_single", "flat", "options_of", "positional",
-    "real_options",
+    "Share", "StaticRate", "StaticShare", "check_single", "documentation", "flat", "options_of",
+    "positional", "real_options",
 ]  # fmt: skip
 
 
@@ -220,16 +220,19 @@ def _check(name: str, value: Any, kind: _Kind) -> None:
 
 
 def _flatten(made: Options, child: Callable[[str, Any], Any]) -> tuple[list[Any], tuple[Any, ...]]:
-    kinds = _kinds(type(made))
-    children = [child(name, getattr(made, name)) for name, kind in kinds.items() if kind.leaf]
-    return children, tuple(getattr(made, name) for name, kind in kinds.items() if not kind.leaf)
+    """Its leaves, and the rest by name; a word in the place of a leaf belongs to the rest."""
+    values = {name: getattr(made, name) for name in _kinds(type(made))}
+    marked = (name for name, kind in _kinds(type(made)).items() if kind.leaf)
+    leaves = [name for name in marked if not isinstance(values[name], str)]
+    rest = tuple((name, value) for name, value in values.items() if name not in leaves)
+    return [child(name, values[name]) for name in leaves], rest
 
 
 def _unflatten(cls: type, static: tuple[Any, ...], children: Iterable[Any]) -> Any:
     """As JAX asks for it: with tracers or anything else as leaves, so without checks."""
-    made, leaves, rest = object.__new__(cls), iter(children), iter(static)
-    for name, kind in _kinds(cls).items():
-        object.__setattr__(made, name, next(leaves if kind.leaf else rest))
+    made, leaves, rest = object.__new__(cls), iter(children), dict(static)
+    for name in _kinds(cls):
+        object.__setattr__(made, name, rest[name] if name in rest else next(leaves))
     return made
 
 
@@ -250,7 +253,7 @@ class Option(NamedTuple):
 def options_of(made: Options) -> list[Option]:
     """The options of an object, then those of the options that it holds, without their holders."""
     own, held = [], []
-    hints, helps = typing.get_type_hints(type(made)), _documentation(type(made))
+    hints, helps = typing.get_type_hints(type(made)), documentation(type(made))
     for name, kind in _kinds(type(made)).items():
         value = getattr(made, name)
         if isinstance(value, Options):
@@ -285,7 +288,7 @@ def real_options(made: Options) -> tuple[str, ...]:
     )
 
 
-def _documentation(cls: type) -> dict[str, str]:
+def documentation(cls: type) -> dict[str, str]:
     """Field -> the docstring below it, in the class or in one that it is made of."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):

@@ -25,7 +25,6 @@ from cljax.streams import STREAMS
 
 _PENALTIES = cljax.penalties.PENALTIES
 _FACTORIES = {
-    **{f"policy {name}": make for name, make in POLICIES.items()},
     **{f"net {name}": make for name, make in NETS.items()},
     # Those with the same factory behind them differ in defaults alone.
     **{
@@ -43,6 +42,7 @@ _FACTORIES = {
 _OPTIONS = {
     **{f"method {name}": method for name, method in METHODS.items()},
     **{f"penalty {name}": penalty() for name, penalty in _PENALTIES.items()},
+    **{f"policy {name}": policy for name, policy in POLICIES.items()},
 }
 # What is checked elsewhere: data by ``check_images``, a learned rule by ``load_rule``, lists of
 # classes by ``split_by_class``, names of data sets where they are looked up.
