@@ -32,6 +32,7 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,13 +47,15 @@ from cljax.references.tables import interval
 from cljax.runner.config import commit_of
 
 __all__ = [
-    "ABSENT", "READING", "RESULTS", "Cell", "Report", "Table", "arguments", "as_json", "counted",
-    "device", "difference", "line", "markdown", "metric", "number", "of_each", "one_core_each",
-    "over_repeats", "over_seeds", "percent", "printed", "reading_of", "recorded", "spread", "write",
+    "ABSENT", "NUMBER", "READING", "RESULTS", "Cell", "Report", "Table", "add", "arguments",
+    "as_json", "as_number", "counted", "device", "difference", "line", "markdown", "metric",
+    "number", "of_each", "one_core_each", "over_repeats", "over_seeds", "percent", "printed",
+    "reading_of", "recorded", "spread", "write",
 ]  # fmt: skip
 
 RESULTS = Path("experiments/results")
 READING, ABSENT = "## Reading", "-"
+NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"  # as results show it
 By = Literal["ci95", "std"]
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -217,6 +220,20 @@ def write(out: Path, report: Report) -> None:
     out.with_suffix(".json").write_text(as_json(_stored(out.stem, report)), "utf-8")
 
 
+def add(out: Path, report: Report) -> None:
+    """Adds the report's parts to those at ``out``, in Markdown and JSON."""
+    if not out.exists():
+        write(out, report)
+        return
+    before, reading = out.read_text("utf-8").partition(READING)[0], reading_of(out)
+    body = "\n".join(text for part in report.parts for text in markdown(part))
+    text = f"{before.rstrip()}\n\n{body.rstrip()}\n"
+    out.write_text(text + (f"\n{reading}" if reading else ""), "utf-8")
+    path, more = out.with_suffix(".json"), _stored(out.stem, report)
+    old = json.loads(path.read_text("utf-8"))
+    path.write_text(as_json({**old, "tables": [*old["tables"], *more["tables"]]}), "utf-8")
+
+
 def reading_of(path: Path) -> str:
     """The section `Reading` of a file of results, which is written by hand."""
     old = path.read_text("utf-8") if path.exists() else ""
@@ -274,7 +291,16 @@ def _text(cell: Any) -> str:
 
 def _value(cell: Any) -> Any:
     value = cell.value if isinstance(cell, Cell) else cell
-    return None if value in (ABSENT, "") else value
+    return value if not isinstance(value, str) else as_number(value)
+
+
+def as_number(text: str) -> float | int | str | None:
+    """The number that a text is; None for an empty one or a dash; else the text."""
+    if text in (ABSENT, ""):
+        return None
+    if not re.fullmatch(NUMBER, text):
+        return text
+    return int(text) if text.lstrip("+-").isdecimal() else float(text)
 
 
 def _plain(value: float) -> float | int | None:

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common import as_json
+from common import NUMBER, READING, as_json, as_number
 
 __all__ = ["cell_value", "converted", "tables"]
 
-_N = r"([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
+_N = f"({NUMBER})"
 _LOST = r"(?: \((\d+) diverged\))?"
 _Number = Callable[[str], Any]
-_plain: _Number = lambda text: int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
 # Forms of cells, and the names of their numbers.
 _FORMS = [
     (rf"{_N}{_LOST}", ("mean", "diverged")),
@@ -41,7 +40,7 @@ _BESIDE = re.compile(
 _PROTOCOL = re.compile(rf"([a-z-]+) {_N} (equivalent|different|undecided)")
 
 
-def cell_value(text: str, number: _Number = _plain) -> Any:
+def cell_value(text: str, number: _Number = as_number) -> Any:
     """What a cell of a Markdown table says, in the form of the JSON file.
 
     Args:
@@ -86,10 +85,10 @@ def _beside(text: str, number: _Number) -> Any:
     return text
 
 
-def tables(path: Path, number: _Number = _plain) -> Iterator[dict[str, Any]]:
+def tables(path: Path, number: _Number = as_number) -> Iterator[dict[str, Any]]:
     """The tables of a Markdown file above its Reading, in the form of the JSON file."""
     title, rows = "", []
-    for line in [*path.read_text("utf-8").partition("## Reading")[0].splitlines(), ""]:
+    for line in [*path.read_text("utf-8").partition(READING)[0].splitlines(), ""]:
         if line.startswith("|"):
             rows.append([cell.strip() for cell in line.strip()[1:-1].split("|")])
             continue
