@@ -39,7 +39,7 @@ def percent(cell) -> str:
 
 def one_session(args, net: str) -> list[str]:
     """The first task, one epoch, full width: the paper's mode as one gradient."""
-    source = cljax.streams.STREAMS[args.stream](data_dir=args.data_dir)
+    source = cljax.streams.make(args.stream, data_dir=args.data_dir).build()
     stream = first_tasks(source, 1)
     method = cljax.ITAML(lr=0.1, mode="paper", algebra="one-gradient", capacity=2000)
     began = time.perf_counter()

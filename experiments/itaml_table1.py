@@ -142,9 +142,9 @@ def main() -> None:
     if args.smoke:  # one of each kind
         args.methods = [m for m in args.methods if m in ("itaml", "ewc", "gem", "icarl", "fomaml")]
 
-    stream = cljax.streams.split_mnist(
+    stream = cljax.streams.SplitMNIST(
         data_dir=args.data_dir, sample=args.smoke, pixels="normalised"
-    )
+    ).build()
     epochs, seeds, few = (1, 2, slice(1)) if args.smoke else (EPOCHS, args.seeds, slice(None))
     shared = {"net": NET, "batch_size": 64 if args.smoke else BATCH, "epochs": epochs}
     folder = args.runs / ("smoke" if args.smoke else "full")

@@ -212,7 +212,7 @@ def main() -> None:
             net = net_of("mlp:100,100" if mnist else recipe.net)
             if stream is None:
                 own = {} if mnist else recipe.stream_options
-                stream = cljax.streams.STREAMS[stream_name](**{**own, **data})
+                stream = cljax.streams.make(stream_name, **{**own, **data}).build()
             made = cljax.methods.make(method, **options)
             path = args.runs / f"{stream_name}-{name}.npz"
             identity = [stream.checksum, seeds, dict(options)]

@@ -168,7 +168,7 @@ def main() -> None:
         if args.smoke:
             recipe = reduced(recipe, TINY_NET, 40)
             options = {**recipe.stream_options, "classes": 10, "val": 0.2}
-            stream = cljax.streams.STREAMS["cifar100-20x5"](made_up(), **options)
+            stream = cljax.streams.make("cifar100-20x5", **options).build(made_up())
         elif small:
             recipe = reduced(recipe, NET, SAMPLES)
         if tuned:
@@ -188,7 +188,7 @@ def main() -> None:
         runs[method] = run
         lines.append(row_of(run, method, args.stream, source, MARGIN))
         costs.append(cost_of(run, method, args.stream))
-        shown = stream or shown or cljax.streams.STREAMS[args.stream](**recipe.stream_options)
+        shown = stream or shown or cljax.streams.make(args.stream, **recipe.stream_options).build()
         works.append(work_of(run, recipe, shown))
         print(lines[-1], flush=True)
     text = [TABLE_HEAD.format(whose="published"), *lines, ""]

@@ -202,14 +202,14 @@ def main() -> None:
     if args.recipe == "mnist":
         recipe = cljax.recipe("lamaml", "mnist-rotations")
         data = {"sample": True, "samples_per_task": 100} if args.smoke else {}
-        stream = cljax.streams.mnist_rotations(
+        stream = cljax.streams.MNISTRotations(
             num_tasks=TASKS, data_dir=None if args.smoke else args.data_dir, **data
-        )
+        ).build()
     else:
         recipe = cljax.recipe("lamaml", "cifar100-20x5", "lamaml-table3-single", "reference")
         recipe = reduced(recipe, NET, 100 if args.smoke else SAMPLES)
         options = {**recipe.stream_options, "data_dir": args.data_dir}
-        stream = cljax.streams.STREAMS["cifar100-20x5"](**options)
+        stream = cljax.streams.make("cifar100-20x5", **options).build()
     method = cljax.LaMAML(**recipe.method_options)
     stride, seeds = STRIDE[args.recipe], range(2 if args.smoke else args.seeds)
     every, folder = stride * recipe.method_options["glances"], args.runs / args.recipe

@@ -140,7 +140,7 @@ def main() -> None:
     cljax.keep_freed_memory()
 
     seeds = 1 if args.smoke else args.seeds
-    stream = cljax.streams.mnist_b5_5(data_dir=args.data_dir, sample=args.smoke)
+    stream = cljax.streams.IncrementalMNIST(data_dir=args.data_dir, sample=args.smoke).build()
     recipe = cljax.recipe("lucir", "mnist-b5-5", "mnemonics-toy", "toy")
     lines, finals = [], {}
     for name, policy in POLICIES.items():

@@ -122,7 +122,7 @@ def main() -> None:
             if args.smoke
             else {"data_dir": args.data_dir, "stream_manifest": args.manifest}
         )
-        stream = cljax.streams.STREAMS[name](**options)
+        stream = cljax.streams.make(name, **options).build()
         lane = compile_lane(stream, capacity=200)
         validation = measure(
             lane, stream, lambda seed, s=stream: on_validation(s, seed), settings, TUNING_SEEDS

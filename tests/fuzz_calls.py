@@ -111,7 +111,7 @@ def public(folder: Path) -> dict[str, Call]:
         cljax.Finetune(penalty=cljax.SI()), cljax.Finetune(optimizer=optax.adam(1e-3)),
         "lamaml:reference", cljax.GEM(), cljax.ICaRL(capacity=8), cljax.Finetune(lr=1e30),
     )  # fmt: skip
-    streams = (stream, stream, stream, cljax.streams.mnist_rotations, (rows, labels), "split")
+    streams = (stream, stream, stream, cljax.streams.MNISTRotations, (rows, labels), "split")
     running = (cljax.Running(), {"keep": 3}, cljax.Running(segment_seconds=0),
                cljax.Running(checkpoint_every=30), cljax.Running(devices="2"))  # fmt: skip
     grid = ([{"lr": 0.1}], [{"lr": 0.1}, {"lr": 0.2}], [{"lrr": 0.1}], [{}], {"lr": [0.1]})

@@ -65,7 +65,7 @@ def test_the_folder_holds_the_contract(tmp_path):
 def test_the_first_evaluation_is_the_headline_when_a_run_is_read_back(tmp_path):
     """Files sort names."""
     asked = [cljax.Evaluation("z", scenario="task"), cljax.Evaluation("a")]
-    stream = cljax.streams.split_mnist(sample=True, samples_per_task=20)
+    stream = cljax.streams.SplitMNIST(sample=True, samples_per_task=20).build()
     options = {"stream": stream, "method": cljax.Finetune(lr=0.1), "seeds": 1}
     done = run(out=tmp_path / "run", evaluations=asked, **options)
     first = done.accuracy_matrix("z")
@@ -282,7 +282,7 @@ def test_names_recipes_and_objects_resolve_to_the_same_run():
     options = {"num_tasks": 2, "samples_per_task": 20, "sample": True}
     recipe = cljax.recipe("cmaml", "mnist-rotations", "lamaml", "reference").replace(**options)
     by_recipe = cljax.run(recipe, seeds=1)
-    stream = cljax.streams.mnist_rotations(**options)
+    stream = cljax.streams.MNISTRotations(**options).build()
     method = cljax.CMAML(**recipe.method_options)
     by_object = cljax.run(method, stream, seeds=1, net=cljax.nets.mlp(100, 100), entries="lower")
     assert by_recipe.config["config_hash"] == by_object.config["config_hash"]
@@ -294,7 +294,7 @@ def test_names_recipes_and_objects_resolve_to_the_same_run():
 
 
 def test_a_task_free_stream_runs_without_boundaries():
-    stream = cljax.streams.mnist_rotations(num_tasks=2, samples_per_task=30, sample=True)
+    stream = cljax.streams.MNISTRotations(num_tasks=2, samples_per_task=30, sample=True).build()
     for free in (cljax.streams.task_free(stream), cljax.streams.blurry(stream, 0.3)):
         done = cljax.run(METHOD, free, seeds=1, net="mlp:5", online=True)
         assert not done.config["stream_facts"]["boundaries"]

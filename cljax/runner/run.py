@@ -45,6 +45,7 @@ from cljax.runner.settings import decisive
 from cljax.runner.snapshots import keep
 from cljax.storage.checkpoint import FORMAT, newest_place
 from cljax.streams.base import Stream, rows_used
+from cljax.streams.options import StreamSource
 from cljax.types import PyTree
 from cljax.update_rules.stored import save_rule
 
@@ -161,7 +162,7 @@ class Running(NamedTuple):
 
 def run(
     what: Recipe | Method | str,
-    stream: Stream | str | None = None,
+    stream: Stream | StreamSource | str | None = None,
     *,
     out: str | Path | None = None,
     progress: Callable[[Event], None] | None = None,
@@ -175,7 +176,7 @@ def run(
 
     Args:
       what: a ``Recipe``, a ``Method``, or a method's name.
-      stream: a ``Stream`` or its name; not needed with a recipe.
+      stream: a ``Stream``, a ``StreamSource`` or its name; not needed with a recipe.
       out: folder for the artefacts; "auto": runs/METHOD-STREAM-HASH8; None: in memory only. The
         same run already finished there is read back.
       progress: called with each ``Event``.

@@ -24,6 +24,7 @@ import numpy as np
 from cljax.checks import check_memory
 from cljax.errors import UserError, check_positive, in_words
 from cljax.keys import check_seed
+from cljax.options import Options
 from cljax.streams.orders import permutation
 from cljax.types import Array, Pretraining, PyTree, Spec, StepPlan
 
@@ -196,6 +197,8 @@ def check_stream(stream: Any) -> None:
     more = ""
     if isinstance(stream, (tuple, list, dict)) or hasattr(stream, "shape"):
         more = "; cljax.streams.from_arrays makes one of arrays"
+    elif isinstance(stream, Options) and hasattr(stream, "build"):
+        more = f"; open it: {type(stream).__name__}(...).build()"
     elif callable(stream) and hasattr(stream, "__name__"):
         more = f"; call it: {stream.__name__}()"
     raise UserError(f"The stream is {in_words(stream)}, but it must be a Stream{more}.")

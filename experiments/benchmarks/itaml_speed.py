@@ -97,7 +97,7 @@ def main() -> None:
         "| update | 1 task seen, ms | 2 | 3 | 4 | 5 | state, MB |", "| --- " * 7 + "|",
     ]  # fmt: skip
     print("\n".join(lines), flush=True)
-    stream = cljax.streams.split_mnist(sample=True)
+    stream = cljax.streams.SplitMNIST(sample=True).build()
     for name in modes:
         times, size = update_times(MODES[name], stream.spec(SIZE), repeats)
         cells = " | ".join(f"{ms:.2f}" for ms in times)

@@ -17,7 +17,7 @@ DATA = support.digits(200, 20)
 
 
 def stream(num_tasks=3, samples=13):
-    return streams.mnist_rotations(DATA, num_tasks=num_tasks, samples_per_task=samples)
+    return streams.MNISTRotations(num_tasks=num_tasks, samples_per_task=samples).build(DATA)
 
 
 @settings(deadline=None, max_examples=40)
@@ -83,7 +83,7 @@ def test_rows_used_name_every_row_and_its_task():
 
 
 def test_split_mnist_brings_two_digits_a_task():
-    subject = streams.split_mnist(DATA)
+    subject = streams.SplitMNIST().build(DATA)
     assert subject.scenario == "class" and not subject.multi_head and subject.num_tasks == 5
     assert subject.class_mask.sum(axis=0).tolist() == [1] * 10
     everything = []
@@ -101,7 +101,7 @@ def test_split_mnist_brings_two_digits_a_task():
 
 
 def test_split_mnist_options():
-    subject = streams.split_mnist(DATA, num_tasks=2, samples_per_task=7, multi_head=True)
+    subject = streams.SplitMNIST(num_tasks=2, samples_per_task=7, multi_head=True).build(DATA)
     assert subject.scenario == "task" and subject.spec(3).multi_head
     assert [len(rows) for rows in subject.subsets(4)] == [7, 7]
     assert subject.class_mask[1].tolist() == [False] * 5 + [True] * 5
@@ -112,7 +112,7 @@ def test_split_mnist_options():
         ({"samples_per_task": 0}, "samples_per_task is 0"),
     ):
         with pytest.raises(UserError, match=message):
-            streams.split_mnist(DATA, **options)
+            streams.SplitMNIST(**options).build(DATA)
 
 
 def test_split_by_class_refuses_classes_without_images():
