@@ -29,7 +29,7 @@ from typing import Literal
 import numpy as np
 
 from cljax.data import ImageData
-from cljax.errors import UserError, check_above_zero, check_known, check_share
+from cljax.errors import UserError, check_above_zero, check_known, check_share, in_words
 from cljax.options import Bound, StaticShare
 from cljax.streams.base import Stream, batches, check_stream, derived
 from cljax.streams.options import StreamSource
@@ -260,6 +260,13 @@ class _Rearranged(StreamSource):
     """Of streams made of one with tasks, whose options are theirs too."""
 
     stream: StreamSource
+
+    def check(self) -> None:
+        if not isinstance(self.stream, StreamSource):
+            raise UserError(
+                f"stream is {in_words(self.stream)}, but {type(self).__name__} is made of the "
+                "options of one with tasks, such as cljax.streams.SplitMNIST()."
+            )
 
     def arrange(self, stream: Stream) -> Stream:
         """The stream without its boundaries."""

@@ -133,7 +133,7 @@ def test_the_memory_stores_what_was_seen():
         ({"classes": 23}, "classes_per_task is 5, which does not divide the 23 classes"),
         ({"multi_head": False}, "class_order is per-seed with one head"),
         ({"samples_per_task": 91}, "samples_per_task is 91, but a task of cifar100-20x5 has only"),
-        ({"stream_manifest": "x.npz"}, "x.npz records rows of one class order"),
+        ({"stream_manifest": "x.npz"}, "recorded rows are of one order"),
     ],
 )
 def test_wrong_options_get_a_sentence(options, message):

@@ -11,7 +11,17 @@ from mnist_support import digits, real_data_dir
 from cljax.data import ImageData, digest
 from cljax.errors import UserError
 from cljax.resolve import options_of
-from cljax.streams import STREAMS, joined, make, on_validation, plan, pooled, rows_used, transfer
+from cljax.streams import (
+    STREAMS,
+    TransferOptions,
+    joined,
+    make,
+    on_validation,
+    plan,
+    pooled,
+    rows_used,
+    transfer,
+)
 
 SMALL = ("fashion-5-5", "fashion-4-3-3", "fashion-5-mnist-5", "cifar100-10-5")
 
@@ -32,7 +42,9 @@ def pictures(classes: int, each: int = 20, tests: int = 2, size: int = 4, seed: 
 def made(**options):
     options = {"held": (4, 5, 8, 9), "held_share": 0.5, "steps": 7, "pool": 1, **options}
     groups = options.pop("groups", ((2, 3), (4, 5), (6, 7)))
-    return transfer("made", options.pop("data", pictures(10)), groups, **options)
+    own = {n: options.pop(n) for n in ("steps", "draws", "pool", "val") if n in options}
+    data = options.pop("data", pictures(10))
+    return transfer("made", data, groups, TransferOptions(**own), **options)
 
 
 def test_outputs_follow_the_groups():
@@ -177,7 +189,7 @@ def test_the_checksum_covers_everything():
         ({"held_share": 0.04}, "has 20 training images of class 4, too few to hold out"),
         ({"held": (4, 4)}, "name a class twice"),
         ({"held": (11,)}, "has 0 training images of class 11"),
-        ({"val": 1.0}, "validation share is 1.0"),
+        ({"val": 1.0}, "val is 1.0"),
         ({"groups": ((2, 3), (3, 4))}, "classes of their own"),
         ({"groups": ((2, 3), (4, 12))}, "no training or no test images of class 12"),
     ],
