@@ -156,7 +156,7 @@ def test_what_is_missing_gets_a_sentence(root, spoil, message):
     [
         ({}, "classes is 200, but there are only 6 classes"),
         ({"classes": 6, "classes_per_task": 4}, "does not divide the 6 classes"),
-        ({"classes": 6, "classes_per_task": 2, "augment": "standard"}, "augmentation 'standard'"),
+        ({"classes": 6, "classes_per_task": 2, "augment": "standard"}, "augment 'standard'"),
     ],
 )
 def test_wrong_options_get_a_sentence(root, options, message):
