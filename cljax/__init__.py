@@ -19,6 +19,7 @@ from cljax import (
     types,
 )  # fmt: skip
 from cljax.engine.allocator import keep_freed_memory
+from cljax.engine.options import Running, Training
 from cljax.evaluation.accuracy import Evaluation
 from cljax.evaluation.again import Scores, Trained, evaluate
 from cljax.evaluation.continuum import continuum_lower_bound
@@ -55,7 +56,8 @@ from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
 from cljax.penalty import Penalty
 from cljax.recipes import Recipe, recipe
 from cljax.references.published import published
-from cljax.runner.run import Run, Running, resume, run
+from cljax.runner.options import RunOptions
+from cljax.runner.run import Run, resume, run
 from cljax.sweep.compare import Study, Tune, compare
 from cljax.sweep.found import load_any as load
 from cljax.types import Readout
@@ -68,12 +70,13 @@ __all__ = [
     "GEM", "HAT", "ICaRL", "ICaRLTI", "IID", "ITAML", "Independent", "InnerStep", "Joint", "LUCIR",
     "LaER", "LaMAML", "LwF", "LwFExemplars", "MAS", "MER", "MetaBGD", "Method", "Multitask", "OML",
     "Online", "OnlineEWC", "Options", "Oracle", "Penalty", "Pretrained", "Problem", "RWalk", "Rate",
-    "Readout", "Real", "Recipe", "Rep", "Replayed", "Reptile", "Run", "Running", "SGD", "SI",
-    "Scores", "Share", "Study", "SyncLaMAML", "Teacher", "Trained", "Tune", "Unrolled",
-    "WithExemplars", "__version__", "compare", "continuum_lower_bound", "data", "errors",
-    "evaluate", "implicit_gradient", "keep_freed_memory", "load", "losses", "memory", "methods",
-    "metrics", "nets", "optax_step", "penalties", "positional", "published", "readout", "recipe",
-    "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "tree", "types", "unroll",
+    "Readout", "Real", "Recipe", "Rep", "Replayed", "Reptile", "Run", "RunOptions", "Running",
+    "SGD", "SI", "Scores", "Share", "Study", "SyncLaMAML", "Teacher", "Trained", "Training", "Tune",
+    "Unrolled", "WithExemplars", "__version__", "compare", "continuum_lower_bound", "data",
+    "errors", "evaluate", "implicit_gradient", "keep_freed_memory", "load", "losses", "memory",
+    "methods", "metrics", "nets", "optax_step", "penalties", "positional", "published", "readout",
+    "recipe", "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "tree", "types",
+    "unroll",
 ]  # fmt: skip
 
 

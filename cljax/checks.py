@@ -9,22 +9,21 @@ The last one traces the network's functions and runs nothing.
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from cljax.errors import UserError, check_known, in_words
+from cljax.errors import UserError, in_words
 from cljax.method import Method
 from cljax.options import check_single
 from cljax.penalty import Penalty
 from cljax.types import Evaluation, Model, Net, Output, PyTree, Variables
 
 __all__ = [
-    "check_evaluations", "check_keywords", "check_memory", "check_method", "check_network",
+    "check_evaluations", "check_memory", "check_method", "check_network",
     "check_progress", "model_of",
 ]  # fmt: skip
 
@@ -199,25 +198,6 @@ def check_progress(progress: Any) -> None:
         raise UserError(
             f"progress is {in_words(progress)}, but it must be a function of an Event, or None."
         )
-
-
-def check_keywords(
-    function: str, options: Mapping[str, Any], *takers: Callable[..., Any], less: Iterable[str] = ()
-) -> None:
-    """Raises UserError, with the nearest names, for a keyword that none of the functions takes.
-
-    Args:
-      function: as a user called it.
-      less: those that the function itself gives.
-    """
-    known = {
-        parameter.name
-        for taker in takers
-        for parameter in inspect.signature(taker).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    } - set(less)
-    for name in options:
-        check_known(f"argument of {function}", name, known)
 
 
 def _short(error: BaseException) -> str:

@@ -57,8 +57,8 @@ from cljax.errors import (
 
 __all__ = [
     "Bound", "Check", "Count", "Leaf", "Natural", "Option", "Options", "Positive", "Rate", "Real",
-    "Share", "StaticRate", "StaticShare", "check_single", "flat", "options_of", "positional",
-    "real_options",
+    "Share", "StaticRate", "StaticShare", "check_single", "documentation", "flat", "options_of",
+    "positional", "real_options",
 ]  # fmt: skip
 
 
@@ -253,7 +253,7 @@ class Option(NamedTuple):
 def options_of(made: Options) -> list[Option]:
     """The options of an object, then those of the options that it holds, without their holders."""
     own, held = [], []
-    hints, helps = typing.get_type_hints(type(made)), _documentation(type(made))
+    hints, helps = typing.get_type_hints(type(made)), documentation(type(made))
     for name, kind in _kinds(type(made)).items():
         value = getattr(made, name)
         if isinstance(value, Options):
@@ -288,7 +288,7 @@ def real_options(made: Options) -> tuple[str, ...]:
     )
 
 
-def _documentation(cls: type) -> dict[str, str]:
+def documentation(cls: type) -> dict[str, str]:
     """Field -> the docstring below it, in the class or in one that it is made of."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 
 import cljax
 from cljax import keys, plot
-from cljax.engine.learn import resolve_lanes
+from cljax.engine.bundles import resolve_lanes
 from cljax.engine.programs import device_plan, train_data, whole
 from cljax.evaluation.accuracy import Evaluation, correct_fn, test_data
 from cljax.streams.base import plan

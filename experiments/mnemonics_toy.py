@@ -200,8 +200,8 @@ def _losses(stream, recipe, policy: str) -> np.ndarray:
     method = cljax.LUCIR(**{**recipe.method_options, "exemplars": policy})
     first = cljax.streams.base.first_tasks(stream, 1)
     history = learn(
-        method, resolve.net(recipe.net)(10), first, [0], batch_size=recipe.batch_size,
-        epochs=recipe.epochs,
+        method, resolve.net(recipe.net)(10), first, [0],
+        cljax.Training(batch_size=recipe.batch_size, epochs=recipe.epochs),
     )  # fmt: skip
     return history.phase_losses["mnemonics"][0][0]
 

@@ -17,17 +17,16 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+import support
 
 import cljax
 from cljax import geometry, plot, report
-from cljax.engine.learn import learn
 from cljax.errors import Interrupted, UserError
 from cljax.memory import exemplars, reservoir, ring
 from cljax.memory.policies import named
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.penalties import PENALTIES
-from cljax.runner.prepare import prepare
 from cljax.types import Evaluation
 
 __all__ = ["Call", "call", "drawn", "public"]
@@ -112,8 +111,9 @@ def public(folder: Path) -> dict[str, Call]:
         "lamaml:reference", cljax.GEM(), cljax.ICaRL(capacity=8), cljax.Finetune(lr=1e30),
     )  # fmt: skip
     streams = (stream, stream, stream, cljax.streams.MNISTRotations, (rows, labels), "split")
-    running = (cljax.Running(), {"keep": 3}, cljax.Running(segment_seconds=0),
-               cljax.Running(checkpoint_every=30), cljax.Running(devices="2"))  # fmt: skip
+    running = (cljax.Running(), {"keep": 3}, 30)
+    of_running = {"segment_seconds": (1.0, 0), "checkpoint_every": ("1", 30, "never"),
+                  "devices": (None, "2"), "keep": (1, 0)}  # fmt: skip
     grid = ([{"lr": 0.1}], [{"lr": 0.1}, {"lr": 0.2}], [{"lrr": 0.1}], [{}], {"lr": [0.1]})
     plans = functools.partial(cljax.sweep.plan, seeds=1, net="mlp:2", batch_size=12)
     tuned = (cljax.Tune(seeds=(1000,)), cljax.Tune(seeds=(0,)), 3)
@@ -125,11 +125,11 @@ def public(folder: Path) -> dict[str, Call]:
     calls = {
         "run": Call(cljax.run, {"what": whats, "stream": streams, "out": (None,),
                     "progress": (None, len), "running": running, **of_run}),
-        "prepare": Call(prepare, {"what": whats, "stream": streams, **of_run}),
-        "learn": Call(learn, {"method": (method,), "model": (model,), "stream": (stream,),
+        "Running": Call(cljax.Running, of_running),
+        "RunOptions": Call(cljax.RunOptions, {**of_run, "running": running}),
+        "learn": Call(support.learn, {"method": (method,), "model": (model,), "stream": (stream,),
                       "seeds": ([0],), "batch_size": (12,), "epochs": (1,),
-                      "entries": ("lower",), "settings": (None, [{"lr": 0.1}], [{"l": 1}]),
-                      "lanes_at_a_time": (None, 1), "segment": (None, 1), "on_nonfinite": ("mask",),
+                      "entries": ("lower",), "lanes_at_a_time": (None, 1), "segment": (None, 1),
                       "segment_seconds": (1.0,), "devices": (None, 1)}),
         "evaluate": Call(cljax.evaluate, {"trained": (done.state, done), "stream": streams,
                          "scenario": ("domain", "task", "class"), "predictor": (None, "logits")}),

@@ -37,7 +37,7 @@ _VALUES = (
     "mlp:x", "conv", "resnet32:3", "s", "0s", "5s", "nans", "0/1", "5/2", "localhost:1,0/0",
 )  # fmt: skip
 _TINY = ("--samples-per-task", "10", "--net", "mlp:3", "--seeds", "1", "--batch-size", "5")
-_RUN = tuple(name.replace("_", "-") for name in {**jobs.RUN_FLAGS, **jobs.RUNNING_FLAGS})
+_RUN = tuple(name.replace("_", "-") for name in jobs.run_flags())
 _SHORT = ("er", "finetune", "online", "ewc", "lwf", "mas")  # that compile quickly
 
 

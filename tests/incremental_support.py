@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import support
+from support import learn
 
-from cljax.engine.learn import learn
 from cljax.method import Method
 from cljax.nets import from_linen, mlp
 from cljax.nets.batchnorm import BatchNorm

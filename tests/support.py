@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import cljax
+from cljax.engine import learn as engine
+from cljax.engine.options import Running, Training
 from cljax.method import Method
 from cljax.nets.cosine import Head
 from cljax.streams.base import Stream, Transform
 from cljax.types import Batch, Clock, Learner, Spec
 
 NUM_TASKS, NUM_CLASSES, NUM_INPUTS, BATCH = 3, 4, 6, 4
+
+
+def learn(method, model, stream, seeds, **options):
+    """``cljax.engine.learn.learn``, with the fields of its options and hooks as keywords."""
+    made = {}
+    for name, cls in (("training", Training), ("running", Running)):
+        own = {field.name for field in dataclasses.fields(cls)} & options.keys()
+        made[name] = cls(**{name: options.pop(name) for name in own})
+    own = set(engine.Hooks._fields) & options.keys()
+    made["hooks"] = engine.Hooks(**{name: options.pop(name) for name in own})
+    return engine.learn(method, model, stream, seeds, **made, **options)
 
 
 def spec(multi_head: bool = False, own_classes: bool = False) -> Spec:

@@ -16,6 +16,7 @@ from cljax.engine.learn import History
 from cljax.references import protocol, tables
 from cljax.report import sections
 from cljax.report.folders import Found
+from cljax.runner.options import RunOptions
 from cljax.runner.prepare import prepare
 from cljax.runner.results import results_of
 from cljax.types import Evaluation
@@ -37,7 +38,7 @@ def results(method, source=None, diverged=(None,) * S, **options):
     """A run's config and results, from matrices that every seed has in full, without training."""
     source = stream() if source is None else source
     options = {"net": "mlp:3", "batch_size": 4, "entries": "full", **options}
-    made = prepare(method, source, seeds=S, **options)
+    made = prepare(method, source, RunOptions(seeds=S, **options))
     tasks = source.num_tasks
     full = np.random.default_rng(1).uniform(size=(S, tasks + 1, tasks))
     names = [entry["name"] for entry in made.config["evaluations"]]

@@ -13,10 +13,10 @@ import numpy as np
 import optax
 import pytest
 import support
+from support import learn
 
 import cljax
 from cljax import keys
-from cljax.engine.learn import learn
 from cljax.engine.programs import device_plan, train_data, whole
 from cljax.methods import METHODS, make
 from cljax.streams import plan

@@ -13,6 +13,7 @@ from cljax.options import flat
 from cljax.recipes import default, recipes
 from cljax.references import protocol
 from cljax.report import report
+from cljax.runner.options import RunOptions
 from cljax.runner.prepare import prepare
 
 FIELDS = ("net", "batch_size", "epochs", "entries")
@@ -34,8 +35,8 @@ def stream_of(name):
 @pytest.mark.parametrize(("method", "stream"), PAIRS)
 def test_the_type_of_the_stream_changes_no_hyper_parameter(method, stream):
     made, own = cljax.resolve.method(method), stream_of(stream)
-    by_name = [prepare(method, one, seeds=1).config for one in (stream, own)]
-    as_object = [prepare(made, one, seeds=1).config for one in (stream, own)]
+    by_name = [prepare(method, one, RunOptions(seeds=1)).config for one in (stream, own)]
+    as_object = [prepare(made, one, RunOptions(seeds=1)).config for one in (stream, own)]
     for a, b in (by_name, as_object):
         assert a["method"] == b["method"] and all(a[name] == b[name] for name in FIELDS)
         assert a["recipe"] == b["recipe"]
@@ -51,17 +52,16 @@ def test_the_type_of_the_stream_changes_no_hyper_parameter(method, stream):
 @pytest.mark.parametrize(("method", "stream"), PAIRS[:3])
 def test_an_object_on_a_pair_with_a_recipe_gets_one_notice_that_names_what_differs(method, stream):
     recipe, made = default(method, stream), cljax.resolve.method(method)
-    (notice,) = prepare(made, stream_of(stream), seeds=1).config["notices"]
+    (notice,) = prepare(made, stream_of(stream), RunOptions(seeds=1)).config["notices"]
     assert recipe.name in notice and f"cljax.run('{method}', ...)" in notice
     plain = flat(made)
     for name, value in recipe.method_options.items():
         assert (f"{name}={value} (here {plain[name]})" in notice) == (plain[name] != value), name
-    (same,) = prepare(
-        made.replace(**recipe.method_options), stream_of(stream), seeds=1
-    ).config["notices"]  # fmt: skip
+    changed = made.replace(**recipe.method_options)
+    (same,) = prepare(changed, stream_of(stream), RunOptions(seeds=1)).config["notices"]
     assert "whose options it has" in same
-    assert prepare(method, stream_of(stream), seeds=1).config["notices"] == []
-    assert prepare(made, support.stream(), seeds=1).config["notices"] == []
+    assert prepare(method, stream_of(stream), RunOptions(seeds=1)).config["notices"] == []
+    assert prepare(made, support.stream(), RunOptions(seeds=1)).config["notices"] == []
 
 
 def test_the_default_recipe_of_a_sample_is_that_of_its_stream():
@@ -138,10 +138,10 @@ def test_what_a_sweep_tuned_goes_with_its_recipe(tmp_path):
     tuning = done.tuning()
     assert tuning["grid"] == {"lr": [0.1, 0.01]} and tuning["seeds"] == [1000, 1001]
     tuned = cljax.Recipe("er", "rolled", tuning=tuning, net="mlp:5", batch_size=4)
-    config = prepare(tuned, support.stream(), seeds=1).config
+    config = prepare(tuned, support.stream(), RunOptions(seeds=1)).config
     assert "of 2 settings (lr of 0.1, 0.01), seeds 1000, 1001, 4 runs" in config["recipe"]["status"]
     assert config["recipe"]["name"] == "tuned" and config["origins"]["lr"] == "tuned"
     published = default("er", "mnist-rotations").replace(tuning=tuning)
-    config = prepare(published, stream_of("mnist-rotations"), seeds=1).config
+    config = prepare(published, stream_of("mnist-rotations"), RunOptions(seeds=1)).config
     assert config["recipe"]["name"] == published.name  # beside the table that it came from
     assert "published" in config["recipe"]["status"] and "tuned by" in config["recipe"]["status"]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 import support
+from support import learn
 
 import cljax
 from cljax.cli.command import main
-from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.runner.config import canonical
 
@@ -31,7 +31,7 @@ import jax
 import numpy as np
 import support
 import cljax
-from cljax.engine.learn import learn
+from support import learn
 
 jax.config.update("jax_enable_x64", True)
 assert jax.device_count() == 8

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
+from support import learn
 
 import cljax
 from cljax.cli.command import main
 from cljax.engine import driver
-from cljax.engine.learn import Checkpoints, learn
+from cljax.engine.learn import Checkpoints
 from cljax.errors import Interrupted, UserError
 from cljax.evaluation.accuracy import Evaluation
 from cljax.method import check_features, with_features
@@ -57,9 +58,9 @@ def run(folder=None, *, method=FINETUNE, seeds=(0, 1), stop_after=None, **option
     where = stream() if options.get("stream") is None else options.pop("stream")
     return learn(
         method, mlp(5)(support.NUM_CLASSES), where, list(seeds), batch_size=4,
-        checkpoints=folder and Checkpoints(folder, {"config_hash": "one"}, None, 1),
+        checkpoints=folder and Checkpoints(folder, {"config_hash": "one"}),
         interrupted=lambda: stop_after is not None and next(asked) >= stop_after,
-        **{"evaluations": BOTH, "eval_every": 2, "segment": 2, **options},
+        **{"evaluations": BOTH, "eval_every": 2, "segment": 2, "checkpoint_every": "1", **options},
     )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from cljax.identity.content import content
 from cljax.identity.sources import package_of
 from cljax.runner import artefacts
 from cljax.runner.config import differences
+from cljax.runner.options import RunOptions
 from cljax.runner.prepare import prepare
 from cljax.types import Info, Predictor
 
@@ -39,7 +40,8 @@ OFFSET = 1.0
 def hash_of(method=None, stream=None, **options):
     options = {"seeds": 1, "net": "mlp:5", "batch_size": 4, **options}
     method = cljax.Finetune(lr=0.1) if method is None else method
-    made = prepare(method, support.stream() if stream is None else stream, **options)
+    source = support.stream() if stream is None else stream
+    made = prepare(method, source, RunOptions(**options))
     return made.config["config_hash"]
 
 
@@ -387,12 +389,11 @@ def test_methods_of_ones_own_are_told_by_what_their_functions_hold():
 
 
 def test_differences_are_named_as_their_owner_would():
-    config = lambda **o: (
-        prepare(
-            o.pop("method", own_method(0.1)), support.stream(), seeds=1, batch_size=4, **o
-        ).config
-    )
-    base = config(net=linen(2))
+    def config(method=None, net=None):
+        options = RunOptions(net=net or linen(2), seeds=1, batch_size=4)
+        return prepare(method or own_method(0.1), support.stream(), options).config
+
+    base = config()
     assert differences(base, config(net=linen(4))) == ["net.width"]
     assert "method.update.rate" in differences(base, config(method=own_method(0.2)))
     assert "net.Net" not in differences(base, config(net="mlp:5"))

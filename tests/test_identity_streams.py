@@ -10,8 +10,11 @@ import pytest
 import support
 
 import cljax
+from cljax.runner.options import RunOptions
 from cljax.runner.prepare import prepare
 from cljax.streams.base import Augmentation, Transform, plan
+
+SMALL = RunOptions(net="mlp:5", seeds=1, batch_size=4)
 
 
 def test_streams_are_told_by_arrays_transforms_and_planners():
@@ -41,10 +44,10 @@ def test_streams_are_told_by_arrays_transforms_and_planners():
         cljax.streams.blurry(split, 0.1), cljax.streams.blurry(split, 0.10000001),
         replaced(split, train_y=np.asarray(split.train_y)[::-1]),
     ]  # fmt: skip
-    made = [prepare(cljax.Finetune(), s, net="mlp:5", seeds=1, batch_size=4) for s in streams]
+    made = [prepare(cljax.Finetune(), s, SMALL) for s in streams]
     assert len({one.config["config_hash"] for one in made}) == len(streams)
     assert len({one.config["stream"]["checksum"] for one in made}) == len(streams)
-    again = prepare(cljax.Finetune(), support.stream(), net="mlp:5", seeds=1, batch_size=4)
+    again = prepare(cljax.Finetune(), support.stream(), SMALL)
     assert again.config["config_hash"] == made[0].config["config_hash"]
     assert made[9].config["identity"] == {}  # its name and checksum tell all
 
@@ -84,7 +87,7 @@ def streams_of_the_library(folder):
 def test_nothing_that_a_checksum_tells_can_be_edited_in_place(tmp_path):
     for name, stream in streams_of_the_library(tmp_path).items():
         assert cljax.streams.base.told(stream), name
-        before = prepare(cljax.Finetune(), stream, net="mlp:5", seeds=1).config["config_hash"]
+        before = prepare(cljax.Finetune(), stream, SMALL).config["config_hash"]
         edited = []
         for path, leaf in numpy_leaves(stream).items():
             try:
@@ -95,5 +98,5 @@ def test_nothing_that_a_checksum_tells_can_be_edited_in_place(tmp_path):
                 assert "read-only" in str(error)
         # Rows of a seed that are drawn anew each time may be anyone's.
         assert all("of a seed" in path and name != "recorded" for path in edited), (name, edited)
-        after = prepare(cljax.Finetune(), stream, net="mlp:5", seeds=1).config["config_hash"]
+        after = prepare(cljax.Finetune(), stream, SMALL).config["config_hash"]
         assert after == before

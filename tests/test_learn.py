@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
+from support import learn
 
 import cljax
 from cljax import keys
-from cljax.engine.learn import learn
 from cljax.engine.programs import device_plan, train_data, whole
 from cljax.errors import UserError
 from cljax.evaluation.accuracy import Evaluation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 
 import flax.linen as nn
@@ -10,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support import learn
 
 import cljax
 from cljax import checks, errors, resolve
-from cljax.engine.learn import learn
 from cljax.errors import UserError
-from cljax.runner.prepare import Options, prepare
 from cljax.types import Evaluation, Output, Variables
 
 
@@ -219,15 +219,10 @@ def test_a_keyword_that_is_not_known_is_named_with_its_neighbours(stream):
     _refused("cljax.sweep.plan 'epoch'", cljax.sweep.plan, cljax.ER, stream, [{}], epoch=1)
 
 
-def test_run_shows_the_keywords_that_it_passes_on():
-    """For editors; and its documentation names them."""
-    passed = {
-        parameter.name
-        for parameter in inspect.signature(prepare).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    assert set(Options.__annotations__) == passed
-    assert all(name in (cljax.run.__doc__ or "") for name in passed)
+def test_the_keywords_of_run_are_the_fields_of_its_options():
+    fields = [field.name for field in dataclasses.fields(cljax.RunOptions)]
+    assert list(inspect.signature(cljax.run).parameters) == ["what", "stream", *fields]
+    assert all(f"  {name}: " in (cljax.run.__doc__ or name) for name in fields)
 
 
 def test_how_a_run_is_kept_and_shown_is_checked(stream, tmp_path):
@@ -238,12 +233,6 @@ def test_how_a_run_is_kept_and_shown_is_checked(stream, tmp_path):
         ("running", {"keep": 3}, "must be a cljax.Running"),
         ("running", "30s", "running is '30s'"),
         ("running", None, "running is None"),
-        ("running", cljax.Running(segment_seconds=0), "segment_seconds is 0"),
-        ("running", cljax.Running(segment_seconds=float("nan")), "segment_seconds is nan"),
-        ("running", cljax.Running(checkpoint_every="nans"), "checkpoint_every is nans"),
-        ("running", cljax.Running(checkpoint_every="infs"), "checkpoint_every is infs"),
-        ("running", cljax.Running(checkpoint_every=30.5), "checkpoint_every is 30.5"),  # type: ignore
-        ("running", cljax.Running(devices=0), "devices is 0"),
         ("evaluations", ["logits"], "must be a list of Evaluations"),
         ("evaluations", Evaluation(), "must be a list of Evaluations"),
         ("readout", "yes", "readout is 'yes', but it must be True or False"),
@@ -257,6 +246,15 @@ def test_how_a_run_is_kept_and_shown_is_checked(stream, tmp_path):
         _refused(match, cljax.run, cljax.Finetune(), stream, **{name: value})
         if name in ("progress", "running"):
             _refused(match, cljax.resume, tmp_path, **{name: value})
+    for name, value in (
+        ("segment_seconds", 0),
+        ("segment_seconds", float("nan")),
+        ("checkpoint_every", "nans"),
+        ("checkpoint_every", "infs"),
+        ("checkpoint_every", 30.5),
+        ("devices", 0),
+    ):
+        _refused(f"{name} is {value}", cljax.Running, **{name: value})
 
 
 def test_more_than_the_machine_has_is_refused_before_it_is_asked_for(stream):

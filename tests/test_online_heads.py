@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import learn
 
 import cljax
-from cljax.engine.learn import learn
 from cljax.method import Method
 from cljax.streams.base import batches, plan
 from cljax.types import (

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 import support
+from support import learn
 
 import cljax
-from cljax.engine.learn import Checkpoints, learn
+from cljax.engine.learn import Checkpoints
 from cljax.errors import Interrupted, UserError
 from cljax.nets import mlp
 from cljax.storage import checkpoint
@@ -41,9 +42,9 @@ def run(folder=None, *, method=LAMAML, seeds=(0, 1), stop_after=None, every=1, *
     asked = iter(range(10**6))
     return learn(
         method, *problem(method), list(seeds), batch_size=4,
-        checkpoints=folder and Checkpoints(folder, IDENTITY, every_s=None, every_updates=every),
+        checkpoints=folder and Checkpoints(folder, IDENTITY),
         interrupted=lambda: stop_after is not None and next(asked) >= stop_after,
-        **{"segment": 2, "eval_every": 2, "online": True, **options},
+        **{"segment": 2, "eval_every": 2, "online": True, **options}, checkpoint_every=str(every),
     )  # fmt: skip
 
 
@@ -117,15 +118,15 @@ def test_the_same_identity_with_other_shapes_is_refused(tmp_path):
 
 def test_settings_share_one_program_and_equal_their_single_runs():
     settings = [{"alpha_init": 0.1, "alpha_lr": 0.2}, {"alpha_init": 0.3}]
-    both = run(settings=settings)
-    for i, setting in enumerate(settings):
-        method = cljax.LaMAML(
-            **{**dict(LAMAML.options), **setting}  # the same values from the start
-        )
+    methods = [cljax.LaMAML(**{**dict(LAMAML.options), **setting}) for setting in settings]
+    both = run(method=methods)
+    for i, method in enumerate(methods):
         single = run(method=method, seeds=(i,))
         jax.tree.map(np.testing.assert_array_equal, both.states[i], single.states[0])
-    with pytest.raises(UserError, match="real option of lamaml 'capacity' is not known"):
-        run(settings=[{"capacity": 3.0}, {}])
+    with pytest.raises(UserError, match="differ in more than real options"):
+        run(method=[LAMAML, LAMAML.replace(capacity=3)])
+    with pytest.raises(UserError, match="There are 1 methods and 2 seeds"):
+        run(method=[LAMAML])
 
 
 @pytest.mark.parametrize("x64", [False, True])

@@ -12,11 +12,14 @@ import cljax
 from cljax.errors import UserError
 from cljax.runner import settings
 from cljax.runner.config import since
+from cljax.runner.options import RunOptions
 from cljax.runner.prepare import prepare
+
+SMALL = RunOptions(net="mlp:5", seeds=1, batch_size=4)
 
 
 def config():
-    return prepare(cljax.Finetune(), support.stream(), seeds=1, net="mlp:5", batch_size=4).config
+    return prepare(cljax.Finetune(), support.stream(), SMALL).config
 
 
 @pytest.mark.parametrize(
@@ -58,7 +61,7 @@ def test_every_setting_that_changes_bits_is_decisive_and_no_part_of_the_hash(mon
 def test_packages_of_own_objects_are_recorded(monkeypatch):
     optax = pytest.importorskip("optax")
     method = cljax.Finetune(optimizer=optax.sgd(0.1))
-    made = prepare(method, support.stream(), seeds=1, net="mlp:5", batch_size=4).config
+    made = prepare(method, support.stream(), SMALL).config
     assert "optax" in made["packages"] and made["versions"]["optax"] == optax.__version__
     older = {**made, "versions": {**made["versions"], "optax": "0.0.1"}}
     assert since(older) == [f"version of optax: 0.0.1, now {optax.__version__}"]

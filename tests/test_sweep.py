@@ -18,12 +18,13 @@ from hypothesis import given
 import cljax
 from cljax import sweep
 from cljax.engine import learn
+from cljax.engine.options import Running
 from cljax.errors import UserError
 from cljax.method import Cost
 from cljax.runner import artefacts
 from cljax.runner.config import canonical
+from cljax.runner.options import RunOptions
 from cljax.runner.prepare import prepare
-from cljax.runner.run import Running
 from cljax.streams import on_validation
 
 SMALL = {"net": "mlp:5", "batch_size": 4}
@@ -254,7 +255,7 @@ def test_work_that_is_not_stated_gives_no_estimate():
 def test_tuning_seeds_are_apart_from_those_of_runs():
     seeds = {lane.seed for lane in planned(RATES, seeds=3).lanes}
     assert seeds == {1000, 1001, 1002} and sweep.FIRST_SEED == 1000
-    reported = prepare(cljax.Finetune(), support.stream(), **SMALL).config["seeds"]
+    reported = prepare(cljax.Finetune(), support.stream(), RunOptions(**SMALL)).config["seeds"]
     assert reported == [0, 1, 2, 3, 4] and not seeds & set(reported)
     assert {lane.seed for lane in planned(RATES, on="test").lanes} == {0, 1}
     assert {lane.seed for lane in planned(RATES, seeds=[7, 9]).lanes} == {7, 9}
@@ -448,7 +449,7 @@ def test_an_interrupted_sweep_goes_on_to_the_same_results(options, after, tmp_pa
 
 def test_an_interruption_without_checkpoints_keeps_what_is_finished(tmp_path, monkeypatch):
     plan = planned(RATES, lanes="sequential", lanes_at_a_time=1)
-    never = Running(checkpoint_every=None, segment_seconds=1e-9)
+    never = Running(checkpoint_every="never", segment_seconds=1e-9)
     stops(monkeypatch, 20)
     assert sweep.run(plan, tmp_path, running=never).exit_code == 75
     before = written(tmp_path)

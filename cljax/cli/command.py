@@ -16,12 +16,11 @@ from typing import Any, NoReturn
 from cljax.cli import terminal
 from cljax.cli.flags import parse
 from cljax.cli.job import (
-    RUN_FLAGS,
-    RUNNING_FLAGS,
-    TRUST,
     job_of,
     join,
     options_of_run,
+    run_flags,
+    running_flags,
     running_of,
     set_precision,
     shown,
@@ -103,15 +102,15 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    from cljax.runner.prepare import seeds_of
     from cljax.runner.run import run
 
-    job = job_of("run", arguments, RUN_FLAGS | RUNNING_FLAGS)
+    job = job_of("run", arguments, run_flags())
     options = options_of_run(job)
-    count = options["seeds"] if isinstance(options["seeds"], int) else len(options["seeds"])
-    out = job.flags["out"] or "auto"
-    with shown(count, job.flags) as progress:
+    options = options.replace(out=options.out or "auto")
+    with shown(len(seeds_of(options.seeds)), job.flags) as progress:
         began = time.perf_counter()
-        done = run(job.recipe, out=out, progress=progress, running=running_of(job.flags), **options)
+        done = run(job.recipe, **options.replace(progress=progress).options)
     return _told(done, began)
 
 
@@ -164,8 +163,7 @@ def _resume(arguments: list[str]) -> int:
         from cljax.cli import sweep
 
         return sweep.resume(folder, arguments[1:])
-    fields = {**RUNNING_FLAGS, "tensorboard": RUN_FLAGS["tensorboard"], "trust": TRUST}
-    flags = parse(f"cljax resume {folder}", fields, arguments[1:])
+    flags = parse(f"cljax resume {folder}", running_flags(), arguments[1:])
     seeds, precision = [], "float32"
     if (folder / "config.json").exists() and not (folder / "results.json").exists():
         stored = artefacts.config_of(folder)
@@ -202,6 +200,7 @@ def _protocol(arguments: list[str]) -> int:
     from cljax.references.protocol import paragraph
     from cljax.runner.prepare import prepare
 
-    job = job_of("protocol", arguments, RUN_FLAGS)
-    print(textwrap.fill(paragraph(prepare(job.recipe, **options_of_run(job)).config), 88))
+    job = job_of("protocol", arguments, run_flags())
+    prepared = prepare(job.recipe, None, options_of_run(job))
+    print(textwrap.fill(paragraph(prepared.config), 88))
     return 0

@@ -12,13 +12,13 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from cljax.cli.flags import parse
 from cljax.errors import UserError, check_path
 
 __all__ = [
-    "Job", "RUNNING_FLAGS", "RUN_FLAGS", "TRUST", "job_of", "join", "options_of_run", "running_of",
+    "Flags", "Job", "job_of", "join", "options_of_run", "run_flags", "running_flags", "running_of",
     "set_precision", "shown",
 ]  # fmt: skip
 
@@ -31,52 +31,59 @@ class Job(NamedTuple):
     origins: dict[str, str]
 
 
-# The run's own flags: name -> (type, default, help). ``None`` leaves the recipe's value.
-RUN_FLAGS: dict[str, tuple[Any, Any, str]] = {
-    "seeds": (int, 5, "run seeds 0 to N-1"),
-    "seed": (int | None, None, "run this one seed instead"),
-    "recipe": (str | None, None, "SOURCE[:VARIANT], such as lamaml:reference or lamaml:paper"),
-    "net": (str | None, None, "network, such as mlp:100,100, or package.module:factory"),
-    "batch_size": (int | None, None, "examples an update"),
-    "epochs": (int | None, None, "passes over each task"),
-    "entries": (
-        Literal["diagonal-last", "lower", "full"] | None, None, "entries of the accuracy matrix",
-    ),
-    "eval_every": (int, 0, "also test the tasks seen so far every so many updates; 0: never"),
-    "readout": (bool, False, "also test a linear layer fitted anew on the frozen features"),
-    "online": (bool, False, "count right predictions on each batch before learning from it"),
-    "lanes": (
-        Literal["auto", "threads", "sequential", "vmap", "map"], "auto", "how seeds run together",
-    ),
-    "loop": (Literal["auto", "scan", "steps"], "auto", "compiled loop, or one update at a time"),
-    "precision": (Literal["float32", "float64"], "float32", "of everything"),
-    "id": (str | None, None, "names what cannot be told of your own code, as part of the run"),
-    "tuned_by": (str | None, None, "folder of the sweep that chose these values, for the record"),
-    "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
-    "tensorboard": (bool, False, "also write TensorBoard files (extra 'tensorboard')"),
-}  # fmt: skip
-# How a run is kept and cut up; these change no result.
-RUNNING_FLAGS: dict[str, tuple[Any, Any, str]] = {
-    "checkpoint_every": (
-        str,
-        "30s",
-        "seconds (30s) or updates (500) from one to the next; never",
-    ),
-    "keep": (int, 3, "checkpoints kept while it runs"),
-    "segment_seconds": (float, 1.0, "how long a compiled segment aims to take"),
-    "distributed": (
-        str | None,
-        None,
-        "HOST:PORT,I/N: this is process I of N; auto asks Slurm and its like",
-    ),
-    "devices": (int | None, None, "split lanes=vmap or lanes=map over so many; default all GPUs"),
-}
-TRUST = (bool, False, "import the code (package.module:factory) that the folder names")
+Flags: TypeAlias = dict[str, tuple[Any, Any, str]]  # name -> (type, default, help)
 _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 _IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", "loop", "precision")
+TRUST = (bool, False, "import the code (package.module:factory) that the folder names")
+_DISTRIBUTED = (
+    str | None,
+    None,
+    "HOST:PORT,I/N: this is process I of N; auto asks Slurm and its like",
+)
+_TENSORBOARD = (bool, False, "also write TensorBoard files (extra 'tensorboard')")
 
 
-def job_of(command: str, arguments: list[str], own: dict[str, tuple[Any, Any, str]]) -> Job:
+def run_flags() -> Flags:
+    """The flags of a run: the fields of its options, and what only a command line has."""
+    from cljax.runner.options import RunOptions
+
+    listed = _flags_of(RunOptions())
+    return {
+        "seeds": (int, 5, "run seeds 0 to N-1"),
+        "seed": (int | None, None, "run this one seed instead"),
+        "recipe": (str | None, None, "SOURCE[:VARIANT], such as lamaml:reference or lamaml:paper"),
+        **{name: flag for name, flag in listed.items() if name != "seeds"},
+        "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
+        "tuned_by": (
+            str | None,
+            None,
+            "folder of the sweep that chose these values, for the record",
+        ),
+        "tensorboard": _TENSORBOARD,
+        "distributed": _DISTRIBUTED,
+    }
+
+
+def running_flags() -> Flags:
+    """The flags of how a run is kept and cut up, for one that goes on; these change no result."""
+    from cljax.engine.options import Running
+
+    listed = _flags_of(Running())
+    return {**listed, "tensorboard": _TENSORBOARD, "distributed": _DISTRIBUTED, "trust": TRUST}
+
+
+def _flags_of(options: Any) -> Flags:
+    from cljax.resolve import options_of
+
+    return {o.name: (o.type, o.default, _lower(o.help)) for o in options_of(options)}
+
+
+def _lower(text: str) -> str:
+    """A sentence as the help of a flag: in small letters, without its end."""
+    return text[:1].lower() + text[1:].removesuffix(".")
+
+
+def job_of(command: str, arguments: list[str], own: Flags) -> Job:
     """METHOD STREAM and the recipe first, then every flag of method, stream and run."""
     from cljax import recipes
     from cljax.resolve import method as resolve_method
@@ -167,19 +174,21 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def options_of_run(job: Job) -> dict[str, Any]:
-    """Arguments of ``prepare``; switches double precision on before anything is built."""
+def options_of_run(job: Job) -> Any:
+    """The ``RunOptions`` of a job; switches double precision on before anything is built."""
+    from cljax.runner.options import RunOptions
+
     flags = job.flags
-    join(flags.get("distributed"))
+    join(flags["distributed"])
     set_precision(flags["precision"])
-    names = ("precision", "eval_every", "online", "readout", "lanes", "loop", "id")
-    seeds = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
-    options = {"seeds": seeds, "origins": job.origins, **{name: flags[name] for name in names}}
+    given = {name: flags[name] for name in RunOptions().options if name in flags}
+    given["seeds"] = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
+    options = RunOptions(**given, origins=job.origins, running=running_of(flags))
     if flags.get("tuned_by") is None:
         return options
     tuning = _tuning(job, flags["tuned_by"])
-    own = {name: origin for name, origin in job.origins.items() if name not in tuning["chosen"]}
-    return {**options, "origins": own, "tuning": tuning}
+    origins = {name: origin for name, origin in job.origins.items() if name not in tuning["chosen"]}
+    return options.replace(origins=origins, tuning=tuning)
 
 
 def _tuning(job: Job, folder: str) -> dict[str, Any]:
@@ -265,7 +274,6 @@ def shown(count: int, flags: dict[str, Any], names: Sequence[str] = ()):
 
 def running_of(flags: dict[str, Any]) -> Any:
     """How a run is kept and cut up, by its flags."""
-    from cljax.runner.run import Running
+    from cljax.engine.options import Running
 
-    made = Running(**{name: flags[name] for name in Running._fields})
-    return made._replace(checkpoint_every=None) if made.checkpoint_every == "never" else made
+    return Running(**{name: flags[name] for name in Running().options})

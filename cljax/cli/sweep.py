@@ -19,7 +19,6 @@ _FLAGS: dict[str, tuple[Any, Any, str]] = {
     "over": (str | None, None, "NAME=V1,V2,...: the values of an option; give it several times"),
     "on": (Literal["validation", "test"], "validation", "images that settings are measured on"),
     "metric": (str, "RA", "what settings are ranked by"),
-    "lanes_at_a_time": (int | None, None, "lanes in one program, or under way; default what fits"),
     "shard": (str, "0/1", "i/n: only every n-th lane from the i-th on, for array jobs"),
     "plan": (bool, False, "print the plan and stop"),
 }
@@ -74,11 +73,12 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
 
     from cljax import sweep
     from cljax.runner.run import untold
+    from cljax.sweep.layout import OF_EXECUTION
 
     over, rest = _over(arguments)
     if consent is not None:  # of what is run, before anything of it is resolved
         consent(rest[:2])
-    flags = {**jobs.RUN_FLAGS, **jobs.RUNNING_FLAGS, **_FLAGS}
+    flags = {**jobs.run_flags(), **_FLAGS}
     flags["seeds"] = (int, 5, _SEEDS)
     del flags["tuned_by"]  # of a run
     job = jobs.job_of("sweep", rest, flags)
@@ -89,9 +89,10 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
     options = jobs.options_of_run(job)
     index, count = _shard(job.flags["shard"])
     settings = sweep.grid(**_typed(job, over)) if over else [{}]
+    of_plan = {name: v for name, v in options.options.items() if name not in OF_EXECUTION}
     plan = sweep.plan(
         job.recipe, None, settings, on=job.flags["on"], metric=job.flags["metric"],
-        lanes_at_a_time=job.flags["lanes_at_a_time"], entries=job.flags["entries"], **options,
+        lanes_at_a_time=options.running.lanes_at_a_time, **of_plan,
     )  # fmt: skip
     print(plan, file=sys.stderr)
     if job.flags["plan"]:
@@ -103,7 +104,7 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
     with jobs.shown(len(plan.lanes), job.flags, names) as progress:
         done = sweep.run(
             plan, out, shard=(index, count), progress=progress,
-            running=jobs.running_of(job.flags), command=again,
+            running=options.running, command=again,
         )  # fmt: skip
     if done.exit_code == AT_ONCE:
         text = f"nothing of {done.path} is kept yet, so the same command starts anew"

@@ -13,6 +13,7 @@ import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,17 +25,37 @@ from cljax.errors import Diverged, Interrupted
 from cljax.storage import checkpoint
 from cljax.storage.checkpoint import Snapshot
 
-__all__ = ["Checkpoints", "drive"]
+__all__ = ["Callbacks", "Checkpoints", "drive"]
 
 
 class Checkpoints(NamedTuple):
-    """Where a run is kept, and when: every so many seconds, or updates of a lane, or both."""
+    """Where a run is kept; how often, its ``Running`` says."""
 
     folder: Path
     identity: Mapping[str, Any]  # what must be the same to go on
-    every_s: float | None = 30.0
-    every_updates: int | None = None
-    keep: int = 3
+
+
+class Callbacks(NamedTuple):
+    """What a driver asks and tells its caller, in the caller's thread.
+
+    ``emit`` gets each event; what it raises as ``Diverged`` stops all lanes. ``finish`` gets the
+    number and place of each lane that ended, and is True if what it left is kept elsewhere, so that
+    no checkpoint need hold it. ``interrupted`` is asked after each unit of work; once it is True,
+    lanes stop at their segments' ends.
+    """
+
+    emit: Callable[[Event], None]
+    finish: Callable[[int, Place], bool]
+    interrupted: Callable[[], bool] = lambda: False
+
+
+class _Outcome(NamedTuple):
+    """What a unit of work left: of training, of an evaluation, or of writing a checkpoint."""
+
+    kind: str  # train_s, eval_s or save
+    of: int  # lane, or number of the evaluation
+    result: Any  # or the error that it raised
+    seconds: float
 
 
 class _Round(NamedTuple):
@@ -50,25 +71,18 @@ def drive(
     lanes: Sequence[Lane],
     places: Sequence[Place],
     pool: ThreadPoolExecutor,
+    callbacks: Callbacks,
     *,
     window: int,
-    emit: Callable[[Event], None],
-    finish: Callable[[int, Place], bool],
     checkpoints: Checkpoints | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
-    spent: Mapping[str, float] | None = None,
-    began: float | None = None,
+    spent: Mapping[str, float],
 ) -> dict[str, float]:
     """Advances every lane to its end, a unit of work at a time.
 
     Args:
       places: where each lane starts.
       window: lanes under way at a time; the next one starts when one ends.
-      finish: called in the calling thread with each lane that ended; True if what it left is
-        kept elsewhere, so that no checkpoint need hold it.
-      interrupted: asked after each unit; once it is True, lanes stop at their segments' ends.
       spent: seconds before and in earlier attempts, counted on; ``total_s`` is of the clock.
-      began: when this attempt did, by ``time.perf_counter``; None is now.
 
     Returns:
       Seconds of training and of evaluation, summed over threads, and the others of ``spent``.
@@ -78,166 +92,208 @@ def drive(
       Diverged: as ``emit`` does, after a checkpoint that was being collected is written.
       KeyboardInterrupt: by a second signal, without waiting for what the threads do.
     """
-    end = len(setup.items)
-    outcomes: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    seconds = {"train_s": 0.0, "eval_s": 0.0, "total_s": 0.0} | dict(spent or {})
-    began = time.perf_counter() if began is None else began
-    at = list(places)
-    waiting = collections.deque(i for i, place in enumerate(at) if place.item < end)
-    ended = {i for i, place in enumerate(at) if place.item == end}
-    active, elsewhere = set[int](), set[int]()  # under way; ended and kept elsewhere
-    tests: dict[int, int] = {}  # running evaluation -> its lane
-    collecting: _Round | None = None
-    pending, serial = 0, 0
-    stopping, saving, last = False, False, False
-    diverged: Diverged | None = None
-    saved_at, advanced = time.monotonic(), collections.Counter[int]()
-    number = 0 if checkpoints is None else checkpoint.next_number(checkpoints.folder)
-    # Programs over several processes must compute in one order: one after another, right here.
-    alone = jax.process_count() == 1
-    saver = ThreadPoolExecutor(1)
-
-    def submit(
-        kind: str, of: int, unit: Callable[[], Any], where: ThreadPoolExecutor = pool
-    ) -> None:
-        nonlocal pending
-        pending += 1
-
-        def work() -> None:
-            start = time.perf_counter()
-            try:
-                outcomes.put((kind, of, unit(), time.perf_counter() - start))
-            except BaseException as error:  # noqa: BLE001, raised by the calling thread
-                outcomes.put((kind, of, error, 0.0))
-
-        if alone:
-            where.submit(work)
-        else:
-            work()
-
-    def counted() -> dict[str, float]:
-        return {**seconds, "total_s": seconds["total_s"] + time.perf_counter() - began}
-
-    def report(events: Sequence[Event]) -> None:
-        for event in events:
-            emit(event)
-
-    def step(lane: int) -> None:
-        active.add(lane)
-        submit("train_s", lane, lambda: advance(setup, lanes[lane], at[lane]))
-
-    def test(lane: int, evaluation: Callable[[], list[Event]]) -> None:
-        nonlocal serial
-        serial += 1
-        own = serial
-        tests[own] = lane
-        submit("eval_s", lane, lambda: (own, evaluation()))
-
-    def due() -> bool:
-        if checkpoints is None or collecting is not None or saving:
-            return False
-        most = max(advanced.values(), default=0)
-        if checkpoints.every_updates is not None and most >= checkpoints.every_updates:
-            return True
-        waited = agreed(time.monotonic() - saved_at)
-        return checkpoints.every_s is not None and waited >= checkpoints.every_s
-
-    def save(copies: Mapping[int, Snapshot]) -> None:
-        """Writes the copies, and the lanes that are not under way."""
-        nonlocal saving, number
-        assert checkpoints is not None
-        folder, identity, keep = checkpoints.folder, checkpoints.identity, checkpoints.keep
-        standing = {
-            lane: snapshot(setup, lanes[lane], place)
-            for lane, place in enumerate(at)
-            if lane not in active | elsewhere and place.item >= 0
-        }
-        whole, own = _whole(setup, lanes, {**standing, **copies}, counted()), number
-        saving, number = True, number + 1
-        if jax.process_index() == 0:
-            write = lambda: checkpoint.save(folder, whole, identity, number=own, keep=keep)
-            submit("save", -1, write, saver)
-        else:
-            submit("save", -1, lambda: None)
-
-    def close(lane: int) -> None:
-        """Ends a lane once all its evaluations are in."""
-        if lane in ended and lane not in tests.values() and finish(lane, at[lane]):
-            elsewhere.add(lane)
-            at[lane] = at[lane]._replace(carry=None, main=None)
-
-    def segment_ended(lane: int, place: Place) -> None:
-        nonlocal collecting
-        advanced[lane] += _updates(setup, at[lane], place)
-        at[lane] = place
-        if due():
-            running = {own for own, of in tests.items() if of in ended}
-            collecting = _Round(frozenset(active), {}, running)
-        if collecting is not None and lane in collecting.lanes - collecting.copies.keys():
-            collecting.copies[lane] = snapshot(setup, lanes[lane], place)
-            collecting.tests.update(own for own, of in tests.items() if of == lane)
-        if place.item == end:
-            active.discard(lane)
-            ended.add(lane)
-            close(lane)
-            if waiting and not stopping:
-                step(waiting.popleft())
-        elif not stopping:
-            step(lane)
-
+    driver = _Driver(setup, lanes, list(places), pool, callbacks, checkpoints, dict(spent))
     try:
-        for lane in sorted(ended):
-            close(lane)
-        for _ in range(min(window, len(waiting))):
-            step(waiting.popleft())
-        while pending:
-            kind, lane, outcome, took = outcomes.get()
-            pending -= 1
-            if isinstance(outcome, BaseException):
-                raise outcome
-            if agreed(interrupted()) and not stopping:
-                stopping, collecting = True, None
-            if kind == "train_s":
-                seconds[kind] += took
-                place, (events, evaluation) = outcome
-                try:
-                    report(events)  # first: a run that stops here is not to be kept as it is
-                except Diverged as error:  # what was copied before it is, once its tests are in
-                    diverged, stopping, last = diverged or error, True, True
-                    continue
-                if evaluation is not None:
-                    test(lane, evaluation)
-                segment_ended(lane, place)
-            elif kind == "eval_s":
-                seconds[kind] += took
-                own, events = outcome
-                del tests[own]
-                if collecting is not None:
-                    collecting.tests.discard(own)
-                report(events)
-                close(lane)
-            else:
-                saving, saved_at = False, time.monotonic()
-                advanced.clear()
-                report([Event("checkpoint")])
-            if collecting is not None and not collecting.tests:
-                if collecting.lanes == collecting.copies.keys():
-                    save(collecting.copies)
-                    collecting = None
-            if stopping and not pending and not last and checkpoints is not None:
-                last = True
-                active.clear()  # all stand still
-                save({})
-        if diverged is not None:
-            raise diverged
-        if stopping and len(ended) < len(lanes):
-            raise Interrupted("Interrupted at a segment's end.")
+        driver.begin(window)
+        while driver.pending:
+            driver.take(driver.outcomes.get())
+        driver.end()
     except BaseException as error:
         pool.shutdown(wait=waits(error), cancel_futures=True)
         raise
     finally:
-        saver.shutdown(wait=True)
-    return counted()
+        driver.saver.shutdown(wait=True)
+    return driver.counted()
+
+
+@dataclass
+class _Driver:
+    """What the deciding thread knows; nothing else touches it."""
+
+    setup: Setup
+    lanes: Sequence[Lane]
+    at: list[Place]
+    pool: ThreadPoolExecutor
+    callbacks: Callbacks
+    checkpoints: Checkpoints | None
+    seconds: dict[str, float]
+
+    outcomes: queue.SimpleQueue[_Outcome] = field(default_factory=queue.SimpleQueue)
+    saver: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    began: float = field(default_factory=time.perf_counter)
+    pending: int = 0  # units of work submitted and not taken
+    waiting: collections.deque[int] = field(default_factory=collections.deque)
+    active: set[int] = field(default_factory=set)  # lanes under way
+    ended: set[int] = field(default_factory=set)
+    elsewhere: set[int] = field(default_factory=set)  # ended, and kept elsewhere
+    tests: dict[int, int] = field(default_factory=dict)  # running evaluation -> its lane
+    num_tests: int = 0
+    collecting: _Round | None = None
+    saving: bool = False
+    saved_at: float = field(default_factory=time.monotonic)
+    advanced: collections.Counter[int] = field(default_factory=collections.Counter)  # since then
+    number: int = 0  # of the next checkpoint
+    stopping: bool = False
+    last: bool = False  # the last checkpoint was begun, or there is to be none
+    diverged: Diverged | None = None
+
+    def begin(self, window: int) -> None:
+        """Starts the first lanes."""
+        end = len(self.setup.items)
+        if self.checkpoints is not None:
+            self.number = checkpoint.next_number(self.checkpoints.folder)
+        self.waiting.extend(i for i, place in enumerate(self.at) if place.item < end)
+        self.ended.update(i for i, place in enumerate(self.at) if place.item == end)
+        for lane in sorted(self.ended):
+            self._close(lane)
+        for _ in range(min(window, len(self.waiting))):
+            self._step(self.waiting.popleft())
+
+    def take(self, outcome: _Outcome) -> None:
+        """Decides what follows from a unit of work that ended."""
+        self.pending -= 1
+        if isinstance(outcome.result, BaseException):
+            raise outcome.result
+        if agreed(self.callbacks.interrupted()) and not self.stopping:
+            self.stopping, self.collecting = True, None
+        if outcome.kind == "train_s":
+            self.seconds["train_s"] += outcome.seconds
+            if not self._trained(outcome.of, *outcome.result):
+                return
+        elif outcome.kind == "eval_s":
+            self.seconds["eval_s"] += outcome.seconds
+            self._tested(*outcome.result)
+        else:
+            self.saving, self.saved_at = False, time.monotonic()
+            self.advanced.clear()
+            self.callbacks.emit(Event("checkpoint"))
+        whole = self.collecting
+        if whole is not None and not whole.tests and whole.lanes == whole.copies.keys():
+            self._save(whole.copies)
+            self.collecting = None
+        if self.stopping and not self.pending and not self.last and self.checkpoints is not None:
+            self.last = True
+            self.active.clear()  # all stand still
+            self._save({})
+
+    def end(self) -> None:
+        """Raises what stopped the lanes before their ends, if anything did."""
+        if self.diverged is not None:
+            raise self.diverged
+        if self.stopping and len(self.ended) < len(self.lanes):
+            raise Interrupted("Interrupted at a segment's end.")
+
+    def counted(self) -> dict[str, float]:
+        """Seconds until now."""
+        total = self.seconds["total_s"] + time.perf_counter() - self.began
+        return {**self.seconds, "total_s": total}
+
+    def _submit(
+        self, kind: str, of: int, unit: Callable[[], Any], where: ThreadPoolExecutor
+    ) -> None:
+        self.pending += 1
+
+        def work() -> None:
+            start = time.perf_counter()
+            try:
+                done = _Outcome(kind, of, unit(), time.perf_counter() - start)
+            except BaseException as error:  # noqa: BLE001, raised by the calling thread
+                done = _Outcome(kind, of, error, 0.0)
+            self.outcomes.put(done)
+
+        # Programs over several processes must compute in one order: one after another, right here.
+        if jax.process_count() == 1:
+            where.submit(work)
+        else:
+            work()
+
+    def _step(self, lane: int) -> None:
+        self.active.add(lane)
+        place = self.at[lane]
+        unit = lambda: advance(self.setup, self.lanes[lane], place)
+        self._submit("train_s", lane, unit, self.pool)
+
+    def _trained(self, lane: int, place: Place, news: tuple[Sequence[Event], Any]) -> bool:
+        """What follows from a segment's end; False if its run diverged and all is to stop."""
+        events, evaluation = news
+        try:  # first: a run that stops here is not to be kept as it is
+            for event in events:
+                self.callbacks.emit(event)
+        except Diverged as error:  # what was copied before it is, once its tests are in
+            self.diverged = self.diverged or error
+            self.stopping = self.last = True
+            return False
+        if evaluation is not None:
+            self.num_tests += 1
+            number = self.num_tests
+            self.tests[number] = lane
+            self._submit("eval_s", number, lambda: (number, evaluation()), self.pool)
+        self._arrive(lane, place)
+        return True
+
+    def _arrive(self, lane: int, place: Place) -> None:
+        """Notes where a lane stands now, copies it if a checkpoint is due, and goes on."""
+        self.advanced[lane] += _updates(self.setup, self.at[lane], place)
+        self.at[lane] = place
+        if self._due():
+            running = {number for number, of in self.tests.items() if of in self.ended}
+            self.collecting = _Round(frozenset(self.active), {}, running)
+        collecting = self.collecting
+        if collecting is not None and lane in collecting.lanes - collecting.copies.keys():
+            collecting.copies[lane] = snapshot(self.setup, self.lanes[lane], place)
+            collecting.tests.update(number for number, of in self.tests.items() if of == lane)
+        if place.item == len(self.setup.items):
+            self.active.discard(lane)
+            self.ended.add(lane)
+            self._close(lane)
+            if self.waiting and not self.stopping:
+                self._step(self.waiting.popleft())
+        elif not self.stopping:
+            self._step(lane)
+
+    def _tested(self, number: int, events: Sequence[Event]) -> None:
+        lane = self.tests.pop(number)
+        if self.collecting is not None:
+            self.collecting.tests.discard(number)
+        for event in events:
+            self.callbacks.emit(event)
+        self._close(lane)
+
+    def _close(self, lane: int) -> None:
+        """Ends a lane once all its evaluations are in."""
+        if lane not in self.ended or lane in self.tests.values():
+            return
+        if self.callbacks.finish(lane, self.at[lane]):
+            self.elsewhere.add(lane)
+            self.at[lane] = self.at[lane]._replace(carry=None, main=None)
+
+    def _due(self) -> bool:
+        """Whether a checkpoint is to be begun."""
+        if self.checkpoints is None or self.collecting is not None or self.saving:
+            return False
+        running = self.setup.running
+        updates, seconds = running.updates_between_checkpoints, running.seconds_between_checkpoints
+        if updates is not None and max(self.advanced.values(), default=0) >= updates:
+            return True
+        waited = agreed(time.monotonic() - self.saved_at)
+        return seconds is not None and waited >= seconds
+
+    def _save(self, copies: Mapping[int, Snapshot]) -> None:
+        """Writes the copies, and the lanes that are not under way."""
+        assert self.checkpoints is not None
+        folder, identity = self.checkpoints
+        standing = {
+            lane: snapshot(self.setup, self.lanes[lane], place)
+            for lane, place in enumerate(self.at)
+            if lane not in self.active | self.elsewhere and place.item >= 0
+        }
+        whole = _whole(self.setup, self.lanes, {**standing, **copies}, self.counted())
+        number, keep = self.number, self.setup.running.keep
+        self.saving, self.number = True, number + 1
+        write = lambda: checkpoint.save(folder, whole, identity, number=number, keep=keep)
+        if jax.process_index() > 0:  # of several: the first one writes
+            write = lambda: None
+        self._submit("save", -1, write, self.saver)
 
 
 def _updates(setup: Setup, before: Place, after: Place) -> int:
@@ -259,10 +315,10 @@ def _whole(
     for number, copy in copies.items():
         lane = lanes[number]
         records = [recorded(setup.records[member]) for member in lane.members]
-        own = {f"place/{name}": array for name, array in copy.arrays.items()}
+        of_lane = {f"place/{name}": array for name, array in copy.arrays.items()}
         for i, record in enumerate(records):
-            own |= {f"{i}/{name}": array for name, array in record.arrays.items()}
-        arrays |= {f"{lane.label}/{name}": array for name, array in own.items()}
+            of_lane |= {f"{i}/{name}": array for name, array in record.arrays.items()}
+        arrays |= {f"{lane.label}/{name}": array for name, array in of_lane.items()}
         position["lanes"][lane.label] = {
             **copy.position,
             "records": [record.position for record in records],

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import keys
+from cljax.engine.options import Running
 from cljax.engine.programs import (
     Batching,
     Carry,
@@ -105,10 +106,9 @@ class Setup(NamedTuple):
     stream: Stream
     evaluations: tuple[Evaluation, ...]
     entries: str
+    online: bool  # whether right predictions are counted before learning
     items: list[Item]
-    segment: int | None  # updates a segment; None follows the clock
-    segment_seconds: float
-    limit: int | None  # updates a segment at most
+    running: Running
     records: list[Record]
 
 
@@ -140,8 +140,8 @@ def advance(setup: Setup, lane: Lane, place: Place) -> tuple[Place, Outcome]:
     training = item.program == "task"
     slot = ("task", -1) if training else (item.program, item.task)
     name, counters = ("update", ()) if training else (f"phase/{item.program}", (item.task,))
-    stop = place.at + (setup.segment or _length(setup, place.pace, item.stop - place.at))
-    stop = min(item.stop, stop)
+    length = _length(setup.running, place.pace, item.stop - place.at)
+    stop = min(item.stop, place.at + length)
     pace, events = place.pace, []
     if stop > place.at:  # where tasks are more than updates, some end as they begin
         began = time.perf_counter()
@@ -208,13 +208,16 @@ def _key(lane: Lane, name: str, *counters: int) -> Array:
     return put(jnp.stack(made), lane.batching)
 
 
-def _length(setup: Setup, pace: float, room: int) -> int:
+def _length(running: Running, pace: float, room: int) -> int:
     """Updates of the next segment: in equal parts of what remains, of about the asked time."""
+    if running.segment is not None:
+        return running.segment
     if not pace:
         return min(_FIRST_SEGMENT, room)
-    parts = max(1, round(room * pace / setup.segment_seconds))
+    parts = max(1, round(room * pace / running.segment_seconds))
     length = -(-room // parts)
-    return length if setup.limit is None else min(length, setup.limit)
+    most = running.updates_between_checkpoints
+    return length if most is None else min(length, most)
 
 
 def agreed(value: float) -> float:

@@ -12,7 +12,7 @@ programs with their own plans.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,20 +23,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cljax import keys
 from cljax.evaluation.accuracy import Evaluation, TestData, TestImages, correct_fn, predictors_of
 from cljax.evaluation.readout import readout_fn
+from cljax.method import Method
 from cljax.streams.base import Stream, Transform
 from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, Recall, StepPlan
 
 __all__ = [
-    "Batching", "CLASS_ORDER", "Carry", "Hyper", "METHOD", "Programs", "TrainData", "arriving",
-    "batch_of", "begin", "compile_programs", "device_plan", "leaf_names", "make_step", "put",
-    "read_by", "train_data", "whole",
+    "Batching", "Carry", "Hyper", "Inputs", "Programs", "TrainData", "arriving", "batch_of",
+    "begin", "compile_programs", "device_plan", "leaf_names", "make_step", "put", "read_by",
+    "train_data", "whole",
 ]  # fmt: skip
 
-# What differs between lanes, leaves [] or [L]: METHOD, CLASS_ORDER.
-Hyper = Mapping[str, Any]
-CLASS_ORDER = "class order"  # beside them, where each seed has its own: the output of each label
-METHOD = "method"  # a method, whose leaves are arrays
+Axes = tuple[int | None, ...]  # of the arguments of a program: 0 by lanes, None shared
 Step = Callable[[PyTree, "Row", "TrainData", Array, Array], tuple[PyTree, Info, Array]]
+
+
+class Hyper(NamedTuple):
+    """What differs between the lanes of a program."""
+
+    method: Method  # its leaves are arrays, [] or [L]
+    class_order: Any = None  # [labels] or [L, labels] int32, where each seed has its own order
 
 
 class TrainData(NamedTuple):
@@ -71,6 +76,22 @@ class Programs(NamedTuple):
     # (hyper, views, tests, images, fits, data, task, allowed) -> []; see ``read_by``
     corrects: dict[str, Callable[..., Array]]
     state: PyTree  # shapes and types of the state, with a leading axis where lanes are stacked
+
+
+class Inputs(NamedTuple):
+    """Arguments that programs are compiled for; of most only shapes and types are read.
+
+    With lanes in one program ``hyper``, ``plans`` and ``fits`` have a leading axis of lanes, and
+    so have ``tests`` where each lane has its own.
+    """
+
+    hyper: Hyper
+    plans: Mapping[str, StepPlan]  # by program: "task", and the phases' names
+    data: TrainData
+    images: TestImages
+    tests: tuple[Array, Array]  # rows of each task's tests, and their mask
+    fits: PyTree  # rows of what readouts are fitted on; () where there are none
+    own_tests: bool  # whether each lane has test rows of its own
 
 
 class Batching(NamedTuple):
@@ -228,142 +249,183 @@ def whole(
     return run
 
 
+class _Compiler(NamedTuple):
+    """Compiles programs side by side in a pool of threads, for one lane or for several."""
+
+    batching: Batching | None
+    pool: Any
+
+    def compiled(
+        self, fn: Callable[..., Any], axes: Axes, *args: Any, donate: int | None = None
+    ) -> Any:
+        """A future of the program of ``fn``.
+
+        Args:
+          axes: which arguments have a leading axis of lanes (0) and which are shared (None).
+        """
+        # Lanes run in threads, one core each: XLA's own threads would only get in their way.
+        cpu = jax.default_backend() == "cpu"
+        options = {"xla_cpu_multi_thread_eigen": False} if cpu else {}
+        program = fn if self.batching is None else _batched(fn, axes, self.batching)
+        args = tuple(
+            _placed(arg, axis, self.batching) for arg, axis in zip(args, axes, strict=True)
+        )
+        donated = () if donate is None else (donate,)
+        lowered = jax.jit(program, donate_argnums=donated).lower(*args)
+        return self.pool.submit(lowered.compile, compiler_options=options)
+
+    def shape_of(self, fn: Callable[..., Any], axes: Axes, *args: Any) -> Any:
+        """Shapes and types of what the program of ``fn`` returns."""
+        return jax.eval_shape(fn if self.batching is None else jax.vmap(fn, in_axes=axes), *args)
+
+
 def compile_programs(
-    bind: Callable[[Hyper], Learner],
-    hyper: Hyper,
+    bind: Callable[[Method], Learner],
     stream: Stream,
-    plans: dict[str, StepPlan],
-    data: TrainData,
-    images: TestImages,
-    tests: tuple[Array, Array],
-    fits: PyTree,
-    evaluations: tuple[Evaluation, ...],
+    inputs: Inputs,
+    evaluations: Sequence[Evaluation],
     *,
-    own_tests: bool,
     online: bool,
-    loop: Literal["scan", "steps"],
+    loop: str,
     batching: Batching | None,
     pool: Any,
 ) -> Programs:
     """Compiles everything a run calls, the programs side by side in ``pool``.
 
     Args:
-      bind: makes the learner of hyper-parameters, which are arguments of every program: one
-        program serves all their values.
-      hyper: a lane's method and order of classes; with ``batching`` leaves are [L].
-      plans: device plans by program name, "task" and the phases'; only shapes are read, and with
-        ``batching`` they have a leading axis of lanes.
-      tests: rows and mask of each task's tests. fits: of what readouts are fitted on, each lane's
-        own; () where there are none.
-      own_tests: whether each lane has test rows of its own.
+      bind: makes the learner of a method, which is an argument of every program: one program
+        serves all its real options.
       loop: ``scan`` compiles the loop; ``steps`` compiles one update and loops outside, for
         networks whose gradients are slow inside a compiled loop (convolutions on CPUs).
       batching: how lanes are advanced together by one program; None: one lane.
     """
-    cpu = jax.default_backend() == "cpu"
-    # Lanes run in threads, one core each: XLA's own threads would only get in their way.
-    options = {"xla_cpu_multi_thread_eigen": False} if cpu else {}
-
-    def compiled(
-        fn: Callable[..., Any], axes: tuple[int | None, ...], *args: Any, donate: int | None = None
-    ) -> Any:
-        # ``axes``: which arguments have a leading axis of lanes (0) and which are shared (None).
-        program = fn if batching is None else _batched(fn, axes, batching)
-        args = tuple(_placed(arg, axis, batching) for arg, axis in zip(args, axes, strict=True))
-        donated = () if donate is None else (donate,)
-        lowered = jax.jit(program, donate_argnums=donated).lower(*args)
-        return pool.submit(lowered.compile, compiler_options=options)
-
-    def shape_of(fn: Callable[..., Any], axes: tuple[int | None, ...], *args: Any) -> Any:
-        return jax.eval_shape(fn if batching is None else jax.vmap(fn, in_axes=axes), *args)
-
+    compiler = _Compiler(batching, pool)
     key = jax.eval_shape(lambda: keys.purpose(0, "shape"))
     if batching is not None:
         key = jax.ShapeDtypeStruct((batching.lanes,), key.dtype)
 
     def init(hyper: Hyper, key: Array) -> PyTree:
-        return bind(hyper).init(key)
+        return bind(hyper.method).init(key)
 
-    state = shape_of(init, (0, 0), hyper, key)
-    bound = jax.ShapeDtypeStruct((), jnp.int32)
-    waiting_init = compiled(init, (0, 0), hyper, key)
-
-    def checked(carry: Carry) -> Carry:
-        return carry._replace(sound=_sound(carry.state))
-
-    segments, ends = {}, {}
-    for name, plan in plans.items():
-
-        def segment(
-            hyper: Hyper, carry: Carry, plan: StepPlan, data: TrainData, key: Array, *bounds: Array,
-            name: str = name,
-        ) -> Carry:  # fmt: skip
-            learner = bind(hyper)
-            count = None
-            source: Learner | Phase = learner
-            if name == "task":
-                count = online_correct(learner, stream) if online else None
-            else:
-                source = next(phase for phase in learner.phases if phase.name == name)
-            step = make_step(source, stream.transform, count)
-            data = _ordered(data, hyper)
-            if loop == "steps":  # the check of all leaves is a program of its own
-                return _single(step)(carry, plan, data, key, *bounds)
-            return checked(_segment(step)(carry, plan, data, key, *bounds))
-
-        num_steps = plan.current.shape[-1]
-        carry = shape_of(lambda state, n=num_steps: begin(state, n), (0,), state)
-        bounds = (bound, bound) if loop == "scan" else (bound,)
-        axes = (0, 0, 0, None, 0, *(None for _ in bounds))
-        segments[name] = compiled(segment, axes, hyper, carry, plan, data, key, *bounds, donate=1)
-        if loop == "steps":
-            ends[name] = compiled(checked, (0,), carry, donate=0)
-
-    views, corrects, shown = {}, {}, {}
-    for name in dict.fromkeys(n for evaluation in evaluations for n in predictors_of(evaluation)):
-
-        def view_fn(hyper: Hyper, state: PyTree, name: str = name) -> PyTree:
-            # A copy, because the next segment donates the state.
-            return jax.tree.map(jnp.copy, bind(hyper).predictors[name].prepare(state))
-
-        shown[name] = shape_of(view_fn, (0, 0), hyper, state)
-        views[name] = compiled(view_fn, (0, 0), hyper, state)
-    allowed = jax.ShapeDtypeStruct(stream.class_mask.shape[1:], bool)
-    for evaluation in evaluations:
-
-        def correct(
-            hyper: Hyper, views: PyTree, tests: tuple[Array, Array], images: TestImages,
-            fits: PyTree, data: PyTree, task: Array, allowed: Array,
-            evaluation: Evaluation = evaluation,
-        ) -> Array:  # fmt: skip
-            made_of = (evaluation, bind(hyper).predictors, stream.transform, stream.class_mask)
-            asked = TestData(*_ordered(images, hyper), *tests, None)  # type: ignore
-            if evaluation.readout is None:
-                return correct_fn(*made_of)(views, asked, task, allowed)
-            fitted = TestData(*_ordered(data, hyper), *fits, None)  # type: ignore
-            return readout_fn(*made_of)(views, asked, fitted, task)
-
-        corrects[evaluation.name] = compiled(
-            correct, (0, 0, 0 if own_tests else None, None, 0, None, None, None), hyper,
-            {name: shown[name] for name in predictors_of(evaluation)}, tests, images,
-            *read_by(evaluation, fits, data), bound, allowed,
-        )  # fmt: skip
-
-    loops = {name: future.result() for name, future in segments.items()}
-    if loop == "steps":
-        loops = {name: _stepped(loops[name], end.result()) for name, end in ends.items()}
+    state = compiler.shape_of(init, (0, 0), inputs.hyper, key)
+    waiting = compiler.compiled(init, (0, 0), inputs.hyper, key)
+    segments = _segments(compiler, bind, stream, inputs, state, key, online=online, loop=loop)
+    views, shown = _views(compiler, bind, inputs.hyper, evaluations, state)
+    corrects = {
+        evaluation.name: _correct(compiler, bind, stream, inputs, evaluation, shown)
+        for evaluation in evaluations
+    }
     return Programs(
-        waiting_init.result(),
-        loops,
+        waiting.result(),
+        {name: finish() for name, finish in segments.items()},
         {name: future.result() for name, future in views.items()},
         {name: future.result() for name, future in corrects.items()},
         state,
     )
 
 
+def _segments(
+    compiler: _Compiler,
+    bind: Callable[[Method], Learner],
+    stream: Stream,
+    inputs: Inputs,
+    state: PyTree,
+    key: Any,
+    *,
+    online: bool,
+    loop: str,
+) -> dict[str, Callable[[], Callable[..., Carry]]]:
+    """By name, what waits for the program that advances a carry along a plan."""
+    bound = jax.ShapeDtypeStruct((), jnp.int32)
+    bounds = (bound, bound) if loop == "scan" else (bound,)
+
+    def step_of(hyper: Hyper, name: str) -> Step:
+        learner = bind(hyper.method)
+        if name == "task":
+            count = online_correct(learner, stream) if online else None
+            return make_step(learner, stream.transform, count)
+        phase = next(phase for phase in learner.phases if phase.name == name)
+        return make_step(phase, stream.transform, None)
+
+    def checked(carry: Carry) -> Carry:
+        return carry._replace(sound=_sound(carry.state))
+
+    def waiting(name: str, plan: StepPlan) -> Callable[[], Callable[..., Carry]]:
+        def segment(
+            hyper: Hyper, carry: Carry, plan: StepPlan, data: TrainData, key: Array, *bounds: Array
+        ) -> Carry:
+            step, data = step_of(hyper, name), _ordered(data, hyper)
+            if loop == "steps":  # the check of all leaves is a program of its own
+                return _single(step)(carry, plan, data, key, *bounds)
+            return checked(_segment(step)(carry, plan, data, key, *bounds))
+
+        num_steps = plan.current.shape[-1]
+        carry = compiler.shape_of(lambda state: begin(state, num_steps), (0,), state)
+        axes = (0, 0, 0, None, 0, *(None for _ in bounds))
+        args = (inputs.hyper, carry, plan, inputs.data, key, *bounds)
+        future = compiler.compiled(segment, axes, *args, donate=1)
+        if loop == "scan":
+            return future.result
+        end = compiler.compiled(checked, (0,), carry, donate=0)
+        return lambda: _stepped(future.result(), end.result())
+
+    return {name: waiting(name, plan) for name, plan in inputs.plans.items()}
+
+
+def _views(
+    compiler: _Compiler,
+    bind: Callable[[Method], Learner],
+    hyper: Hyper,
+    evaluations: Sequence[Evaluation],
+    state: PyTree,
+) -> tuple[dict[str, Any], dict[str, PyTree]]:
+    """By predictor, a future of the program that copies its view of a state, and its shapes."""
+
+    def view_of(name: str) -> Callable[[Hyper, PyTree], PyTree]:
+        # A copy, because the next segment donates the state.
+        return lambda hyper, state: jax.tree.map(
+            jnp.copy, bind(hyper.method).predictors[name].prepare(state)
+        )
+
+    names = dict.fromkeys(n for evaluation in evaluations for n in predictors_of(evaluation))
+    shown = {name: compiler.shape_of(view_of(name), (0, 0), hyper, state) for name in names}
+    return {name: compiler.compiled(view_of(name), (0, 0), hyper, state) for name in names}, shown
+
+
+def _correct(
+    compiler: _Compiler,
+    bind: Callable[[Method], Learner],
+    stream: Stream,
+    inputs: Inputs,
+    evaluation: Evaluation,
+    shown: Mapping[str, PyTree],
+) -> Any:
+    """A future of the program that counts an evaluation's right predictions of one task."""
+
+    def correct(
+        hyper: Hyper, views: PyTree, tests: tuple[Array, Array], images: TestImages,
+        fits: PyTree, data: PyTree, task: Array, allowed: Array,
+    ) -> Array:  # fmt: skip
+        predictors = bind(hyper.method).predictors
+        made_of = (evaluation, predictors, stream.transform, stream.class_mask)
+        asked = TestData(*_ordered(images, hyper), *tests, None)  # type: ignore
+        if evaluation.readout is None:
+            return correct_fn(*made_of)(views, asked, task, allowed)
+        fitted = TestData(*_ordered(data, hyper), *fits, None)  # type: ignore
+        return readout_fn(*made_of)(views, asked, fitted, task)
+
+    axes = (0, 0, 0 if inputs.own_tests else None, None, 0, None, None, None)
+    return compiler.compiled(
+        correct, axes, inputs.hyper, {name: shown[name] for name in predictors_of(evaluation)},
+        inputs.tests, inputs.images, *read_by(evaluation, inputs.fits, inputs.data),
+        jax.ShapeDtypeStruct((), jnp.int32),
+        jax.ShapeDtypeStruct(stream.class_mask.shape[1:], bool),
+    )  # fmt: skip
+
+
 def _ordered(images: Any, hyper: Hyper) -> Any:
     """``TrainData`` or ``TestImages`` with outputs for labels, by the seed's order of classes."""
-    order = hyper.get(CLASS_ORDER)
+    order = hyper.class_order
     return images if order is None else images._replace(y=order[images.y])
 
 
@@ -399,9 +461,7 @@ def _placed(arg: Any, axis: int | None, batching: Batching | None) -> Any:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), arg)
 
 
-def _batched(
-    fn: Callable[..., Any], axes: tuple[int | None, ...], batching: Batching
-) -> Callable[..., Any]:
+def _batched(fn: Callable[..., Any], axes: Axes, batching: Batching) -> Callable[..., Any]:
     if batching.how == "vmap":
         mapped = jax.vmap(fn, in_axes=axes)
     else:

@@ -9,15 +9,15 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from cljax import resolve
-from cljax.checks import check_evaluations, check_method, check_network, model_of
-from cljax.engine.learn import resolve_lanes
-from cljax.errors import UserError, check_counts, check_flag, check_known, check_positive, in_words
+from cljax.checks import check_method, check_network, model_of
+from cljax.engine.bundles import resolve_lanes
+from cljax.errors import UserError, check_positive
 from cljax.evaluation.accuracy import Evaluation
 from cljax.keys import check_seed, check_seeds
 from cljax.method import Method, with_features
@@ -27,12 +27,17 @@ from cljax.options import flat
 from cljax.recipes import Recipe, default
 from cljax.references import protocol
 from cljax.runner.config import config_hash, entry_of, environment, plain
+from cljax.runner.options import RunOptions
 from cljax.runner.parts import identify, net_name
 from cljax.streams.base import Stream
 from cljax.streams.options import StreamSource
 from cljax.types import Learner, Model, Net, Readout
 
-__all__ = ["Options", "Prepared", "begun_as", "learner_of", "prepare", "seeds_of"]
+__all__ = ["OF_RECIPE", "Prepared", "begun_as", "learner_of", "prepare", "seeds_of"]
+
+OF_RECIPE = ("net", "batch_size", "epochs", "entries")  # options that a recipe has values of
+# Options that a config holds as they are.
+_AS_GIVEN = ("batch_size", "epochs", "entries", "eval_every", "online", "loop", "precision", "id")
 
 
 class Prepared(NamedTuple):
@@ -45,45 +50,10 @@ class Prepared(NamedTuple):
     seconds: float  # what preparing took
 
 
-class Options(TypedDict, total=False):
-    """The keywords of ``prepare``, for those that pass them on, such as ``cljax.run``."""
-
-    seeds: int | Sequence[int]
-    net: Net | str | None
-    batch_size: int | None
-    epochs: int | None
-    entries: str | None
-    eval_every: int
-    online: bool
-    evaluations: Sequence[Evaluation] | None
-    readout: bool
-    lanes: str
-    loop: str
-    precision: str
-    id: str | None
-    origins: Mapping[str, str] | None
-    tuning: Mapping[str, Any] | None
-
-
 def prepare(
     what: Recipe | Method | str,
     stream: Stream | StreamSource | str | None = None,
-    *,
-    seeds: int | Sequence[int] = 5,
-    net: Net | str | None = None,
-    batch_size: int | None = None,
-    epochs: int | None = None,
-    entries: str | None = None,
-    eval_every: int = 0,
-    online: bool = False,
-    evaluations: Sequence[Evaluation] | None = None,
-    readout: bool = False,
-    lanes: str = "auto",
-    loop: str = "auto",
-    precision: str = "float32",
-    id: str | None = None,  # noqa: A002, the word that users know
-    origins: Mapping[str, str] | None = None,
-    tuning: Mapping[str, Any] | None = None,
+    options: RunOptions = RunOptions(),  # noqa: B008, it is frozen
 ) -> Prepared:
     """Resolves names, opens the data and fixes the config of a run.
 
@@ -91,67 +61,25 @@ def prepare(
     batch size, epochs and entries; one given as an object is what it was made with, and those are
     the library's defaults. Either is the same for a stream by name and as an object.
 
-    Args:
-      seeds: how many (0, 1, ...), or which, from 0 to 2**32 - 1.
-      net, batch_size, epochs, entries: instead of the recipe's.
-      eval_every: also test the tasks seen so far every so many updates.
-      online: count right predictions on each batch before learning from it.
-      evaluations: ways to fill an accuracy matrix; the first is the headline. None: one for each
-        of the method's predictors, in its order.
-      readout: add an evaluation "readout": a linear layer fitted anew on frozen features, to see
-        what features have forgotten (``cljax.readout``).
-      lanes, loop: how seeds and updates are run; see ``cljax.engine.learn.learn``.
-      precision: "float32" or "float64" (which needs ``jax_enable_x64``).
-      id: names what cannot be told of own objects by their content, and is part of the identity:
-        the same id says that they are the same.
-      origins: where values came from, by option, for the record.
-      tuning: how values were chosen, for the record; see ``cljax.sweep.tuning``.
-
     Raises:
       UserError: for anything the caller can put right, in one sentence.
     """
     began = time.perf_counter()
-    check_known("precision", precision, ("float32", "float64"))
-    x64 = bool(jax.config.read("jax_enable_x64"))
-    if (precision == "float64") != x64:
-        raise UserError(
-            f"precision is {precision} with jax_enable_x64={x64}, but the two must agree; call "
-            "jax.config.update('jax_enable_x64', ...) first."
-        )
-    chosen = seeds_of(seeds)
-    if id is not None and (not isinstance(id, str) or not id):
-        raise UserError(f"id is {id!r}, but it must be a text that names what a run is made of.")
-    for name, record in (("origins", origins), ("tuning", tuning)):
-        if record is not None and not isinstance(record, Mapping):
-            raise UserError(f"{name} is {in_words(record)}, but it must be a dict of what it was.")
+    _check_precision(options.precision)
+    chosen = seeds_of(options.seeds)
     stream = resolve.open_unlisted(stream)
     recipe, method, source, notices = _resolve(what, stream)
     given = method
     if source.pretraining is not None:
         method = Pretrained(method, source.pretraining)
-    network = recipe.net if net is None else net
-    network = resolve.net(network) if isinstance(network, str) else network
-    size = recipe.batch_size if batch_size is None else batch_size
-    check_positive(batch_size=size)
-    check_flag(online=online, readout=readout)
-    check_counts(eval_every=eval_every)
-    check_evaluations(evaluations)
+    of_run = _with_recipe(options, recipe)
+    network = resolve.net(of_run.net) if isinstance(of_run.net, str) else of_run.net
     model = model_of(network, source.num_classes)
-    learner = _bound(method, model, source, size)
-    if tuning is not None:
-        recipe, notices = dataclasses.replace(recipe, tuning=tuning), []
-    asked = (
-        tuple(evaluations or ())
-        or learner.evaluations
-        or tuple(
-            Evaluation(name, name, source.scenario)  # type: ignore[arg-type]
-            for name in learner.predictors
-            if name != "features"  # those are for readouts
-        )
-    )
-    if readout:
-        asked += (Evaluation("readout", "features", "task", readout=Readout()),)
-    parts = identify(given, network, source, asked, id)
+    learner = _bound(method, model, source, of_run.batch_size)
+    if options.tuning is not None:
+        recipe, notices = dataclasses.replace(recipe, tuning=options.tuning), []
+    evaluations = _evaluations(options, learner, source)
+    parts = identify(given, network, source, evaluations, options.id)
     source = dataclasses.replace(source, checksum=parts.checksum)
     surroundings = environment()
     config = {
@@ -164,28 +92,13 @@ def prepare(
         "stream_options": plain(recipe.stream_options),
         "net": net_name(network),
         "seeds": list(chosen),
-        "batch_size": size,
-        "epochs": recipe.epochs if epochs is None else epochs,
-        "entries": recipe.entries if entries is None else entries,
-        "eval_every": eval_every,
-        "online": online,
-        "evaluations": [entry_of(e) for e in asked],
-        "lanes": resolve_lanes(lanes),  # type: ignore[arg-type]
-        "loop": loop,
-        "precision": precision,
+        **{name: getattr(of_run, name) for name in _AS_GIVEN},
+        "evaluations": [entry_of(e) for e in evaluations],
+        "lanes": resolve_lanes(options.lanes),
         "identity": parts.identity,
-        "id": id,
         "packages": sorted(parts.packages),
         "recipe": {"name": recipe.name, "status": _status(recipe), "notes": recipe.notes},
-        "origins": {
-            **_origins(
-                what,
-                recipe,
-                given,
-                dict(net=net, batch_size=batch_size, epochs=epochs, entries=entries),
-            ),
-            **(origins or {}),
-        },
+        "origins": {**_origins(what, recipe, given, options), **(options.origins or {})},
         "tuning": plain(recipe.tuning),
         "notices": [*notices, *_untold(parts.identity)],
         "stream_facts": _facts(source),
@@ -194,18 +107,47 @@ def prepare(
             method.unmeasured,
             source.name,
             boundaries=source.boundaries,
-            scenario=asked[0].scenario,
+            scenario=evaluations[0].scenario,
             class_mask=source.class_mask,
-        ),  # fmt: skip
+        ),
         **surroundings,
         "versions": {**surroundings["versions"], **parts.packages},
     }
-    check_positive(epochs=config["epochs"])
     if isinstance(what, (Recipe, str)) and not isinstance(stream, Stream):
-        named = net if isinstance(net, str) else recipe.net if net is None else None
+        named = of_run.net if isinstance(of_run.net, str) else None
         config["begun_as"] = None if named is None else begun_as(recipe, named)
     config["config_hash"] = config_hash(config)
     return Prepared(config, method, source, network, time.perf_counter() - began)
+
+
+def _check_precision(precision: str) -> None:
+    x64 = bool(jax.config.read("jax_enable_x64"))
+    if (precision == "float64") != x64:
+        raise UserError(
+            f"precision is {precision} with jax_enable_x64={x64}, but the two must agree; call "
+            "jax.config.update('jax_enable_x64', ...) first."
+        )
+
+
+def _with_recipe(options: RunOptions, recipe: Recipe) -> Any:
+    """The options with the recipe's values where none were given."""
+    given = {name: getattr(options, name) for name in OF_RECIPE}
+    return options.replace(
+        **{name: getattr(recipe, name) for name, value in given.items() if value is None}
+    )
+
+
+def _evaluations(options: RunOptions, learner: Learner, stream: Stream) -> tuple[Evaluation, ...]:
+    """What the run is judged by: as asked, else as the method says, else by each predictor."""
+    evaluations = tuple(options.evaluations or ()) or learner.evaluations
+    evaluations = evaluations or tuple(
+        Evaluation(name, name, stream.scenario)  # type: ignore[arg-type]
+        for name in learner.predictors
+        if name != "features"  # those are for readouts
+    )
+    if options.readout:
+        evaluations += (Evaluation("readout", "features", "task", readout=Readout()),)
+    return evaluations
 
 
 def _bound(method: Method, model: Model, stream: Stream, batch_size: int) -> Learner:
@@ -301,13 +243,14 @@ def _status(recipe: Recipe) -> str:
     return f"{recipe.status}, {own}" if recipe.source else own
 
 
-def _origins(what: Any, recipe: Recipe, method: Method, given: Mapping[str, Any]) -> dict[str, str]:
+def _origins(what: Any, recipe: Recipe, method: Method, options: RunOptions) -> dict[str, str]:
     """Where values come from: the recipe, a default, the object itself, the call, a sweep."""
     status = recipe.status if recipe.source else "default"
     named = isinstance(what, (Recipe, str))
     origins = dict.fromkeys(flat(method), "default" if named else "the method as it was made")
     origins |= dict.fromkeys((*recipe.method_options, *recipe.stream_options), recipe.status)
-    origins |= {name: status if value is None else "given" for name, value in given.items()}
+    given = {name: getattr(options, name) is not None for name in OF_RECIPE}
+    origins |= {name: "given" if is_given else status for name, is_given in given.items()}
     return origins | dict.fromkeys((recipe.tuning or {}).get("chosen", ()), "tuned")
 
 

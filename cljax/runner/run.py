@@ -5,40 +5,33 @@ prepare  ->  learn  ->  metrics  ->  files
 
 from __future__ import annotations
 
-import math
+import inspect
 import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, Literal, ParamSpec, Protocol
 
 import jax
 import numpy as np
 
-from cljax.checks import check_keywords, check_progress
-from cljax.engine.learn import Checkpoints, Event, History, learn
+from cljax.checks import check_progress
+from cljax.engine.learn import Checkpoints, Event, History, Hooks, learn
+from cljax.engine.options import Running, check_running
 from cljax.engine.signals import signals
-from cljax.errors import (
-    MOST,
-    Diverged,
-    Interrupted,
-    UserError,
-    check_above_zero,
-    check_known,
-    check_positive,
-    given,
-    in_words,
-)
+from cljax.errors import Diverged, Interrupted, UserError, check_known
 from cljax.evaluation.again import Trained
 from cljax.method import Method
+from cljax.options import Options, documentation
 from cljax.recipes import Recipe
 from cljax.references import cite, protocol
 from cljax.runner import artefacts
-from cljax.runner.config import evaluation_of, since
+from cljax.runner.config import since
 from cljax.runner.consent import check_consent
-from cljax.runner.prepare import Options, Prepared, learner_of, prepare
+from cljax.runner.options import RunOptions, options_from, stored_options, training_of
+from cljax.runner.prepare import Prepared, learner_of, prepare
 from cljax.runner.progress import journal
 from cljax.runner.results import results_of
 from cljax.runner.settings import decisive
@@ -49,10 +42,7 @@ from cljax.streams.options import StreamSource
 from cljax.types import PyTree
 from cljax.update_rules.stored import save_rule
 
-__all__ = [
-    "Run", "Running", "check_running", "checkpoints_of", "interval", "learn_options", "load",
-    "resume", "run",
-]  # fmt: skip
+__all__ = ["Run", "checkpoints_of", "load", "resume", "run", "untold"]
 
 _BEGUN = ("config.json", "metrics.jsonl", "manifest")  # of a run before its first update
 
@@ -151,23 +141,48 @@ class Run:
         return _folder_name(self.config) if self.path is None else self.path.name
 
 
-class Running(NamedTuple):
-    """How a run is kept and cut up: nothing of it changes a result (devices under vmap: a bit)."""
-
-    checkpoint_every: str | None = "30s"  # seconds, or updates such as "500"; None: never
-    keep: int = 3  # checkpoints
-    segment_seconds: float = 1.0  # how long an interruption waits, about
-    devices: int | None = None  # for lanes=vmap and lanes=map
+P = ParamSpec("P")
 
 
+class _RunFunction(Protocol[P]):
+    """``run`` with the fields of its options as keywords."""
+
+    def __call__(
+        self,
+        what: Recipe | Method | str,
+        stream: Stream | StreamSource | str | None = None,
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> Run: ...
+
+
+def _with_keywords_of(
+    options: Callable[P, RunOptions],
+) -> Callable[[Callable[..., Run]], _RunFunction[P]]:
+    """Shows the fields of a run's options as the keywords of a function that passes them on."""
+
+    def dress(function: Any) -> Any:
+        first = list(inspect.signature(function).parameters.values())[:-1]
+        keywords = inspect.signature(options).parameters.values()
+        function.__signature__ = inspect.Signature([*first, *keywords], return_annotation="Run")
+        if function.__doc__:  # not under -OO
+            function.__doc__ += "\n    ".join(["Options:", *_listed(RunOptions())]) + "\n"
+        return function
+
+    return dress
+
+
+def _listed(options: Options) -> list[str]:
+    """A line of each option, as in a docstring."""
+    helps = documentation(type(options))
+    return [f"  {name}: {helps.get(name, '')}" for name in options.options]
+
+
+@_with_keywords_of(RunOptions)
 def run(
     what: Recipe | Method | str,
     stream: Stream | StreamSource | str | None = None,
-    *,
-    out: str | Path | None = None,
-    progress: Callable[[Event], None] | None = None,
-    running: Running = Running(),  # noqa: B008, it is frozen
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Run:
     """Runs a recipe, or a method on a stream, for several seeds.
 
@@ -177,30 +192,21 @@ def run(
     Args:
       what: a ``Recipe``, a ``Method``, or a method's name.
       stream: a ``Stream``, a ``StreamSource`` or its name; not needed with a recipe.
-      out: folder for the artefacts; "auto": runs/METHOD-STREAM-HASH8; None: in memory only. The
-        same run already finished there is read back.
-      progress: called with each ``Event``.
-      running: how it is kept and cut up; changes no result.
-      **options: those of ``cljax.runner.prepare.prepare``: seeds (5: how many, or which), net,
-        batch_size and epochs (the recipe's), entries of the accuracy matrix ("diagonal-last",
-        "lower" or "full"), eval_every, online, evaluations, readout, lanes, loop, precision, id,
-        origins, tuning.
+      **options: the fields of ``cljax.RunOptions``, listed below.
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.
       Diverged: if the only seed's loss or parameters are no longer finite.
       Interrupted: by SIGINT or SIGTERM with ``out``, once all is kept.
+
     """
-    check_keywords("cljax.run", options, prepare, run)
-    check_progress(progress)
-    check_running(running)
-    prepared = prepare(what, stream, **options)
-    if out is None:
-        history, results = _learn(prepared, progress, running, None)
+    asked = options_from("cljax.run", options)
+    prepared = prepare(what, stream, asked)
+    if asked.out is None:
+        history, results = _learn(prepared, asked.progress, asked.running, None)
         return Run(prepared.config, results, None, history.states, prepared=prepared)
-    if out == "auto":
-        out = Path("runs") / _folder_name(prepared.config)
-    return _run_in(artefacts.place(out), prepared, progress, running)
+    out = Path("runs") / _folder_name(prepared.config) if asked.out == "auto" else asked.out
+    return _run_in(artefacts.place(out), prepared, asked.progress, asked.running)
 
 
 def _run_in(
@@ -349,15 +355,10 @@ def resume(
             f"The run in {folder} was begun with Python objects, so only Python can resume it: "
             "call cljax.run as before, with the same out."
         )
-    names = ("seeds", "batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop",
-             "precision", "origins")  # fmt: skip
-    options = {name: config[name] for name in names}
     try:
         recipe = Recipe(**begun)
         check_consent(folder, [recipe.method, recipe.stream], [recipe.net], trust=trust)
-        options["evaluations"] = [evaluation_of(entry) for entry in config["evaluations"]]
-        options["id"] = config.get("id")
-        prepared = prepare(recipe, **options)
+        prepared = prepare(recipe, None, stored_options(config))
     except UserError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -394,40 +395,42 @@ def _learn(
     checkpoints: Checkpoints | None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> tuple[History, dict[str, Any]]:
-    config = prepared.config
+    config, method = prepared.config, prepared.method
     model = prepared.net(prepared.stream.num_classes)
+    if len(config["seeds"]) == 1:
+        progress = _stops_at_divergence(method.name, progress)
     history = learn(
-        prepared.method,
-        model,
-        prepared.stream,
-        config["seeds"],
-        on_nonfinite="stop" if len(config["seeds"]) == 1 else "mask",
-        segment_seconds=running.segment_seconds,
-        devices=running.devices,
-        progress=progress,
-        checkpoints=checkpoints,
-        interrupted=interrupted,
-        spent_s=prepared.seconds,
-        **learn_options(config),
-    )
+        method, model, prepared.stream, config["seeds"], training_of(config), running=running,
+        hooks=Hooks(progress, interrupted), checkpoints=checkpoints, spent_s=prepared.seconds,
+    )  # fmt: skip
     assert history is not None
     learned = time.perf_counter()
-    results = results_of(config, prepared.method, model, prepared.stream, history)
+    results = results_of(config, method, model, prepared.stream, history)
     total_s = history.time["total_s"] + time.perf_counter() - learned
     results["time"] = {**history.time, "total_s": total_s}
     return history, results
 
 
-def learn_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a config ``cljax.engine.learn.learn`` takes."""
-    names = ("batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop")
-    evaluations = [evaluation_of(entry) for entry in config["evaluations"]]
-    return {"evaluations": evaluations, **{name: config[name] for name in names}}
+def _stops_at_divergence(
+    name: str, progress: Callable[[Event], None] | None
+) -> Callable[[Event], None]:
+    """Progress that raises Diverged, for a run whose only seed has nothing left to show."""
+
+    def watch(event: Event) -> None:
+        if progress is not None:
+            progress(event)
+        if event.kind == "diverged":
+            raise Diverged(
+                f"{name} diverged in task {event.task} at update {event.step}: {event.note} is "
+                "not finite; try smaller rates."
+            )
+
+    return watch
 
 
 def checkpoints_of(config: Mapping[str, Any], folder: Path, running: Running) -> Checkpoints | None:
-    """Where and when a run is kept, and what must be the same to continue it."""
-    if running.checkpoint_every is None:
+    """Where a run is kept, and what must be the same to continue it."""
+    if running.checkpoint_every == "never":
         return None
     identity = {
         "config_hash": config["config_hash"],
@@ -435,41 +438,7 @@ def checkpoints_of(config: Mapping[str, Any], folder: Path, running: Running) ->
         "format": FORMAT,
         **decisive(config),
     }
-    seconds, updates = interval(running.checkpoint_every)
-    return Checkpoints(folder / "checkpoint", identity, seconds, updates, running.keep)
-
-
-def check_running(running: Running) -> None:
-    """Raises UserError for a way of keeping a run that would keep nothing, or not end."""
-    if not isinstance(running, Running):
-        raise UserError(
-            f"running is {in_words(running)}, but it must be a cljax.Running, such as "
-            'cljax.Running(checkpoint_every="60s").'
-        )
-    check_positive(keep=running.keep, **given(devices=running.devices))
-    check_above_zero(segment_seconds=running.segment_seconds)
-    if running.checkpoint_every is not None:
-        interval(running.checkpoint_every)
-
-
-def interval(text: str) -> tuple[float | None, int | None]:
-    """``30s`` as (30.0, None) seconds, ``500`` as (None, 500) updates.
-
-    Raises:
-      UserError: for anything else.
-    """
-    try:
-        if isinstance(text, str) and text.endswith("s"):
-            if 0 <= (seconds := float(text[:-1])) < math.inf:
-                return seconds, None
-        elif isinstance(text, str) and 0 < int(text) <= MOST:
-            return None, int(text)
-    except ValueError:
-        pass
-    raise UserError(
-        f"checkpoint_every is {text}, but it must be seconds, such as 30s, or a number of "
-        "updates, such as 500."
-    )
+    return Checkpoints(folder / "checkpoint", identity)
 
 
 def _keep_rules(prepared: Prepared, history: History, folder: Path) -> None:

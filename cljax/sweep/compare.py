@@ -17,13 +17,14 @@ import numpy as np
 
 from cljax import resolve, sweep
 from cljax.checks import check_method
+from cljax.engine.options import Running, check_running
 from cljax.errors import RESUMABLE, Interrupted, UserError, check_path, in_words
 from cljax.keys import (
     check_seeds,
 )
 from cljax.method import Method
 from cljax.runner.prepare import seeds_of
-from cljax.runner.run import Run, Running, check_running
+from cljax.runner.run import Run
 from cljax.runner.run import run as run_one
 from cljax.stats import Paired, holm, paired
 from cljax.streams.base import Stream, first_tasks

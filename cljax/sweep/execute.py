@@ -13,14 +13,16 @@ from typing import Any
 import jax
 
 from cljax.checks import check_progress
-from cljax.engine.learn import Event, History, learn
+from cljax.engine.learn import Event, History, Hooks, learn
+from cljax.engine.options import Running, check_running
 from cljax.engine.signals import signals
 from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError, in_words
 from cljax.options import flat, real_options
 from cljax.runner import artefacts
+from cljax.runner.options import training_of
 from cljax.runner.progress import journal
 from cljax.runner.results import results_of
-from cljax.runner.run import Running, check_running, checkpoints_of, learn_options
+from cljax.runner.run import checkpoints_of
 from cljax.storage.checkpoint import newest_place
 from cljax.storage.files import as_json
 from cljax.storage.locks import tidy
@@ -123,8 +125,9 @@ def _run_groups(
                     _make_room(_place(folder, plan, i), plan.lanes[i].name, faults[i] or "", show)
             if todo:
                 width = min(plan.lanes_at_a_time, len(mine))  # the same when it is resumed
+                own = running.replace(lanes_at_a_time=width)
                 try:
-                    _run_group(plan, todo, width, folder, kept, show, running, interrupted)
+                    _run_group(plan, todo, folder, kept, own, show, interrupted)
                 except Interrupted:
                     return False
             if first and kept.exists():
@@ -173,18 +176,17 @@ def _whole(folder: Path, plan: Plan) -> Sweep | None:
 def _run_group(
     plan: Plan,
     numbers: Sequence[int],
-    lanes_at_a_time: int,
     folder: Path,
     kept: Path,
-    progress: Callable[[Event], None],
     running: Running,
+    progress: Callable[[Event], None],
     interrupted: Callable[[], bool],
 ) -> None:
     """Runs lanes that share programs, and writes each one's folder as it ends."""
     first = plan.prepared[numbers[0]]
     model = first.net(plan.stream.num_classes)
+    values = [flat(plan.prepared[i].method) for i in numbers]
     real = real_options(first.method)
-    options = [flat(plan.prepared[i].method) for i in numbers]
 
     def write(number: int, history: History) -> None:
         if jax.process_index() > 0:  # of several: the first one writes
@@ -197,27 +199,23 @@ def _run_group(
         artefacts.begin(place, made.config)
         artefacts.finish(place, results)
 
+    def numbered(event: Event) -> None:
+        """Numbers runs as in the plan, not as in the group."""
+        progress(event._replace(run=numbers[event.run]) if event.run >= 0 else event)
+
     identity = {**first.config, "config_hash": plan.config["sweep_hash"]}
     identity["stream"] = {**first.config["stream"], "checksum": plan.stream.checksum}
     learn(
-        first.method,
+        [first.method.replace(**{name: own[name] for name in real}) for own in values],
         model,
         plan.stream,
         [plan.lanes[i].seed for i in numbers],
-        settings=[{name: own[name] for name in real} for own in options],
+        training_of(first.config),
+        running=running,
+        hooks=Hooks(numbered, interrupted, write),
+        checkpoints=checkpoints_of(identity, kept, running),
         labels=[plan.lanes[i].name for i in numbers],
         validate=plan.config["on"] == "validation",
-        lanes_at_a_time=lanes_at_a_time,
-        segment_seconds=running.segment_seconds,
-        devices=running.devices,
-        # Numbered as in the plan, not as in the group.
-        progress=lambda event: progress(
-            event._replace(run=numbers[event.run]) if event.run >= 0 else event
-        ),
-        checkpoints=checkpoints_of(identity, kept, running),
-        interrupted=interrupted,
-        on_finish=write,
-        **learn_options(first.config),
     )
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import jax
 
 from cljax import keys, metrics, recipes, resolve, tree
-from cljax.checks import check_keywords, check_method, check_network, model_of
-from cljax.engine.learn import resolve_lanes
-from cljax.errors import UserError, check_known, check_positive, in_words
+from cljax.checks import check_method, check_network, model_of
+from cljax.engine.bundles import resolve_lanes
+from cljax.errors import UserError, check_known, check_positive, given, in_words
 from cljax.method import Method
 from cljax.options import flat, real_options
 from cljax.recipes import Recipe
 from cljax.runner.config import canonical, plain
+from cljax.runner.options import RunOptions, options_from
 from cljax.runner.prepare import Prepared, begun_as, prepare
 from cljax.runner.results import flops
 from cljax.streams.base import Stream, on_validation
@@ -26,7 +27,10 @@ from cljax.streams.options import StreamSource
 from cljax.sweep.lanes import OF_RUN, Lane, On, duration, label, lanes_of
 from cljax.types import Learner
 
-__all__ = ["Plan", "plan"]
+__all__ = ["OF_EXECUTION", "Plan", "plan"]
+
+# Options of a run that a sweep takes when it is run, or decides by itself.
+OF_EXECUTION = ("out", "progress", "running", "tuning")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +65,10 @@ def plan(
     stream: Stream | StreamSource | str | None,
     settings: Sequence[Mapping[str, Any]],
     *,
-    seeds: int | Sequence[int] = 5,
     on: On = "validation",
     metric: str = "RA",
     recipe: Recipe | str | None = None,
     lanes_at_a_time: int | None = None,
-    origins: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Plan:
     """Lays out a sweep.
@@ -76,56 +78,28 @@ def plan(
       stream: a ``Stream``, a ``StreamSource`` or its name; not needed with a recipe.
       settings: values of the method's options, or of net, batch_size and epochs; with a ``seed``
         in each, those are the lanes, else each goes with every one of ``seeds``.
-      seeds: how many (from 1000 on; from 0 on with on="test"), or which.
       on: measure on the validation images of each seed, or on tests, which choose nothing.
       metric: what settings are ranked by.
       recipe: where the other options come from, itself or SOURCE[:VARIANT]; None: for a method by
         name its pair's own, or defaults; for an object what it was made with.
       lanes_at_a_time: None: what fits.
-      **options: further ones of ``cljax.runner.prepare.prepare``, such as entries, lanes or
-        precision.
+      **options: fields of ``cljax.RunOptions``, such as seeds (how many: from 1000 on, from 0 on
+        with on="test"; or which), entries, lanes or precision.
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.
     """
-    check_keywords("cljax.sweep.plan", options, prepare, plan)
-    entries = options.pop("entries", None)
-    entries = "diagonal-last" if entries is None else entries
-    check_known("on", on, ("validation", "test"))
-    check_known("metric", metric, metrics.NAMES)
-    check_known("entries", entries, ("diagonal-last", "lower", "full"))
-    if recipe is not None and not isinstance(recipe, (Recipe, str)):
-        raise UserError(
-            f"recipe is {in_words(recipe)}, but it must be a Recipe or SOURCE[:VARIANT]."
-        )
-    if not metrics.evaluated(metric, entries):
-        raise UserError(
-            f"The metric {metric} needs entries={metrics.entries_of(metric)} of the accuracy "
-            f"matrix, but entries is {entries}; change it."
-        )
-    if lanes_at_a_time is not None:
-        check_positive(lanes_at_a_time=lanes_at_a_time)
+    asked = options_from("cljax.sweep.plan", options, less=OF_EXECUTION)
+    asked = asked.replace(entries=asked.entries or "diagonal-last")
+    _check(on, metric, asked, recipe, lanes_at_a_time)
     stream = resolve.open_unlisted(stream)
     base, base_method, source = _resolve(what, stream, recipe)
-    lanes = lanes_of(settings, seeds, on)
-    known = set(flat(base_method))
-    prepared = []
+    lanes = lanes_of(settings, asked.seeds, on)
+    _check_settings(lanes, base, base_method)
     streams = {lane.seed: _tested(source, lane.seed, on) for lane in lanes}
-    for lane in lanes:
-        for name in lane.setting:
-            check_known(f"option of {base.method}", name, {*known, *OF_RUN})
-        given = {name: options.get(name) or getattr(base, name) for name in OF_RUN}
-        of_run = {name: lane.setting.get(name, given[name]) for name in OF_RUN}
-        of_method = {k: v for k, v in lane.setting.items() if k not in OF_RUN}
-        method = base_method.replace(**{**base.method_options, **of_method})
-        made = prepare(
-            method, streams[lane.seed], seeds=[lane.seed], entries=entries,
-            origins={**(origins or {}), **dict.fromkeys(lane.setting, "sweep")},
-            **{**{k: v for k, v in options.items() if k not in OF_RUN}, **of_run},
-        )  # fmt: skip
-        if isinstance(what, (Recipe, str)) or recipe is not None:
-            made = _of_recipe(made, base)
-        prepared.append(made)
+    prepared = [_prepared(lane, base, base_method, streams[lane.seed], asked) for lane in lanes]
+    if isinstance(what, (Recipe, str)) or recipe is not None:
+        prepared = [_of_recipe(made, base) for made in prepared]
     groups = _groups(prepared)
     for made in (prepared[group[0]] for group in groups):
         model = model_of(made.net, made.stream.num_classes)
@@ -142,7 +116,7 @@ def plan(
         "over": list(dict.fromkeys(name for lane in lanes for name in lane.setting)),
         "lanes": [{"setting": plain(lane.setting), "seed": lane.seed} for lane in lanes],
         "hashes": [made.config["config_hash"] for made in prepared],  # of each lane
-        "base": _base(base, what, stream, options),
+        "base": _base(base, what, stream, asked),
         "sweep_hash": hashlib.sha256("".join([*identity, on, metric]).encode()).hexdigest(),
         "begun_as": None,
     }
@@ -154,20 +128,57 @@ def plan(
     )  # fmt: skip
 
 
+def _check(
+    on: Any, metric: Any, options: RunOptions, recipe: Any, lanes_at_a_time: int | None
+) -> None:
+    """Raises UserError for a choice that is none, or a metric of entries that are not filled."""
+    check_known("on", on, ("validation", "test"))
+    check_known("metric", metric, metrics.NAMES)
+    if recipe is not None and not isinstance(recipe, (Recipe, str)):
+        raise UserError(
+            f"recipe is {in_words(recipe)}, but it must be a Recipe or SOURCE[:VARIANT]."
+        )
+    if not metrics.evaluated(metric, str(options.entries)):
+        raise UserError(
+            f"The metric {metric} needs entries={metrics.entries_of(metric)} of the accuracy "
+            f"matrix, but entries is {options.entries}; change it."
+        )
+    check_positive(**given(lanes_at_a_time=lanes_at_a_time))
+
+
+def _check_settings(lanes: Sequence[Lane], base: Recipe, method: Method) -> None:
+    """Raises UserError for a setting of an option that neither method nor run has."""
+    known = {*flat(method), *OF_RUN}
+    for name in dict.fromkeys(name for lane in lanes for name in lane.setting):
+        check_known(f"option of {base.method}", name, known)
+
+
+def _prepared(
+    lane: Lane, base: Recipe, base_method: Method, stream: Stream, options: RunOptions
+) -> Prepared:
+    """A lane's run, with its setting in place of the base's values."""
+    of_method = {name: value for name, value in lane.setting.items() if name not in OF_RUN}
+    method = base_method.replace(**{**base.method_options, **of_method})
+    of_run = {name: getattr(options, name) or getattr(base, name) for name in OF_RUN}
+    of_run |= {name: value for name, value in lane.setting.items() if name in OF_RUN}
+    origins = {**(options.origins or {}), **dict.fromkeys(lane.setting, "sweep")}
+    return prepare(method, stream, options.replace(seeds=[lane.seed], origins=origins, **of_run))
+
+
 def _of_recipe(made: Prepared, base: Recipe) -> Prepared:
     """A lane whose other options are a recipe's, and says so."""
     told = {"name": base.name, "status": f"{base.status}, swept", "notes": base.notes}
     return made._replace(config={**made.config, "recipe": told, "notices": []})
 
 
-def _base(recipe: Recipe, what: Any, stream: Any, options: Mapping[str, Any]) -> Any:
+def _base(recipe: Recipe, what: Any, stream: Any, options: RunOptions) -> Any:
     """The recipe's fields, if all of the sweep can be told by names and values."""
-    net = options.get("net") or recipe.net
+    net = options.net or recipe.net
     named = isinstance(what, (Recipe, str)) and not isinstance(stream, Stream)
     if not named or not isinstance(net, str):
         return None
-    given = {name: options[name] for name in ("batch_size", "epochs") if options.get(name)}
-    return begun_as(recipe.replace(**given), net)
+    of_run = given(batch_size=options.batch_size, epochs=options.epochs)
+    return begun_as(recipe.replace(**of_run), net)
 
 
 def _resolve(what: Any, stream: Any, recipe: Recipe | str | None) -> tuple[Recipe, Method, Stream]:
@@ -244,7 +255,7 @@ def _work(made: Prepared) -> float | None:
 
 def _fitting(state_bytes: int, num: int, policy: str) -> int:
     """Lanes at a time: those of a program, by the device's memory, or under way in threads."""
-    if resolve_lanes(policy) not in ("vmap", "map"):  # type: ignore[arg-type]
+    if resolve_lanes(policy) not in ("vmap", "map"):
         return min(num, 8)
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 4 << 30)
     # The state, the one being made of it, and as much again for what an update needs.

@@ -22,12 +22,13 @@ from cljax.engine.learn import learn
 
 def measured(num: int, stream: cljax.streams.Stream, policy: str) -> tuple[float, float, int]:
     """Seconds of training and testing, of compilation, and the device's peak of memory."""
-    method = cljax.LaMAML(alpha_init=0.1, alpha_lr=0.3, capacity=200, algebra="low-rank")
+    method = cljax.LaMAML(alpha_lr=0.3, capacity=200, algebra="low-rank")
+    methods = [method.replace(alpha_init=0.05 + 0.1 * i / num) for i in range(num)]
     began = time.perf_counter()
-    settings = [{"alpha_init": 0.05 + 0.1 * i / num} for i in range(num)]
     history = learn(
-        method, cljax.nets.mlp(100, 100)(10), stream, list(range(num)), batch_size=10,
-        settings=settings, lanes=policy, entries="diagonal-last", segment_seconds=5.0,
+        methods, cljax.nets.mlp(100, 100)(10), stream, list(range(num)),
+        cljax.Training(batch_size=10, lanes=policy, entries="diagonal-last"),
+        running=cljax.Running(segment_seconds=5.0),
     )  # fmt: skip
     assert history is not None
     total = time.perf_counter() - began

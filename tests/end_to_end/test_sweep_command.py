@@ -70,13 +70,13 @@ def test_a_sweep_prints_every_setting_and_the_run_it_suggests(unbroken):
     assert sweep.label(best.setting) == rows(done.stdout)[0]
     (line,) = re.findall(r"cljax run .*", done.stdout)
     arguments = shlex.split(line)[2:]
-    job = jobs.job_of("run", arguments, jobs.RUN_FLAGS | jobs.RUNNING_FLAGS)
+    job = jobs.job_of("run", arguments, jobs.run_flags())
     assert job.recipe.method == "lamaml" and job.recipe.stream == "mnist-rotations"
     assert job.recipe.method_options["alpha_init"] == best.setting["alpha_init"]
     assert job.recipe.batch_size == best.setting["batch_size"]
     assert job.recipe.stream_options["samples_per_task"] == 60
     assert job.recipe.stream_options["sample"] and job.flags["seeds"] == 5
-    assert jobs.options_of_run(job)["tuning"] == sweep.load(folder).tuning()
+    assert jobs.options_of_run(job).tuning == sweep.load(folder).tuning()
 
 
 @pytest.fixture(name="small", scope="module")

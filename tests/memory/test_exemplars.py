@@ -13,9 +13,9 @@ import pytest
 import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import learn
 
 import cljax
-from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.memory import exemplars, policies, selection
 from cljax.method import Method

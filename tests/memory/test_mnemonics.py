@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from incremental_support import learned, stream
 from mnemonics_support import LINEAR, SIZE, convolving, moment, phases_of_the_second_task
+from support import learn
 
 import cljax
-from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.memory import exemplars as store
 from cljax.memory import learned as pixels

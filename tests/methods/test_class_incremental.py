@@ -27,10 +27,10 @@ from incremental_support import (
     stream,
     weights,
 )
+from support import learn
 
 import cljax
 from cljax import methods
-from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.methods import replayed
 from cljax.methods.class_incremental import ClassIncremental

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
+from support import learn
 
 import cljax
 from cljax import tree
-from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.losses import classification_loss
 from cljax.methods.er import task_weights

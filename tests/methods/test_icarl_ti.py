@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
+from support import learn
 
 import cljax
-from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.evaluation.accuracy import Evaluation
 from cljax.memory.selection import herd

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
+from support import learn
 
 import cljax
-from cljax.engine.learn import learn
 from cljax.losses import classification_loss
 from cljax.types import Examples
 

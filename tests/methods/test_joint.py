@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import support
+from support import learn
 
 import cljax
-from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.streams.base import plan
 

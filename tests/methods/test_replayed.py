@@ -19,9 +19,9 @@ from incremental_support import (
     stream,
     weights,
 )
+from support import learn
 
 import cljax
-from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.streams.base import plan
 

@@ -10,9 +10,9 @@ from transfer_support import stream
 
 import cljax
 from cljax.cli.command import main
+from cljax.engine.options import Running
 from cljax.errors import Interrupted, UserError
 from cljax.methods.teacher import Teacher
-from cljax.runner.run import Running
 from cljax.update_rules import meta_training
 from cljax.update_rules.stored import save_rule
 

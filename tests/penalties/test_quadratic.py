@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import support
 from jax.flatten_util import ravel_pytree
+from support import learn
 
 import cljax
 from cljax import tree
-from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.losses import classification_loss
 from cljax.method import Problem

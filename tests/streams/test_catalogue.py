@@ -13,10 +13,12 @@ import cljax
 from cljax import resolve, streams
 from cljax.errors import UserError
 from cljax.options import flat
+from cljax.runner.options import RunOptions
 from cljax.runner.prepare import prepare
 from cljax.streams import STREAMS
 from cljax.streams.catalogue import entry_of
 
+ONE = RunOptions(seeds=1)
 SMALL = {"sample": True, "num_tasks": 2, "samples_per_task": 20}
 OBJECTS = {
     "mnist-rotations": streams.MNISTRotations(**SMALL),
@@ -40,15 +42,15 @@ def without_place(config):
 def test_an_object_is_the_same_run_as_its_name(method, name):
     options = {**SMALL, **({"fraction": 0.2} if "blurry" in name else {})}
     recipe = cljax.recipe(method, name).replace(**options)
-    by_name = prepare(recipe, seeds=1).config
-    by_object = prepare(method, OBJECTS[name], seeds=1).config
+    by_name = prepare(recipe, options=ONE).config
+    by_object = prepare(method, OBJECTS[name], ONE).config
     assert by_name["begun_as"] is not None and by_name["stream_options"] == options
     assert without_place(by_object) == without_place(by_name)
 
 
 def test_an_object_with_a_method_that_is_one_keeps_its_options_on_record():
-    config = prepare(cljax.ER(), OBJECTS["mnist-rotations"], seeds=1).config
-    built = prepare(cljax.ER(), OBJECTS["mnist-rotations"].build(), seeds=1).config
+    config = prepare(cljax.ER(), OBJECTS["mnist-rotations"], ONE).config
+    built = prepare(cljax.ER(), OBJECTS["mnist-rotations"].build(), ONE).config
     assert config["config_hash"] == built["config_hash"]
     assert config["stream_options"] == SMALL and built["stream_options"] == {}
     assert "begun_as" not in config
@@ -59,11 +61,11 @@ def test_a_recipe_says_which_of_its_stream_options_an_object_does_not_have():
         cljax.recipe("er", "split-mnist"), stream_options={"num_tasks": 2, "pixels": "normalised"}
     )
     source = streams.SplitMNIST(num_tasks=2, sample=True)
-    made = prepare(recipe, source, seeds=1).config
+    made = prepare(recipe, source, ONE).config
     (notice,) = made["notices"]
     assert "split-mnist is as it was made" in notice and "has pixels=normalised." in notice
     assert made["stream_options"] == {"num_tasks": 2, "pixels": "unit", "sample": True}
-    assert prepare(recipe, source.replace(pixels="normalised"), seeds=1).config["notices"] == []
+    assert prepare(recipe, source.replace(pixels="normalised"), ONE).config["notices"] == []
 
 
 def test_sweeps_and_comparisons_take_objects(tmp_path):
@@ -111,10 +113,10 @@ def test_a_stream_that_no_name_has_runs_as_what_it_opens():
 
     for source in (Mine(**SMALL), streams.Blurry(stream=streams.MNISTManyPermutations(**SMALL))):
         assert entry_of(source) is None
-        config = prepare("er", source, seeds=1).config
+        config = prepare("er", source, ONE).config
         assert config["stream"]["name"].startswith(("mine", "mnist-many"))
         assert "begun_as" not in config
-        assert config["config_hash"] == prepare("er", source.build(), seeds=1).config["config_hash"]
+        assert config["config_hash"] == prepare("er", source.build(), ONE).config["config_hash"]
 
 
 def test_options_are_arguments_of_jax_and_are_checked_when_made():

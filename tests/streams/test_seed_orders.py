@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from pictures_support import pictures
+from support import learn
 
 import cljax
 from cljax import keys, streams
-from cljax.engine.learn import learn
 from cljax.engine.programs import _AUGMENT, make_step, train_data
 from cljax.errors import UserError
 from cljax.evaluation.accuracy import Evaluation

@@ -6,10 +6,10 @@ import mnist_support
 import numpy as np
 import pytest
 import support
+from support import learn
 
 import cljax
 from cljax import streams
-from cljax.engine.learn import learn
 from cljax.errors import UserError
 from cljax.resolve import options_of
 from cljax.streams import plan
