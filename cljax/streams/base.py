@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.checks import check_memory
+from cljax.checks import check_memory, check_plan, shown
 from cljax.errors import UserError, check_positive, in_words
 from cljax.keys import check_seed
 from cljax.options import Options
@@ -159,7 +159,7 @@ class Stream:
         """``jax.ShapeDtypeStruct`` of one example as the network sees it."""
         x = jax.ShapeDtypeStruct((1, *self.train_x.shape[1:]), self.train_x.dtype)
         task = jax.ShapeDtypeStruct((1,), np.int32)
-        seen = jax.eval_shape(self.transform.apply, self.transform.tables, x, task)
+        seen = shown(self.transform.apply, self.transform.tables, x, task, self.name)
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), seen)
 
     def tests(self, seed: int) -> tuple[np.ndarray, ...]:
@@ -225,7 +225,9 @@ def plan(stream: Stream, seed: int, batch_size: int, epochs: int = 1) -> StepPla
     what = f"The plan of {epochs} epochs in batches of {batch_size}"
     check_memory(what, _BYTES_A_ROW * padded, "fewer epochs, or smaller batches")
     if stream.planner is not None:
-        return stream.planner(seed, batch_size, epochs)
+        made = stream.planner(seed, batch_size, epochs)
+        check_plan(made, batch_size, stream.name)
+        return made
     parts: list[StepPlan] = []
     for task, rows in enumerate(subsets):
         for epoch in range(epochs):
