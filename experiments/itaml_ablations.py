@@ -131,7 +131,7 @@ def main() -> None:
         recipe = recipe.replace(data_dir=args.data_dir, sample=args.smoke)
         if args.smoke:
             recipe = recipe.replace(batch_size=64, first_epochs=1)
-        stream = cljax.streams.split_mnist(**recipe.stream_options)
+        stream = cljax.streams.SplitMNIST(**recipe.stream_options).build()
         epochs = 1 if args.smoke else EPOCHS
         shared = {"net": recipe.net, "batch_size": recipe.batch_size, "epochs": epochs}
         run = cljax.run(

@@ -44,7 +44,7 @@ FLOPS_PER_IMAGE = 193e6 * 6  # forward and backward
 
 def one_session(args: argparse.Namespace, net: str) -> list[Table | str]:
     """The first task, one epoch, full width: the paper's mode as one gradient."""
-    source = cljax.streams.STREAMS[args.stream](data_dir=args.data_dir)
+    source = cljax.streams.make(args.stream, data_dir=args.data_dir).build()
     stream = first_tasks(source, 1)
     method = cljax.ITAML(lr=0.1, mode="paper", algebra="one-gradient", capacity=2000)
     began = time.perf_counter()

@@ -127,9 +127,9 @@ class Setup(NamedTuple):
 
 
 def setup_of(args: argparse.Namespace) -> Setup:
-    stream = cljax.streams.split_mnist(
+    stream = cljax.streams.SplitMNIST(
         data_dir=args.data_dir, sample=args.smoke, pixels="normalised"
-    )
+    ).build()
     epochs, batch = (1, 64) if args.smoke else (EPOCHS, BATCH)
     run = {"net": NET, "batch_size": batch, "epochs": epochs}
     folder = args.runs / ("smoke" if args.smoke else "full")

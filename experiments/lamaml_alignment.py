@@ -191,7 +191,7 @@ def rows_of(args: argparse.Namespace, stream_name: str, mnist: bool) -> list[Seq
         net = net_of("mlp:100,100" if mnist else recipe.net)
         if stream is None:
             own = {} if mnist else recipe.stream_options
-            stream = cljax.streams.STREAMS[stream_name](**{**own, **data})
+            stream = cljax.streams.make(stream_name, **{**own, **data}).build()
         made = cljax.methods.make(method, **options)
         identity = [stream.checksum, seeds, dict(options)]
         identity = json.dumps(identity + [net.__name__] * (not mnist), sort_keys=True)

@@ -178,7 +178,9 @@ def main() -> None:
     if (args := parser.parse_args()).smoke:
         args.data_dir, args.tasks, args.samples, args.seeds = None, 2, 50, 2
     size = {"num_tasks": args.tasks, "samples_per_task": args.samples}
-    stream = cljax.streams.mnist_rotations(data_dir=args.data_dir, sample=not args.data_dir, **size)
+    stream = cljax.streams.MNISTRotations(
+        data_dir=args.data_dir, sample=not args.data_dir, **size
+    ).build()
     policy, results = resolve_lanes(args.lanes), {}
     for method in RATES:
         began, seeds = time.perf_counter(), range(args.seeds)

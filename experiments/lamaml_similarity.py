@@ -165,7 +165,7 @@ def main() -> None:
         if args.recipe == "cpu_small" or args.smoke:
             recipe = reduced(recipe, NET, 40 if args.smoke else SAMPLES)
         options = {**recipe.stream_options, "data_dir": args.data_dir}
-        stream = cljax.streams.STREAMS["cifar100-20x5"](**options)
+        stream = cljax.streams.make("cifar100-20x5", **options).build()
         found[name] = similarities(recipe, stream, seeds, folder, num_tasks)
         said = f"{recipe.net}, {len(stream.subsets(0)[0])} images a task"
     cosines, differences = tables(found)

@@ -185,7 +185,7 @@ def run_all(args: argparse.Namespace) -> Results:
         print(results.changes[-1], flush=True)
         if args.smoke:
             options = {**recipe.stream_options, "classes": 10, "val": 0.2}
-            stream = cljax.streams.STREAMS["cifar100-20x5"](made_up(), **options)
+            stream = cljax.streams.make("cifar100-20x5", **options).build(made_up())
         else:
             recipe = recipe.replace(data_dir=args.data_dir)
         name = "smoke" if args.smoke else f"{args.recipe}-{args.variant}-{args.passes}"
@@ -195,7 +195,7 @@ def run_all(args: argparse.Namespace) -> Results:
         results.runs[method] = run
         results.accuracy.append(row_of(run, method, args.stream, source, MARGIN))
         results.cost.append(cost_of(run, method, args.stream))
-        shown = stream or shown or cljax.streams.STREAMS[args.stream](**recipe.stream_options)
+        shown = stream or shown or cljax.streams.make(args.stream, **recipe.stream_options).build()
         results.work.append(work_of(run, recipe, shown))
     return results
 

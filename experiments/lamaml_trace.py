@@ -197,14 +197,14 @@ def problem(args: argparse.Namespace):
     if args.recipe == "mnist":
         recipe = cljax.recipe("lamaml", "mnist-rotations")
         data = {"sample": True, "samples_per_task": 100} if args.smoke else {}
-        stream = cljax.streams.mnist_rotations(
+        stream = cljax.streams.MNISTRotations(
             num_tasks=TASKS, data_dir=None if args.smoke else args.data_dir, **data
-        )
+        ).build()
         return recipe, stream
     recipe = cljax.recipe("lamaml", "cifar100-20x5", "lamaml-table3-single", "reference")
     recipe = reduced(recipe, NET, 100 if args.smoke else SAMPLES)
     options = {**recipe.stream_options, "data_dir": args.data_dir}
-    return recipe, cljax.streams.STREAMS["cifar100-20x5"](**options)
+    return recipe, cljax.streams.make("cifar100-20x5", **options).build()
 
 
 def main() -> None:

@@ -146,7 +146,7 @@ def main() -> None:
     if args.smoke:
         args.seeds, args.data_dir = 1, None
 
-    stream = cljax.streams.mnist_b5_5(data_dir=args.data_dir, sample=args.smoke)
+    stream = cljax.streams.IncrementalMNIST(data_dir=args.data_dir, sample=args.smoke).build()
     recipe = cljax.recipe("lucir", "mnist-b5-5", "mnemonics-toy", "toy")
     rows, finals = [], {}
     for name, policy in POLICIES.items():

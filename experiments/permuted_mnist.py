@@ -66,12 +66,14 @@ def main() -> None:
     args = parser.parse_args()
 
     if args.smoke:
-        stream = cljax.streams.mnist_permutations(sample=True, num_tasks=2, samples_per_task=500)
+        stream = cljax.streams.MNISTPermutations(
+            sample=True, num_tasks=2, samples_per_task=500
+        ).build()
         epochs, seeds, grid = 1, 2, {name: values[:2] for name, values in GRID.items()}
     else:
-        stream = cljax.streams.mnist_permutations(
+        stream = cljax.streams.MNISTPermutations(
             data_dir=args.data_dir, num_tasks=10, samples_per_task=55_000
-        )
+        ).build()
         epochs, seeds, grid = 10, args.seeds, GRID
     settings = {"net": args.net, "batch_size": 256, "epochs": epochs, "entries": "diagonal-last"}
     folder = args.runs / ("smoke" if args.smoke else "full")

@@ -151,7 +151,7 @@ def main() -> None:
             if args.smoke
             else {"data_dir": args.data_dir, "stream_manifest": args.manifest}
         )
-        stream = cljax.streams.STREAMS[name](**options)
+        stream = cljax.streams.make(name, **options).build()
         print(name, flush=True)
         parts += searched(name, stream, settings)
     if args.out:

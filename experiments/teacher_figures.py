@@ -24,7 +24,6 @@ from cljax.method import Problem
 from cljax.plot.parts import PALETTE, tidy
 from cljax.recipes import Recipe
 from cljax.runner import artefacts
-from cljax.runner.prepare import make
 from cljax.streams.base import Stream
 from cljax.types import Array, Batch, Info, Model, Spec
 from cljax.update_rules import Gate, learned_step, lstm_gate, multipliers
@@ -111,7 +110,7 @@ def watched(
     """
     total = None
     if stream is None:
-        stream = make(resolve.stream_factory(recipe.stream), recipe.stream_options, recipe.stream)
+        stream = resolve.stream(recipe.stream, **recipe.stream_options)
     for seed, of_rule in seeds:
         options = {**recipe.method_options, "rule": str(rule), "rule_seed": of_rule}
         run = cljax.run(

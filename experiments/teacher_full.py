@@ -64,7 +64,9 @@ def stream_of(args: argparse.Namespace) -> Stream | None:
     if not args.smoke:
         return None
     images = {"data": noise(10)} | ({"hundred": noise(100)} if args.experiment == 2 else {})
-    return cljax.streams.STREAMS[STREAMS[args.experiment]](steps=10, pretrain_steps=5, **images)
+    return cljax.streams.make(
+        STREAMS[args.experiment], steps=10, pretrain_steps=5, **images
+    ).build()
 
 
 def parsed() -> argparse.Namespace:

@@ -94,7 +94,7 @@ def main() -> None:
         f"{middle['eval_s']:.1f} s of threads; at most {max(run.peak_mb for run in runs):.0f} MB."
     )
     print(whole, flush=True)
-    stream, rows = cljax.streams.split_mnist(sample=True), []
+    stream, rows = cljax.streams.SplitMNIST(sample=True).build(), []
     for name in modes:
         times, size = update_times(MODES[name], stream.spec(SIZE), repeats)
         rows.append(printed([name, *map(number, times), number(size / 1e6, ".1f")]))

@@ -61,7 +61,7 @@ def main() -> None:
     args = parser.parse_args()
     counts = [1, 2] if args.smoke else [int(n) for n in args.lanes.split(",")]
     small = {"num_tasks": 2, "samples_per_task": 60} if args.smoke else {}
-    stream = cljax.streams.mnist_rotations(sample=True, **small)
+    stream = cljax.streams.MNISTRotations(sample=True, **small).build()
     rows, speeds = [], []
     for num in counts:
         seconds, compiled, peak = measured(num, stream, args.policy)

@@ -47,10 +47,10 @@ def main() -> None:
     repeats, rows = 1 if args.smoke else args.repeats, []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        large = cljax.streams.mnist_rotations(
+        large = cljax.streams.MNISTRotations(
             sample=True, num_tasks=tasks, samples_per_task=images
-        )  # fmt: skip
-        small = cljax.streams.mnist_rotations(sample=True, num_tasks=5, samples_per_task=100)
+        ).build()  # fmt: skip
+        small = cljax.streams.MNISTRotations(sample=True, num_tasks=5, samples_per_task=100).build()
         options = {"net": "mlp:100,100", "batch_size": 10}
         cljax.run(cljax.LaMAML(), large, seeds=seeds, out=root / "one", **options)
         for i in range(runs):
