@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from cljax.errors import UserError
 from cljax.losses import LossFn, classification_loss, cross_entropy, head_mask
 from cljax.options import Options
+from cljax.states import WithNetwork
 from cljax.types import (
     Array,
     Batch,
@@ -213,7 +214,7 @@ def check_features(learner: Learner, model: Model, spec: Spec) -> None:
     state, network = jax.eval_shape(
         lambda k: (learner.init(k), Problem(model, spec).variables(k)), key
     )
-    held = getattr(state, "params", None), getattr(state, "model_state", None)
+    held = (state.params, state.model_state) if isinstance(state, WithNetwork) else None
     shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
     if shapes(held) != shapes(network):
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from cljax.states import rates_in
 from cljax.storage.checkpoint import host_copy
 from cljax.types import PyTree
 
@@ -19,8 +20,7 @@ def rates_of(state: PyTree, lanes: int | None = None) -> list[np.ndarray | None]
     Args:
       lanes: size of the leading axis of a batched state; None: it has none, and one is returned.
     """
-    inner = getattr(state, "inner", None)
-    rates = getattr(state if inner is None else inner, "alpha", None)
+    rates = rates_in(state)
     if rates is None:
         return [None] * (lanes or 1)
     leaves = [host_copy(leaf).reshape(lanes or 1, -1) for leaf in jax.tree.leaves(rates)]

@@ -26,6 +26,7 @@ from jaxtyping import Int
 
 from cljax import tree
 from cljax.errors import UserError, check_positive
+from cljax.states import Contents
 from cljax.streams.base import Stream, batches, checksum
 from cljax.streams.orders import permutation
 from cljax.types import Array, PyTree, Spec, StepPlan
@@ -46,6 +47,11 @@ class Exemplars(NamedTuple):
     task: Array  # [M] int32
     index: Array  # [M] int32, row of the stream's training arrays, -1 if there is none
     mask: Array  # [M] bool
+
+    @property
+    def contents(self) -> Contents:
+        """The exemplars themselves."""
+        return Contents(self.x, self.y, self.task, self.mask)
 
 
 class Budget(NamedTuple):

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from cljax.errors import UserError
 from cljax.memory import exemplars as store
 from cljax.memory.exemplars import Budget
+from cljax.states import Contents
 from cljax.types import Array, Batch, PyTree, Spec
 
 __all__ = ["Learned", "Rounding", "begin", "change", "empty", "finish", "moved", "shown"]
@@ -41,6 +42,11 @@ class Learned(NamedTuple):
     pixels: Array  # [M, ...] float, while a phase learns them
     velocity: Array  # [M, ...] float
     anchors: PyTree  # what a policy computes once and looks at in the steps that follow
+
+    @property
+    def contents(self) -> Contents:
+        """The exemplars, and the examples that they began as."""
+        return Contents(self.x, self.y, self.task, self.mask, self.chosen)
 
 
 def empty(spec: Spec, budget: Budget, *, rounding: Rounding, anchors: PyTree = ()) -> Learned:

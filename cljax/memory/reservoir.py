@@ -22,6 +22,7 @@ from jaxtyping import Bool, Int
 
 from cljax import tree
 from cljax.errors import check_flag, check_known, check_positive
+from cljax.states import Contents, labelled
 from cljax.types import Array, Examples, PyTree, Spec
 
 __all__ = [
@@ -46,6 +47,11 @@ class Reservoir(NamedTuple):
 
     data: PyTree
     age: Array
+
+    @property
+    def contents(self) -> Contents | None:
+        """The examples in it, where they have labels and tasks."""
+        return labelled(self.data, jnp.arange(capacity(self)) < self.age)
 
 
 def init(example: PyTree, capacity: int) -> Reservoir:

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int
 
 from cljax import tree
 from cljax.errors import check_known, check_positive
+from cljax.states import Contents, labelled
 from cljax.types import Array, PyTree
 
 __all__ = ["Ring", "Rule", "add", "init", "nbytes", "valid"]
@@ -31,6 +32,11 @@ class Ring(NamedTuple):
 
     data: PyTree
     age: Array
+
+    @property
+    def contents(self) -> Contents | None:
+        """The examples in it, where they have labels and tasks."""
+        return labelled(self.data, valid(self))
 
 
 def init(example: PyTree, num_tasks: int, per_task: int) -> Ring:

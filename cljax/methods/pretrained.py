@@ -23,6 +23,7 @@ from cljax.method import Cost, Method, Problem
 from cljax.methods.groups.descent import Descent
 from cljax.methods.groups.pretraining import epochs_for, from_task_1, optimizer_of, source_step
 from cljax.options import positional
+from cljax.states import WithNetwork
 from cljax.types import (
     Array,
     Batch,
@@ -117,7 +118,7 @@ class Pretrained(Method):
 
     def init(self, problem: Problem, key: Array) -> State:
         inner = self.method.init(problem, key)
-        if not (hasattr(inner, "params") and hasattr(inner, "model_state")):
+        if not isinstance(inner, WithNetwork):
             raise UserError(f"The state of {self.name} has no params and model_state to pretrain.")
         return State(inner, optimizer_of(self.how).init(inner.params))
 

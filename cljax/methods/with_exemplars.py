@@ -18,6 +18,7 @@ from cljax.memory.policies import Policy, named
 from cljax.method import Cost, Method, Problem, features_predictor
 from cljax.methods.groups.exemplars import ExemplarOptions, check_budget, recall
 from cljax.options import Count, positional
+from cljax.states import WithNetwork
 from cljax.streams.base import Stream
 from cljax.types import (
     Array,
@@ -111,7 +112,7 @@ class WithExemplars(Method):
 
     def init(self, problem: Problem, key: Array) -> State:
         inner = self.method.init(problem, key)
-        if not (hasattr(inner, "params") and hasattr(inner, "model_state")):
+        if not isinstance(inner, WithNetwork):
             raise UserError(
                 f"The state of {self.method.name} has no params and model_state, which exemplars "
                 "are chosen by."

@@ -18,11 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cljax.errors import UserError
-from cljax.memory import reservoir, ring
 from cljax.runner import artefacts
+from cljax.states import Contents, contents_of
 from cljax.storage import files
 from cljax.storage.checkpoint import host_copy
 from cljax.streams.base import Stream
@@ -78,10 +79,11 @@ def memory_of(state: PyTree, stream: Stream) -> dict[str, np.ndarray]:
 
     At most 12 of each class, or of each task where the tasks share their classes.
     """
-    found = _examples(state)
-    if found is None:
+    contents = contents_of(state)
+    slots = None if contents is None else _flat(contents)
+    if slots is None:
         return {}
-    x, y, task, before, valid = found
+    x, y, task, before, valid = slots
     shape = _image(stream.train_x)
     if shape is None or int(np.prod(x.shape[1:])) != int(np.prod(shape)) or not valid.any():
         return {}
@@ -97,33 +99,14 @@ def memory_of(state: PyTree, stream: Stream) -> dict[str, np.ndarray]:
     return made if before is None else made | {"before": _thumbnails(before[rows], shape)}
 
 
-def _examples(state: PyTree) -> tuple[Any, ...] | None:
-    """Examples, labels, tasks, the images they began as (or None), and which slots are taken."""
-    holders: list[Any] = [state, getattr(state, "inner", None)]
-    for holder in holders:
-        memory = getattr(holder, "memory", None)
-        if isinstance(memory, reservoir.Reservoir):
-            valid = np.arange(reservoir.capacity(memory)) < int(memory.age)
-            return _flat(memory.data, valid)
-        if isinstance(memory, ring.Ring):
-            return _flat(memory.data, np.asarray(ring.valid(memory)))
-        own = getattr(holder, "exemplars", None)
-        if all(hasattr(own, name) for name in ("x", "y", "task", "mask")):
-            made = _flat(own, np.asarray(own.mask))  # pyright: ignore[reportOptionalMemberAccess]
-            chosen = getattr(own, "chosen", None)
-            return made if made is None or chosen is None else (
-                *made[:3], host_copy(chosen), made[4],
-            )  # fmt: skip
-    return None
-
-
-def _flat(data: Any, valid: np.ndarray) -> tuple[Any, ...] | None:
-    """Slots in one row, whatever axes they have."""
-    if not all(hasattr(getattr(data, name, None), "shape") for name in ("x", "y", "task")):
+def _flat(contents: Contents) -> tuple[Any, ...] | None:
+    """Examples, labels, tasks, what they began as and which slots are taken, slots in one row."""
+    if not isinstance(contents.x, (jax.Array, np.ndarray)):
         return None
-    x, y, task = (host_copy(leaf) for leaf in (data.x, data.y, data.task))
-    x = x.reshape(valid.size, *x.shape[valid.ndim :])
-    return x, y.reshape(-1), task.reshape(-1), None, valid.reshape(-1)
+    mask = host_copy(contents.mask)
+    row = lambda leaf: host_copy(leaf).reshape(mask.size, *leaf.shape[mask.ndim :])
+    before = None if contents.before is None else row(contents.before)
+    return row(contents.x), row(contents.y), row(contents.task), before, mask.reshape(-1)
 
 
 def _image(stored: np.ndarray) -> tuple[int, int, int] | None:

@@ -14,7 +14,9 @@ from report_support import picture_stream
 from cljax.engine.rates import rates_of
 from cljax.errors import UserError
 from cljax.memory import reservoir, ring
+from cljax.memory.learned import Learned
 from cljax.runner import snapshots
+from cljax.states import Contents
 from cljax.types import Examples
 
 
@@ -95,10 +97,28 @@ def test_rings_flat_rows_floats_and_learned_exemplars_are_pictures():
     found = snapshots.memory_of(state, stream_of((64,), shared=True))
     assert found["x"].shape == (8, 8, 8, 1) and found["counts"].sum() == 8
     assert abs(int(found["x"][0, 3, 7, 0]) - round(255 * 31 / 250)) <= 1
-    own = SimpleNamespace(**examples(8)._asdict(), mask=jnp.arange(8) < 5, chosen=examples(8).x + 1)
-    found = snapshots.memory_of(State(exemplars=own), stream_of((8, 8, 1)))
+    x, y, task = examples(8)
+    learned = Learned(x, y, task, y, jnp.arange(8) < 5, x + 1, x, x, ())
+    found = snapshots.memory_of(State(exemplars=learned), stream_of((8, 8, 1)))
     assert found["counts"].sum() == 5
     np.testing.assert_array_equal(found["before"], found["x"] + 1)
+
+
+class Newest(NamedTuple):
+    """A memory of a kind that reports have never seen."""
+
+    stored: Examples
+
+    @property
+    def contents(self):
+        return Contents(*self.stored, jnp.ones(len(self.stored.y), bool))
+
+
+def test_a_memory_of_a_new_kind_is_shown_by_what_it_says_of_itself():
+    found = snapshots.memory_of(State(memory=Newest(examples(5))), stream_of((8, 8, 1)))
+    assert found["counts"].sum() == 5
+    inside = State(inner=State(memory=Newest(examples(5))))
+    assert snapshots.memory_of(inside, stream_of((8, 8, 1))).keys() == found.keys()
 
 
 @pytest.mark.parametrize(
