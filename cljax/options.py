@@ -223,16 +223,19 @@ def _check(name: str, value: Any, kind: _Kind) -> None:
 
 
 def _flatten(made: Options, child: Callable[[str, Any], Any]) -> tuple[list[Any], tuple[Any, ...]]:
-    kinds = _kinds(type(made))
-    children = [child(name, getattr(made, name)) for name, kind in kinds.items() if kind.leaf]
-    return children, tuple(getattr(made, name) for name, kind in kinds.items() if not kind.leaf)
+    """Its leaves, and the rest by name; a word in the place of a leaf belongs to the rest."""
+    values = {name: getattr(made, name) for name in _kinds(type(made))}
+    marked = (name for name, kind in _kinds(type(made)).items() if kind.leaf)
+    leaves = [name for name in marked if not isinstance(values[name], str)]
+    rest = tuple((name, value) for name, value in values.items() if name not in leaves)
+    return [child(name, values[name]) for name in leaves], rest
 
 
 def _unflatten(cls: type, static: tuple[Any, ...], children: Iterable[Any]) -> Any:
     """As JAX asks for it: with tracers or anything else as leaves, so without checks."""
-    made, leaves, rest = object.__new__(cls), iter(children), iter(static)
-    for name, kind in _kinds(cls).items():
-        object.__setattr__(made, name, next(leaves if kind.leaf else rest))
+    made, leaves, rest = object.__new__(cls), iter(children), dict(static)
+    for name in _kinds(cls):
+        object.__setattr__(made, name, rest[name] if name in rest else next(leaves))
     return made
 
 

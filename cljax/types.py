@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 __all__ = [
-    "Array", "Batch", "Clock", "Evaluation", "ExemplarPolicy", "Examples", "FirstProduct", "Info",
+    "Array", "Batch", "Clock", "Evaluation", "Examples", "FirstProduct", "Info",
     "Learner", "Lens", "Model", "Needs", "Net", "Network", "Output", "Params",
     "Phase", "Predictor", "Pretraining", "Readout", "Recall", "Spec", "StepPlan",
     "Tape", "Variables",
@@ -313,19 +313,6 @@ class Learner(NamedTuple):
     gradients_per_update: int | None = None  # gradient evaluations, each over some examples
     examples_per_update: int | None = None  # examples in all of those together
     rule: Callable[[PyTree], PyTree] | None = None
-
-
-class ExemplarPolicy(NamedTuple):
-    """How exemplars are chosen or learned; combines with any method whose state holds them.
-
-    ``init(model, spec, budget) -> exemplars`` is what the method keeps in its state's field
-    ``exemplars``, with the fields of ``cljax.memory.exemplars.Exemplars`` and any others;
-    ``phases(model, spec, budget)`` fill and refine that field, and read the state's ``params`` and
-    ``model_state``. The budget is a ``cljax.memory.exemplars.Budget``.
-    """
-
-    init: Callable[[Model, Spec, Any], PyTree]
-    phases: Callable[[Model, Spec, Any], tuple[Phase, ...]]
 
 
 class Network(NamedTuple):

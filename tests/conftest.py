@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -28,6 +29,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+import hypothesis
 import jax
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -40,6 +42,17 @@ _paths = [str(Path(_cljax.origin).parents[1]), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# The same examples every time, and none stored; a test that needs more of them says so.
+hypothesis.settings.register_profile(
+    "tests", max_examples=30, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays: the garbage collector need not look at it again and again."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="module")

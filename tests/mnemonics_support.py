@@ -12,10 +12,11 @@ import numpy as np
 from cljax.memory import exemplars as store
 from cljax.memory import learned as pixels
 from cljax.memory.bilevel import Bilevel, Judged, outer_gradient
+from cljax.memory.policy import ExemplarPolicy
 from cljax.methods.with_exemplars import View
 from cljax.nets import from_linen, mlp
 from cljax.nets.batchnorm import BatchNorm
-from cljax.types import Batch, Clock, ExemplarPolicy, Spec
+from cljax.types import Batch, Clock, Spec
 
 CLASSES, PER_CLASS, SIZE = 3, 2, 4
 NET = mlp(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -51,8 +52,22 @@ def held_spec() -> Spec:
 def bind(
     method: Method, multi_head: bool = False, own_classes: bool = False, head: Head = "linear"
 ) -> Learner:
+    """The learner, its functions compiled, and the same one for equal methods.
+
+    Called eagerly they would be a program an operation; made anew, a program a test.
+    """
+    try:
+        return _bound(method, multi_head, own_classes, head)
+    except TypeError:  # a method that has no hash
+        return _bound.__wrapped__(method, multi_head, own_classes, head)
+
+
+@functools.lru_cache(maxsize=64)
+def _bound(method: Method, multi_head: bool, own_classes: bool, head: Head) -> Learner:
     problem = spec(multi_head, own_classes)
-    return method.bind(cljax.nets.mlp(5, head=head)(problem.num_classes), problem)
+    learner = method.bind(cljax.nets.mlp(5, head=head)(problem.num_classes), problem)
+    init, draw, update = (jax.jit(f) for f in (learner.init, learner.draw, learner.update))
+    return learner._replace(init=init, draw=draw, update=update)
 
 
 def batches(

@@ -25,12 +25,12 @@ from cljax.streams import STREAMS
 
 _PENALTIES = cljax.penalties.PENALTIES
 _FACTORIES = {
-    **{f"policy {name}": make for name, make in POLICIES.items()},
     **{f"net {name}": make for name, make in NETS.items()},
 }
 _OPTIONS = {
     **{f"method {name}": method for name, method in METHODS.items()},
     **{f"penalty {name}": penalty() for name, penalty in _PENALTIES.items()},
+    **{f"policy {name}": policy for name, policy in POLICIES.items()},
     **{f"stream {name}": source for name, source in STREAMS.items()},
 }
 # What is checked where it is opened: a learned rule by ``load_rule``, names of data sets and orders

@@ -28,6 +28,8 @@ METHODS = {
     "gem": cljax.GEM(lr=0.05, per_task=3),
     "lucir": MNEMONICS,  # a teacher, phases before and after tasks, exemplars that are learned
 }
+# Units of work in each attempt: a run is cut a few times.
+PARTS = {"lamaml": 8, "ewc with adam": 10, "gem": 6, "lucir": 20}
 
 
 def problem(method):
@@ -48,6 +50,12 @@ def run(folder=None, *, method=LAMAML, seeds=(0, 1), stop_after=None, every=1, *
     )  # fmt: skip
 
 
+@pytest.fixture(name="unbroken", scope="module")
+def _unbroken():
+    """La-MAML's run that nothing interrupts: threads, a lane a seed."""
+    return run()
+
+
 def assert_same(a, b):
     """Everything but times."""
     jax.tree.map(np.testing.assert_array_equal, a._replace(time={}), b._replace(time={}))
@@ -60,36 +68,32 @@ def test_cut_anywhere_and_continued_it_is_the_unbroken_run(name, tmp_path):
     while True:
         attempts += 1
         try:
-            found = run(tmp_path, method=method, stop_after=20 if method is MNEMONICS else 7)
+            found = run(tmp_path, method=method, stop_after=PARTS[name])
             break
         except Interrupted:
             assert len(list(tmp_path.iterdir())) <= 3
-    assert attempts >= 3
+    assert attempts >= 3, attempts
     assert_same(found, unbroken)
 
 
-@pytest.mark.parametrize("lanes", ["vmap", "map", "sequential"])
-def test_batched_lanes_are_kept_too(lanes, tmp_path):
-    unbroken = run(lanes=lanes)
-    for stop_after in (2, 3):
-        with pytest.raises(Interrupted):
-            run(tmp_path, lanes=lanes, stop_after=stop_after)
-    assert_same(run(tmp_path, lanes=lanes), unbroken)
-
-
-def test_a_finished_lane_is_not_run_again(tmp_path):
-    unbroken = run(seeds=(0, 1, 2), lanes="sequential", lanes_at_a_time=1)
+@pytest.mark.parametrize("lanes", ["vmap", "map"])
+def test_batched_lanes_are_kept_too(lanes, unbroken, tmp_path):
     with pytest.raises(Interrupted):
-        run(tmp_path, seeds=(0, 1, 2), lanes="sequential", lanes_at_a_time=1, stop_after=25)
+        run(tmp_path, lanes=lanes, stop_after=4)
+    found = run(tmp_path, lanes=lanes)
+    assert_same(found, unbroken if lanes == "map" else run(lanes=lanes))
+
+
+def test_a_finished_lane_is_not_run_again(unbroken, tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path, lanes="sequential", lanes_at_a_time=1, stop_after=15)
     events = []
-    again = run(
-        tmp_path, seeds=(0, 1, 2), lanes="sequential", lanes_at_a_time=1, progress=events.append
-    )
+    again = run(tmp_path, lanes="sequential", lanes_at_a_time=1, progress=events.append)
     assert_same(again, unbroken)
-    assert 0 not in {event.run for event in events} and 2 in {event.run for event in events}
+    assert 0 not in {event.run for event in events} and 1 in {event.run for event in events}
 
 
-def test_a_checkpoint_that_cannot_be_used_is_skipped_with_a_sentence(tmp_path):
+def test_a_checkpoint_that_cannot_be_used_is_skipped_with_a_sentence(unbroken, tmp_path):
     with pytest.raises(Interrupted):
         run(tmp_path, stop_after=12)
     newest = sorted(tmp_path.iterdir())[-1]
@@ -97,12 +101,12 @@ def test_a_checkpoint_that_cannot_be_used_is_skipped_with_a_sentence(tmp_path):
     notes = []
     found = run(tmp_path, progress=lambda e: notes.append(e.note) if e.kind == "note" else None)
     assert len(notes) == 1 and str(newest) in notes[0] and "damaged" in notes[0]
-    assert_same(found, run())
+    assert_same(found, unbroken)
 
 
 def test_other_versions_are_refused_and_foreign_checkpoints_skipped(tmp_path):
     with pytest.raises(Interrupted):
-        run(tmp_path, stop_after=6)
+        run(tmp_path, method=cljax.Finetune(), stop_after=6)
     with pytest.raises(UserError, match="versions was these and is others"):
         checkpoint.newest(tmp_path, {**IDENTITY, "versions": "others"})
     kept, skipped = checkpoint.newest(tmp_path, {**IDENTITY, "config_hash": "two"})
@@ -111,29 +115,28 @@ def test_other_versions_are_refused_and_foreign_checkpoints_skipped(tmp_path):
 
 def test_the_same_identity_with_other_shapes_is_refused(tmp_path):
     with pytest.raises(Interrupted):
-        run(tmp_path, stop_after=6)
+        run(tmp_path, method=cljax.Finetune(), stop_after=6)
     with pytest.raises(UserError, match="does not fit this run"):
-        run(tmp_path, method=cljax.LaMAML(capacity=7, replay_size=3, glances=2))
+        run(tmp_path, method=cljax.Finetune(optimizer="momentum"))
 
 
 def test_settings_share_one_program_and_equal_their_single_runs():
     settings = [{"alpha_init": 0.1, "alpha_lr": 0.2}, {"alpha_init": 0.3}]
     methods = [cljax.LaMAML(**{**dict(LAMAML.options), **setting}) for setting in settings]
     both = run(method=methods)
-    for i, method in enumerate(methods):
-        single = run(method=method, seeds=(i,))
-        jax.tree.map(np.testing.assert_array_equal, both.states[i], single.states[0])
+    single = run(method=methods[1], seeds=(1,))
+    jax.tree.map(np.testing.assert_array_equal, both.states[1], single.states[0])
+    with pytest.raises(AssertionError):
+        jax.tree.map(np.testing.assert_array_equal, both.states[0], single.states[0])
     with pytest.raises(UserError, match="differ in more than real options"):
         run(method=[LAMAML, LAMAML.replace(capacity=3)])
     with pytest.raises(UserError, match="There are 1 methods and 2 seeds"):
         run(method=[LAMAML])
 
 
-@pytest.mark.parametrize("x64", [False, True])
-def test_mapped_lanes_have_the_bits_of_single_runs(x64):
-    with jax.enable_x64(x64):
-        assert_same(run(lanes="map"), run(lanes="threads"))
-        assert_same(run(lanes="map", lanes_at_a_time=1), run(lanes="threads"))
+def test_mapped_lanes_have_the_bits_of_single_runs(unbroken):
+    assert_same(run(lanes="map"), unbroken)
+    assert_same(run(lanes="map", lanes_at_a_time=1), unbroken)
 
 
 def test_batchnorm_and_keys_in_the_state_survive(tmp_path):

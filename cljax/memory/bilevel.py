@@ -52,7 +52,7 @@ class Bilevel(NamedTuple):
 class Judged(NamedTuple):
     """A validation batch: what the network sees, labels, real rows, outputs that compete."""
 
-    x: Array  # [B, ...]
+    x: Any  # [B, ...]
     y: Array  # [B] int32
     mask: Array  # [B] bool
     outputs: Array  # [C] bool

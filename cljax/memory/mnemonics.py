@@ -27,197 +27,189 @@ The authors' released code has no inner loop: see ``class_means``.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+import functools
+from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import (
-    UserError,
-    check_flag,
-    check_known,
-    check_positive,
-    check_rate,
-    check_share,
-    given,
-)
+from cljax.errors import UserError, check_flag, given
 from cljax.memory.bilevel import Bilevel, Gradient, Inner, Judged, Norm, outer_gradient
 from cljax.memory.exemplars import Budget
 from cljax.memory.learned import Learned, begin, empty, finish, moved, shown
+from cljax.memory.policy import ExemplarPolicy
 from cljax.memory.selection import SELECTIONS, Selection
 from cljax.memory.turns import Course, Turn, geometry_of, learnable, new_phases, old_phase
-from cljax.types import Array, Batch, ExemplarPolicy, Info, Model, Phase, PyTree, Spec, Variables
+from cljax.options import Count, Rate, Share, StaticShare
+from cljax.types import Batch, Info, Model, Phase, PyTree, Spec, Variables
 
-__all__ = ["mnemonics"]
+__all__ = ["Mnemonics"]
 
 Begin: TypeAlias = Literal["trained", "fresh"]
 Turns: TypeAlias = Literal["sequential", "simultaneous"]
 
 
-def mnemonics(
-    *,
-    start: Selection = "random",
-    new: bool = True,
-    old: bool = True,
-    outer_epochs: int = 50,
-    lr: Array | float = 0.01,
-    momentum: Array | float = 0.9,
-    halve_every: int = 10,
-    normalise: bool = False,
-    inner_steps: int = 20,
-    inner_images: int = 1,
-    inner_lr: Array | float = 0.01,
-    inner_params: Inner = "all",
-    inner_start: Begin = "trained",
-    inner_norm: Norm = "frozen",
-    gradient: Gradient = "unrolled",
-    last: int | None = None,
-    damping: Array | float = 1.0,
-    solver_steps: int = 10,
-    validation: Literal["new", "all"] = "new",
-    outputs: Literal["own", "all"] = "own",
-    folds: int = 2,
-    turns: Turns = "sequential",
-    old_steps: int | None = None,
-    real: float = 0.0,
-    rounding: Literal["nearest", "none"] = "nearest",
-    remat: bool | None = None,
-) -> ExemplarPolicy:
-    """Exemplars learned through unrolled training, for any method that keeps exemplars.
+class Mnemonics(ExemplarPolicy):
+    """Exemplars learned through unrolled training, for any method that keeps exemplars."""
 
-    Args:
-      start: how they are chosen: random (the paper), first or herding (its released code).
-      new: learn those of new classes. old: adjust those of old classes, after each later task.
-      outer_epochs: passes over the validation examples in either phase.
-      lr: step size in normalised pixels. May be traced.
-      momentum: of these steps. May be traced.
-      halve_every: epochs after which the step size halves.
-      normalise: scale each exemplar's gradient to mean square 1.
-      inner_steps: T for new exemplars.
-      inner_images: exemplars of each class in an inner step.
-      inner_lr: step size of the inner loop. May be traced.
-      inner_params: what it moves: all that learns, or the head.
-      inner_start: where it starts: at the trained network (the paper), or at fresh initial
-        weights, other ones at every step, as dataset distillation does (Wang et al.,
-        arXiv:1811.10959), which needs a longer loop with larger steps.
-      inner_norm: BatchNorm's statistics in it: frozen, the running ones it starts with; or batch,
-        those of each step's own exemplars, while the validation loss keeps to the running ones.
-      gradient: unrolled or implicit.
-      last: inner steps that the unrolled gradient goes through; None for all.
-      damping: added to the Hessian of the implicit gradient. May be traced.
-      solver_steps: of conjugate gradients, for it.
-      validation: of new exemplars, the task's own images, or those and the old exemplars.
-      outputs: that compete: the new (old) classes' own; or all seen, where the inner steps of new
-        ones also hold the old exemplars, as they are.
-      folds: of each old class's exemplars.
-      turns: sequential, each fold judged by the others as they are by now; or simultaneous, as they
-        were when the round of turns began, for one more copy of the exemplars as floats.
-      old_steps: T for old exemplars; None for as many as go once through a fold.
-      real: share of each class's exemplars, the last ones, that stay as they were chosen.
-      rounding: nearest stores the type that the stream does; none stores floats, four times as
-        large as bytes.
-      remat: recompute inner steps in the backward pass; None does so on accelerators.
+    start: Selection = "random"
+    """How they are chosen: random (the paper), first or herding (its released code)."""
+    new: bool = True
+    """Learn those of new classes."""
+    old: bool = True
+    """Adjust those of old classes, after each later task."""
+    outer_epochs: Count = 50
+    """Passes over the validation examples in either phase."""
+    lr: Rate = 0.01
+    """Step size in normalised pixels."""
+    momentum: Share = 0.9
+    """Of these steps."""
+    halve_every: Count = 10
+    """Epochs after which the step size halves."""
+    normalise: bool = False
+    """Scale each exemplar's gradient to mean square 1."""
+    inner_steps: Count = 20
+    """T for new exemplars."""
+    inner_images: Count = 1
+    """Exemplars of each class in an inner step."""
+    inner_lr: Rate = 0.01
+    """Step size of the inner loop."""
+    inner_params: Inner = "all"
+    """What it moves: all that learns, or the head."""
+    inner_start: Begin = "trained"
+    """Where it starts: at the trained network (the paper), or at fresh initial weights, other ones
+    at every step, as dataset distillation does (Wang et al., arXiv:1811.10959), which needs a
+    longer loop with larger steps."""
+    inner_norm: Norm = "frozen"
+    """BatchNorm's statistics in it: frozen, the running ones it starts with; or batch, those of
+    each step's own exemplars, while the validation loss keeps to the running ones."""
+    gradient: Gradient = "unrolled"
+    """Unrolled, or implicit."""
+    last: Count | None = None
+    """Inner steps that the unrolled gradient goes through; None for all."""
+    damping: Rate = 1.0
+    """Added to the Hessian of the implicit gradient."""
+    solver_steps: Count = 10
+    """Of conjugate gradients, for it."""
+    validation: Literal["new", "all"] = "new"
+    """Of new exemplars: the task's own images, or those and the old exemplars."""
+    outputs: Literal["own", "all"] = "own"
+    """Outputs that compete: the new (old) classes' own; or all seen, where the inner steps of new
+    exemplars also hold the old ones, as they are."""
+    folds: Count = 2
+    """Of each old class's exemplars."""
+    turns: Turns = "sequential"
+    """Sequential, each fold judged by the others as they are by now; or simultaneous, as they were
+    when the round of turns began, for one more copy of the exemplars as floats."""
+    old_steps: Count | None = None
+    """T for old exemplars; None for as many as go once through a fold."""
+    real: StaticShare = 0.0
+    """Share of each class's exemplars, the last ones, that stay as they were chosen."""
+    rounding: Literal["nearest", "none"] = "nearest"
+    """Nearest stores the type that the stream does; none stores floats, four times as large as
+    bytes."""
+    remat: bool | None = None
+    """Recompute inner steps in the backward pass; None does so on accelerators."""
 
-    Raises:
-      UserError: for counts below 1, values that are not finite, or unknown choices; when a run
-        begins, for budgets with fewer exemplars a class than folds.
-    """
-    check_known("start", start, SELECTIONS)
-    for label, value, choices in (
-        ("inner_params", inner_params, get_args(Inner)),
-        ("inner_start", inner_start, get_args(Begin)),
-        ("inner_norm", inner_norm, get_args(Norm)),
-        ("gradient", gradient, get_args(Gradient)),
-        ("validation", validation, ("new", "all")),
-        ("outputs", outputs, ("own", "all")),
-        ("turns", turns, get_args(Turns)),
-        ("rounding", rounding, ("nearest", "none")),
-    ):
-        check_known(label, value, choices)
-    check_positive(
-        outer_epochs=outer_epochs, halve_every=halve_every, inner_steps=inner_steps,
-        inner_images=inner_images, solver_steps=solver_steps,
-    )  # fmt: skip
-    check_rate(lr=lr, inner_lr=inner_lr, damping=damping)
-    check_share(momentum=momentum, real=real)
-    check_positive(folds=folds, **given(old_steps=old_steps, last=last))
-    check_flag(new=new, old=old, normalise=normalise, **given(remat=remat))
-    if validation == "all" and outputs == "own":
-        raise UserError(
-            "validation is all, but outputs is own, which leaves out the labels of old exemplars; "
-            "choose outputs=all."
-        )
-    if inner_norm == "batch" and gradient == "implicit":
-        raise UserError(
-            "inner_norm is batch, but the implicit gradient sees all inner batches as one, whose "
-            "statistics are not theirs; choose inner_norm=frozen or gradient=unrolled."
-        )
-    if folds < 2:
-        raise UserError(f"folds is {folds}, but old exemplars are split in at least 2.")
-    if real == 1:
-        raise UserError(f"real is {real}, but it must be a share from 0 to below 1.")
-    how = Bilevel(
-        inner_steps, inner_lr, inner_params, gradient, last, damping, solver_steps, remat,
-        inner_norm,
-    )  # fmt: skip
-
-    def init(model: Model, spec: Spec, budget: Budget) -> Learned:
-        free = learnable(budget, real)
-        if old and len(budget.shares) > 1 and free[1:].min() < folds:
+    def check(self) -> None:
+        """Raises UserError for choices that do not fit each other."""
+        check_flag(**given(remat=self.remat))
+        if self.validation == "all" and self.outputs == "own":
             raise UserError(
-                f"Old exemplars are adjusted in {folds} folds, but a class has only "
+                "validation is all, but outputs is own, which leaves out the labels of old "
+                "exemplars; choose outputs=all."
+            )
+        if self.inner_norm == "batch" and self.gradient == "implicit":
+            raise UserError(
+                "inner_norm is batch, but the implicit gradient sees all inner batches as one, "
+                "whose statistics are not theirs; choose inner_norm=frozen or gradient=unrolled."
+            )
+        if self.folds < 2:
+            raise UserError(f"folds is {self.folds}, but old exemplars are split in at least 2.")
+        if self.real == 1:
+            raise UserError(f"real is {self.real}, but it must be a share from 0 to below 1.")
+
+    @property
+    def inner(self) -> Bilevel:
+        """The inner loop, and how the gradient goes through it."""
+        return Bilevel(
+            self.inner_steps, self.inner_lr, self.inner_params, self.gradient, self.last,
+            self.damping, self.solver_steps, self.remat, self.inner_norm,
+        )  # fmt: skip
+
+    def init(self, model: Model, spec: Spec, budget: Budget) -> Learned:
+        """Empty slots.
+
+        Raises:
+          UserError: for budgets with fewer exemplars a class than folds, or none that is learned,
+            and tasks of one class whose output competes alone.
+        """
+        free = learnable(budget, self.real)
+        if self.old and len(budget.shares) > 1 and free[1:].min() < self.folds:
+            raise UserError(
+                f"Old exemplars are adjusted in {self.folds} folds, but a class has only "
                 f"{free[1:].min()} that are learned; raise the budget, or choose old=false."
             )
         if free.min() < 1:
             raise UserError("All exemplars stay real with this budget; lower real.")
         # Old exemplars compete over all past outputs, which are fewest after the first task.
-        sizes = np.diff(budget.seen, prepend=0) if new else budget.seen[:1]
-        if outputs == "own" and (sizes < 2).any():
+        sizes = np.diff(budget.seen, prepend=0) if self.new else budget.seen[:1]
+        if self.outputs == "own" and (sizes < 2).any():
             raise UserError(
                 "A task brings a single class, whose exemplars have nothing to learn while its "
                 "output competes alone; choose outputs=all, or tasks of two classes or more."
             )
-        kept = empty(spec, budget, rounding=rounding)
-        return kept._replace(anchors=kept.pixels) if turns == "simultaneous" else kept
+        made = empty(spec, budget, rounding=self.rounding)
+        return made._replace(anchors=made.pixels) if self.turns == "simultaneous" else made
 
-    def phases(model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
-        def learn(
-            state: PyTree, batch: Batch, draws: PyTree, turn: Turn, x: Array, y: Array, mask: Array,
-            competing: Array,
-        ) -> tuple[PyTree, Info]:  # fmt: skip
-            kept, task = begin(state.exemplars, batch), batch.clock.task
-            if x is None:  # exemplars of the other folds judge
-                still = kept.pixels
-                if turns == "simultaneous":
-                    begins = batch.clock.step % folds == 0
-                    still = jnp.where(begins, kept.pixels, kept.anchors)
-                    kept = kept._replace(anchors=still)
-                x = shown(spec, still[turn.judges], kept.task[turn.judges])
-            loss, grads = outer_gradient(
-                model, spec, starting(state, x, draws), kept, turn.slots,
-                turn.mask & kept.mask[turn.slots], Judged(x, y, mask, competing),
-                # Fresh weights are those of a first task: nothing of them is transferred.
-                task if inner_start == "trained" else jnp.zeros_like(task),
-                how._replace(last=None if last is None else min(last, turn.slots.shape[0])),
-            )  # fmt: skip
-            rate = lr * 0.5 ** (batch.clock.epoch // halve_every)
-            active = turn.active & jnp.any(mask)  # where no row judges, momentum alone is no step
-            kept = moved(kept, grads, active, spec, lr=rate, momentum=momentum, normalise=normalise)
-            kept = finish(kept, batch, turn.learned, rounding)
-            return state._replace(exemplars=kept), Info(loss)
-
-        def starting(state: PyTree, x: Array, draws: PyTree) -> Variables:
-            if inner_start == "fresh":
-                return model.init(draws, x)
-            return Variables(state.params, state.model_state)
-
-        made = list(SELECTIONS[start]().phases(model, spec, budget))
+    def phases(self, model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
         course = Course(
-            budget, geometry_of(budget, folds, real), learn, inner_steps, old_steps, inner_images,
-            outer_epochs, folds, union=validation == "all", everyone=outputs == "all",
+            budget, geometry_of(budget, self.folds, self.real),
+            functools.partial(self.outer_step, model, spec), self.inner_steps, self.old_steps,
+            self.inner_images, self.outer_epochs, self.folds,
+            union=self.validation == "all", everyone=self.outputs == "all",
         )  # fmt: skip
-        made += new_phases(spec, course) if new else []
-        made += [old_phase(spec, course)] if old and len(budget.shares) > 1 else []
+        made = list(SELECTIONS[self.start].phases(model, spec, budget))
+        made += new_phases(spec, course) if self.new else []
+        made += [old_phase(spec, course)] if self.old and len(budget.shares) > 1 else []
         return tuple(made)
 
-    return ExemplarPolicy(init, phases)
+    def outer_step(
+        self,
+        model: Model,
+        spec: Spec,
+        state: PyTree,
+        batch: Batch,
+        draws: PyTree,
+        turn: Turn,
+        judged: Judged,
+    ) -> tuple[PyTree, Info]:
+        """One step of the exemplars of a turn down the loss of those that judge them.
+
+        Args:
+          judged: its examples are None where the exemplars of the other folds judge.
+        """
+        learned, task = begin(state.exemplars, batch), batch.clock.task
+        if judged.x is None:
+            still = learned.pixels
+            if self.turns == "simultaneous":
+                begins = batch.clock.step % self.folds == 0
+                still = jnp.where(begins, learned.pixels, learned.anchors)
+                learned = learned._replace(anchors=still)
+            judged = judged._replace(x=shown(spec, still[turn.judges], learned.task[turn.judges]))
+        fresh, last = self.inner_start == "fresh", self.last
+        start = Variables(state.params, state.model_state)
+        loss, grads = outer_gradient(
+            model, spec, model.init(draws, judged.x) if fresh else start, learned, turn.slots,
+            turn.mask & learned.mask[turn.slots], judged,
+            # Fresh weights are those of a first task: nothing of them is transferred.
+            jnp.zeros_like(task) if fresh else task,
+            self.inner._replace(last=None if last is None else min(last, turn.slots.shape[0])),
+        )  # fmt: skip
+        rate = self.lr * 0.5 ** (batch.clock.epoch // self.halve_every)
+        active = turn.active & jnp.any(judged.mask)  # where no row judges, momentum is no step
+        learned = moved(
+            learned, grads, active, spec, lr=rate, momentum=self.momentum, normalise=self.normalise
+        )
+        learned = finish(learned, batch, turn.learned, self.rounding)
+        return state._replace(exemplars=learned), Info(loss)

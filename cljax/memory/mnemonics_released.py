@@ -14,24 +14,24 @@ are clipped here. Mirrored from left to right, where the code reverses the colou
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax.errors import check_flag, check_known, check_positive, check_rate, check_share
 from cljax.losses import cross_entropy, masked_mean
 from cljax.memory.class_means import class_means
 from cljax.memory.exemplars import Budget, epochs_of, recall, rows_of
-from cljax.memory.learned import Learned, begin, empty, finish, moved, shown
-from cljax.memory.selection import SELECTIONS, Selection, herding
+from cljax.memory.learned import Learned, Rounding, begin, empty, finish, moved, shown
+from cljax.memory.policy import ExemplarPolicy
+from cljax.memory.selection import SELECTIONS, Herding, Selection
 from cljax.nets.cosine import cosines
+from cljax.options import Count, Rate, Share
 from cljax.types import (
     Array,
     Batch,
-    ExemplarPolicy,
     Info,
     Model,
     Phase,
@@ -41,7 +41,7 @@ from cljax.types import (
     Variables,
 )
 
-__all__ = ["class_mean_loss", "mnemonics_released"]
+__all__ = ["MnemonicsReleased", "class_mean_loss"]
 
 
 def class_mean_loss(features: Array, y: Array, mask: Array, means: Array, seen: Array) -> Array:
@@ -50,99 +50,99 @@ def class_mean_loss(features: Array, y: Array, mask: Array, means: Array, seen: 
     return masked_mean(cross_entropy(scores, y, seen[None]), mask)
 
 
-def mnemonics_released(
-    *,
-    start: Selection = "herding",
-    repeats: bool = True,
-    outer_epochs: int = 1,
-    lr: Array | float = 1e-5,
-    momentum: Array | float = 0.9,
-    weight_decay: float = 5e-4,
-    mirror: bool = True,
-    rounding: Literal["truncate", "nearest", "none"] = "truncate",
-) -> ExemplarPolicy:
-    """New exemplars learned through their class means, in the features of the trained network.
+class MnemonicsReleased(ExemplarPolicy):
+    """New exemplars learned through their class means, in the features of the trained network."""
 
-    Args:
-      start: how they are chosen: herding (the released code), random or first.
-      repeats: herding by the released rule, in which an example may win again.
-      outer_epochs: passes over the task's images and the old exemplars.
-      lr: step size in normalised pixels. May be traced.
-      momentum: of these steps. May be traced.
-      weight_decay: of the normalised pixels.
-      mirror: means of old classes over exemplars and mirror images, stored as [height, width, ...].
-      rounding: to the stored type at the end: truncate (the released code), nearest, or none.
+    start: Selection = "herding"
+    """How they are chosen: herding (the released code), random or first."""
+    repeats: bool = True
+    """Herding by the released rule, in which an example may win again."""
+    outer_epochs: Count = 1
+    """Passes over the task's images and the old exemplars."""
+    lr: Rate = 1e-5
+    """Step size in normalised pixels."""
+    momentum: Share = 0.9
+    """Of these steps."""
+    weight_decay: Rate = 5e-4
+    """Of the normalised pixels."""
+    mirror: bool = True
+    """Means of old classes over exemplars and mirror images, stored as [height, width, ...]."""
+    rounding: Rounding = "truncate"
+    """To the stored type at the end: truncate (the released code), nearest, or none."""
 
-    Raises:
-      UserError: for counts below 1, values that are not finite, or unknown choices.
-    """
-    check_known("start", start, SELECTIONS)
-    check_known("rounding", rounding, ("truncate", "nearest", "none"))
-    check_positive(outer_epochs=outer_epochs)
-    check_rate(lr=lr, weight_decay=weight_decay)
-    check_share(momentum=momentum)
-    check_flag(repeats=repeats, mirror=mirror)
-
-    def init(model: Model, spec: Spec, budget: Budget) -> Learned:
+    def init(self, model: Model, spec: Spec, budget: Budget) -> Learned:
         x = jax.ShapeDtypeStruct((1, *spec.example.shape), spec.example.dtype)
         features = jax.eval_shape(
             lambda x: model.apply(model.init(jax.random.key(0), x), x, False)[0].features, x
         )
         anchors = jnp.zeros((spec.num_classes, features.shape[1]), features.dtype)
-        return empty(spec, budget, rounding=rounding, anchors=anchors)
+        return empty(spec, budget, rounding=self.rounding, anchors=anchors)
 
-    def phases(model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
-        def update(state: PyTree, batch: Batch, draws: tuple[()]) -> tuple[PyTree, Info]:
-            task, variables = batch.clock.task, Variables(state.params, state.model_state)
-            tasks = jnp.arange(spec.num_tasks)
-            seen = jnp.any(spec.class_mask & (tasks <= task)[:, None], axis=0)
-            own = jnp.asarray(spec.class_mask)[task]
-            kept = begin(state.exemplars, batch)
-            kept = jax.lax.cond(
-                batch.clock.step == 0,
-                lambda k: k._replace(
-                    anchors=class_means(model, spec, variables, k, mirror=mirror)[0]
-                ),
-                lambda k: k,
-                kept,
-            )
-            active = kept.mask & own[kept.y]
-            mask = batch.mask & (
-                (batch.index >= 0) | kept.mask.at[-2 - batch.index].get(mode="clip")
-            )
-            features = model.apply(variables, tree.blank(batch.x, mask), False)[0].features
-
-            def loss(pixels: Array) -> tuple[Array, Array]:
-                x = shown(spec, pixels, kept.task)
-                exemplars = model.apply(variables, x, False)[0].features
-                member = (kept.y[None] == jnp.arange(spec.num_classes)[:, None]) & active[None]
-                share = member / jnp.maximum(jnp.sum(member, axis=1, keepdims=True), 1)
-                new = share.astype(exemplars.dtype) @ jnp.where(active[:, None], exemplars, 0.0)
-                means = jnp.where(own[:, None], new, kept.anchors)
-                value = class_mean_loss(features, batch.y, mask, means, seen)
-                where = active.reshape(-1, *(1,) * (x.ndim - 1))
-                return value + 0.5 * weight_decay * jnp.sum(jnp.where(where, x, 0.0) ** 2), value
-
-            grads, value = jax.grad(loss, has_aux=True)(kept.pixels)
-            some = jnp.any(mask)  # decay and momentum alone are no step
-            kept = moved(kept, grads, active & some, spec, lr=lr, momentum=momentum)
-            return state._replace(exemplars=finish(kept, batch, active, rounding)), Info(value)
-
-        def plan(task: int, rows: StepPlan) -> StepPlan:
-            own = rows.index[rows.mask & (rows.epoch == 0)[:, None] & (rows.index >= 0)]
-            others, owner = rows_of(budget, task)
-            count = int(budget.seen[task - 1] * budget.shares[task]) if task else 0
-            return epochs_of(
-                np.append(own, others[:count]),
-                np.append(np.full(len(own), task, np.int32), owner[:count]),
-                rows.index.shape[1], task, outer_epochs, "class means",
-            )  # fmt: skip
-
+    def phases(self, model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
         learned = Phase(
-            "mnemonics", plan, lambda s, b, k: (), update, augment=True,
+            "mnemonics", functools.partial(self._plan, budget), lambda state, batch, key: (),
+            functools.partial(self._update, model, spec), augment=True,
             recall=lambda state, x, y, index: recall(state.exemplars, x, y, index),
         )  # fmt: skip
-        chosen = herding(repeats=repeats) if start == "herding" else SELECTIONS[start]()
+        chosen = Herding(repeats=self.repeats)
+        chosen = chosen if self.start == "herding" else SELECTIONS[self.start]
         return (*chosen.phases(model, spec, budget), learned)
 
-    return ExemplarPolicy(init, phases)
+    def _plan(self, budget: Budget, task: int, rows: StepPlan) -> StepPlan:
+        """The task's images and the old exemplars, shuffled in each epoch."""
+        own = rows.index[rows.mask & (rows.epoch == 0)[:, None] & (rows.index >= 0)]
+        others, owner = rows_of(budget, task)
+        count = int(budget.seen[task - 1] * budget.shares[task]) if task else 0
+        return epochs_of(
+            np.append(own, others[:count]),
+            np.append(np.full(len(own), task, np.int32), owner[:count]),
+            rows.index.shape[1], task, self.outer_epochs, "class means",
+        )  # fmt: skip
+
+    def _update(
+        self, model: Model, spec: Spec, state: PyTree, batch: Batch, draws: tuple[()]
+    ) -> tuple[PyTree, Info]:
+        task, variables = batch.clock.task, Variables(state.params, state.model_state)
+        kept = begin(state.exemplars, batch)
+        kept = jax.lax.cond(
+            batch.clock.step == 0,
+            lambda k: k._replace(
+                anchors=class_means(model, spec, variables, k, mirror=self.mirror)[0]
+            ),
+            lambda k: k,
+            kept,
+        )
+        active = kept.mask & jnp.asarray(spec.class_mask)[task][kept.y]
+        mask = batch.mask & ((batch.index >= 0) | kept.mask.at[-2 - batch.index].get(mode="clip"))
+        batch = batch._replace(mask=mask)
+        grads, value = jax.grad(self._loss, argnums=4, has_aux=True)(
+            model, spec, variables, kept, kept.pixels, batch, active
+        )
+        some = jnp.any(mask)  # decay and momentum alone are no step
+        kept = moved(kept, grads, active & some, spec, lr=self.lr, momentum=self.momentum)
+        kept = finish(kept, batch, active, self.rounding)
+        return state._replace(exemplars=kept), Info(value)
+
+    def _loss(
+        self,
+        model: Model,
+        spec: Spec,
+        variables: Variables,
+        kept: Learned,
+        pixels: Array,
+        batch: Batch,
+        active: Array,
+    ) -> tuple[Array, Array]:
+        """The loss of pixels with their decay, and without it."""
+        tasks, own = jnp.arange(spec.num_tasks), jnp.asarray(spec.class_mask)[batch.clock.task]
+        seen = jnp.any(spec.class_mask & (tasks <= batch.clock.task)[:, None], axis=0)
+        features = model.apply(variables, tree.blank(batch.x, batch.mask), False)[0].features
+        x = shown(spec, pixels, kept.task)
+        exemplars = model.apply(variables, x, False)[0].features
+        member = (kept.y[None] == jnp.arange(spec.num_classes)[:, None]) & active[None]
+        share = member / jnp.maximum(jnp.sum(member, axis=1, keepdims=True), 1)
+        new = share.astype(exemplars.dtype) @ jnp.where(active[:, None], exemplars, 0.0)
+        means = jnp.where(own[:, None], new, kept.anchors)
+        value = class_mean_loss(features, batch.y, batch.mask, means, seen)
+        where = active.reshape(-1, *(1,) * (x.ndim - 1))
+        return value + 0.5 * self.weight_decay * jnp.sum(jnp.where(where, x, 0.0) ** 2), value

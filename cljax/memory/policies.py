@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from cljax.errors import UserError, check_known, in_words
-from cljax.memory.mnemonics import mnemonics
-from cljax.memory.mnemonics_released import mnemonics_released
-from cljax.memory.selection import first, herding, random
-from cljax.types import ExemplarPolicy
+from cljax.memory.mnemonics import Mnemonics
+from cljax.memory.mnemonics_released import MnemonicsReleased
+from cljax.memory.policy import ExemplarPolicy
+from cljax.memory.selection import SELECTIONS
+from cljax.options import options_of
 
 __all__ = ["POLICIES", "Policy", "named"]
 
-# A name of ``POLICIES``, with options after a colon; or a policy of a user's own.
+# A name of ``POLICIES``, with options after a colon; or a policy as an object.
 Policy: TypeAlias = str | ExemplarPolicy
 
-POLICIES: dict[str, Callable[..., ExemplarPolicy]] = {
-    "random": random,
-    "first": first,
-    "herding": herding,
-    "mnemonics": mnemonics,
-    "mnemonics-released": mnemonics_released,
-}
+POLICIES: Mapping[str, ExemplarPolicy] = MappingProxyType(
+    {**SELECTIONS, **{policy.name: policy for policy in (Mnemonics(), MnemonicsReleased())}}
+)
 
 
 def named(policy: Policy) -> ExemplarPolicy:
-    """A policy by its name and options, or a user's own as it is.
+    """A policy by its name and options, or one as an object as it is.
 
     Raises:
       UserError: for an unknown name or option.
@@ -40,11 +37,11 @@ def named(policy: Policy) -> ExemplarPolicy:
     if not isinstance(policy, str):
         raise UserError(
             f"exemplars is {in_words(policy)}, but it must be the name of a policy, such as "
-            "herding, or an ExemplarPolicy."
+            "herding, or an ExemplarPolicy, such as cljax.memory.Herding()."
         )
     name, _, rest = policy.partition(":")
     check_known("exemplar policy", name, POLICIES)
-    takes = inspect.signature(POLICIES[name], eval_str=True).parameters
+    takes = {option.name: option.type for option in options_of(POLICIES[name])}
     options = {}
     for part in rest.split(",") if rest else ():
         option, equals, value = part.partition("=")
@@ -54,8 +51,8 @@ def named(policy: Policy) -> ExemplarPolicy:
                 f"The exemplar policy {policy} has '{part}', but its options are name=value with "
                 f"the names {known}."
             )
-        options[option] = _value(option, value, takes[option].annotation)
-    return POLICIES[name](**options)
+        options[option] = _value(option, value, takes[option])
+    return POLICIES[name].replace(**options)
 
 
 def _value(option: str, text: str, annotation: Any) -> Any:

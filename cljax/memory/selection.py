@@ -13,7 +13,8 @@ herding; Rajasegaran et al., "iTAML", CVPR 2020 (arXiv:2003.11652), section 4.1,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import jax
@@ -22,14 +23,14 @@ import numpy as np
 from jaxtyping import Array as AnyArray
 from jaxtyping import Bool, Float
 
-from cljax.errors import UserError, check_flag
+from cljax.errors import UserError
 from cljax.memory import exemplars as store
 from cljax.memory.exemplars import Budget, Exemplars
+from cljax.memory.policy import ExemplarPolicy
 from cljax.nets.cosine import unit
 from cljax.types import (
     Array,
     Batch,
-    ExemplarPolicy,
     Info,
     Model,
     Phase,
@@ -40,7 +41,7 @@ from cljax.types import (
 )
 
 __all__ = [
-    "SELECTIONS", "Selection", "class_steps", "features_of", "first", "herd", "herding", "random",
+    "SELECTIONS", "First", "Herding", "Random", "Selection", "class_steps", "features_of", "herd",
 ]  # fmt: skip
 
 Selection: TypeAlias = Literal["random", "first", "herding"]
@@ -49,38 +50,33 @@ _ROUNDS = 1000
 _BLOCK = 256  # images a forward pass: bounds its activations
 
 
-def random() -> ExemplarPolicy:
+class Random(ExemplarPolicy):
     """m examples of each class, uniformly among those of its task."""
-    return ExemplarPolicy(_empty, lambda model, spec, budget: (_chosen(spec, budget, _arrival),))
+
+    def phases(self, model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
+        return (_chosen(spec, budget, _arrival),)
 
 
-def first() -> ExemplarPolicy:
+class First(ExemplarPolicy):
     """The m examples of each class that come first in the data set."""
-    return ExemplarPolicy(_empty, lambda model, spec, budget: (_chosen(spec, budget, np.sort),))
+
+    def phases(self, model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
+        return (_chosen(spec, budget, np.sort),)
 
 
-def herding(*, repeats: bool = False) -> ExemplarPolicy:
-    """The m examples of each class whose running mean of features follows the class's mean.
+class Herding(ExemplarPolicy):
+    """The m examples of each class whose running mean of features follows the class's mean."""
 
-    Args:
-      repeats: the rule of the code released with mnemonics, see ``herd``.
+    repeats: bool = False
+    """The rule of the code released with mnemonics, in which an example may win again."""
 
-    Raises:
-      UserError: unless that is True or False.
-    """
-    check_flag(repeats=repeats)
-
-    def phases(model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
-        return (_herded(model, spec, budget, repeats),)
-
-    return ExemplarPolicy(_empty, phases)
+    def phases(self, model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
+        return (_herded(model, spec, budget, self.repeats),)
 
 
-SELECTIONS: dict[str, Callable[..., ExemplarPolicy]] = {
-    "random": random,
-    "first": first,
-    "herding": herding,
-}
+SELECTIONS: Mapping[str, ExemplarPolicy] = MappingProxyType(
+    {policy.name: policy for policy in (Random(), First(), Herding())}
+)
 
 
 def herd(
@@ -131,10 +127,6 @@ def _herd_with_repeats(valid: Array, mask: Array, mean: Array, num: int) -> Arra
 
     zero = jnp.zeros((), jnp.int32)
     return jax.lax.while_loop(going, take, (mean, jnp.full(num, -1), zero, zero))[1]
-
-
-def _empty(model: Model, spec: Spec, budget: Budget) -> Exemplars:
-    return store.init(store.stored(spec), budget.capacity)
 
 
 def _rows_by_class(

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax.memory.bilevel import Judged
 from cljax.memory.exemplars import Budget, epochs_of, recall, rows_of
 from cljax.streams.orders import permutation
 from cljax.types import Array, Batch, Info, Phase, PyTree, Spec, StepPlan
@@ -62,8 +63,8 @@ def geometry_of(budget: Budget, folds: int, real: float) -> Geometry:
 class Course(NamedTuple):
     """How exemplars take turns, and what a turn does.
 
-    ``learn(state, batch, draws, turn, x, y, mask, outputs) -> (state, info)``; ``x`` None: the
-    turn's judges.
+    ``learn(state, batch, draws, turn, judged) -> (state, info)``; ``judged.x`` None: the turn's
+    judges.
     """
 
     budget: Budget
@@ -114,7 +115,8 @@ def new_phases(spec: Spec, course: Course) -> list[Phase]:
             owned = _outputs(spec, task, not course.everyone, old=False)
             kept = state.exemplars.mask.at[-2 - batch.index].get(mode="clip")
             mask = batch.mask & ((batch.index >= 0) | kept)
-            return course.learn(state, batch, draws, turn, batch.x, batch.y, mask, owned)
+            judged = Judged(batch.x, batch.y, mask, owned)
+            return course.learn(state, batch, draws, turn, judged)
 
         recalled = None
         if course.union:
@@ -184,7 +186,7 @@ def old_phase(spec: Spec, course: Course) -> Phase:
         kept = state.exemplars
         owned = _outputs(spec, task, not course.everyone, old=True)
         mask = batch.mask & kept.mask[judges]
-        return course.learn(state, batch, draws, turn, None, kept.y[judges], mask, owned)
+        return course.learn(state, batch, draws, turn, Judged(None, kept.y[judges], mask, owned))
 
     return Phase("adjust", plan, _draw, update, stored=True)
 

@@ -19,6 +19,7 @@ import numpy as np
 from jax.core import Tracer
 
 from cljax.errors import UserError
+from cljax.memory.policy import ExemplarPolicy
 from cljax.method import Method
 from cljax.penalty import Penalty
 from cljax.runner.settings import changes, settings
@@ -58,7 +59,7 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (Method, Penalty)) and value.options:
+    if isinstance(value, (Method, Penalty, ExemplarPolicy)):
         return {"name": value.name, "options": plain(value.options)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return plain(value._asdict())  # type: ignore[attr-defined]

@@ -17,6 +17,8 @@ import jax
 from cljax import resolve
 from cljax.errors import UserError
 from cljax.identity.content import Content, contents, digest_of
+from cljax.memory.policies import POLICIES
+from cljax.memory.policy import ExemplarPolicy
 from cljax.method import Method
 from cljax.methods import METHODS
 from cljax.nets import NETS
@@ -124,6 +126,9 @@ def _told_option(name: str, value: Any) -> bool:
         return False  # a folder, told by what it holds
     if isinstance(value, Penalty) and value.name in PENALTIES:
         known = PENALTIES[value.name] is type(value)
+        return known and all(map(_plain, value.options.values()))
+    if isinstance(value, ExemplarPolicy) and value.name in POLICIES:
+        known = type(POLICIES[value.name]) is type(value)
         return known and all(map(_plain, value.options.values()))
     return _plain(value)
 

@@ -18,12 +18,13 @@ from support import learn
 import cljax
 from cljax.errors import UserError
 from cljax.memory import exemplars, policies, selection
+from cljax.memory.policy import ExemplarPolicy
 from cljax.method import Method
 from cljax.methods import METHODS, make
 from cljax.nets import mlp
 from cljax.options import positional
 from cljax.streams.base import Augmentation, plan
-from cljax.types import ExemplarPolicy, Info
+from cljax.types import Info
 
 NUM_TASKS = 3
 
@@ -55,7 +56,7 @@ def stream(**changes):
 class Idle(Method):
     """A method that never learns, but adds up the exemplars that its batches hold."""
 
-    policy: ExemplarPolicy = positional(default=selection.random())
+    policy: ExemplarPolicy = positional(default=selection.Random())
     total: int | None = 12
     per_class: int | None = None
 
@@ -118,9 +119,9 @@ def test_each_class_keeps_its_share_of_distinct_examples_of_its_own(name, budget
 
 def test_random_exemplars_differ_between_seeds_and_first_ones_do_not():
     source = stream()
-    one, two = (held(state.exemplars) for state in final(selection.random(), (0, 1)))
+    one, two = (held(state.exemplars) for state in final(selection.Random(), (0, 1)))
     assert one != two
-    kept = held(final(selection.first())[0].exemplars)
+    kept = held(final(selection.First())[0].exemplars)
     for label, rows in kept.items():
         assert rows == np.flatnonzero(source.train_y == label)[: len(rows)].tolist()
 
@@ -142,7 +143,7 @@ def test_a_smaller_share_keeps_the_first_exemplars(name):
 
 def test_batches_hold_each_exemplar_once_an_epoch_as_it_is_stored():
     source = stream()
-    state = final(selection.first())[0]
+    state = final(selection.First())[0]
     total, number = 0, 0
     for seen, share in ((2, 6), (4, 3)):  # 12 exemplars over 2 classes, then over 4
         for label in range(seen):
@@ -156,9 +157,9 @@ def test_exemplars_are_augmented_as_new_examples_are_and_stored_as_they_were():
     source = stream()
     negative = Augmentation(lambda key, count: (), lambda x, draws: 255 - x)
     source = replace(source, transform=source.transform._replace(augment=negative))
-    method = Idle(selection.first())
+    method = Idle(selection.First())
     state = learn(method, mlp(5)(6), source, [0], batch_size=5, epochs=2).states[0]
-    plain = final(selection.first())[0]
+    plain = final(selection.First())[0]
     total, number = plain.seen
     np.testing.assert_array_equal(state.seen, [6 * 255 * number - total, number])
     np.testing.assert_array_equal(state.exemplars.x, plain.exemplars.x)

@@ -14,7 +14,7 @@ import cljax
 from cljax.errors import UserError
 from cljax.memory import exemplars as store
 from cljax.memory import learned as pixels
-from cljax.memory.mnemonics import mnemonics
+from cljax.memory.mnemonics import Mnemonics
 from cljax.memory.policies import named
 from cljax.memory.turns import geometry_of
 from cljax.methods.with_exemplars import View
@@ -33,7 +33,7 @@ RATE, MOMENTUM, INNER = 0.2, 0.5, 0.7
 
 
 def second_task(net=LINEAR, **options):
-    policy = mnemonics(
+    policy = Mnemonics(
         inner_lr=INNER, inner_steps=2, lr=RATE, momentum=MOMENTUM, halve_every=1, **options
     )
     return phases_of_the_second_task(policy, net)
@@ -134,7 +134,7 @@ def policy_phases(policy, source, per_class=4):
 @pytest.mark.parametrize("folds", [2, 3])
 def test_no_fold_judges_itself(folds):
     source, share = stream(), 4
-    policy = mnemonics(folds=folds, outer_epochs=3)
+    policy = Mnemonics(folds=folds, outer_epochs=3)
     _, budget, phases = policy_phases(policy, source, share)
     rows = plan(store.replayed(source, budget), 0, 8, 1)
     fold = geometry_of(budget, folds, 0.0).fold
@@ -240,7 +240,7 @@ def test_first_and_later_tasks_of_unlike_sizes_are_two_phases():
 
 def test_folds_of_unequal_size_keep_step():
     """Five exemplars a class: rounds are of one epoch, so of one step size."""
-    _, budget, phases = policy_phases(mnemonics(outer_epochs=3), stream(), 5)
+    _, budget, phases = policy_phases(Mnemonics(outer_epochs=3), stream(), 5)
     rows = plan(store.replayed(stream(), budget), 0, 4, 1)
     own = jax.tree.map(lambda a: a[rows.current == 1], rows)
     epochs = phases["adjust"].plan(1, own).epoch.reshape(-1, 2)
@@ -282,7 +282,7 @@ def test_learned_exemplars_train_a_better_network_than_chosen_ones():
         )  # fmt: skip
         budget = store.budget_of(spec.class_mask, per_class=2)
         model = mlp()(3)
-        policy = mnemonics(inner_steps=20, inner_lr=0.3, lr=0.2, outer_epochs=20)
+        policy = Mnemonics(inner_steps=20, inner_lr=0.3, lr=0.2, outer_epochs=20)
         chosen = np.concatenate([np.flatnonzero(y == c)[:2] for c in range(3)])
         kept = policy.init(model, spec, budget)
         kept = kept._replace(
@@ -370,16 +370,16 @@ def test_bad_budgets_are_refused():
     spec = stream().spec(8)
     one = store.budget_of(spec.class_mask, per_class=1)
     with pytest.raises(UserError, match="a class has only 1"):
-        mnemonics().init(mlp(5)(6), spec, one)
-    mnemonics(old=False).init(mlp(5)(6), spec, one)
+        Mnemonics().init(mlp(5)(6), spec, one)
+    Mnemonics(old=False).init(mlp(5)(6), spec, one)
     pair = spec._replace(stored=(spec.example, spec.example))
     with pytest.raises(UserError, match="single arrays"):
-        mnemonics(old=False).init(mlp(5)(6), pair, one)
+        Mnemonics(old=False).init(mlp(5)(6), pair, one)
     mask = np.zeros((2, 3), bool)
     mask[0, :2], mask[1, 2] = True, True
     single = store.budget_of(mask, per_class=4)
     with pytest.raises(UserError, match="brings a single class"):
-        mnemonics().init(mlp(5)(3), spec, single)
-    mnemonics(new=False).init(mlp(5)(3), spec, single)  # old ones have two outputs or more
+        Mnemonics().init(mlp(5)(3), spec, single)
+    Mnemonics(new=False).init(mlp(5)(3), spec, single)  # old ones have two outputs or more
     with pytest.raises(UserError, match="plan of its own"):
         cljax.WithExemplars(cljax.ICaRL(), exemplars_per_class=2)

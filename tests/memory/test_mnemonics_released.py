@@ -11,7 +11,7 @@ from mnemonics_support import SIZE, moment, phases_of_the_second_task
 
 import cljax
 from cljax.memory import learned as pixels
-from cljax.memory.mnemonics_released import mnemonics_released
+from cljax.memory.mnemonics_released import MnemonicsReleased
 
 RATE, MOMENTUM, DECAY = 0.2, 0.5, 0.3
 
@@ -29,7 +29,7 @@ def unit(a):
 def test_two_steps_by_hand():
     """Features are pixels; old classes' means are those of unit features as the phase began."""
     phases, state, _ = phases_of_the_second_task(
-        mnemonics_released(lr=RATE, momentum=MOMENTUM, weight_decay=DECAY, mirror=False)
+        MnemonicsReleased(lr=RATE, momentum=MOMENTUM, weight_decay=DECAY, mirror=False)
     )
     shown = lambda values: (values / 8 - 0.1).reshape(4, 2, SIZE)
     old = unit(unit(shown(state.exemplars.x))[:2].mean(axis=1))

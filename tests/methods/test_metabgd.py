@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,25 @@ def mean_loss(params, x, y):
     return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(y)), y])
 
 
+@functools.partial(jax.jit, static_argnames=("unravel", "size", "chunk", "second", "relu", "clip"))
+def meta_gradient(phi, x, y, meta_x, meta_y, *, unravel, size, chunk, second, relu, clip):
+    """Of the mean loss after each inner step, in parameters and rates as one vector."""
+
+    def meta(phi):
+        th, alpha = phi[:size], phi[size:]
+        losses = []
+        for i in range(0, len(y), chunk):
+            inner = lambda t, i=i: mean_loss(unravel(t), x[i : i + chunk], y[i : i + chunk])
+            grad = jax.grad(inner)(th)
+            grad = grad if second else jax.lax.stop_gradient(grad)
+            rate = jnp.where(alpha > 0, alpha, 0) if relu else alpha
+            th = th - rate * jnp.clip(grad, -clip, clip)
+            losses.append(mean_loss(unravel(th), meta_x, meta_y))
+        return sum(losses) / len(losses)
+
+    return jax.grad(meta)(phi)
+
+
 def by_hand(state, batch, draws, *, rows, second, relu, lr, inner_clip=0.4, clip=0.5, steps=3):
     """The update of the module's docstring on flat vectors; ``rows`` are the valid examples."""
     theta, unravel = ravel_pytree(state.params)
@@ -60,22 +81,10 @@ def by_hand(state, batch, draws, *, rows, second, relu, lr, inner_clip=0.4, clip
             x, y = np.asarray(batch.x)[order], np.asarray(batch.y)[order]
             meta_x = np.concatenate([np.asarray(one.replay.x)[valid], x])
             meta_y = np.concatenate([np.asarray(one.replay.y)[valid], y])
-            chunk = -(-num // steps)
-            parts = [np.arange(i, min(i + chunk, num)) for i in range(0, num, chunk)]
-
-            def meta(phi, x=x, y=y, meta_x=meta_x, meta_y=meta_y, parts=parts):
-                th, alpha = phi[:size], phi[size:]
-                losses = []
-                for part in parts:
-                    inner = lambda t, p=part: mean_loss(unravel(t), x[p], y[p])
-                    grad = jax.grad(inner)(th)
-                    grad = grad if second else jax.lax.stop_gradient(grad)
-                    rate = jnp.where(alpha > 0, alpha, 0) if relu else alpha
-                    th = th - rate * jnp.clip(grad, -inner_clip, inner_clip)
-                    losses.append(mean_loss(unravel(th), meta_x, meta_y))
-                return sum(losses) / len(losses)
-
-            d = np.array(jax.jit(jax.grad(meta))(jnp.asarray(mu + sigma * eps)))
+            d = np.array(meta_gradient(
+                mu + sigma * eps, x, y, meta_x, meta_y, unravel=unravel, size=size,
+                chunk=-(-num // steps), second=second, relu=relu, clip=inner_clip,
+            ))  # fmt: skip
             d[:size] *= min(1, clip / (np.linalg.norm(d[:size]) + 1e-6))
             slope += num * d / num_samples
             curvature += num * d * eps / num_samples

@@ -6,10 +6,11 @@ from cljax.errors import UserError
 from cljax.memory import exemplars as memory
 from cljax.memory.exemplars import Budget
 from cljax.memory.policies import Policy, named
+from cljax.memory.policy import ExemplarPolicy
 from cljax.method import Problem
 from cljax.options import Count, Options
 from cljax.streams.base import Stream
-from cljax.types import Array, ExemplarPolicy, Phase, PyTree, Recall, Spec
+from cljax.types import Array, Phase, PyTree, Recall, Spec
 
 __all__ = ["ExemplarOptions", "check_budget", "recall"]
 
