@@ -157,26 +157,30 @@ def _check_output(output: Output, seen: str) -> None:
             raise UserError(f"The network's {name} are {part.dtype}, but they must be floats.")
 
 
-def check_plan(plan: Any, batch_size: int, stream: str) -> None:
-    """Raises UserError unless a stream's planner made a ``StepPlan`` of so many rows a batch."""
+def check_plan(plan: Any, stream: str) -> None:
+    """Raises UserError unless a stream's planner made a ``StepPlan`` of rows [S, B] and marks [S].
+
+    B may be another than was asked for, as in plans that show old examples beside new ones.
+    """
     if not isinstance(plan, StepPlan):
         raise UserError(
             f"The planner of {stream} makes {in_words(plan)}, but it must make a StepPlan."
         )
     import chex
 
-    steps = len(plan.index) if np.ndim(plan.index) else 0
+    rows = np.shape(plan.index) if np.ndim(plan.index) == 2 else (None, None)
     for name, column in zip(StepPlan._fields, plan, strict=True):
-        shape = (steps, batch_size) if name in ("index", "task", "mask") else (steps,)
+        shape = rows if name in ("index", "task", "mask") else rows[:1]
         kind = bool if name in ("mask", "first_pass", "last") else int
         try:
             chex.assert_shape(column, shape)
             chex.assert_type(column, kind)
         except (AssertionError, AttributeError, TypeError):
             made = f"{getattr(column, 'dtype', type(column).__name__)}{list(np.shape(column))}"
+            right = ", ".join("any" if size is None else str(size) for size in shape)
             raise UserError(
-                f"The planner of {stream} makes {made} as {name}, but with {steps} batches of "
-                f"{batch_size} that must be {kind.__name__}{list(shape)}."
+                f"The planner of {stream} makes {made} as {name}, but that must be "
+                f"{kind.__name__}[{right}]."
             ) from None
 
 

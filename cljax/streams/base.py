@@ -226,7 +226,7 @@ def plan(stream: Stream, seed: int, batch_size: int, epochs: int = 1) -> StepPla
     check_memory(what, _BYTES_A_ROW * padded, "fewer epochs, or smaller batches")
     if stream.planner is not None:
         made = stream.planner(seed, batch_size, epochs)
-        check_plan(made, batch_size, stream.name)
+        check_plan(made, stream.name)
         return made
     parts: list[StepPlan] = []
     for task, rows in enumerate(subsets):
