@@ -19,6 +19,7 @@ import cljax
 from cljax.errors import Diverged, Interrupted, UserError
 from cljax.runner import artefacts
 from cljax.runner.config import canonical, config_hash
+from cljax.runner.options import RunOptions
 from cljax.runner.prepare import prepare
 
 METHOD = cljax.LaMAML(capacity=6, replay_size=3, glances=2, algebra="low-rank")
@@ -171,7 +172,8 @@ def config_of(**options):
     """The config of a run that is not run."""
     options = {"method": METHOD, "stream": support.stream(), "batch_size": 4, "net": "mlp:5",
                **options}  # fmt: skip
-    return prepare(options.pop("method"), options.pop("stream"), **options).config
+    method, stream = options.pop("method"), options.pop("stream")
+    return prepare(method, stream, RunOptions(**options)).config
 
 
 def test_the_hash_names_what_decides_the_results_and_nothing_else():
@@ -296,14 +298,12 @@ def test_a_bad_interval_is_refused(text, tmp_path):
 def test_names_recipes_and_objects_resolve_to_the_same_run():
     options = {"num_tasks": 2, "samples_per_task": 20, "sample": True}
     recipe = cljax.recipe("cmaml", "mnist-rotations", "lamaml", "reference").replace(**options)
-    by_recipe = prepare(recipe, seeds=1).config["config_hash"]
+    by_recipe = prepare(recipe, options=RunOptions(seeds=1)).config["config_hash"]
     stream = cljax.streams.mnist_rotations(**options)
     method = cljax.CMAML(**recipe.method_options)
     net = cljax.nets.mlp(100, 100)
-    assert (
-        by_recipe
-        == prepare(method, stream, seeds=1, net=net, entries="lower").config["config_hash"]
-    )
+    by_object = prepare(method, stream, RunOptions(seeds=1, net=net, entries="lower"))
+    assert by_recipe == by_object.config["config_hash"]
     table = cljax.run(recipe.replace(net="mlp:5"), seeds=1).table()
     assert "mnist-rotations[sample]" in table
     assert "published" not in table.lower().replace("not the published", "").replace(
