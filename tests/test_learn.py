@@ -92,7 +92,6 @@ def test_one_scan_gives_the_bits_of_segments(reference):
 def test_a_run_is_a_function_of_its_hyper_parameters():
     """vmap over learning rates and grad of the final loss through all tasks."""
     stream = support.stream()
-    data, rows = train_data(stream), device_plan(plan(stream, 0, 4))
 
     def final_loss(alpha_lr):
         method = cljax.LaMAML(

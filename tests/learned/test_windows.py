@@ -54,7 +54,7 @@ def like(tree, key):
 def make(num=2, steps=4):
     model = nets.mlp(4, 3)(4)
     gate = lstm_gate(model, jax.ShapeDtypeStruct((5,), jnp.float64), hidden=3, cells=1)
-    theta = jax.jit(gate.init)(jax.random.key(0))
+    theta = gate.init(jax.random.key(0))
     theta = jax.tree.map(lambda a, n: a + 0.3 * n, theta, like(theta, jax.random.key(1)))
     x = jax.random.normal(jax.random.key(2), (steps, num, 2 * OLD, 5), jnp.float64)
     y = jax.random.randint(jax.random.key(3), (steps, num, 2 * OLD), 0, 2)
