@@ -30,7 +30,7 @@ from cljax.storage.checkpoint import Snapshot, newest, next_number, save
 
 IDENTITY = {"config_hash": "one"}
 RUN = ["run", "online", "mnist-rotations", "--sample", "--num-tasks", "2",
-       "--samples-per-task", "40", "--seeds", "1", "--net", "mlp:8"]  # fmt: skip
+       "--samples-per-task", "40", "--seeds", "1"]  # fmt: skip
 DTYPES = ("float32", "float64", "int32", "uint8", "bool", "bfloat16")
 
 
