@@ -3,8 +3,9 @@
     check_method   a ``Method``; neither a penalty nor a factory that was not called
     model_of       what a network's factory makes: a ``Model``; neither a module nor a class
     check_network  what that returns: logits [B, C] and features [B, D], floats, a row an example
+    check_plan     what a stream's own planner makes; ``shown``, what its transform does
 
-The last one traces the network's functions and runs nothing.
+``check_network`` traces the network's functions and runs nothing.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cljax.errors import UserError, in_words
 from cljax.method import Method
 from cljax.options import check_single
 from cljax.penalty import Penalty
-from cljax.types import Evaluation, Model, Net, Output, PyTree, Variables
+from cljax.types import Evaluation, Model, Net, Output, PyTree, StepPlan, Variables
 
 __all__ = [
-    "check_evaluations", "check_memory", "check_method", "check_network",
-    "check_progress", "model_of",
+    "check_evaluations", "check_memory", "check_method", "check_network", "check_plan",
+    "check_progress", "model_of", "shown",
 ]  # fmt: skip
 
 _ROWS = 3  # of the batch that a network is tried on
@@ -153,6 +155,59 @@ def _check_output(output: Output, seen: str) -> None:
             ) from None
         if not jnp.issubdtype(part.dtype, jnp.floating):
             raise UserError(f"The network's {name} are {part.dtype}, but they must be floats.")
+
+
+def check_plan(plan: Any, batch_size: int, stream: str) -> None:
+    """Raises UserError unless a stream's planner made a ``StepPlan`` of so many rows a batch."""
+    if not isinstance(plan, StepPlan):
+        raise UserError(
+            f"The planner of {stream} makes {in_words(plan)}, but it must make a StepPlan."
+        )
+    import chex
+
+    steps = len(plan.index) if np.ndim(plan.index) else 0
+    for name, column in zip(StepPlan._fields, plan, strict=True):
+        shape = (steps, batch_size) if name in ("index", "task", "mask") else (steps,)
+        kind = bool if name in ("mask", "first_pass", "last") else int
+        try:
+            chex.assert_shape(column, shape)
+            chex.assert_type(column, kind)
+        except (AssertionError, AttributeError, TypeError):
+            made = f"{getattr(column, 'dtype', type(column).__name__)}{list(np.shape(column))}"
+            raise UserError(
+                f"The planner of {stream} makes {made} as {name}, but with {steps} batches of "
+                f"{batch_size} that must be {kind.__name__}{list(shape)}."
+            ) from None
+
+
+def shown(
+    apply: Callable[[PyTree, Any, Any], PyTree], tables: PyTree, x: Any, task: Any, stream: str
+) -> PyTree:
+    """Shapes and types of what a stream's transform makes of stored examples ``x``, traced.
+
+    Raises:
+      UserError: if it fails, or does not make a row for each example.
+    """
+    import chex
+
+    stored = f"{x.dtype}{list(x.shape)}"
+    try:
+        seen = jax.eval_shape(apply, tables, x, task)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"The transform of {stream} fails on stored examples {stored}: {_short(error)}."
+        ) from error
+    try:
+        chex.assert_tree_shape_prefix(seen, x.shape[:1])
+    except (AssertionError, ValueError):
+        made = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(seen))
+        raise UserError(
+            f"The transform of {stream} makes {made} of stored examples {stored}, but it must "
+            f"make a row for each, [{x.shape[0]}, ...] here."
+        ) from None
+    return seen
 
 
 def check_evaluations(evaluations: Any) -> None:

@@ -22,14 +22,13 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from cljax.errors import UserError, check_known, check_rate, check_share, in_words
 from cljax.types import Array, Params, PyTree
 
 __all__ = [
-    "Optimizer", "RAdamState", "Transformation", "check_transformation", "direction",
-    "make_optimizer", "scale_by_radam",
+    "Optimizer", "RAdamState", "Transformation", "check_transformation", "make_optimizer",
+    "scale_by_radam",
 ]  # fmt: skip
 
 # By name, or any ``optax.GradientTransformation``.
@@ -53,55 +52,40 @@ class RAdamState(NamedTuple):
     nu: Params
 
 
-def make_optimizer(optimizer: Optimizer, lr: Array | float) -> Transformation:
-    """An optimiser by name, with momentum 0.9 where it has one, or a user's own as it is.
-
-    Raises:
-      UserError: for an unknown name, or what is no optimiser that steps by a gradient alone.
-    """
-    if not isinstance(optimizer, str):
-        check_transformation(optimizer)
-        return optimizer
-    check_known("optimizer", optimizer, _NAMES)
-    towards = direction(optimizer)
-
-    def update(grads: Params, state: PyTree, params: Params) -> tuple[Params, PyTree]:
-        found, state = towards.update(grads, state, params)
-        return jax.tree.map(lambda d: -lr * d, found), state
-
-    return Transformation(towards.init, update)
-
-
-def direction(
-    optimizer: Optimizer, *, momentum: float = 0.9, weight_decay: float = 0.0
+def make_optimizer(
+    optimizer: Optimizer,
+    lr: Array | float,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
 ) -> Transformation:
-    """What an optimiser makes of a gradient before the step size: the step is ``-lr`` times it.
+    """An optimiser by name, or a user's own as it is: what it gives is added to the parameters.
 
     Args:
-      optimizer: sgd, momentum, adam or radam; an optax transformation of a user's own is taken
-        as it is, as a direction: ``optax.scale_by_lion()``, say.
+      optimizer: sgd, momentum, adam or radam; or an optax transformation, which brings its own step
+        size, momentum and decay.
+      lr: step size.
       momentum: of "momentum". weight_decay: adds so many parameters to the gradient (L2).
 
     Raises:
-      UserError: for an unknown name, or a transformation that steps by itself, downhill, such as
-        ``optax.adam(1e-3)``.
+      UserError: for an unknown name, or what is no optimiser that steps by a gradient alone.
     """
     check_share(momentum=momentum)
     check_rate(weight_decay=weight_decay)
     if not isinstance(optimizer, str):
         check_transformation(optimizer)
-        _check_uphill(optimizer)
         return optimizer
     check_known("optimizer", optimizer, _NAMES)
-    made = _direction(optimizer, momentum)
-    if not weight_decay:
-        return made
+    towards = _direction(optimizer, momentum)
 
     def update(grads: Params, state: PyTree, params: Params) -> tuple[Params, PyTree]:
-        decayed = jax.tree.map(lambda g, p: g + weight_decay * p, grads, params)
-        return made.update(decayed, state, params)
+        if weight_decay:
+            grads = jax.tree.map(lambda g, p: g + weight_decay * p, grads, params)
+        steps, state = towards.update(grads, state, params)
+        size = lambda d: lr.astype(d.dtype) if isinstance(lr, jax.Array) else lr
+        return jax.tree.map(lambda d: -size(d) * d, steps), state
 
-    return Transformation(made.init, update)
+    return Transformation(towards.init, update)
 
 
 def check_transformation(made: Any) -> None:
@@ -129,20 +113,6 @@ def check_transformation(made: Any) -> None:
             ) from error
     except Exception:  # noqa: BLE001, one made for other parameters, by their names
         return
-
-
-def _check_uphill(made: Transformation) -> None:
-    """Raises UserError for a transformation that turns a gradient of ones around."""
-    ones = {"w": jnp.ones(1)}
-    try:
-        turned = made.update(ones, made.init(ones), ones)[0]["w"]
-    except Exception:  # noqa: BLE001, one made for other parameters, by their names
-        return
-    if not isinstance(turned, Tracer) and bool((turned < 0).all()):
-        raise UserError(
-            "The optimiser steps downhill by itself, but this method multiplies what it gives by "
-            "-lr; give a direction, such as optax.scale_by_adam() for optax.adam(1e-3)."
-        )
 
 
 def _direction(optimizer: str, momentum: float) -> Transformation:

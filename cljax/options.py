@@ -71,6 +71,9 @@ class Check(NamedTuple):
 
     check: Callable[..., None]
 
+    def __repr__(self) -> str:  # without an address: a run is known by its classes' annotations too
+        return f"Check({getattr(self.check, '__name__', '...')})"
+
 
 # Leaves: any number, at least 0, above 0, from 0 to 1.
 Real: TypeAlias = Annotated[float, Leaf, Check(check_finite)]

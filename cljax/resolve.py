@@ -1,8 +1,7 @@
-"""Names of the command line to factories: built-in ones, or ``package.module:factory``."""
+"""Names of the command line to what they stand for: built-in, or ``package.module:attribute``."""
 
 from __future__ import annotations
 
-import builtins
 import functools
 import importlib
 import inspect
@@ -24,10 +23,15 @@ from cljax.method import Method
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.options import Options
-from cljax.streams import STREAMS
+from cljax.streams import STREAMS, Stream, StreamSource
+from cljax.streams.base import check_stream
+from cljax.streams.catalogue import entry_of
 from cljax.types import Net
 
-__all__ = ["Option", "called", "is_code", "method", "net", "options_of", "stream_factory"]
+__all__ = [
+    "Option", "called", "is_code", "method", "net", "open_unlisted", "opened", "options_of",
+    "stream", "stream_name", "stream_source",
+]  # fmt: skip
 
 
 # Options in a network's name -> keyword argument and value; any other word is an initialisation.
@@ -47,7 +51,7 @@ _WORDS: dict[str, tuple[str, Any]] = {
 
 
 class Option(NamedTuple):
-    """A keyword argument of a factory, as a flag: ``help`` is its line of the docstring."""
+    """An option as a flag; ``help`` is the docstring below the field."""
 
     name: str
     type: Any
@@ -71,9 +75,64 @@ def method(name: str, **options: Any) -> Method:
     return called(lambda **options: made.replace(**options), name, **options)
 
 
-def stream_factory(name: str) -> Callable[..., Any]:
-    """The factory of a stream, for instance of ``mnist-rotations`` or ``my.module:factory``."""
-    return _factory("stream", name, STREAMS)
+def stream_source(name: str) -> Any:
+    """What a stream is opened from: its options, such as those of ``mnist-rotations``.
+
+    For ``my.module:attribute`` that is a ``StreamSource`` or its class, a ``Stream``, or a function
+    that makes either.
+    """
+    made = _factory("stream", name, STREAMS)
+    return called(made, name) if _is_class_of_sources(made) else made
+
+
+def stream(name: str, **options: Any) -> Stream:
+    """Opens a stream by its name, with other options than its defaults.
+
+    Raises:
+      UserError: for an unknown name or option, a value that is none, what is no stream and makes
+        none, or any error of a user's own.
+    """
+    made = stream_source(name)
+    known = {option.name for option in options_of(made)}
+    for option in options:
+        check_known(f"option of {name}", option, known)
+    if not isinstance(made, (Stream, StreamSource)):
+        made, options = called(made, name, **options), {}
+    if isinstance(made, StreamSource):
+        made = called(made.replace(**options).build, name)
+    check_stream(made)
+    return made
+
+
+def opened(given: Stream | StreamSource | str) -> Stream:
+    """A stream by its name, from its options, or as it is.
+
+    Raises:
+      UserError: as ``stream``.
+    """
+    if isinstance(given, str):
+        return stream(given)
+    made = called(given.build, type(given).__name__) if isinstance(given, StreamSource) else given
+    check_stream(made)
+    return made
+
+
+def stream_name(given: Stream | StreamSource | str) -> str:
+    """The name that recipes know a stream by.
+
+    Raises:
+      UserError: for what is no stream.
+    """
+    if isinstance(given, str):
+        return given
+    entry = entry_of(given) if isinstance(given, StreamSource) else None
+    return opened(given).name if entry is None else entry.name
+
+
+def open_unlisted(given: Any) -> Any:
+    """What is given, but opened where it is a ``StreamSource`` that no name stands for."""
+    unlisted = isinstance(given, StreamSource) and entry_of(given) is None
+    return opened(given) if unlisted else given
 
 
 def net(name: str) -> Net:
@@ -142,45 +201,40 @@ def _word(word: str) -> tuple[str, Any]:
     return _WORDS.get(word, ("init", word))
 
 
-def options_of(factory: Any) -> list[Option]:
-    """The keyword arguments of a factory that can be flags, with their help texts.
+def options_of(made: Any) -> list[Option]:
+    """The options of a method or a stream that can be flags, with their help texts.
+
+    A function has its keyword arguments, without any.
 
     Raises:
       UserError: for one whose signature cannot be read.
     """
-    if isinstance(factory, Options):
-        return _options_of(factory)
-    scope = vars(sys.modules.get(getattr(factory, "__module__", "") or "", builtins))
-    helps = _helps(inspect.getdoc(factory) or "")
+    if isinstance(made, Options):
+        found = [(o.name, o.type, o.value, o.help) for o in fields.options_of(made)]
+    else:
+        found = [] if isinstance(made, Stream) else _keywords(made)
     options = []
-    try:
-        parameters = inspect.signature(factory).parameters.values()
-    except (TypeError, ValueError) as error:
-        raise UserError(f"The options of {in_words(factory)} cannot be read: {error}.") from error
-    for parameter in parameters:
-        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
-            continue
-        annotation = parameter.annotation
-        if isinstance(annotation, str):
-            annotation = eval(annotation, scope)  # noqa: S307, the factory's own annotations
+    for name, annotation, default, help_text in found:
         kind = _flag_type(annotation)
-        if kind is not None and parameter.default is None:
-            kind |= None  # where the annotation says Any
         if kind is not None:
-            help_text = helps.get(parameter.name, "")
-            options.append(Option(parameter.name, kind, parameter.default, help_text))
+            options.append(
+                Option(name, kind | None if default is None else kind, default, help_text)
+            )
     return options
 
 
-def _options_of(made: Options) -> list[Option]:
-    """The options of an object, and of those that it holds, which can be flags."""
-    options = []
-    for option in fields.options_of(made):
-        kind = _flag_type(option.type)
-        if kind is not None:
-            kind = kind | None if option.value is None else kind
-            options.append(Option(option.name, kind, option.value, option.help))
-    return options
+def _keywords(function: Any) -> list[tuple[str, Any, Any, str]]:
+    """The keyword arguments of a user's own function: names, types and defaults."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+        hints = typing.get_type_hints(function)
+    except (TypeError, ValueError, NameError) as error:
+        raise UserError(f"The options of {in_words(function)} cannot be read: {error}.") from error
+    return [
+        (p.name, hints.get(p.name), p.default, "")
+        for p in parameters
+        if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
+    ]
 
 
 def _flag_type(annotation: Any) -> Any:
@@ -225,15 +279,10 @@ def _factory(kind: str, name: str, known: Mapping[str, Any]) -> Any:
         raise UserError(
             f"The {kind} {name} names the module '{module}', which cannot be imported: {error}."
         ) from error
-    if not callable(made) and not isinstance(made, Method):
+    if not callable(made) and not isinstance(made, (Method, Stream, StreamSource)):
         raise UserError(f"The {kind} {name} is {in_words(made)}, but it must be a function.")
     return made
 
 
-def _helps(documentation: str) -> dict[str, str]:
-    """Argument -> its text in a Google-style docstring."""
-    section = re.search(r"\nArgs:\n(.*?)(\n\S|\Z)", documentation, re.DOTALL)
-    if section is None:
-        return {}
-    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", section[1], re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", text) for name, text in entries}
+def _is_class_of_sources(made: Any) -> bool:
+    return isinstance(made, type) and issubclass(made, StreamSource)

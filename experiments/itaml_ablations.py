@@ -9,18 +9,20 @@ epochs a task, half of theirs. The size of the continuum (p) and the epochs of a
 the tests alone, and are measured on one training. Beside the curve of task
 accuracy against p stands the bound of Algorithm 4 with the measured P0, the accuracy of the worst
 class. Every run is a folder, so the script goes on where it stopped. The tables and the plots go
-to experiments/results/itaml_ablations.md and .png, the section `Reading` is kept.
+to experiments/results/itaml_ablations.md, .json and .png, the section `Reading` is kept.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+from common import Report, Table, arguments, metric, printed, write
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -28,8 +30,9 @@ import matplotlib.pyplot as plt
 import cljax
 from cljax import resolve
 from cljax.evaluation.accuracy import Evaluation
+from cljax.method import Problem
 from cljax.methods.adapted import adapted_predictor
-from cljax.types import Variables
+from cljax.types import Predictor, Variables
 
 EPOCHS = 10
 SIZES = (1, 2, 3, 5, 10, 17, 20, 30, 50, 100)
@@ -55,43 +58,30 @@ ABLATIONS = {
 COLUMNS = ("accuracy_no_update", "accuracy_task_agnostic", "task_accuracy", "accuracy_task_aware")
 
 
-def percent(cell) -> str:
-    if cell is None or cell["mean"] is None:
-        return "diverged"
-    spread = "" if cell["std"] is None else f" ± {100 * cell['std']:.2f}"
-    lost = sum(value is None for value in cell["values"])
-    return f"{100 * cell['mean']:.2f}{spread}" + (f" ({lost} diverged)" if lost else "")
-
-
-def continua(sizes) -> list[Evaluation]:
-    """Task and class accuracy at every size."""
-    found = []
-    for p in sizes:
-        for hit, metric in (("class", f"accuracy_p{p}"), ("task", f"task_p{p}")):
-            predictor = "adapted" if hit == "class" else "logits"
-            found.append(Evaluation(metric, predictor, "class", p, hit=hit, metric=metric))
-    return found
-
-
-def with_adaptations(method: cljax.Method) -> cljax.Method:
-    """The method with a predictor for each number of epochs of adaptation."""
-
-    def bind(model, spec):
-        learner = method.bind(model, spec)
-        more = {
-            f"adapted-{b}": adapted_predictor(model, spec, epochs=b, lr=0.001, batch_size=64)
-            for b in ADAPTATIONS
-        }
-        return learner._replace(predictors={**learner.predictors, **more})
-
-    return method._replace(bind=bind)
-
-
-def adaptations() -> list[Evaluation]:
-    return [
+def evaluations(sizes: Sequence[int]) -> list[Evaluation]:
+    """Task and class accuracy at every size, and accuracy after each number of epochs."""
+    by_size = [
+        Evaluation(name, predictor, "class", p, hit=hit, metric=name)
+        for p in sizes
+        for name, predictor, hit in (
+            (f"accuracy_p{p}", "adapted", "class"), (f"task_p{p}", "logits", "task"),
+        )
+    ]  # fmt: skip
+    return by_size + [
         Evaluation(f"b{b}", f"adapted-{b}", "class", 20, metric=f"accuracy_b{b}")
         for b in ADAPTATIONS
     ]
+
+
+class Adapting(cljax.ITAML, name="itaml"):
+    """iTAML with a predictor for each number of epochs of adaptation."""
+
+    def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
+        adapted = {
+            f"adapted-{b}": adapted_predictor(*problem, epochs=b, lr=0.001, batch_size=64)
+            for b in ADAPTATIONS
+        }
+        return {**super().predictors(problem), **adapted}
 
 
 def worst_class(run: cljax.Run, stream, net: str) -> list[float]:
@@ -118,94 +108,94 @@ def bound_of(p0: float) -> str:
     return f"{bound.n} (stable from {bound.n_stable})"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/itaml_ablations"))
-    parser.add_argument("--seeds", type=int, default=3)
+def parsed() -> argparse.Namespace:
+    parser = arguments(
+        __doc__, smoke="the sample, 1 epoch, a few runs", seeds=3, runs="itaml_ablations",
+        out="itaml_ablations.md",
+    )  # fmt: skip
     parser.add_argument("--starts", nargs="*", choices=list(STARTS), default=list(STARTS))
     parser.add_argument("--ablations", nargs="*", choices=list(ABLATIONS), default=list(ABLATIONS))
-    parser.add_argument("--smoke", action="store_true", help="the sample, 1 epoch, a few runs")
-    parser.add_argument(
-        "--out", type=Path, default=Path("experiments/results/itaml_ablations.md"),
-        help="and .png beside it; not written by --smoke",
-    )  # fmt: skip
     args = parser.parse_args()
+    args.sizes = SIZES
+    if args.smoke:
+        args.starts, args.ablations, args.sizes, args.seeds = ["tuned"], ["beta"], (1, 20), 2
+        args.data_dir = None  # the sample
+    return args
 
-    starts, chosen = (["tuned"], ["beta"]) if args.smoke else (args.starts, args.ablations)
-    sizes = (1, 20) if args.smoke else SIZES
-    seeds = 2 if args.smoke else args.seeds
-    folder = args.runs / ("smoke" if args.smoke else "full")
-    lines, curves, found = [], {}, {}
-    for start in starts:
+
+def main() -> None:
+    args = parsed()
+    parts, curves, found = [], {}, {}
+    for start in args.starts:
         recipe = cljax.recipe("itaml", "split-mnist", "itaml", STARTS[start])
         recipe = recipe.replace(data_dir=args.data_dir, sample=args.smoke)
         if args.smoke:
             recipe = recipe.replace(batch_size=64, first_epochs=1)
-        stream = cljax.streams.split_mnist(**recipe.stream_options)
-        method = cljax.ITAML(**recipe.method_options)
+        stream = cljax.streams.SplitMNIST(**recipe.stream_options).build()
         epochs = 1 if args.smoke else EPOCHS
         shared = {"net": recipe.net, "batch_size": recipe.batch_size, "epochs": epochs}
-        judged = [*continua(sizes), *adaptations()]
         run = cljax.run(
-            with_adaptations(method), stream, seeds=seeds, evaluations=judged,
-            entries="diagonal-last", **shared,
+            Adapting(**recipe.method_options), stream, seeds=args.seeds,
+            evaluations=evaluations(args.sizes), entries="diagonal-last", **shared,
         )  # fmt: skip
         p0 = worst_class(run, stream, recipe.net)
-        bounds = [bound_of(p) for p in p0]
         cells = run.results["metrics"]
         curves[start] = (
-            [cells[f"task_p{p}"]["values"] for p in sizes],
-            [cells[f"accuracy_p{p}"]["values"] for p in sizes],
+            [cells[f"task_p{p}"]["values"] for p in args.sizes],
+            [cells[f"accuracy_p{p}"]["values"] for p in args.sizes],
             p0,
         )
-        lines += [
-            f"## {start}: the continuum", "",
-            "| p | task accuracy | class accuracy |", "| --- | --- | --- |",
-            *(f"| {p} | {percent(cells[f'task_p{p}'])} | {percent(cells[f'accuracy_p{p}'])} |"
-              for p in sizes), "",
-            f"## {start}: epochs of adaptation", "",
-            "| b | continuum 20, task inferred |", "| --- | --- |",
-            *(f"| {b} | {percent(cells[f'accuracy_b{b}'])} |" for b in ADAPTATIONS), "",
-            "P0 of the seeds: " + ", ".join(f"{p:.3f}" for p in p0) + "; bound n at 95 %: "
-            + ", ".join(bounds) + ".", "",
-        ]  # fmt: skip
-        print("\n".join(lines[-len(sizes) - 16 :]), flush=True)
-        for name in chosen:
-            lines += [
-                f"## {start}: {name}", "",
-                f"| {name} | per sample | continuum 20, task inferred | task accuracy | "
-                "task given |", "| --- | --- | --- | --- | --- |",
-            ]  # fmt: skip
+        parts += continuum_tables(start, args.sizes, cells, p0)
+        for name in args.ablations:
+            rows = []
             for label, options in list(ABLATIONS[name].items())[: 2 if args.smoke else None]:
                 changed = cljax.ITAML(**{**recipe.method_options, **options})
-                kept = folder / start / f"{name}-{label}".replace(" ", "-").replace(",", "")
-                run = cljax.run(changed, stream, seeds=seeds, out=kept, **shared)
-                cells = run.results["metrics"]
-                found[start, name, label] = cells
-                row = [label, *(percent(cells.get(column)) for column in COLUMNS)]
-                lines.append("| " + " | ".join(row) + " |")
-                print(start, name, lines[-1], flush=True)
-            lines.append("")
+                folder = args.runs / ("smoke" if args.smoke else "full") / start
+                out = folder / f"{name}-{label}".replace(" ", "-").replace(",", "")
+                run = cljax.run(changed, stream, seeds=args.seeds, out=out, **shared)
+                cells = found[start, name, label] = run.results["metrics"]
+                row = [label, *(metric(cells.get(column), "std") for column in COLUMNS)]
+                rows.append(printed(row))
+            columns = [name, "per sample", "continuum 20, task inferred", "task accuracy",
+                       "task given"]  # fmt: skip
+            parts += [f"## {start}: {name}", "", Table(columns, rows), ""]
             if not args.smoke:
-                write(args.out, lines, seeds)
+                write(args.out, report(parts, args.seeds))
     if not args.smoke:
         draw(curves, found, args.out.with_suffix(".png"))
 
 
-def write(out: Path, lines: list[str], seeds: int) -> None:
-    """What there is so far, and the section Reading, which is kept."""
-    kept = ""
-    if out.exists() and "## Reading" in out.read_text():
-        kept = "## Reading" + out.read_text().partition("## Reading")[2]
-    head = [
-        "# Ablations of iTAML on split-mnist", "",
-        f"Made by `python experiments/itaml_ablations.py --data-dir DIR --seeds {seeds}`: {EPOCHS} "
-        f"epochs a task, {seeds} seeds, percent, mean ± standard deviation over all test images "
-        "after the last task. `script` is the released script, `tuned` the default of `cljax run "
-        "itaml split-mnist`; one choice is changed at a time.", "", "![](itaml_ablations.png)", "",
+def continuum_tables(
+    start: str, sizes: Sequence[int], cells: Mapping[str, Any], p0: Sequence[float]
+) -> list[Table | str]:
+    """Accuracy by the size of the continuum and by the epochs of adaptation, of one training."""
+    by_size = [
+        printed([p, metric(cells[f"task_p{p}"], "std"), metric(cells[f"accuracy_p{p}"], "std")])
+        for p in sizes
+    ]
+    by_epochs = [printed([b, metric(cells[f"accuracy_b{b}"], "std")]) for b in ADAPTATIONS]
+    bounds = ", ".join(bound_of(p) for p in p0)
+    worst = f"P0 of the seeds: {', '.join(f'{p:.3f}' for p in p0)}; bound n at 95 %: {bounds}."
+    print(worst, flush=True)
+    return [
+        f"## {start}: the continuum", "",
+        Table(["p", "task accuracy", "class accuracy"], by_size), "",
+        f"## {start}: epochs of adaptation", "",
+        Table(["b", "continuum 20, task inferred"], by_epochs), "", worst, "",
     ]  # fmt: skip
-    out.write_text("\n".join([*head, *lines, kept]).rstrip() + "\n")
+
+
+def report(parts: Sequence[Table | str], seeds: int) -> Report:
+    about = (
+        f": {EPOCHS} epochs a task, {seeds} seeds, percent, mean ± standard deviation over all "
+        "test images after the last task. `script` is the released script, `tuned` the default of "
+        "`cljax run itaml split-mnist`; one choice is changed at a time."
+    )
+    return Report(
+        "Ablations of iTAML on split-mnist",
+        f"python experiments/itaml_ablations.py --data-dir DIR --seeds {seeds}",
+        about, ["![](itaml_ablations.png)", "", *parts],
+    )  # fmt: skip
 
 
 def draw(curves, found, path: Path) -> None:

@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import Cell, Report, Table, arguments, metric, number, percent, printed, write
 
 import cljax
 from cljax import sweep
@@ -25,6 +28,7 @@ from cljax.methods import CHECKED, make
 from cljax.methods.adapted import protocols
 from cljax.references.published import sources
 from cljax.stats import equivalence
+from cljax.streams import Stream
 
 NET, BATCH, EPOCHS, CONTINUUM, MARGIN = "mlp:400,400:pytorch:no-head-bias", 256, 20, 20, 0.015
 MODES, LOSSES = ("paper", "released", "sequential-mean"), ("own", "seen", "seen-frozen")
@@ -71,16 +75,8 @@ MEMORY = {"gem", "icarl", "bic", "reptile", "fomaml", "replayed"}  # of 2000 exa
 SHOWN = {"replayed": "replayed (Joint of Figure 5)"}
 NOT_RUN = ("dgr", "rtf", "rps-net")
 COLUMNS = ("accuracy_no_update", "accuracy_task_agnostic", "task_accuracy", "accuracy_task_aware")
+Row = Sequence[Any]
 GENERIC = {"icarl": "nearest-mean"}  # the predictor of methods whose headline is not "logits"
-
-
-def percent(summary) -> str:
-    if summary is None or summary["mean"] is None:
-        return "diverged"
-    text = f"{100 * summary['mean']:.2f}"
-    if summary["ci95"] is not None:
-        text += f" [{100 * summary['ci95'][0]:.2f}, {100 * summary['ci95'][1]:.2f}]"
-    return text
 
 
 def itaml_settings(mode: str, loss: str, optimizer: str) -> dict:
@@ -95,129 +91,162 @@ def named(text: str) -> str:
     return re.sub(r"\W+", "-", text)
 
 
-def tuned(name: str, base: dict, grid: dict, stream, folder: Path, seed: int, shared: dict):
-    """Settings of a method on validation images, best first, by the headline's RA."""
+def published(name: str, run: cljax.Run) -> Cell | None:
+    """The published number, and the difference and verdict of each protocol."""
+    source = sources()["itaml-table1"].cells.get((name, "split-mnist"))
+    if source is None:
+        return None
+    target, protocols = source["accuracy"], {}
+    for column in COLUMNS:
+        values = run.results["metrics"].get(column, {"values": [None]})["values"]
+        if column != "task_accuracy" and None not in values and len(run.results["seeds"]) > 1:
+            verdict = equivalence(run.metric(column), target, MARGIN)
+            short = column.removeprefix("accuracy_").replace("_", "-")
+            protocols[short] = {"difference": 100 * verdict.diff, "verdict": verdict.verdict}
+    said = (
+        f"{short} {one['difference']:+.2f} {one['verdict']}" for short, one in protocols.items()
+    )
+    value = {"published": 100 * target.mean, "protocols": protocols}
+    return Cell(": ".join(filter(None, [f"{100 * target.mean:.2f}", ", ".join(said)])), value)
+
+
+class Setup(NamedTuple):
+    """What all methods share."""
+
+    stream: Stream
+    folder: Path
+    tuning_seed: int
+    seeds: int
+    smoke: bool
+    run: dict[str, Any]  # network, batch size and epochs
+
+    @property
+    def few(self) -> slice:
+        """Of settings: one in the smoke test."""
+        return slice(1) if self.smoke else slice(None)
+
+
+def setup_of(args: argparse.Namespace) -> Setup:
+    stream = cljax.streams.SplitMNIST(
+        data_dir=args.data_dir, sample=args.smoke, pixels="normalised"
+    ).build()
+    epochs, batch = (1, 64) if args.smoke else (EPOCHS, BATCH)
+    run = {"net": NET, "batch_size": batch, "epochs": epochs}
+    folder = args.runs / ("smoke" if args.smoke else "full")
+    return Setup(stream, folder, args.tuning_seed, args.seeds, args.smoke, run)
+
+
+def tuned(setup: Setup, name: str, base: dict, grid: dict, label: str) -> tuple[Any, list[Row]]:
+    """The best setting of a method on validation images by the headline's RA, and all tried."""
     recipe = cljax.Recipe(name, "split-mnist", method_options=base)
-    plan = sweep.plan(recipe, stream, sweep.grid(**grid), seeds=[seed], **shared)
-    done = sweep.run(plan, folder)
+    seeds = [setup.tuning_seed]
+    plan = sweep.plan(recipe, setup.stream, sweep.grid(**grid), seeds=seeds, **setup.run)
+    done = sweep.run(plan, setup.folder / "tune" / named(label))
     if done.exit_code:
         raise SystemExit(done.exit_code)
-    return done.settings
+    rows = [
+        printed([label, sweep.label(one.setting),
+                 "diverged" if one.mean is None else percent(one.mean)])
+        for one in done.settings
+    ]  # fmt: skip
+    return done.settings[0], rows
 
 
-def row_of(name: str, label: str, run: cljax.Run) -> str:
-    cells, seeds = run.results["metrics"], run.results["seeds"]
-    row = [label, *(percent(cells.get(column)) for column in COLUMNS)]
-    source = sources()["itaml-table1"].cells.get((name, "split-mnist"))
-    found = "-" if source is None else f"{100 * source['accuracy'].mean:.2f}: "
-    if source is not None:
-        verdicts = []
-        for column in COLUMNS:
-            values = cells.get(column, {"values": [None]})["values"]
-            if column != "task_accuracy" and None not in values and len(seeds) > 1:
-                verdict = equivalence(run.metric(column), source["accuracy"], MARGIN)
-                short = column.removeprefix("accuracy_").replace("_", "-")
-                verdicts.append(f"{short} {100 * verdict.diff:+.2f} {verdict.verdict}")
-        found += ", ".join(verdicts)
-    return (
-        "| "
-        + " | ".join([*row, found, f"{run.results['time']['train_s'] / len(seeds):.0f}"])
-        + " |"
-    )
+def reported(setup: Setup, name: str, label: str, options: dict, **extra: Any) -> Row:
+    """The row of a method, tested once with the reported seeds."""
+    out = setup.folder / "report" / named(f"{name}-{label}")
+    method = make(name, **options)
+    run = cljax.run(method, setup.stream, seeds=setup.seeds, out=out, **setup.run, **extra)
+    cells, seconds = run.results["metrics"], run.results["time"]["train_s"] / setup.seeds
+    return printed(
+        [label, *(metric(cells.get(column)) for column in COLUMNS), published(name, run),
+         number(seconds, ".0f")]
+    )  # fmt: skip
+
+
+def itaml_rows(setup: Setup) -> tuple[list[Row], list[Row]]:
+    """iTAML as released and printed, then each mode and loss tuned; and the settings tried."""
+    rows = [
+        reported(setup, "itaml", f"itaml {label}, own", options)
+        for label, options in AS_THEY_ARE.items()
+    ]
+    tried = []
+    for mode, loss in itertools.product(MODES[setup.few], LOSSES[: 2 if setup.smoke else None]):
+        found = []
+        for optimizer, (_, rates) in list(OPTIMIZERS.items())[setup.few]:
+            base = itaml_settings(mode, loss, optimizer)
+            label = f"itaml {mode}, {loss}, {optimizer}"
+            best, settings = tuned(setup, "itaml", base, {"lr": rates[setup.few]}, label)
+            tried += settings
+            found.append((best.mean or 0.0, {**base, **best.setting}))
+        _, options = max(found, key=lambda scored: scored[0])
+        label = f"itaml {mode}, {loss}: {options['optimizer']} {options['lr']:g}"
+        rows.append(reported(setup, "itaml", label, options))
+    return rows, tried
+
+
+def comparator_row(setup: Setup, name: str) -> tuple[Row, list[Row]]:
+    """A comparator, tuned; and the settings tried."""
+    base, grid = COMPARATORS[name]
+    grid = {option: values[setup.few] for option, values in grid.items()}
+    best, tried = tuned(setup, name, base, grid, name)
+    generic = GENERIC.get(name, "logits")
+    memory = "2000 examples" if name in MEMORY else "all examples" if name == "oracle" else "none"
+    label = f"{SHOWN.get(name, name)}, {CHECKED[name]}, memory {memory}: "
+    label += sweep.label(best.setting)
+    evaluations = protocols(CONTINUUM, predictor=generic, generic=generic)
+    options = {**base, **best.setting}
+    return reported(setup, name, label, options, evaluations=evaluations), tried
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/itaml_table1"))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = arguments(
+        __doc__, smoke="the sample, 1 epoch, few settings", seeds=5, runs="itaml_table1",
+        out="itaml_table1.md",
+    )  # fmt: skip
     parser.add_argument("--tuning-seed", type=int, default=1000)
     parser.add_argument("--methods", nargs="*", default=["itaml", *COMPARATORS])
-    parser.add_argument("--smoke", action="store_true", help="the sample, 1 epoch, few settings")
-    parser.add_argument(
-        "--out", type=Path, default=Path("experiments/results/itaml_table1.md"),
-        help="not written by --smoke",
-    )  # fmt: skip
     args = parser.parse_args()
-    if args.smoke:  # one of each kind
+    if args.smoke:  # one of each kind, on the sample
         args.methods = [m for m in args.methods if m in ("itaml", "ewc", "gem", "icarl", "fomaml")]
+        args.seeds, args.data_dir = 2, None
 
-    stream = cljax.streams.split_mnist(
-        data_dir=args.data_dir, sample=args.smoke, pixels="normalised"
-    )
-    epochs, seeds, few = (1, 2, slice(1)) if args.smoke else (EPOCHS, args.seeds, slice(None))
-    shared = {"net": NET, "batch_size": 64 if args.smoke else BATCH, "epochs": epochs}
-    folder = args.runs / ("smoke" if args.smoke else "full")
-    rows, tried = [], []
-
-    def tune(name: str, base: dict, grid: dict, kept: str):
-        where = folder / "tune" / named(kept)
-        found = tuned(name, base, grid, stream, where, args.tuning_seed, shared)
-        for setting in found:
-            value = "diverged" if setting.mean is None else f"{100 * setting.mean:.2f}"
-            tried.append(f"| {kept} | {sweep.label(setting.setting)} | {value} |")
-            print(tried[-1], flush=True)
-        return found[0]
-
-    def report(name: str, label: str, options: dict, **extra) -> None:
-        where = folder / "report" / named(f"{name}-{label}")
-        method = make(name, **options)
-        run = cljax.run(method, stream, seeds=seeds, out=where, **shared, **extra)
-        rows.append(row_of(name, label, run))
-        print(rows[-1], flush=True)
-
-    if "itaml" in args.methods:
-        for label, options in AS_THEY_ARE.items():
-            report("itaml", f"itaml {label}, own", options)
-        for mode, loss in itertools.product(MODES[few], LOSSES[:2] if args.smoke else LOSSES):
-            found = []
-            for optimizer, (_, rates) in list(OPTIMIZERS.items())[few]:
-                base = itaml_settings(mode, loss, optimizer)
-                kept = f"itaml {mode}, {loss}, {optimizer}"
-                best = tune("itaml", base, {"lr": rates[few]}, kept)
-                found.append((best.mean or 0.0, {**base, **best.setting}))
-            _, options = max(found, key=lambda scored: scored[0])
-            label = f"itaml {mode}, {loss}: {options['optimizer']} {options['lr']:g}"
-            report("itaml", label, options)
+    setup = setup_of(args)
+    rows, tried = itaml_rows(setup) if "itaml" in args.methods else ([], [])
     for name in [name for name in COMPARATORS if name in args.methods]:
-        base, grid = COMPARATORS[name]
-        best = tune(name, base, {option: values[few] for option, values in grid.items()}, name)
-        generic = GENERIC.get(name, "logits")
-        memory = (
-            "2000 examples" if name in MEMORY else "all examples" if name == "oracle" else "none"
-        )
-        label = f"{SHOWN.get(name, name)}, {CHECKED[name]}, memory {memory}: "
-        label += sweep.label(best.setting)
-        evaluations = protocols(CONTINUUM, predictor=generic, generic=generic)
-        report(name, label, {**base, **best.setting}, evaluations=evaluations)
-    if args.smoke:
-        return
-    left = [name for name in COMPARATORS if name not in args.methods]
+        row, settings = comparator_row(setup, name)
+        rows, tried = [*rows, row], [*tried, *settings]
+    if not args.smoke:
+        left = [name for name in COMPARATORS if name not in args.methods]
+        write(args.out, report(rows, tried, left, args.seeds))
+
+
+def report(rows: Sequence[Row], tried: Sequence[Row], left: Sequence[str], seeds: int) -> Report:
+    """The report; ``left`` are comparators that were not run."""
     quoted = sources()["itaml-table1"].cells
-    for name in NOT_RUN:
-        number = quoted[name, "split-mnist"]["accuracy"].mean
-        rows.append(f"| {name} | not run | not run | not run | not run | {100 * number:.2f} | - |")
-    kept = ""
-    if args.out.exists():
-        kept = "## Reading" + args.out.read_text().partition("## Reading")[2]
-    text = [
-        "# iTAML's Table 1 on MNIST", "",
-        f"Made by `python experiments/itaml_table1.py --data-dir DIR`: split-mnist, {NET}, batch "
-        f"{BATCH}, {epochs} epochs a task, {seeds} seeds, percent with 95 % t-intervals over all "
-        f"test images after the last task; a continuum has {CONTINUUM} examples. Beside the "
-        f"published number: its difference from each protocol, and the verdict of equivalence "
-        "within 1.5 points. Only iTAML adapts its model before a class is predicted; the others "
-        "answer with the model that they have, among the outputs of the inferred or given task."
-        + (f" Not run: {', '.join(left)}." if left else ""),
-        "",
-        "| method | per sample | continuum, task inferred | task accuracy | task given | published "
-        "| training s a seed |",
-        "| --- | --- | --- | --- | --- | --- | --- |", *rows, "",
+    not_run = [
+        [name, *["not run"] * 4, percent(quoted[name, "split-mnist"]["accuracy"].mean), None]
+        for name in NOT_RUN
+    ]
+    about = (
+        f": split-mnist, {NET}, batch {BATCH}, {EPOCHS} epochs a task, {seeds} seeds, percent with "
+        "95 % t-intervals over all test images after the last task; a continuum has "
+        f"{CONTINUUM} examples. Beside the published number: its difference from each protocol, "
+        "and the verdict of equivalence within 1.5 points. Only iTAML adapts its model before a "
+        "class is predicted; the others answer with the model that they have, among the outputs "
+        "of the inferred or given task." + (f" Not run: {', '.join(left)}." if left else "")
+    )
+    columns = ["method", "per sample", "continuum, task inferred", "task accuracy", "task given",
+               "published", "training s a seed"]  # fmt: skip
+    parts = [
+        Table(columns, [*rows, *not_run]), "",
         "## Settings tried, on validation images", "",
         "RA of the headline protocol (iTAML: task inferred; the others: per sample), one tuning "
-        "seed.", "", "| method | setting | RA |", "| --- | --- | --- |", *tried, "", kept,
+        "seed.", "",
+        Table(["method", "setting", "RA"], tried),
     ]  # fmt: skip
-    args.out.write_text("\n".join(text).rstrip() + "\n")
+    command = "python experiments/itaml_table1.py --data-dir DIR"
+    return Report("iTAML's Table 1 on MNIST", command, about, parts)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import (
+    RESULTS,
+    Cell,
+    Report,
+    Table,
+    arguments,
+    one_core_each,
+    over_seeds,
+    printed,
+    recorded,
+    spread,
+    write,
+)
 from jax.flatten_util import ravel_pytree
 from lamaml_table3 import NET, SAMPLES, reduced
 
@@ -39,44 +51,33 @@ from cljax.types import Examples, Info, Learner
 
 STREAMS = ("mnist-rotations", "mnist-permutations")
 EVERY, BATCH = 10, 10
-OUT = Path("experiments/results")
 CIFAR = ("er", "cmaml", "sync-lamaml", "lamaml")  # the rows of Table 4
 # Not in Table 1: La-MAML's replay and clipping, a rate that is stated here and not tuned.
 ER = {"lr": 0.03, "capacity": 200, "replay_size": 10, "clip_norm": 2.0,
       "reservoir_rule": "inclusive", "with_replacement": True}  # fmt: skip
 ROWS = {"er-1-step": ("er", {**ER, "glances": 1}), "er-5-steps": ("er", {**ER, "glances": 5}),
         **{name: (name, None) for name in ("cmaml", "sync-lamaml", "lamaml")}}  # fmt: skip
-PAPER = """| data | ER | C-MAML | Sync | La-MAML |
-| --- | --- | --- | --- | --- |
-| CIFAR-100 | 0.22 ± 0.17 | 1.84 ± 0.03 | 2.28 ± 0.04 | 1.86 ± 0.27 |
-| TinyImageNet | 0.27 ± 0.05 | 1.74 ± 0.05 | 2.17 ± 0.20 | 2.14 ± 0.23 |"""
-TITLE = """# Gradient alignment on MNIST streams
-
-Made by `python experiments/lamaml_alignment.py --data-dir DIR`: {seeds} seeds, 20 tasks of 1000
-images, every 10th batch from task 2 on. Cosine between the gradients of the current batch and of
-the replay draw alone, at the parameters before the update, x 100; mean ± standard deviation over
-seeds. Retained accuracy (RA) of the same runs beside it.
-
-"""
-CIFAR_TITLE = """# Gradient alignment on CIFAR-100, {recipe}
-
-Made by `python experiments/lamaml_alignment.py --data-dir DIR --recipe {recipe}`: {seeds} seeds of
-the runs of `lamaml_table3.py`, every 10th batch from task 2 on. Cosine between the gradients of the
-current batch and of the replay draw alone, at the parameters before the update, x 100; mean ±
-standard deviation over seeds. Retained accuracy (RA) of the same runs beside it. {size}The paper's
-Table 4, of which there is no released code; its two row labels are run together in the text that we
-have, and this is their likely order:
-
-"""
-NOTES = f"""The La-MAML family has the values of its recipes. ER has a rate of {ER["lr"]}, untuned,
-and La-MAML's batch, replay, memory, clipping and network, with 1 or 5 steps a batch.
-
-The paper's Table 4, x 100, for orientation: other data, other networks, no released code for it, so
-a difference says nothing about equivalence. Its two row labels are run together in the text that we
-have; this is their likely order.
-
-{PAPER}
-"""
+# The paper's Table 4: means and deviations of ER, C-MAML, Sync and La-MAML.
+PAPER = {
+    "CIFAR-100": ((0.22, 0.17), (1.84, 0.03), (2.28, 0.04), (1.86, 0.27)),
+    "TinyImageNet": ((0.27, 0.05), (1.74, 0.05), (2.17, 0.20), (2.14, 0.23)),
+}
+MEASURED = (
+    "every 10th batch from task 2 on. Cosine between the gradients of the current batch and of the "
+    "replay draw alone, at the parameters before the update, x 100; mean ± standard deviation over "
+    "seeds. Retained accuracy (RA) of the same runs beside it."
+)
+NOTES = (
+    f"The La-MAML family has the values of its recipes. ER has a rate of {ER['lr']}, untuned, and "
+    "La-MAML's batch, replay, memory, clipping and network, with 1 or 5 steps a batch.", "",
+    "The paper's Table 4, x 100, for orientation: other data, other networks, no released code for "
+    "it, so a difference says nothing about equivalence. Its two row labels are run together in "
+    "the text that we have; this is their likely order.", "",
+)  # fmt: skip
+CIFAR_NOTES = (
+    "The paper's Table 4, of which there is no released code; its two row labels are run together "
+    "in the text that we have, and this is their likely order:", "",
+)  # fmt: skip
 
 
 def cosine_fn(model, spec):
@@ -143,9 +144,7 @@ def compile_run(method, net, stream):
         )
         return cosines.T, last
 
-    # Seeds run in threads, one core each: XLA's own threads would only get in their way.
-    options = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
-    return jax.jit(run, compiler_options=options)
+    return jax.jit(run, compiler_options=one_core_each())
 
 
 def measure(method, net, stream, seeds) -> dict[str, np.ndarray]:
@@ -160,81 +159,78 @@ def measure(method, net, stream, seeds) -> dict[str, np.ndarray]:
         cosines, correct = run(rows, data, tests._replace(counts=None), *made)
         return np.asarray(cosines), (np.asarray(correct) / tests.counts).mean()
 
-    first = one(seeds[0])  # compiles
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        results = [first, *pool.map(one, seeds[1:])]
+    results = over_seeds(one, seeds)
     cosines = np.stack([cosines for cosines, _ in results])
     return {"any": cosines[:, 0], "older": cosines[:, 1], "RA": np.array([ra for _, ra in results])}
 
 
-def recorded(path: Path, identity: str, compute) -> dict[str, np.ndarray]:
-    """What is saved under ``path`` for this identity, else computed and saved."""
-    if path.exists() and (saved := dict(np.load(path)))["identity"] == identity:
-        return saved
-    values = compute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, identity=identity, **values)
-    return values
-
-
-def row_of(name: str, stream: str, values) -> str:
-    def spread(per_seed):
-        std = f" ± {per_seed.std(ddof=1):.2f}" if len(per_seed) > 1 else ""
-        return f"{per_seed.mean():.2f}{std}"
-
-    cosines = [100 * np.nanmean(values[version], axis=1) for version in ("any", "older")]
+def row_of(name: str, stream: str, values) -> Sequence[Any]:
+    cosines = [np.nanmean(values[version], axis=1) for version in ("any", "older")]
     taken = int(np.isfinite(values["any"]).sum(axis=1).mean())
-    cells = (stream, name, *map(spread, cosines), str(taken), spread(100 * values["RA"]))
-    return f"| {' | '.join(cells)} |"
+    any_task, older, accuracy = (spread(each, "std", 100) for each in (*cosines, values["RA"]))
+    return printed([stream, name, any_task, older, taken, accuracy])
+
+
+def paper_table() -> Table:
+    rows = [
+        [data, *(Cell(f"{mean:.2f} ± {std:.2f}", {"mean": mean, "std": std}) for mean, std in row)]
+        for data, row in PAPER.items()
+    ]
+    return Table(["data", "ER", "C-MAML", "Sync", "La-MAML"], rows)
+
+
+def rows_of(args: argparse.Namespace, stream_name: str, mnist: bool) -> list[Sequence[Any]]:
+    """A row a method on a stream, each stored under --runs."""
+    small = {"sample": True, "num_tasks": 2, "samples_per_task": 200}
+    data = small if args.smoke else {"data_dir": args.data_dir}
+    seeds, stream, rows = list(range(args.seeds)), None, []
+    for name, (method, options) in (ROWS if mnist else {m: (m, None) for m in CIFAR}).items():
+        recipe = cljax.recipe(method, stream_name)
+        recipe = reduced(recipe, NET, SAMPLES) if args.recipe == "cpu_small" else recipe
+        options = recipe.method_options if options is None else options
+        net = net_of("mlp:100,100" if mnist else recipe.net)
+        if stream is None:
+            own = {} if mnist else recipe.stream_options
+            stream = cljax.streams.make(stream_name, **{**own, **data}).build()
+        made = cljax.methods.make(method, **options)
+        identity = [stream.checksum, seeds, dict(options)]
+        identity = json.dumps(identity + [net.__name__] * (not mnist), sort_keys=True)
+        values = recorded(
+            args.runs / f"{stream_name}-{name}.npz", identity,
+            lambda m=made, n=net, s=stream: measure(m, n, s, seeds),
+        )  # fmt: skip
+        rows.append(row_of(name, stream_name, values))
+    return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
-    parser.add_argument("--recipe", choices=("mnist", "cpu_small", "full"), default="mnist")
-    parser.add_argument("--runs", type=Path, default=Path("runs/lamaml_alignment"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="2 tasks of the sample, 2 seeds")
+    parser = arguments(
+        __doc__, smoke="2 tasks of the sample, 2 seeds", recipes=("mnist", "cpu_small", "full"),
+        seeds=5, runs="lamaml_alignment",
+    )  # fmt: skip
     args = parser.parse_args()
-    small = {"sample": True, "num_tasks": 2, "samples_per_task": 200}
-    data = small if args.smoke else {"data_dir": args.data_dir}
-    seeds = list(range(2 if args.smoke else args.seeds))
-    head = "| stream | method | any replayed | of earlier tasks only | batches a seed | RA, % |"
-    lines = [head, "| --- | --- | --- | --- | --- | --- |"]
+    if args.smoke:
+        args.seeds = 2
     mnist = args.smoke or args.recipe == "mnist"
-    names = (STREAMS[:1] if args.smoke else STREAMS) if mnist else ("cifar100-20x5",)
-    for stream_name in names:
-        stream = None
-        for name, (method, options) in (ROWS if mnist else {m: (m, None) for m in CIFAR}).items():
-            recipe = cljax.recipe(method, stream_name)
-            recipe = reduced(recipe, NET, SAMPLES) if args.recipe == "cpu_small" else recipe
-            options = recipe.method_options if options is None else options
-            net = net_of("mlp:100,100" if mnist else recipe.net)
-            if stream is None:
-                own = {} if mnist else recipe.stream_options
-                stream = cljax.streams.STREAMS[stream_name](**{**own, **data})
-            made = cljax.methods.make(method, **options)
-            path = args.runs / f"{stream_name}-{name}.npz"
-            identity = [stream.checksum, seeds, dict(options)]
-            identity = json.dumps(identity + [net.__name__] * (not mnist), sort_keys=True)
-            values = recorded(
-                path, identity, lambda m=made, n=net, s=stream: measure(m, n, s, seeds)
-            )
-            lines.append(row_of(name, stream_name, values))
-            print(lines[-1], flush=True)
+    streams = STREAMS[: 1 if args.smoke else None] if mnist else ("cifar100-20x5",)
+    columns = ["stream", "method", "any replayed", "of earlier tasks only", "batches a seed",
+               "RA, %"]  # fmt: skip
+    rows = [row for stream in streams for row in rows_of(args, stream, mnist)]
     if args.smoke:
         return
+    command = "python experiments/lamaml_alignment.py --data-dir DIR"
     if mnist:
-        path = OUT / "lamaml_alignment.md"
-        text = TITLE.format(seeds=len(seeds)) + "\n".join(lines) + "\n\n" + NOTES
-    else:
-        path = OUT / f"lamaml_alignment_cifar100_{args.recipe}.md"
-        size = "Not the published size. " if args.recipe == "cpu_small" else ""
-        title = CIFAR_TITLE.format(seeds=len(seeds), recipe=args.recipe, size=size)
-        text = title + PAPER + "\n\n" + "\n".join(lines) + "\n"
-    old = path.read_text() if path.exists() else ""
-    _, mark, reading = old.partition("\n## Reading")  # kept
-    path.write_text(text + mark + reading)
+        about = f": {args.seeds} seeds, 20 tasks of 1000 images, {MEASURED}"
+        parts = [Table(columns, rows), "", *NOTES, paper_table()]
+        report = Report("Gradient alignment on MNIST streams", command, about, parts)
+        write(RESULTS / "lamaml_alignment.md", report)
+        return
+    about = f": {args.seeds} seeds of the runs of `lamaml_table3.py`, {MEASURED}"
+    about += " Not the published size." * (args.recipe == "cpu_small")
+    parts = [Table(columns, rows), "", *CIFAR_NOTES, paper_table()]
+    title = f"Gradient alignment on CIFAR-100, {args.recipe}"
+    report = Report(title, f"{command} --recipe {args.recipe}", about, parts)
+    write(RESULTS / f"lamaml_alignment_cifar100_{args.recipe}.md", report)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,28 @@ CPUs, under one vmap on accelerators. Each method is saved under --runs, where t
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import (
+    RESULTS,
+    Report,
+    Table,
+    arguments,
+    number,
+    one_core_each,
+    over_seeds,
+    printed,
+    recorded,
+    spread,
+    write,
+)
 from matplotlib.figure import Figure
 
 import cljax
@@ -40,17 +50,15 @@ NAMES = {"alpha_init": "initial inner rate α₀", "lr": "outer rate β", "alpha
 # Nearly even in the logarithm; with every value of the recipes, and the paper's bounds of eta.
 CURVE, GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.15, 0.3), np.geomspace(1e-3, 0.3, 5).tolist()
 options_of = lambda method: dict(cljax.recipe(method, "mnist-rotations").method_options)
-BATCH, WIDE, OUT = 10, 0.003, Path("experiments/results")
-TITLE = """# Sensitivity to the learning rates
-
-Made by `python experiments/lamaml_sensitivity.py`: {name}, {tasks} tasks of {samples} images,
-{seeds} seeds; retained accuracy on the test images, percent, mean ± standard deviation over seeds.
-One rate varies, the others are the recipe's. Spread: largest minus smallest mean. No value is
-chosen from these numbers. The paper (Appendix E, CIFAR-100) has "only 6%" between the RA of La-MAML
-for eta from 0.003 to 0.3; these are other data, and fewer of them than in Table 1. The figures are
-`lamaml_sensitivity.png`, with 95 % intervals, and `lamaml_sensitivity_grid.png`.
-
-"""
+BATCH, WIDE = 10, 0.003
+ABOUT = (
+    ": {name}, {tasks} tasks of {samples} images, {seeds} seeds; retained accuracy on the test "
+    "images, percent, mean ± standard deviation over seeds. One rate varies, the others are the "
+    "recipe's. Spread: largest minus smallest mean. No value is chosen from these numbers. The "
+    'paper (Appendix E, CIFAR-100) has "only 6%" between the RA of La-MAML for eta from 0.003 to '
+    "0.3; these are other data, and fewer of them than in Table 1. The figures are "
+    "`lamaml_sensitivity.png`, with 95 % intervals, and `lamaml_sensitivity_grid.png`."
+)
 
 
 def lane_fn(method: str, stream, traces: list):
@@ -84,13 +92,8 @@ def measure(method: str, stream, settings: Sequence[dict], seeds, policy: str) -
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
         correct = jax.jit(jax.vmap(lane, (0, 0, 0, 0, None, None)))(*stacked, *shared)
     else:
-        # A core each: XLA's own threads would only get in the way.
-        alone = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
-        program = jax.jit(lane, compiler_options=alone)
-        one = lambda lane: np.asarray(program(*lane, *shared))
-        first = one(lanes[0])  # compiles
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            correct = np.stack([first, *pool.map(one, lanes[1:])])
+        program = jax.jit(lane, compiler_options=one_core_each())
+        correct = np.stack(over_seeds(lambda lane: np.asarray(program(*lane, *shared)), lanes))
     assert len(traces) == 1, f"{method} was traced {len(traces)} times instead of once"
     return (np.asarray(correct) / tests.counts).mean(axis=-1).reshape(len(settings), len(seeds))
 
@@ -110,11 +113,8 @@ def measured(method: str, stream, seeds, policy: str, smoke: bool, folder: Path)
     listed = settings_of(method, smoke)
     figures, settings = zip(*listed, strict=True)
     identity = json.dumps([stream.checksum, list(seeds), listed, options_of(method)])
-    path = folder / f"{method}.npz"
-    if not path.exists() or np.load(path)["identity"] != identity:
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, identity=identity, RA=measure(method, stream, settings, seeds, policy))
-    accuracy = np.load(path)["RA"]
+    compute = lambda: {"RA": measure(method, stream, settings, seeds, policy)}
+    accuracy = recorded(folder / f"{method}.npz", identity, compute)["RA"]
     own = {figure: [i for i, f in enumerate(figures) if f == figure] for figure in figures}
     return {figure: ([settings[i] for i in rows], accuracy[rows]) for figure, rows in own.items()}
 
@@ -151,48 +151,49 @@ def draw_grid(settings, accuracy: np.ndarray, path: Path) -> None:
     plot.save(ax, path)
 
 
-def table(results) -> list[str]:
-    """RA of every setting, mean ± standard deviation over seeds, and the spread of the means."""
+def table(results) -> Table:
+    """RA of every setting, and the spread of the means."""
     rates = np.array([setting["alpha_init"] for setting in results["cmaml"]["alpha_init"][0]])
-    head = ["method", "rate", *(f"{rate:g}" for rate in rates), "spread", f"from {WIDE:g} on"]
-    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    columns = ["method", "rate", *(f"{rate:g}" for rate in rates), "spread", f"from {WIDE:g} on"]
+    rows = []
     for method in results:
         for name in RATES[method]:
             accuracy = 100 * results[method][name][1]
             mean = accuracy.mean(axis=1)
-            cells = [f"{row.mean():.1f} ± {row.std(ddof=1):.1f}" for row in accuracy]
-            cells += [f"{np.ptp(values):.1f}" for values in (mean, mean[rates >= WIDE])]
-            lines.append(f"| {method} | {NAMES[name]} | " + " | ".join(cells) + " |")
-    return lines
+            cells = [spread(row, "std", spec=".1f") for row in accuracy]
+            cells += [number(np.ptp(values), ".1f") for values in (mean, mean[rates >= WIDE])]
+            rows.append(printed([method, NAMES[name], *cells]))
+    return Table(columns, rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(
+        __doc__, smoke="2 tasks, 2 seeds, 3 values a rate", data_dir=False, seeds=3,
+        runs="lamaml_sensitivity",
+    )  # fmt: skip
     parser.add_argument("--data-dir", help="the whole MNIST; else the sample")
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--samples", type=int, default=200, help="images a task")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--lanes", choices=("auto", "threads", "vmap"), default="auto")
-    parser.add_argument("--runs", type=Path, default=Path("runs/lamaml_sensitivity"))
-    parser.add_argument("--smoke", action="store_true", help="2 tasks, 2 seeds, 3 values a rate")
     if (args := parser.parse_args()).smoke:
         args.data_dir, args.tasks, args.samples, args.seeds = None, 2, 50, 2
     size = {"num_tasks": args.tasks, "samples_per_task": args.samples}
-    stream = cljax.streams.mnist_rotations(data_dir=args.data_dir, sample=not args.data_dir, **size)
+    stream = cljax.streams.MNISTRotations(
+        data_dir=args.data_dir, sample=not args.data_dir, **size
+    ).build()
     policy, results = resolve_lanes(args.lanes), {}
     for method in RATES:
         began, seeds = time.perf_counter(), range(args.seeds)
         results[method] = measured(method, stream, seeds, policy, args.smoke, args.runs)
         print(f"{method}: {time.perf_counter() - began:.0f} s, lanes: {policy}", flush=True)
-    print(lines := "\n".join(table(results)))
-    out = args.runs if args.smoke else OUT
+    found, out = table(results), args.runs if args.smoke else RESULTS
     draw_curves(results, out / "lamaml_sensitivity.png")
     draw_grid(*results["lamaml"]["grid"], out / "lamaml_sensitivity_grid.png")
     if not args.smoke:
-        title, path = TITLE.format(name=stream.name, **vars(args)), out / "lamaml_sensitivity.md"
-        old = path.read_text() if path.exists() else ""
-        _, mark, reading = old.partition("\n## Reading")  # kept
-        path.write_text(title + lines + "\n" + mark + reading)
+        about = ABOUT.format(name=stream.name, **vars(args))
+        command = "python experiments/lamaml_sensitivity.py"
+        report = Report("Sensitivity to the learning rates", command, about, [found])
+        write(out / "lamaml_sensitivity.md", report)
 
 
 if __name__ == "__main__":

@@ -14,20 +14,29 @@ under --runs, so the script goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import (
+    RESULTS,
+    Report,
+    Table,
+    arguments,
+    difference,
+    number,
+    one_core_each,
+    over_seeds,
+    printed,
+    recorded,
+    spread,
+    write,
+)
 from jax.flatten_util import ravel_pytree
-from lamaml_alignment import recorded
 from lamaml_table3 import NET, SAMPLES, reduced
 from matplotlib.figure import Figure
-from teacher_tables import keep_reading
 
 import cljax
 from cljax import keys, plot, stats
@@ -40,7 +49,6 @@ from cljax.types import Examples
 BATCH, TASKS, FIRST = 10, 11, 3
 METHODS = ("lamaml", "cmaml")
 PARTS = ("all parameters", "without heads")
-OUT = Path("experiments/results")
 
 
 def compile_run(method, net, stream):
@@ -75,9 +83,7 @@ def compile_run(method, net, stream):
         cut = lambda a: a.reshape(stream.num_tasks, -1, *a.shape[1:])
         return jax.lax.scan(task, learner.init(key_init), jax.tree.map(cut, i_rows))[1]
 
-    # Seeds run in threads, one core each: XLA's own threads would only get in their way.
-    options = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
-    return jax.jit(run, compiler_options=options)
+    return jax.jit(run, compiler_options=one_core_each())
 
 
 def among_old(cosines: np.ndarray, first: int = FIRST) -> np.ndarray:
@@ -90,7 +96,7 @@ def among_old(cosines: np.ndarray, first: int = FIRST) -> np.ndarray:
 
 
 def similarities(recipe, stream, seeds, folder: Path, num_tasks: int) -> np.ndarray:
-    """[seeds, T - 2, 2], a thread a core takes the next seed."""
+    """[seeds, T - 2, 2]."""
     own = lambda seed: first_tasks(of_seed(stream, seed), num_tasks)
     method = cljax.methods.make(recipe.method, **recipe.method_options)
     run = compile_run(method, net_of(recipe.net), own(seeds[0]))
@@ -108,9 +114,7 @@ def similarities(recipe, stream, seeds, folder: Path, num_tasks: int) -> np.ndar
         path = folder / f"{recipe.method}-seed{seed}.npz"
         return among_old(recorded(path, identity, lambda: cosines(seed))["cosines"])
 
-    first = one(seeds[0])  # compiles
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return np.stack([first, *pool.map(one, seeds[1:])])
+    return np.stack(over_seeds(one, seeds))
 
 
 def draw(found: dict[str, np.ndarray], path: Path) -> None:
@@ -130,14 +134,28 @@ def draw(found: dict[str, np.ndarray], path: Path) -> None:
     plot.save(figure, path)
 
 
+def tables(found: dict[str, np.ndarray]) -> tuple[Table, Table]:
+    """Cosines after each task, and the difference between the methods."""
+    columns = ["tasks learned", *(f"{method}, {part}" for method in found for part in PARTS)]
+    rows = [
+        printed([FIRST + i, *(spread(v[:, i, k], scale=100) for v in found.values()
+                              for k in range(len(PARTS)))])
+        for i in range(next(iter(found.values())).shape[1])
+    ]  # fmt: skip
+    ours, others = (found[name].mean(axis=1) for name in METHODS)
+    pairs = [stats.paired(ours[:, k], others[:, k]) for k in range(len(PARTS))]
+    differences = [
+        printed([part, difference(pair), number(pair.p_value, ".3g")])
+        for part, pair in zip(PARTS, pairs, strict=True)
+    ]
+    return Table(columns, rows), Table(["cosine of", "difference", "p"], differences)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
-    parser.add_argument("--recipe", choices=("cpu_small", "full"), default="cpu_small")
-    parser.add_argument("--runs", type=Path, default=Path("runs/lamaml_similarity"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="4 tasks of 40 images, 2 seeds")
-    args = parser.parse_args()
+    args = arguments(
+        __doc__, smoke="4 tasks of 40 images, 2 seeds", recipes=("cpu_small", "full"), seeds=5,
+        runs="lamaml_similarity",
+    ).parse_args()  # fmt: skip
     cljax.keep_freed_memory()
     seeds, num_tasks = range(2 if args.smoke else args.seeds), 4 if args.smoke else TASKS
     folder = args.runs / (args.recipe + "-smoke" * args.smoke)
@@ -147,33 +165,24 @@ def main() -> None:
         if args.recipe == "cpu_small" or args.smoke:
             recipe = reduced(recipe, NET, 40 if args.smoke else SAMPLES)
         options = {**recipe.stream_options, "data_dir": args.data_dir}
-        stream = cljax.streams.STREAMS["cifar100-20x5"](**options)
+        stream = cljax.streams.make("cifar100-20x5", **options).build()
         found[name] = similarities(recipe, stream, seeds, folder, num_tasks)
         said = f"{recipe.net}, {len(stream.subsets(0)[0])} images a task"
-    lines = [
-        "# Gradients of old tasks, CIFAR-100", "",
-        f"Made by `python experiments/lamaml_similarity.py --data-dir DIR --recipe {args.recipe}`: "
-        f"{said}, {len(seeds)} seeds. Mean cosine between the gradients of all pairs of old tasks "
-        "on their validation images, after so many tasks; x 100, with 95 % t-intervals. Drawn in "
-        f"`lamaml_similarity_{args.recipe}.png`.", "",
-        "| tasks learned | " + " | ".join(f"{m}, {p}" for m in found for p in PARTS) + " |",
-        "| --- " * (1 + len(found) * len(PARTS)) + "|",
-    ]  # fmt: skip
-    for i in range(num_tasks - FIRST + 1):
-        cells = [stats.summary(100 * v[:, i, k]) for v in found.values() for k in range(2)]
-        shown = [f"{c.mean:.2f} [{c.ci95[0]:.2f}, {c.ci95[1]:.2f}]" for c in cells]
-        lines.append(f"| {FIRST + i} | " + " | ".join(shown) + " |")
-    ours, others = (found[name].mean(axis=1) for name in METHODS)
-    lines += ["", f"{METHODS[0]} less {METHODS[1]}, mean over tasks, paired over seeds, x 100:", ""]
-    for k, part in enumerate(PARTS):
-        pair = stats.paired(100 * ours[:, k], 100 * others[:, k])
-        low, high = pair.ci95 or (np.nan, np.nan)
-        lines.append(f"- {part}: {pair.diff:+.2f} [{low:+.2f}, {high:+.2f}], p {pair.p_value:.3g}")
-    print("\n".join(lines))
-    out = folder if args.smoke else OUT
+    cosines, differences = tables(found)
+    out = folder if args.smoke else RESULTS
     draw(found, out / f"lamaml_similarity_{args.recipe}.png")
-    if not args.smoke:
-        keep_reading(out / f"lamaml_similarity_{args.recipe}.md", lines)
+    if args.smoke:
+        return
+    about = (
+        f": {said}, {len(seeds)} seeds. Mean cosine between the gradients of all pairs of old "
+        "tasks on their validation images, after so many tasks; x 100, with 95 % t-intervals. "
+        f"Drawn in `lamaml_similarity_{args.recipe}.png`."
+    )
+    between = f"{METHODS[0]} less {METHODS[1]}, mean over tasks, paired over seeds, x 100:"
+    command = f"python experiments/lamaml_similarity.py --data-dir DIR --recipe {args.recipe}"
+    parts = [cosines, "", between, "", differences]
+    report = Report("Gradients of old tasks, CIFAR-100", command, about, parts)
+    write(out / f"lamaml_similarity_{args.recipe}.md", report)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ many examples as La-MAML's. The tables go to experiments/results/lamaml_table2.m
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.timing import Timing, gemm_peak, run
+from common import Report, Table, arguments, metric, number, over_repeats, printed, write
 
 import cljax
 from cljax.references.published import published
@@ -36,24 +38,21 @@ def reference_s(method: str, stream: str) -> float | None:
         return None
 
 
-def row(method: str, stream: str, timings: list[Timing]) -> str:
+def row(method: str, stream: str, timings: list[Timing]) -> Sequence[Any]:
     middle = sorted(timings, key=lambda t: t.wall_s)[len(timings) // 2]
     walls, cost, theirs = [t.wall_s for t in timings], middle.cost, reference_s(method, stream)
     flops = cost["flops_analytic"]
-    cells = [
-        stream, method, f"{middle.train_s:.2f}", f"{middle.compile_s:.1f}", f"{middle.eval_s:.1f}",
-        f"{statistics.median(walls):.1f} ({min(walls):.1f} to {max(walls):.1f})",
-        "-" if theirs is None else f"{theirs:.0f}",
-        "-" if theirs is None else f"{theirs / statistics.median(walls):.1f}",
-        f"{cost['gradient_evaluations'] / cost['examples']:.0f}",
-        "-" if flops is None else f"{flops / 1e12:.3f}",
-        "-" if flops is None else f"{flops / middle.train_s / 1e9:.0f}",
-        f"{middle.peak_mb:.0f}",
-    ]  # fmt: skip
-    return "| " + " | ".join(cells) + " |"
+    return printed([
+        stream, method, number(middle.train_s), number(middle.compile_s, ".1f"),
+        number(middle.eval_s, ".1f"), over_repeats(walls), number(theirs, ".0f"),
+        number(theirs and theirs / statistics.median(walls), ".1f"),
+        number(cost["gradient_evaluations"] / cost["examples"], ".0f"),
+        number(flops and flops / 1e12, ".3f"),
+        number(flops and flops / middle.train_s / 1e9, ".0f"), number(middle.peak_mb, ".0f"),
+    ])  # fmt: skip
 
 
-def equal_compute(data: dict, seeds: int, runs: Path) -> list[str]:
+def equal_compute(data: dict, seeds: int, runs: Path) -> Table:
     """La-MAML, and ER in its setting with more glances or a larger replay, at equal examples."""
     lamaml = cljax.recipe("lamaml", "mnist-rotations").replace(**data)
     batch, glances, replay = 10, 5, 10
@@ -76,33 +75,25 @@ def equal_compute(data: dict, seeds: int, runs: Path) -> list[str]:
     lines = []
     for i, (method, setting, recipe) in enumerate(rows):
         done = cljax.run(recipe, seeds=seeds, entries="diagonal-last", out=runs / f"equal-{i}")
-        cells = []
-        for name in ("RA", "BTI"):
-            c = done.results["metrics"][name]
-            cells.append(
-                f"{100 * c['mean']:.2f} [{100 * c['ci95'][0]:.2f}, {100 * c['ci95'][1]:.2f}]"
-            )
-        cost, train = done.results["cost"], done.results["time"]["train_s"] / seeds
-        line = [method, setting, f"{cost['flops_analytic'] / 1e12:.3f}", f"{train:.1f}", *cells]
-        lines.append("| " + " | ".join(line) + " |")
-        print(lines[-1], flush=True)
-    return lines
+        cells = [metric(done.results["metrics"][name]) for name in ("RA", "BTI")]
+        work, train = done.results["cost"]["flops_analytic"], done.results["time"]["train_s"]
+        row = [method, setting, number(work / 1e12, ".3f"), number(train / seeds, ".1f"), *cells]
+        lines.append(printed(row))
+    return Table(["method", "setting", "TFLOP, analytic", "train s", "RA", "BTI"], lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
+    parser = arguments(
+        __doc__, smoke="2 tasks of the sample, once", runs="lamaml_table2", out="lamaml_table2.md"
+    )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--runs", type=Path, default=Path("runs/lamaml_table2"))
-    parser.add_argument("--smoke", action="store_true", help="2 tasks of the sample, once")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results/lamaml_table2.md"))
     args = parser.parse_args()
 
     small = {"sample": True, "num_tasks": 2, "samples_per_task": 60}
     flags = ["--sample", "--num-tasks", "2", "--samples-per-task", "60"]
     data = flags if args.smoke else (["--data-dir", args.data_dir] if args.data_dir else [])
     peak = gemm_peak(cores := len(os.sched_getaffinity(0)))
-    lines, trained = [], {}
+    rows, trained = [], {}
     for stream in PAPER:
         for method in ROWS if stream == "mnist-rotations" else BOTH:
             if args.smoke and method not in BOTH:
@@ -112,12 +103,14 @@ def main() -> None:
                 for _ in range(1 if args.smoke else args.repeats)
             ]
             trained[method, stream] = statistics.median(t.train_s for t in timings)
-            lines.append(row(method, stream, timings))
-            print(lines[-1], flush=True)
+            rows.append(row(method, stream, timings))
+    numbers = {
+        f"MER / La-MAML, {stream}": trained["mer", stream] / trained["lamaml", stream]
+        for stream in PAPER
+    }
     ratios = [
-        f"MER / La-MAML, {stream}: {trained['mer', stream] / trained['lamaml', stream]:.2f} here, "
-        f"{mer / lamaml:.2f} in the paper's Table 2."
-        for stream, (lamaml, mer) in PAPER.items()
+        f"{name}: {ratio:.2f} here, {mer / lamaml:.2f} in the paper's Table 2."
+        for (name, ratio), (lamaml, mer) in zip(numbers.items(), PAPER.values(), strict=True)
     ]
     print("\n".join(ratios))
     runs = args.runs / ("smoke" if args.smoke else "full")
@@ -125,25 +118,24 @@ def main() -> None:
     equal = equal_compute(options, 2 if args.smoke else 5, runs)
     if args.smoke:
         return
-    text = [
-        "# La-MAML's Table 2, and cost beside accuracy", "",
-        "Made by `python experiments/lamaml_table2.py --data-dir DIR`: medians of "
-        f"{args.repeats} whole processes, one seed each, on {cores} cores of "
+    about = (
+        f": medians of {args.repeats} whole processes, one seed each, on {cores} cores of "
         f"{platform.processor() or platform.machine()} (float32 GEMM peak {peak / 1e9:.0f} "
-        "GFLOP/s on all cores), Python "
-        f"{platform.python_version()}. Seconds, evaluation summed over threads.", "",
-        "| stream | method | train (one epoch) | compile | evaluation | whole process | authors' "
-        "code | authors' / ours | gradients an example | TFLOP, analytic | train GFLOP/s | "
-        "peak MB |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |", *lines, "",
-        *ratios, "",
+        f"GFLOP/s on all cores), Python {platform.python_version()}. Seconds, evaluation summed "
+        "over threads."
+    )
+    columns = ["stream", "method", "train (one epoch)", "compile", "evaluation", "whole process",
+               "authors' code", "authors' / ours", "gradients an example", "TFLOP, analytic",
+               "train GFLOP/s", "peak MB"]  # fmt: skip
+    parts = [
+        Table(columns, rows), "", *ratios, "",
         "## ER and La-MAML at equal compute, mnist-rotations, 5 seeds", "",
         "Batches of 10, the same network, memory of 200, one pass. TFLOP and training seconds are "
-        "of one seed; ER's rates are two of the paper's grid, both shown.", "",
-        "| method | setting | TFLOP, analytic | train s | RA | BTI |",
-        "| --- | --- | --- | --- | --- | --- |", *equal, "",
+        "of one seed; ER's rates are two of the paper's grid, both shown.", "", equal,
     ]  # fmt: skip
-    args.out.write_text("\n".join(text))
+    command = "python experiments/lamaml_table2.py --data-dir DIR"
+    title = "La-MAML's Table 2, and cost beside accuracy"
+    write(args.out, Report(title, command, about, parts, numbers))
 
 
 if __name__ == "__main__":

@@ -20,15 +20,14 @@ experiments/results/lamaml_table3_*.md, between the title and the section `Readi
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from lamaml_table1 import COST_HEAD, TABLE_HEAD, cost_of, reading_of, row_of
+from common import Cell, Report, Table, arguments, device, markdown, number, percent, write
+from lamaml_table1 import accuracy_table, cost_of, cost_table, row_of
 
 import cljax
 from cljax.data import ImageData, digest
@@ -84,10 +83,10 @@ def made_up() -> ImageData:
     return ImageData(*arrays, "made up", "none", digest(*arrays))
 
 
-def ordered(runs: Mapping[str, cljax.Run]) -> list[str]:
-    """What the pairs say of each step of the published order, a row each."""
+def ordered(runs: Mapping[str, cljax.Run]) -> Table:
+    """What the pairs say of each step of the published order."""
     pairs = {(pair.a, pair.b): pair for pair in Study("RA", {}, 0, runs).pairs()}
-    lines = []
+    rows = []
     for a, b in zip(ORDER, ORDER[1:], strict=False):
         pair, sign = (pairs[a, b], 1) if (a, b) in pairs else (pairs.get((b, a)), -1)
         if pair is None:
@@ -95,29 +94,24 @@ def ordered(runs: Mapping[str, cljax.Run]) -> list[str]:
         found = "undecided"
         if pair.p_holm is not None and pair.p_holm < LEVEL:
             found = "confirmed" if sign * pair.test.diff > 0 else "refuted"
-        lines.append(f"| {a} > {b} | {found} |")
-    return lines
+        rows.append([f"{a} > {b}", found])
+    return Table(["published order of RA", "here"], rows)
 
 
-def differences(runs: Mapping[str, cljax.Run], metric: str) -> list[str]:
-    lines = []
+def differences(runs: Mapping[str, cljax.Run], metric: str) -> Table:
+    """Differences of a metric between all pairs of methods, paired over seeds."""
+    rows = []
     for a, b, test, p_holm in Study(metric, {}, 0, runs).pairs():
-        interval = "-"
+        interval = None
         if test.ci95 is not None:
-            interval = f"[{100 * test.ci95[0]:+.2f}, {100 * test.ci95[1]:+.2f}]"
-        p = "-" if p_holm is None else f"{p_holm:.3g}"
-        dz = "-" if test.effect_size is None else f"{test.effect_size:.2f}"
-        lines.append(f"| {a} - {b} | {100 * test.diff:+.2f} | {interval} | {p} | {dz} | {test.n} |")
-    return lines
+            low, high = (100 * end for end in test.ci95)
+            interval = Cell(f"[{low:+.2f}, {high:+.2f}]", {"low": low, "high": high})
+        rows.append([f"{a} - {b}", percent(test.diff, "+.2f"), interval, number(p_holm, ".3g"),
+                     number(test.effect_size), test.n])  # fmt: skip
+    return Table(["pair", "difference", "95 % interval", "p (Holm)", "dz", "seeds"], rows)
 
 
-WORK_HEAD = (
-    "| method | TFLOP | training s, summed over threads | GFLOP/s | whole run s, all seeds | "
-    "peak memory of the device so far, GB |\n| --- | --- | --- | --- | --- | --- |"
-)
-
-
-def work_of(run: cljax.Run, recipe: cljax.Recipe, stream: Stream) -> str:
+def work_of(run: cljax.Run, recipe: cljax.Recipe, stream: Stream) -> Sequence[Any]:
     """Operations of one seed's updates, counted in the traced program, and how fast they went."""
     spec, seeds = stream.spec(recipe.batch_size), len(run.results["seeds"])
     method = method_of(recipe.method, **recipe.method_options)
@@ -126,103 +120,128 @@ def work_of(run: cljax.Run, recipe: cljax.Recipe, stream: Stream) -> str:
     flops = updates * of_update(learner, spec).flops
     spent = run.results["time"]
     peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
-    row = [
-        recipe.method, f"{flops / 1e12:.3g}", f"{spent['train_s'] / seeds:.1f}",
-        f"{flops * seeds / spent['train_s'] / 1e9:.3g}", f"{spent['total_s']:.0f}",
-        "-" if peak is None else f"{peak / 1e9:.2f}",
+    return [
+        recipe.method, number(flops / 1e12, ".3g"), number(spent["train_s"] / seeds, ".1f"),
+        number(flops * seeds / spent["train_s"] / 1e9, ".3g"), number(spent["total_s"], ".0f"),
+        number(peak and peak / 1e9),
     ]  # fmt: skip
-    return "| " + " | ".join(row) + " |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
-    parser.add_argument("--recipe", choices=("cpu_small", "full"), default="cpu_small")
+class Results(NamedTuple):
+    """The runs by method, and a row of each table for each of them."""
+
+    runs: dict[str, cljax.Run]
+    accuracy: list[Sequence[Any]]
+    cost: list[Sequence[Any]]
+    work: list[Sequence[Any]]
+    changes: list[str]
+
+
+def parsed() -> argparse.Namespace:
+    parser = arguments(
+        __doc__, smoke="made-up images, 2 tasks, 2 seeds", recipes=("cpu_small", "full"), seeds=8,
+        runs="lamaml_table3", out="",
+    )  # fmt: skip
     parser.add_argument("--stream", choices=STREAMS, default="cifar100-20x5")
     parser.add_argument("--passes", choices=ROWS, default="single")
     parser.add_argument("--variant", choices=("reference", "paper"), default="reference")
     parser.add_argument("--rates", choices=("published", "tuned"), default="published")
     parser.add_argument("--methods", nargs="*")
-    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--net", help="instead of the recipe's")
     parser.add_argument("--lanes", default="auto", help="how seeds are run, as of cljax run")
     parser.add_argument("--lowering", default="auto", help="of convolutions: auto, patches or xla")
-    parser.add_argument("--runs", type=Path, default=Path("runs/lamaml_table3"))
-    parser.add_argument("--smoke", action="store_true", help="made-up images, 2 tasks, 2 seeds")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     args = parser.parse_args()
-    cljax.keep_freed_memory()
-
-    small, tuned = args.smoke or args.recipe == "cpu_small", args.rates == "tuned"
-    if tuned and not small:
+    args.small = args.smoke or args.recipe == "cpu_small"
+    if args.rates == "tuned" and not args.small:
         parser.error("--rates tuned goes with --recipe cpu_small alone.")
-    methods = args.methods or (SMALL if small else ROWS[args.passes])
-    seeds = 2 if args.smoke else args.seeds
+    if args.smoke:
+        args.seeds = 2
+    return args
+
+
+def recipe_of(args: argparse.Namespace, published: cljax.Recipe) -> cljax.Recipe:
+    """The published recipe as the arguments change it."""
+    recipe = published
+    if args.small:
+        size = (TINY_NET, 40) if args.smoke else (NET, SAMPLES)
+        recipe = reduced(recipe, *size)
+    if args.rates == "tuned":
+        recipe = recipe.replace(**TUNED.get(recipe.method, {}))
+    if args.net:
+        recipe = replace(recipe, net=args.net)
+    if args.lowering != "auto":
+        recipe = replace(recipe, net=f"{recipe.net}:{args.lowering}")
+    return recipe
+
+
+def run_all(args: argparse.Namespace) -> Results:
+    """Runs the methods, or reads back what was run."""
     source = f"lamaml-table3-{args.passes}"
-    runs: dict[str, cljax.Run] = {}
-    lines, costs, works, said = [], [], [], []
-    shown: Stream | None = None
-    for method in methods:
-        published = recipe = cljax.recipe(method, args.stream, source, args.variant)
-        stream = None
+    results, shown = Results({}, [], [], [], []), None
+    for method in args.methods or (SMALL if args.small else ROWS[args.passes]):
+        published = cljax.recipe(method, args.stream, source, args.variant)
+        recipe, stream = recipe_of(args, published), None
+        results.changes.append(f"- {method}: {changes(published, recipe)}")
+        print(results.changes[-1], flush=True)
         if args.smoke:
-            recipe = reduced(recipe, TINY_NET, 40)
             options = {**recipe.stream_options, "classes": 10, "val": 0.2}
-            stream = cljax.streams.STREAMS["cifar100-20x5"](made_up(), **options)
-        elif small:
-            recipe = reduced(recipe, NET, SAMPLES)
-        if tuned:
-            recipe = recipe.replace(**TUNED.get(method, {}))
-        if args.net:
-            recipe = replace(recipe, net=args.net)
-        if args.lowering != "auto":
-            recipe = replace(recipe, net=f"{recipe.net}:{args.lowering}")
-        said.append(f"- {method}: {changes(published, recipe)}")
-        print(said[-1], flush=True)
-        if stream is None:
+            stream = cljax.streams.make("cifar100-20x5", **options).build(made_up())
+        else:
             recipe = recipe.replace(data_dir=args.data_dir)
         name = "smoke" if args.smoke else f"{args.recipe}-{args.variant}-{args.passes}"
-        own = method + "-tuned" * (tuned and method in TUNED)
+        own = method + "-tuned" * (args.rates == "tuned" and method in TUNED)
         folder = args.runs / f"{name}-{args.stream}" / own
-        run = cljax.run(recipe, stream, seeds=seeds, out=folder, lanes=args.lanes)
-        runs[method] = run
-        lines.append(row_of(run, method, args.stream, source, MARGIN))
-        costs.append(cost_of(run, method, args.stream))
-        shown = stream or shown or cljax.streams.STREAMS[args.stream](**recipe.stream_options)
-        works.append(work_of(run, recipe, shown))
-        print(lines[-1], flush=True)
-    text = [TABLE_HEAD.format(whose="published"), *lines, ""]
-    for metric in ("RA", "LA", "BTI") if len(runs) > 1 and seeds > 1 else ():
-        asked = {m: run for m, run in runs.items() if metric in run.results["metrics"]}
-        text += [
-            f"## {metric}: differences in points, paired over seeds", "",
-            "| pair | difference | 95 % interval | p (Holm) | dz | seeds |",
-            "| --- | --- | --- | --- | --- | --- |", *differences(asked, metric), "",
-        ]  # fmt: skip
+        run = cljax.run(recipe, stream, seeds=args.seeds, out=folder, lanes=args.lanes)
+        results.runs[method] = run
+        results.accuracy.append(row_of(run, method, args.stream, source, MARGIN))
+        results.cost.append(cost_of(run, method, args.stream))
+        shown = stream or shown or cljax.streams.make(args.stream, **recipe.stream_options).build()
+        results.work.append(work_of(run, recipe, shown))
+    return results
+
+
+def parts_of(results: Results) -> list[Table | str]:
+    """The tables of the report."""
+    parts = [accuracy_table(results.accuracy, "published"), ""]
+    seeds = len(next(iter(results.runs.values())).results["seeds"])
+    for metric in ("RA", "LA", "BTI") if len(results.runs) > 1 and seeds > 1 else ():
+        asked = {m: run for m, run in results.runs.items() if metric in run.results["metrics"]}
+        parts += [f"## {metric}: differences in points, paired over seeds", "",
+                  differences(asked, metric), ""]  # fmt: skip
         if metric == "RA":
-            text += ["| published order of RA | here |", "| --- | --- |", *ordered(runs), ""]
-    text += ["## Cost of one seed", "", COST_HEAD, *costs, "", WORK_HEAD, *works, ""]
-    text += ["## Changes to the recipes", "", *said, ""]
-    print("\n".join(text))
+            parts += [ordered(results.runs), ""]
+    columns = ["method", "TFLOP", "training s, summed over threads", "GFLOP/s",
+               "whole run s, all seeds", "peak memory of the device so far, GB"]  # fmt: skip
+    return [
+        *parts, "## Cost of one seed", "", cost_table(results.cost), "",
+        Table(columns, results.work), "",
+        "## Changes to the recipes", "", *results.changes,
+    ]  # fmt: skip
+
+
+def main() -> None:
+    args = parsed()
+    cljax.keep_freed_memory()
+    parts = parts_of(run_all(args))
+    print("\n".join(line for part in parts for line in markdown(part)))
     if args.smoke or args.methods:
         return
+    tuned = args.rates == "tuned"
     command = f"python experiments/lamaml_table3.py --data-dir DIR --recipe {args.recipe}"
     command += f" --stream {args.stream}" * (args.stream != "cifar100-20x5")
     command += f" --passes {args.passes}" * (args.passes != "single")
     command += f" --variant {args.variant}" * (args.variant != "reference")
     command += " --rates tuned" * tuned
-    title = [
-        f"# La-MAML's Table 3: {args.stream}, {args.passes} pass, {args.recipe}", "",
-        f"Made by `{command}`: {seeds} seeds, each with a class order of its own; percent with "
-        f"95 % t-intervals. {'Not the published size, so there is no verdict.' if small else ''}"
-        f"{'' if small else 'Margin of equivalence 2 points.'} On {jax.devices()[0].device_kind}.",
-        "",
-    ]  # fmt: skip
-    size = (
-        args.recipe + "_tuned" * tuned if small else f"{args.stream}_{args.passes}_{args.variant}"
+    verdict = "Not the published size, so there is no verdict."
+    about = (
+        f": {args.seeds} seeds, each with a class order of its own; percent with 95 % "
+        f"t-intervals. {verdict if args.small else 'Margin of equivalence 2 points.'} "
+        f"On {device()}."
     )
-    path = args.out / f"lamaml_table3_{size}.md"
-    path.write_text("\n".join(title + text) + reading_of(path))
+    size = f"{args.stream}_{args.passes}_{args.variant}"
+    size = args.recipe + "_tuned" * tuned if args.small else size
+    title = f"La-MAML's Table 3: {args.stream}, {args.passes} pass, {args.recipe}"
+    write(args.out / f"lamaml_table3_{size}.md", Report(title, command, about, parts))
 
 
 if __name__ == "__main__":

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import Report, Table, arguments, of_each, percent, printed, write
 from lamaml_table3 import NET, SAMPLES, TINY_NET, changes, reduced
-from teacher_tables import keep_reading
 
 import cljax
 from cljax import sweep
@@ -64,31 +63,18 @@ def _last(folder: Path, lane: sweep.Lane) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
+    parser = arguments(
+        __doc__, smoke="two settings, one seed, 20 x 40 images", seeds=2, runs="lamaml_table3_tune",
+        out="lamaml_table3_tune.md",
+    )  # fmt: skip
     parser.add_argument(
         "--methods", nargs="*", choices=GRIDS, default=list(GRIDS),
         help="of these alone; no table is written then",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=Path("runs/lamaml_table3_tune"))
-    parser.add_argument(
-        "--smoke", action="store_true", help="two settings, one seed, 20 x 40 images"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("experiments/results/lamaml_table3_tune.md")
-    )
     args = parser.parse_args()
     cljax.keep_freed_memory()
 
-    text = [
-        "# Rates of La-MAML's Table 3 in small", "",
-        "Made by `python experiments/lamaml_table3_tune.py --data-dir DIR`: RA in percent on "
-        f"validation images, mean and values of {args.seeds} seeds apart from the reported ones. "
-        "Chosen (*): the best mean. The first setting of each method is the released script's.", "",
-        "| method | setting | RA | of each seed | |", "| --- " * 5 + "|",
-    ]  # fmt: skip
-    reductions = []
+    rows, reductions = [], []
     for method in args.methods:
         settings = GRIDS[method][:2] if args.smoke else GRIDS[method]
         said, values = tried(method, settings, args)
@@ -96,15 +82,20 @@ def main() -> None:
         means = [v.mean() for v in values]
         best = int(np.nanargmax(means))
         for i, (setting, own) in enumerate(zip(settings, values, strict=True)):
-            each = ", ".join(f"{100 * v:.2f}" for v in own)
-            text.append(
-                f"| {method} | {sweep.label(setting)} | {100 * means[i]:.2f} | {each} | "
-                f"{'*' if i == best else ''} |"
-            )
-            print(text[-1], flush=True)
-    text += ["", "Reduced:", "", *reductions]
-    if not args.smoke and args.methods == list(GRIDS):
-        keep_reading(args.out, text)
+            row = [method, sweep.label(setting), percent(means[i]), of_each(100 * own),
+                   "*" if i == best else ""]  # fmt: skip
+            rows.append(printed(row))
+    if args.smoke or args.methods != list(GRIDS):
+        return
+    about = (
+        f": RA in percent on validation images, mean and values of {args.seeds} seeds apart from "
+        "the reported ones. Chosen (*): the best mean. The first setting of each method is the "
+        "released script's."
+    )
+    table = Table(["method", "setting", "RA", "of each seed", "chosen"], rows)
+    command = "python experiments/lamaml_table3_tune.py --data-dir DIR"
+    parts = [table, "", "Reduced:", "", *reductions]
+    write(args.out, Report("Rates of La-MAML's Table 3 in small", command, about, parts))
 
 
 if __name__ == "__main__":

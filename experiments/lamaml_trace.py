@@ -17,13 +17,25 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import (
+    RESULTS,
+    Report,
+    Table,
+    arguments,
+    counted,
+    number,
+    one_core_each,
+    over_seeds,
+    printed,
+    recorded,
+    spread,
+    write,
+)
 from lamaml_table3 import NET, SAMPLES, reduced
 from matplotlib.figure import Figure
 
@@ -40,15 +52,12 @@ from cljax.types import Examples, Info
 BATCH, TASKS, TESTED = 10, 5, 1000
 STRIDE = {"mnist": 5, "cpu_small": 10}  # batches from record to record
 INNER, META = "end of the inner loop", "after the meta-update"
-RESULTS = Path("experiments/results")
-TITLE = """# Inner against meta accuracy of La-MAML, {what}
-
-Made by `python experiments/lamaml_trace.py --data-dir DIR{more}`: first 5 tasks of {size}
-images, {values}, {seeds} seeds; every {every} meta-updates the mean accuracy over the tasks
-seen so far, {tested} test images a task, at the end of that meta-update's inner loop and after it.
-The figure is `{figure}`. Mean gap ± standard deviation over seeds.
-
-"""
+ABOUT = (
+    ": first {tasks} tasks of {size} images, {values}, {seeds} seeds; every {every} meta-updates "
+    "the mean accuracy over the tasks seen so far, {tested} test images a task, at the end of that "
+    "meta-update's inner loop and after it. The figure is `{figure}`. Mean gap ± standard "
+    "deviation over seeds."
+)
 
 
 def inner_loop(loss_fn, state, examples: Examples, mask, options):
@@ -116,9 +125,7 @@ def compile_trace(method, net, stream, stride):
         blocks = jax.tree.map(lambda a: a.reshape(-1, stride, *a.shape[1:]), i_rows)
         return jax.lax.scan(block, learner.init(key_init), blocks)[1]
 
-    # Seeds run in threads, one core each: XLA's own threads would only get in their way.
-    xla = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
-    return jax.jit(run, compiler_options=xla)
+    return jax.jit(run, compiler_options=one_core_each())
 
 
 def curves(method, net, stream, seeds, stride, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -134,10 +141,7 @@ def curves(method, net, stream, seeds, stride, folder: Path) -> tuple[np.ndarray
     identity = [stream.checksum, TASKS, TESTED, stride, net.__name__, dict(method.options)]
     identity = json.dumps(identity, sort_keys=True)
 
-    def one(seed):
-        path = folder / f"seed{seed}.npz"
-        if path.exists() and (saved := dict(np.load(path)))["identity"] == identity:
-            return saved["accuracy"], saved["task"]
+    def measured(seed):
         own = cut(seed)
         rows, data, tests = plan(own, seed, BATCH), train_data(own), test_data(own)
         made = [keys.purpose(seed, name) for name in ("init", "update")]
@@ -145,14 +149,13 @@ def curves(method, net, stream, seeds, stride, folder: Path) -> tuple[np.ndarray
         task = rows.current[stride - 1 :: stride]
         seen = np.arange(TASKS) <= task[:, None, None]
         accuracy = (np.asarray(correct) / tests.counts).mean(axis=-1, where=seen).T
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(path, identity=identity, accuracy=accuracy, task=task)
-        return accuracy, task
+        return {"accuracy": accuracy, "task": task}
 
-    first = one(seeds[0])  # compiles
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        results = [first, *pool.map(one, seeds[1:])]
-    return np.stack([accuracy for accuracy, _ in results]), first[1]
+    def one(seed):
+        return recorded(folder / f"seed{seed}.npz", identity, lambda: measured(seed))
+
+    results = over_seeds(one, seeds)
+    return np.stack([found["accuracy"] for found in results]), results[0]["task"]
 
 
 def draw(accuracy: np.ndarray, task: np.ndarray, every: int, path: Path) -> None:
@@ -173,65 +176,66 @@ def draw(accuracy: np.ndarray, task: np.ndarray, every: int, path: Path) -> None
     plot.save(figure, path)
 
 
-def table(accuracy: np.ndarray, task: np.ndarray) -> list[str]:
+def table(accuracy: np.ndarray, task: np.ndarray) -> Table:
     """Gap of theta_K to theta after the update, by task, in points."""
     gap = 100 * (accuracy[:, 1] - accuracy[:, 0])  # [seeds, records]
-    lines = ["| task | inner, % | meta, % | gap, points: mean | largest | "
-             "records with a gap above 5 points |", "| --- " * 6 + "|"]  # fmt: skip
+    columns = ["task", "inner, %", "meta, %", "gap, points: mean", "largest",
+               "records with a gap above 5 points"]  # fmt: skip
+    rows = []
     for t in range(int(task.max()) + 1):
         own = task == t
-        inner, meta = (100 * accuracy[:, k][:, own].mean() for k in (0, 1))
-        means = gap[:, own].mean(axis=1)
-        std = f" ± {means.std(ddof=1):.2f}" if len(means) > 1 else ""
-        large = f"{int((gap[:, own] > 5).sum())} of {gap[:, own].size}"
-        cells = (t + 1, f"{inner:.1f}", f"{meta:.1f}", f"{means.mean():.2f}{std}",
-                 f"{gap[:, own].max():.1f}", large)  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return lines
+        inner, meta = (number(100 * accuracy[:, k][:, own].mean(), ".1f") for k in (0, 1))
+        row = [t + 1, inner, meta, spread(gap[:, own].mean(axis=1), "std"),
+               number(gap[:, own].max(), ".1f"),
+               counted(int((gap[:, own] > 5).sum()), gap[:, own].size)]  # fmt: skip
+        rows.append(printed(row))
+    return Table(columns, rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
-    parser.add_argument("--recipe", choices=STRIDE, default="mnist")
-    parser.add_argument("--runs", type=Path, default=Path("runs/lamaml_trace"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="100 images a task, 2 seeds")
-    args = parser.parse_args()
-    cljax.keep_freed_memory()
+def problem(args: argparse.Namespace):
+    """The recipe, and the stream that it runs on."""
     if args.recipe == "mnist":
         recipe = cljax.recipe("lamaml", "mnist-rotations")
         data = {"sample": True, "samples_per_task": 100} if args.smoke else {}
-        stream = cljax.streams.mnist_rotations(
+        stream = cljax.streams.MNISTRotations(
             num_tasks=TASKS, data_dir=None if args.smoke else args.data_dir, **data
-        )
-    else:
-        recipe = cljax.recipe("lamaml", "cifar100-20x5", "lamaml-table3-single", "reference")
-        recipe = reduced(recipe, NET, 100 if args.smoke else SAMPLES)
-        options = {**recipe.stream_options, "data_dir": args.data_dir}
-        stream = cljax.streams.STREAMS["cifar100-20x5"](**options)
+        ).build()
+        return recipe, stream
+    recipe = cljax.recipe("lamaml", "cifar100-20x5", "lamaml-table3-single", "reference")
+    recipe = reduced(recipe, NET, 100 if args.smoke else SAMPLES)
+    options = {**recipe.stream_options, "data_dir": args.data_dir}
+    return recipe, cljax.streams.make("cifar100-20x5", **options).build()
+
+
+def main() -> None:
+    args = arguments(
+        __doc__, smoke="100 images a task, 2 seeds", recipes=tuple(STRIDE), seeds=5,
+        runs="lamaml_trace",
+    ).parse_args()  # fmt: skip
+    cljax.keep_freed_memory()
+    recipe, stream = problem(args)
     method = cljax.LaMAML(**recipe.method_options)
     stride, seeds = STRIDE[args.recipe], range(2 if args.smoke else args.seeds)
     every, folder = stride * recipe.method_options["glances"], args.runs / args.recipe
     if args.smoke:
         folder = folder.with_name(f"{folder.name}-smoke")
     accuracy, task = curves(method, net_of(recipe.net), stream, seeds, stride, folder)
-    lines = "\n".join(table(accuracy, task))
-    print(lines)
+    gaps = table(accuracy, task)
     out, mnist = folder if args.smoke else RESULTS, args.recipe == "mnist"
     path = out / ("lamaml_trace.md" if mnist else "lamaml_trace_cifar100_cpu_small.md")
     draw(accuracy, task, every, path.with_suffix(".png"))
-    if not args.smoke:
-        text = TITLE.format(
-            what=stream.name, more="" if mnist else f" --recipe {args.recipe}",
-            size=len(stream.subsets(0)[0]), seeds=len(accuracy), every=every,
-            values="the recipe's values" if mnist else f"{recipe.net} and at most 2 glances",
-            tested=min(TESTED, len(of_seed(stream, 0).test_index[0])),
-            figure=path.with_suffix(".png").name,
-        ) + lines  # fmt: skip
-        old = path.read_text() if path.exists() else ""
-        _, mark, reading = old.partition("\n## Reading")  # kept
-        path.write_text(text + "\n" + mark + reading)
+    if args.smoke:
+        return
+    about = ABOUT.format(
+        tasks=TASKS, size=len(stream.subsets(0)[0]), seeds=len(accuracy), every=every,
+        values="the recipe's values" if mnist else f"{recipe.net} and at most 2 glances",
+        tested=min(TESTED, len(of_seed(stream, 0).test_index[0])),
+        figure=path.with_suffix(".png").name,
+    )  # fmt: skip
+    title = f"Inner against meta accuracy of La-MAML, {stream.name}"
+    command = "python experiments/lamaml_trace.py --data-dir DIR"
+    command += "" if mnist else f" --recipe {args.recipe}"
+    write(path, Report(title, command, about, [gaps]))
 
 
 if __name__ == "__main__":

@@ -20,8 +20,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from common import (
+    Cell,
+    Report,
+    Table,
+    arguments,
+    difference,
+    metric,
+    number,
+    of_each,
+    printed,
+    write,
+)
 
 import cljax
 from cljax import stats
@@ -88,31 +101,22 @@ def rows(options: str, full: bool) -> list[tuple[str, str, dict]]:
     return found
 
 
-def percent(cell) -> str:
-    if cell is None or cell["mean"] is None:
-        return "diverged"
-    text = f"{100 * cell['mean']:.2f}"
-    if cell["ci95"] is not None:
-        text += f" [{100 * cell['ci95'][0]:.2f}, {100 * cell['ci95'][1]:.2f}]"
-    return text
-
-
-def moved(run: cljax.Run) -> str:
+def moved(run: cljax.Run) -> Cell:
     """Mean absolute change of the final exemplars since they were chosen, in grey levels.
 
-    Kept beside the results: the exemplars themselves are not.
+    Stored beside the results: the exemplars themselves are not.
     """
     assert run.path is not None
-    kept = run.path / "change.json"
+    stored = run.path / "change.json"
     gaps = []
     for state in run.states or ():
         if "chosen" in state.exemplars._fields:
             gap, mask = change(state.exemplars)
             gaps.append(float((gap * mask).sum() / mask.sum()))
     if gaps:
-        kept.write_text(json.dumps(gaps))
-    gaps = json.loads(kept.read_text()) if kept.exists() else gaps
-    return f"{sum(gaps) / len(gaps):.2f}" if gaps else "-"
+        stored.write_text(json.dumps(gaps))
+    gaps = json.loads(stored.read_text()) if stored.exists() else gaps
+    return number(sum(gaps) / len(gaps) if gaps else None)
 
 
 def shown(method: str) -> list[tuple[str, str]]:
@@ -121,71 +125,78 @@ def shown(method: str) -> list[tuple[str, str]]:
     return two if method == "icarl" else [("logits", method)]
 
 
-def table_rows(method: str, label: str, run: cljax.Run) -> list[str]:
+def table_rows(method: str, label: str, run: cljax.Run) -> list[Sequence[Any]]:
     found, spent = run.results["evaluations"], run.results["time"]
-    seeds = len(run.results["seeds"])
-    lines = []
+    seconds = number((spent["train_s"] + spent["eval_s"]) / len(run.results["seeds"]), ".0f")
+    rows = []
     for name, owner in shown(method):
-        cells = found[name]["metrics"]
+        cells, quoted = found[name]["metrics"], None
         target = sources()["mnemonics-table1"].cells.get(
             (owner + "+mnemonics" * ("ours" in label), "cifar100-b50-5")
         )
-        quoted = "-"
         if target is not None and label in ("as it is", "with ours"):
-            quoted = f"{100 * target['AIA'].mean:.2f} / {100 * target['F'].mean:.2f}"
-        row = [
-            f"{NAMES[owner]}, {label}", percent(cells.get("AIA")), percent(cells.get("F")),
-            moved(run), quoted,
-            f"{(spent['train_s'] + spent['eval_s']) / seeds:.0f}",
-        ]  # fmt: skip
-        lines.append("| " + " | ".join(row) + " |")
-    return lines
+            quoted = of_each([100 * target[m].mean for m in ("AIA", "F")], between=" / ")
+        row = [f"{NAMES[owner]}, {label}", metric(cells.get("AIA")), metric(cells.get("F")),
+               moved(run), quoted, seconds]  # fmt: skip
+        rows.append(printed(row))
+    return rows
 
 
-def differences(runs: dict[tuple[str, str], cljax.Run]) -> list[str]:
-    """AIA of rows less those that they are compared with."""
+def differences(runs: Mapping[tuple[str, str], cljax.Run]) -> Table | None:
+    """AIA of rows less those that they are compared with; None without such rows."""
     values = {}
     for (method, label), run in runs.items():
         for name, owner in shown(method):
             cell = run.results["evaluations"][name]["metrics"].get("AIA")
             values[f"{NAMES[owner]}, {label}"] = cell and cell["values"]
-    asked = [(what, values.get(row), values.get(other)) for what, row, other in QUESTIONS]
+    compared = [(what, values.get(row), values.get(other)) for what, row, other in QUESTIONS]
     pairs = [
         (what, stats.paired(a, b))
-        for what, a, b in asked
+        for what, a, b in compared
         if a and b and len(a) == len(b) > 1 and None not in (*a, *b)
     ]
     if not pairs:
-        return []
+        return None
     adjusted = stats.holm([pair.p_value for _, pair in pairs])
-    lines = ["| AIA | difference | p |", "| --- | --- | --- |"]
-    for (what, pair), p in zip(pairs, adjusted, strict=True):
-        low, high = pair.ci95
-        text = f"{100 * pair.diff:+.2f} [{100 * low:.2f}, {100 * high:.2f}]"
-        lines.append(f"| {what} | {text} | {p:.3f} |")
-    return ["", *lines]
+    rows = [
+        [what, difference(pair), number(p, ".3f")]
+        for (what, pair), p in zip(pairs, adjusted, strict=True)
+    ]
+    return Table(["AIA", "difference", "p"], rows)
+
+
+def recipe_of(args: argparse.Namespace, method: str, extra: Mapping[str, Any]) -> cljax.Recipe:
+    full = args.recipe == "paper"
+    recipe = cljax.recipe(
+        method, f"cifar100-b50-{args.phases if full else 5}",
+        variant="without" if full else "cpu-small",
+        source="mnemonics-table1" if full else "mnemonics-table2",
+    )  # fmt: skip
+    net = recipe.net + (":bfloat16" if args.dtype == "bfloat16" else "")
+    recipe = recipe.replace(data_dir=args.data_dir, net=net, **extra)
+    if not args.smoke:
+        return recipe
+    return recipe.replace(
+        classes=6, base=2, classes_per_task=2, samples_per_class=40, per_class=4,
+        epochs=1, batch_size=16, balanced_epochs=1,
+        net=net.replace("resnet8", "resnet8:2,3,4").replace("resnet32", "resnet32:2,3,4"),
+    )  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
-    parser.add_argument("--recipe", choices=("cpu_small", "paper"), default="cpu_small")
+    parser = arguments(
+        __doc__, smoke="6 classes, 1 epoch, a few rows", recipes=("cpu_small", "paper"), seeds=3,
+        runs="mnemonics_table2", out="mnemonics_table2.md",
+    )  # fmt: skip
     parser.add_argument("--phases", type=int, choices=(5, 10, 25), default=5, help="paper only")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="rows whose 'METHOD LABEL' contains one of these")
-    parser.add_argument("--runs", type=Path, default=Path("runs/mnemonics_table2"))
-    parser.add_argument("--smoke", action="store_true", help="6 classes, 1 epoch, a few rows")
-    parser.add_argument(
-        "--out", type=Path, default=Path("experiments/results/mnemonics_table2.md")
-    )  # fmt: skip
     args = parser.parse_args()
     cljax.keep_freed_memory()
 
     full = args.recipe == "paper"
     options = TINY if args.smoke else "" if full else SMALL
-    variant = "without" if full else "cpu-small"
-    lines, seeds = [], 1 if args.smoke else args.seeds
+    seeds, lines = 1 if args.smoke else args.seeds, []
     runs: dict[tuple[str, str], cljax.Run] = {}
     for method, label, extra in rows(options, full):
         wanted = f"{method} {label}"
@@ -195,50 +206,37 @@ def main() -> None:
             continue
         if args.only and not any(text in wanted for text in args.only):
             continue
-        recipe = cljax.recipe(
-            method, f"cifar100-b50-{args.phases if full else 5}",
-            variant=variant, source="mnemonics-table1" if full else "mnemonics-table2",
-        )  # fmt: skip
-        net = recipe.net + (":bfloat16" if args.dtype == "bfloat16" else "")
-        recipe = recipe.replace(data_dir=args.data_dir, net=net, **extra)
-        if args.smoke:
-            recipe = recipe.replace(
-                classes=6, base=2, classes_per_task=2, samples_per_class=40, per_class=4,
-                epochs=1, batch_size=16, balanced_epochs=1,
-                net=net.replace("resnet8", "resnet8:2,3,4").replace("resnet32", "resnet32:2,3,4"),
-            )  # fmt: skip
-        kept = wanted.replace(", ", "-").replace(" ", "-") + f"-{args.recipe}-{args.dtype}"
-        kept += f"-{args.phases}" * full + "-smoke" * args.smoke
-        run = cljax.run(recipe, seeds=seeds, out=args.runs / kept)
+        folder = wanted.replace(", ", "-").replace(" ", "-") + f"-{args.recipe}-{args.dtype}"
+        folder += f"-{args.phases}" * full + "-smoke" * args.smoke
+        run = cljax.run(recipe_of(args, method, extra), seeds=seeds, out=args.runs / folder)
         runs[method, label] = run
         lines += table_rows(method, label, run)
-        print("\n".join(table_rows(method, label, run)), flush=True)
         if not args.smoke:
-            write(args, seeds, [*lines, *differences(runs)])
+            write(args.out, report(args, lines, differences(runs)))
 
 
-def write(args, seeds: int, lines: list[str]) -> None:
+def report(args: argparse.Namespace, lines: Sequence[Any], compared: Table | None) -> Report:
+    small = args.recipe == "cpu_small"
     size = (
         "20 classes (10 + 5 x 2), ResNet-8, 10 exemplars a class, 10 epochs a task"
-        if args.recipe == "cpu_small"
+        if small
         else f"100 classes (50 + {args.phases} phases), ResNet-32, 20 exemplars a class"
     )
-    asked = f" --only {' '.join(map(repr, args.only))}" if args.only else ""
-    text = [
-        "# Mnemonics' Table 2", "",
-        f"Made by `python experiments/mnemonics_table2.py --data-dir DIR --recipe {args.recipe} "
-        f"--dtype {args.dtype}{asked}`: CIFAR-100, {size}; {seeds} seeds, percent with 95 % "
-        "t-intervals. Change: mean absolute change of the final exemplars since they were chosen, "
-        "in grey levels. Published: AIA / F of 100 classes in 5 phases, beside rows of the same "
-        "name; at another size they say how methods compare, not what ours must be.", "",
-        "| row | AIA | F | change | published AIA / F | seconds a seed |",
-        "| --- | --- | --- | --- | --- | --- |", *lines, "",
+    about = (
+        f": CIFAR-100, {size}; {args.seeds} seeds, percent with 95 % t-intervals. Change: mean "
+        "absolute change of the final exemplars since they were chosen, in grey levels. Published: "
+        "AIA / F of 100 classes in 5 phases, beside rows of the same name; at another size they "
+        "say how methods compare, not what ours must be."
+    )
+    command = f"python experiments/mnemonics_table2.py --data-dir DIR --recipe {args.recipe} "
+    command += f"--dtype {args.dtype}"
+    command += f" --only {' '.join(map(repr, args.only))}" if args.only else ""
+    columns = ["row", "AIA", "F", "change", "published AIA / F", "seconds a seed"]
+    parts = [
+        *([f"Learned exemplars: `{SMALL}`.", ""] if small else []), Table(columns, lines),
+        *([] if compared is None else ["", compared]),
     ]  # fmt: skip
-    if args.recipe == "cpu_small":
-        text.insert(4, f"Learned exemplars: `{SMALL}`.\n")
-    old = args.out.read_text() if args.out.exists() else ""
-    reading = old[old.index("## Reading") :] if "## Reading" in old else ""
-    args.out.write_text("\n".join(text) + ("\n" + reading if reading else ""))
+    return Report("Mnemonics' Table 2", command, about, parts)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ experiments/results/mnemonics_toy.md, the pictures beside it.
 from __future__ import annotations
 
 import argparse
-import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+from common import Report, Table, arguments, number, printed, spread, write
 
 import cljax
-from cljax import geometry, plot, resolve, stats
+from cljax import geometry, plot, resolve
 from cljax.losses import cross_entropy, masked_mean
 from cljax.memory.learned import change
 from cljax.types import Variables
@@ -71,14 +72,6 @@ def alone(stream, kept, seed: int) -> tuple[float, float]:
     y = jnp.asarray(stream.train_y[rows])
     value, right = jax.jit(loss)(fitted(params), x, y, jnp.ones(len(rows), bool))
     return float(value), float(right)
-
-
-def interval(values, scale: float = 1.0) -> str:
-    cell = stats.summary(np.asarray(values, float))
-    text = f"{scale * cell.mean:.2f}"
-    if cell.ci95 is not None:
-        text += f" [{scale * cell.ci95[0]:.2f}, {scale * cell.ci95[1]:.2f}]"
-    return text
 
 
 def features(stream, state, x) -> jax.Array:
@@ -130,67 +123,71 @@ def shape(stream, state, seed: int) -> tuple[float, float]:
     return float(jnp.nanmean(ratio)), float(spread.mean)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="the sample, 1 epoch, 1 seed")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results/mnemonics_toy.md"))
-    args = parser.parse_args()
-    cljax.keep_freed_memory()
+def row_of(name: str, run: cljax.Run, stream, seconds: float) -> Sequence[Any]:
+    found = [alone(stream, state.exemplars, i) for i, state in enumerate(run.states)]
+    shapes = [shape(stream, state, i) for i, state in enumerate(run.states)]
+    gaps = [0.0]
+    if "chosen" in run.states[0].exemplars._fields:
+        gaps = [float(change(state.exemplars)[0].mean()) for state in run.states]
+    ratios, silhouettes = zip(*shapes, strict=True)
+    losses, right = zip(*found, strict=True)
+    return printed([
+        name, spread(run.metric("AIA"), scale=100), spread(run.metric("F"), scale=100),
+        spread(losses), spread(right, scale=100), number(np.mean(gaps), ".1f"),
+        number(np.mean(ratios)), number(np.mean(silhouettes)), number(seconds, ".0f"),
+    ])  # fmt: skip
 
-    seeds = 1 if args.smoke else args.seeds
-    stream = cljax.streams.mnist_b5_5(data_dir=args.data_dir, sample=args.smoke)
+
+def main() -> None:
+    args = arguments(
+        __doc__, smoke="the sample, 1 epoch, 1 seed", seeds=5, out="mnemonics_toy.md"
+    ).parse_args()
+    cljax.keep_freed_memory()
+    if args.smoke:
+        args.seeds, args.data_dir = 1, None
+
+    stream = cljax.streams.IncrementalMNIST(data_dir=args.data_dir, sample=args.smoke).build()
     recipe = cljax.recipe("lucir", "mnist-b5-5", "mnemonics-toy", "toy")
-    lines, finals = [], {}
+    rows, finals = [], {}
     for name, policy in POLICIES.items():
         if args.smoke:
             policy = policy.replace("outer_epochs=2", "outer_epochs=1")
         began = time.perf_counter()
         method = cljax.LUCIR(**{**recipe.method_options, **BALANCED, "exemplars": policy})
         run = cljax.run(
-            method, stream, seeds=seeds, net=recipe.net, batch_size=recipe.batch_size,
+            method, stream, seeds=args.seeds, net=recipe.net, batch_size=recipe.batch_size,
             epochs=1 if args.smoke else recipe.epochs,
         )  # fmt: skip
-        took = time.perf_counter() - began
         finals[name] = run.states[0]
-        found = [alone(stream, state.exemplars, i) for i, state in enumerate(run.states)]
-        shapes = [shape(stream, state, i) for i, state in enumerate(run.states)]
-        gaps = [0.0]
-        if "chosen" in run.states[0].exemplars._fields:
-            gaps = [float(change(state.exemplars)[0].mean()) for state in run.states]
-        lines.append(
-            f"| {name} | {interval(run.metric('AIA'), 100)} | {interval(run.metric('F'), 100)} | "
-            f"{interval([loss for loss, _ in found])} | "
-            f"{interval([right for _, right in found], 100)} | {np.mean(gaps):.1f} | "
-            f"{np.mean([r for r, _ in shapes]):.2f} | {np.mean([s for _, s in shapes]):.2f} | "
-            f"{took:.0f} |"
-        )
-        print(lines[-1], flush=True)
+        rows.append(row_of(name, run, stream, time.perf_counter() - began))
     if args.smoke:
         return
     losses = {}
     for name, policy in list(POLICIES.items())[2:]:
         losses[name] = _losses(stream, recipe, policy)
     pictures(stream, finals, losses, args.out)
-    old = args.out.read_text() if args.out.exists() else ""
-    reading = old[old.index("## Reading") :] if "## Reading" in old else ""
-    policies = [f"- {name}: `{policy}`" for name, policy in POLICIES.items()]
-    text = [
-        "# Learned exemplars on digits", "",
-        "Made by `python experiments/mnemonics_toy.py --data-dir DIR`: mnist-b5-5, LUCIR, "
-        f"{recipe.net}, 5 exemplars a class, {seeds} seeds, with 95 % t-intervals; AIA, F and "
-        "accuracies in percent. Alone: loss in nats and accuracy on validation images of a "
-        f"network trained from fresh weights on the final exemplars alone ({STEPS} steps of "
-        f"{RATE}). Change: mean absolute change since they were chosen, in grey levels.", "",
-        *policies, "",
-        "| exemplars | AIA | F | loss alone | accuracy alone | change | boundary ratio | "
-        "silhouette | seconds, all seeds |", "| --- " * 9 + "|", *lines, "",
+    write(args.out, report(args, recipe.net, rows))
+
+
+def report(args: argparse.Namespace, net: str, rows: Sequence[Sequence[Any]]) -> Report:
+    about = (
+        f": mnist-b5-5, LUCIR, {net}, 5 exemplars a class, {args.seeds} seeds, with 95 % "
+        "t-intervals; AIA, F and accuracies in percent. Alone: loss in nats and accuracy on "
+        "validation images of a network trained from fresh weights on the final exemplars alone "
+        f"({STEPS} steps of {RATE}). Change: mean absolute change since they were chosen, in grey "
+        "levels."
+    )
+    columns = ["exemplars", "AIA", "F", "loss alone", "accuracy alone", "change", "boundary ratio",
+               "silhouette", "seconds, all seeds"]  # fmt: skip
+    parts = [
+        *(f"- {name}: `{policy}`" for name, policy in POLICIES.items()), "",
+        Table(columns, rows), "",
         f"![exemplars before and after]({args.out.stem}_exemplars.png)",
         f"![exemplars among the data]({args.out.stem}_tsne.png)",
-        f"![validation loss]({args.out.stem}_loss.png)", "",
+        f"![validation loss]({args.out.stem}_loss.png)",
     ]  # fmt: skip
-    args.out.write_text("\n".join(text) + ("\n" + reading if reading else ""))
+    command = "python experiments/mnemonics_toy.py --data-dir DIR"
+    return Report("Learned exemplars on digits", command, about, parts)
 
 
 def _losses(stream, recipe, policy: str) -> np.ndarray:

@@ -12,9 +12,11 @@ where it stopped. The table goes to experiments/results/permuted_mnist.md.
 
 from __future__ import annotations
 
-import argparse
-import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from common import Report, Table, arguments, metric, number, percent, printed, write
 
 import cljax
 from cljax.streams import on_validation
@@ -41,62 +43,65 @@ def method_of(name: str, strength: float | None) -> cljax.Method:
     return cljax.Finetune(lr=1e-3, optimizer="adam", penalty=penalty)
 
 
+def tuned(
+    name: str, strengths: Sequence[float], stream, folder: Path, settings: Mapping[str, Any]
+) -> tuple[float | None, list[Sequence[Any]]]:
+    """The strength that is best on validation images, and all that were tried."""
+    held_out, found, rows = on_validation(stream, TUNING_SEED), {}, []
+    for strength in strengths if len(strengths) > 1 else ():
+        out = folder / f"tune-{name}-{strength:g}"
+        method = method_of(name, strength)
+        run = cljax.run(method, held_out, seeds=[TUNING_SEED], out=out, **settings)
+        found[strength] = float(run.metric("RA")[0])
+        rows.append(printed([name, number(strength, "g"), percent(found[strength])]))
+    return (max(found, key=lambda s: found[s]) if found else None), rows
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/permuted_mnist"))
+    parser = arguments(
+        __doc__, smoke="2 tasks of the sample, 1 epoch", seeds=5, runs="permuted_mnist",
+        out="permuted_mnist.md",
+    )  # fmt: skip
     parser.add_argument("--net", default="mlp:400,400")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="2 tasks of the sample, 1 epoch")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results/permuted_mnist.md"))
     args = parser.parse_args()
 
     if args.smoke:
-        stream = cljax.streams.mnist_permutations(sample=True, num_tasks=2, samples_per_task=500)
+        stream = cljax.streams.MNISTPermutations(
+            sample=True, num_tasks=2, samples_per_task=500
+        ).build()
         epochs, seeds, grid = 1, 2, {name: values[:2] for name, values in GRID.items()}
     else:
-        stream = cljax.streams.mnist_permutations(
+        stream = cljax.streams.MNISTPermutations(
             data_dir=args.data_dir, num_tasks=10, samples_per_task=55_000
-        )
+        ).build()
         epochs, seeds, grid = 10, args.seeds, GRID
     settings = {"net": args.net, "batch_size": 256, "epochs": epochs, "entries": "diagonal-last"}
     folder = args.runs / ("smoke" if args.smoke else "full")
-    held_out = on_validation(stream, TUNING_SEED)
     tuning, rows = [], []
     for name, strengths in grid.items():
-        found = {}
-        for strength in strengths if len(strengths) > 1 else []:
-            out = folder / f"tune-{name}-{strength:g}"
-            method = method_of(name, strength)
-            run = cljax.run(method, held_out, seeds=[TUNING_SEED], out=out, **settings)
-            found[strength] = float(run.metric("RA")[0])
-            tuning.append(f"| {name} | {strength:g} | {100 * found[strength]:.2f} |")
-            print(tuning[-1], flush=True)
-        best = max(found, key=lambda s: found[s]) if found else None
+        best, tried = tuned(name, strengths, stream, folder, settings)
+        tuning += tried
         out = folder / f"report-{name}"
         run = cljax.run(method_of(name, best), stream, seeds=seeds, out=out, **settings)
-        cells = [
-            f"{100 * c['mean']:.2f} [{100 * c['ci95'][0]:.2f}, {100 * c['ci95'][1]:.2f}]"
-            for c in (run.results["metrics"][metric] for metric in ("RA", "LA", "BTI"))
-        ]
-        seconds = run.results["time"]["total_s"]
-        row = [name, "-" if best is None else f"{best:g}", *cells, PAPERS[name], COLLECTION[name]]
-        rows.append("| " + " | ".join([*row, f"{seconds:.0f}"]) + " |")
-        print(rows[-1], flush=True)
+        cells = (metric(run.results["metrics"][measure]) for measure in ("RA", "LA", "BTI"))
+        row = [name, number(best, "g"), *cells, PAPERS[name], COLLECTION[name],
+               number(run.results["time"]["total_s"], ".0f")]  # fmt: skip
+        rows.append(printed(row))
     if args.smoke:
         return
-    text = [
-        "# Permuted MNIST, offline", "",
-        f"Made by `python experiments/permuted_mnist.py --data-dir DIR --net {args.net}`: 10 tasks "
-        f"of 55 000 images, one head, {epochs} epochs, batch 256, Adam 1e-3, {seeds} seeds; "
-        "percent with 95 % t-intervals; strengths chosen on validation images. SI cuts each task's "
-        "term at zero (`importance=clip-each`).", "",
-        "| method | strength | RA | LA | BTI | paper | collection of reproductions | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |", *rows, "",
-        "## Strengths tried", "", "| method | strength | RA on validation images |",
-        "| --- | --- | --- |", *tuning, "",
+    about = (
+        f": 10 tasks of 55 000 images, one head, {epochs} epochs, batch 256, Adam 1e-3, {seeds} "
+        "seeds; percent with 95 % t-intervals; strengths chosen on validation images. SI cuts each "
+        "task's term at zero (`importance=clip-each`)."
+    )
+    columns = ["method", "strength", "RA", "LA", "BTI", "paper", "collection of reproductions",
+               "seconds"]  # fmt: skip
+    parts = [
+        Table(columns, rows), "", "## Strengths tried", "",
+        Table(["method", "strength", "RA on validation images"], tuning),
     ]  # fmt: skip
-    args.out.write_text("\n".join(text))
+    command = f"python experiments/permuted_mnist.py --data-dir DIR --net {args.net}"
+    write(args.out, Report("Permuted MNIST, offline", command, about, parts))
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=results / "readme_picture.png")
     args = parser.parse_args()
     tasks, images, seeds = (2, 50, 2) if args.smoke else (8, 500, 3)
-    stream = cljax.streams.mnist_rotations(
+    stream = cljax.streams.MNISTRotations(
         sample=True, num_tasks=tasks, samples_per_task=images
-    )  # fmt: skip
+    ).build()  # fmt: skip
     runs = {
         name: cljax.run(method, stream, seeds=seeds, net="mlp:100,100", batch_size=10)
         for name, method in METHODS.items()

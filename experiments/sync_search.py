@@ -1,6 +1,6 @@
 """Looks for a setting of Sync La-MAML that reaches its published row; the released one does not.
 
-    python experiments/sync_search.py --data-dir DIR --manifest reference_streams.npz [--out FILE]
+    python experiments/sync_search.py --data-dir DIR --manifest FILE.npz [--out FILE.md]
 
 Every setting of a grid over (alpha_init, lr, alpha_lr) is one lane of the same compiled program:
 the learning rates are traced, a thread a core takes the next lane. Settings are ranked by retained
@@ -10,17 +10,27 @@ the best is then run on the test images, with other seeds.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import itertools
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import (
+    Report,
+    Table,
+    arguments,
+    number,
+    of_each,
+    one_core_each,
+    over_seeds,
+    percent,
+    printed,
+    spread,
+    write,
+)
 
 import cljax
 from cljax import keys
@@ -73,8 +83,7 @@ def compile_lane(stream, capacity: int):
         last = jax.lax.map(lambda t: correct(views(state), tests, t, allowed), tasks)
         return jnp.stack([learned, last])
 
-    options = {"xla_cpu_multi_thread_eigen": False} if jax.default_backend() == "cpu" else None
-    return jax.jit(lane, compiler_options=options)
+    return jax.jit(lane, compiler_options=one_core_each())
 
 
 def on_validation(stream, seed: int, size: int = 500):
@@ -99,57 +108,55 @@ def measure(lane, stream, tested, settings, seeds):
         learned, last = np.asarray(correct) / counts
         return last.mean(), (last - learned).mean()
 
-    lanes = list(itertools.product(settings, seeds))
-    one(lanes[0])  # compiles
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        values = np.array(list(pool.map(one, lanes)))
+    values = np.array(over_seeds(one, list(itertools.product(settings, seeds))))
     return values.reshape(len(settings), len(seeds), 2)
 
 
+def searched(name: str, stream, settings: list[Setting]) -> list[Table | str]:
+    """The best settings on validation images, and the best of them on the test images."""
+    lane = compile_lane(stream, capacity=200)
+    validation = measure(
+        lane, stream, lambda seed: on_validation(stream, seed), settings, TUNING_SEEDS
+    )
+    ranking = np.argsort(-validation[..., 0].mean(axis=1))
+    rows = [
+        printed([*(number(value, "g") for value in settings[i]),
+                 *(percent(value, ".1f") for value in validation[i].mean(axis=0))])
+        for i in ranking[:8]
+    ]  # fmt: skip
+    best = settings[ranking[0]]
+    test = measure(lane, stream, lambda seed: stream, [best], REPORTED_SEEDS)[0]
+    published = of_each([100 * value for value in PUBLISHED[name]], between=" / ")
+    row = [spread(test[:, 0], scale=100), spread(test[:, 1], scale=100), published]
+    return [
+        f"## {name}", "",
+        Table([*Setting._fields, "validation RA", "BTI"], rows), "",
+        "Best on validation, on the test images, seeds 0 to 4:", "",
+        Table(["RA", "BTI", "published"], [printed(row)]), "",
+    ]  # fmt: skip
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(__doc__, smoke="2 tasks of the sample, 2 settings", data_dir=False)
     parser.add_argument("--data-dir")
     parser.add_argument("--manifest", help="recorded angles, permutations and indices")
-    parser.add_argument("--smoke", action="store_true", help="2 tasks of the sample, 2 settings")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     grid = {k: v[:1] if args.smoke and k != "lr" else v for k, v in GRID.items()}
     settings = [Setting(*values) for values in itertools.product(*grid.values())]
-    lines = []
+    parts = []
     for name in ("mnist-rotations", "mnist-permutations"):
         options = (
             {"sample": True, "num_tasks": 2, "samples_per_task": 50}
             if args.smoke
             else {"data_dir": args.data_dir, "stream_manifest": args.manifest}
         )
-        stream = cljax.streams.STREAMS[name](**options)
-        lane = compile_lane(stream, capacity=200)
-        validation = measure(
-            lane, stream, lambda seed, s=stream: on_validation(s, seed), settings, TUNING_SEEDS
-        )
-        ranking = np.argsort(-validation[..., 0].mean(axis=1))
-        lines += [f"## {name}", "", "| alpha_init | lr | alpha_lr | validation RA | BTI |",
-                  "| --- | --- | --- | --- | --- |"]  # fmt: skip
-        for i in ranking[:8]:
-            ra, bti = 100 * validation[i].mean(axis=0)
-            values = " | ".join(f"{v:g}" for v in settings[i])
-            lines.append(f"| {values} | {ra:.1f} | {bti:.1f} |")
-        best = settings[ranking[0]]
-        test = measure(lane, stream, lambda seed, s=stream: s, [best], REPORTED_SEEDS)[0]
-        ra, bti = (cljax.stats.summary(test[:, k]) for k in (0, 1))
-        target = PUBLISHED[name]
-        interval = ", ".join(f"{100 * bound:.2f}" for bound in ra.ci95)
-        lines += [
-            "",
-            f"Best on validation, on the test images, seeds 0 to 4: RA {100 * ra.mean:.2f} "
-            f"[{interval}], BTI {100 * bti.mean:.2f}; published {100 * target[0]:.2f} / "
-            f"{100 * target[1]:.2f}.",
-            "",
-        ]
-        print("\n".join(lines), flush=True)
+        stream = cljax.streams.make(name, **options).build()
+        print(name, flush=True)
+        parts += searched(name, stream, settings)
     if args.out:
-        title = "# Settings of Sync La-MAML\n\nMade by `python experiments/sync_search.py`.\n\n"
-        args.out.write_text(title + "\n".join(lines) + "\n")
+        command = "python experiments/sync_search.py --data-dir DIR --manifest FILE"
+        write(args.out, Report("Settings of Sync La-MAML", command, ".", parts))
 
 
 if __name__ == "__main__":

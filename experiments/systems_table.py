@@ -3,22 +3,23 @@
     python experiments/systems_table.py            # writes them into README.md, between markers
     python experiments/systems_table.py --check    # exits with 1 where README.md says otherwise
 
-What is reproduced comes from the tables in experiments/results: a published number, ours with its
-95 % interval, and the verdict that stands beside it there. A number without a verdict there has
-none here. Results at another size than the published one are named, not compared. Seconds are
-those of the files that the commands beside them write.
+What is reproduced comes from the JSON files in experiments/results (their format: ``common.py``): a
+published number, ours with its 95 % interval, and the verdict that stands beside it there. A number
+without a verdict there has none here. Results at another size than the published one are named, not
+compared. Seconds are those of the files that the commands beside them write.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cljax.methods import CHECKED
+from cljax.references.tables import interval
 
 HERE = Path(__file__).resolve().parent
 RESULTS, README = HERE / "results", HERE.parent / "README.md"
@@ -61,34 +62,46 @@ SYSTEMS = (
 )  # fmt: skip
 # Files of results at another size than the published one, and the systems in them.
 SMALL = {
-    "lamaml_table3_cpu_small.md": ("La-MAML, Table 3", "lamaml sync-lamaml cmaml er"),
-    "mnemonics_table2.md": ("mnemonics, Table 2", "lucir icarl lwf-exemplars bic"),
-    "teacher_mini_*.md": ("multi-task teacher", "teacher"),
+    "lamaml_table3_cpu_small.json": ("La-MAML, Table 3", "lamaml sync-lamaml cmaml er"),
+    "mnemonics_table2.json": ("mnemonics, Table 2", "lucir icarl lwf-exemplars bic"),
+    "teacher_mini_*.json": ("multi-task teacher", "teacher"),
 }
 
-# What was timed, its file, and where the number stands there.
+
+class Pick(NamedTuple):
+    """A number of a file: of the first row that has these values, or among its ``numbers``."""
+
+    column: str
+    row: dict[str, str] = {}  # empty: ``column`` names one of ``numbers``
+
+
+# What was timed, its file, the numbers there, and how they are shown.
+_WHOLE = "whole process s (median, range)"
 SPEEDS = (
-    ("La-MAML, 20 tasks of rotated digits: a whole process, one seed", "lamaml_speed.md",
-     r"\| one seed, low-rank \| (\S+) .*", "{} s"),
-    ("the same, with compiled programs kept from before", "lamaml_speed.md",
-     r"\| one seed, low-rank, warm cache \| (\S+) .*", "{} s"),
-    ("the same, five seeds", "lamaml_speed.md", r"\| five seeds, low-rank \| (\S+) .*", "{} s"),
-    ("La-MAML: a whole process of one seed, beside the authors' code", "lamaml_table2.md",
-     r"\| mnist-rotations \| lamaml \|(?:[^|]*\|){3} (\S+) [^|]*\| (\S+)", "{} s; {} s"),
-    ("MER: likewise", "lamaml_table2.md",
-     r"\| mnist-rotations \| mer \|(?:[^|]*\|){3} (\S+) [^|]*\| (\S+)", "{} s; {} s"),
-    ("iTAML on split MNIST: a whole process, one seed", "itaml_speed.md",
-     r"median (\S+) s of 3", "{} s"),
-    ("64 lanes as one sweep, beside single processes", "sweep_throughput.md",
-     r"in the sweep: (\S+) times", "{} times their throughput"),
-    ("a second-order meta-step of La-MAML's 160-channel network, beside PyTorch's",
-     "cnn_speed.md",
-     r"patches: meta-step \|[^|]*\| (\S+)(?s:.*?)PyTorch: meta-step \|[^|]*\| (\S+)",
-     "{} ms; {} ms"),
+    ("La-MAML, 20 tasks of rotated digits: a whole process, one seed", "lamaml_speed",
+     [Pick(_WHOLE, {"run": "one seed, low-rank"})], "{:.1f} s"),
+    ("the same, with compiled programs kept from before", "lamaml_speed",
+     [Pick(_WHOLE, {"run": "one seed, low-rank, warm cache"})], "{:.1f} s"),
+    ("the same, five seeds", "lamaml_speed",
+     [Pick(_WHOLE, {"run": "five seeds, low-rank"})], "{:.1f} s"),
+    *((what, "lamaml_table2",
+       [Pick(column, {"stream": "mnist-rotations", "method": method})
+        for column in ("whole process", "authors' code")], "{:.1f} s; {:.0f} s")
+      for method, what in (
+          ("lamaml", "La-MAML: a whole process of one seed, beside the authors' code"),
+          ("mer", "MER: likewise"))),
+    ("iTAML on split MNIST: a whole process, one seed", "itaml_speed",
+     [Pick("whole process, median s")], "{:.1f} s"),
+    ("64 lanes as one sweep, beside single processes", "sweep_throughput",
+     [Pick("throughput of a lane, times that of single processes")],
+     "{:.2f} times their throughput"),
+    ("a second-order meta-step of La-MAML's 160-channel network, beside PyTorch's", "cnn_speed",
+     [Pick("best ms", {"what": f"{whose}: meta-step"}) for whose in ("patches", "PyTorch")],
+     "{:.1f} ms; {:.1f} ms"),
     ("a training step of ResNet-32, 128 images, beside PyTorch's (its faster layout)",
-     "resnet32_speed.md",
-     r"JAX, freed memory kept \|[^|]*\| (\S+)(?s:.*?)channels_last \|[^|]*\| (\S+)",
-     "{} ms; {} ms"),
+     "resnet32_speed",
+     [Pick("best ms", {"training step": step})
+      for step in ("JAX, freed memory kept", "PyTorch, channels_last")], "{:.0f} ms; {:.0f} ms"),
 )  # fmt: skip
 
 
@@ -101,73 +114,76 @@ class Line(NamedTuple):
     ours: str
     verdict: str  # "-": none is stated
     source: str
-    file: str
+    file: str  # the Markdown file
 
 
-def tables(path: Path) -> Iterator[list[dict[str, str]]]:
-    """The Markdown tables of a file, each as rows of column -> cell."""
-    rows: list[list[str]] = []
-    for line in [*path.read_text("utf-8").splitlines(), ""]:
-        if line.startswith("|"):
-            rows.append([cell.strip() for cell in line.strip().strip("|").split("|")])
-        elif rows:
-            head, _, *body = rows
-            yield [dict(zip(head, row, strict=False)) for row in body]
-            rows = []
+def read(path: Path) -> dict[str, Any]:
+    """A JSON file of results."""
+    return json.loads(path.read_text("utf-8"))
 
 
-def of_lamaml(path: Path) -> Iterator[Line]:
-    """``RA of published, difference``: ``53.38 ± 1.53, -0.46: undecided, accepted``."""
-    column = "RA of published, difference"
-    source = f"La-MAML, Table {path.stem.removeprefix('lamaml_table')[0]}"
-    for row in (row for table in tables(path) for row in table if row.get(column, "-") != "-"):
-        published, _, rest = row[column].partition(", ")
-        verdict = rest.partition(": ")[2] or "-"
+def shown(cell: dict[str, Any]) -> str:
+    """A mean with its interval."""
+    return interval(cell["mean"], (cell["low"], cell["high"]))
+
+
+def of_lamaml(results: dict[str, Any], file: str) -> Iterator[Line]:
+    """A verdict and whether it is accepted, beside each published RA."""
+    source = f"La-MAML, Table {results['experiment'].removeprefix('lamaml_table')[0]}"
+    for row in (row for table in results["tables"] for row in table["rows"]):
+        cell = row.get("RA of published, difference")
+        if cell is None:
+            continue
+        published, std = f"{cell['published']:.2f}", cell.get("published_std")
+        published += "" if std is None else f" ± {std:.2f}"
+        verdict = f"{cell['verdict']}, {'accepted' if cell['accepted'] else 'not accepted'}"
         where = f"{row['stream']}, RA"
-        yield Line(row["method"], where, published, row["RA"], verdict, source, path.name)
+        yield Line(row["method"], where, published, shown(row["RA"]), verdict, source, file)
 
 
-def of_itaml(path: Path) -> Iterator[Line]:
-    """``published``: ``97.95: no-update -37.75 different, task-agnostic +0.31 equivalent, ...``.
+def of_itaml(results: dict[str, Any], file: str) -> Iterator[Line]:
+    """A verdict of each protocol.
 
     Of each method the first row, iTAML's being the released script; iTAML in the protocol that
     infers the task, the others by single examples.
     """
     seen = set()
-    for row in next(tables(path)):
-        method = re.split(r"[ ,]", row["method"])[0]
-        published, _, verdicts = row["published"].partition(": ")
-        if method in seen or not verdicts:
+    for row in results["tables"][0]["rows"]:
+        method, cell = row["method"].partition(",")[0].split(" ")[0], row["published"]
+        if method in seen or not isinstance(cell, dict):
             continue
         seen.add(method)
-        protocol, column = "no-update", "per sample"
+        protocol, column, name = "no-update", "per sample", "single examples"
         if method == "itaml":
             protocol, column = "task-agnostic", "continuum, task inferred"
-        found = re.search(rf"{protocol} [+-][\d.]+ (\w+)", verdicts)
-        where = f"split-mnist, {'task inferred' if method == 'itaml' else 'single examples'}"
-        verdict = found[1] if found else "-"
-        yield Line(method, where, published, row[column], verdict, "iTAML, Table 1", path.name)
+            name = "task inferred"
+        verdict = cell["protocols"].get(protocol, {"verdict": "-"})["verdict"]
+        published = f"{cell['published']:.2f}"
+        where = f"split-mnist, {name}"
+        yield Line(method, where, published, shown(row[column]), verdict, "iTAML, Table 1", file)
 
 
-def of_permuted(path: Path) -> Iterator[Line]:
-    """``paper``: a fraction, without a verdict."""
-    for row in next(tables(path)):
-        if row["paper"] != "-":
-            published = f"{100 * float(row['paper']):.0f}"
+def of_permuted(results: dict[str, Any], file: str) -> Iterator[Line]:
+    """The papers' numbers are fractions, without a verdict."""
+    for row in results["tables"][0]["rows"]:
+        if row["paper"] is not None:
+            published = f"{100 * row['paper']:.0f}"
             where = "Permuted MNIST, offline, RA"
-            yield Line(row["method"], where, published, row["RA"], "-", "Permuted MNIST", path.name)
+            yield Line(
+                row["method"], where, published, shown(row["RA"]), "-", "Permuted MNIST", file
+            )
 
 
 def lines(folder: Path = RESULTS) -> list[Line]:
     """All numbers that have a published one beside them."""
     found = []
-    for pattern, read in (
-        ("lamaml_table[13]*.md", of_lamaml),
-        ("itaml_table1.md", of_itaml),
-        ("permuted_mnist.md", of_permuted),
+    for pattern, lines_of in (
+        ("lamaml_table[13]*.json", of_lamaml),
+        ("itaml_table1.json", of_itaml),
+        ("permuted_mnist.json", of_permuted),
     ):
         for path in sorted(folder.glob(pattern)):
-            found += read(path)
+            found += lines_of(read(path), f"{path.stem}.md")
     return found
 
 
@@ -176,9 +192,8 @@ def in_small(folder: Path = RESULTS) -> list[tuple[str, str, str]]:
     found = []
     for pattern, (source, methods) in SMALL.items():
         for path in sorted(folder.glob(pattern))[:1]:
-            text = path.read_text("utf-8")
-            if "cpu_small" in text or "mini" in path.name:
-                found += [(method, source, path.name) for method in methods.split()]
+            if "cpu_small" in read(path)["command"] or "mini" in path.name:
+                found += [(method, source, f"{path.stem}.md") for method in methods.split()]
     return found
 
 
@@ -201,16 +216,28 @@ def agrees(line: Line) -> bool:
     return line.verdict == "equivalent" or line.verdict.endswith(", accepted")
 
 
+def picked(results: dict[str, Any], pick: Pick) -> float:
+    """The number that a pick names; of several repeats the median."""
+    rows = [row for table in results["tables"] for row in table["rows"]]
+    fit = [
+        row
+        for row in rows
+        if all(row.get(k) == v for k, v in pick.row.items()) and pick.column in row
+    ]
+    found = fit[0][pick.column] if pick.row and fit else results["numbers"].get(pick.column)
+    if found is None:
+        raise SystemExit(f"{results['experiment']}.json has no {pick} any more; change SPEEDS.")
+    return found["median"] if isinstance(found, dict) else found
+
+
 def speeds(folder: Path = RESULTS) -> str:
     """The table of speed, each row with the command that measured it."""
     rows = ["| what | on two cores of a CPU | measured by |", "| --- | --- | --- |"]
-    for what, file, pattern, told in SPEEDS:
-        content = (folder / file).read_text("utf-8")
-        found, command = re.search(pattern, content), re.search(r"Made by `python (.*?)`", content)
-        if found is None or command is None:
-            raise SystemExit(f"{file} has no {what!r} any more; change its pattern.")
-        link = f"[`{command[1].removeprefix('experiments/')}`](experiments/results/{file})"
-        rows.append(f"| {what} | {told.format(*found.groups())} | {link} |")
+    for what, name, picks, text in SPEEDS:
+        results = read(folder / f"{name}.json")
+        command = results["command"].removeprefix("python experiments/")
+        link = f"[`{command}`](experiments/results/{name}.md)"
+        rows.append(f"| {what} | {text.format(*(picked(results, p) for p in picks))} | {link} |")
     return "\n".join(rows)
 
 

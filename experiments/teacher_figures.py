@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
+from common import Table, number
 
 import cljax
 from cljax import resolve
@@ -23,7 +24,6 @@ from cljax.method import Problem
 from cljax.plot.parts import PALETTE, tidy
 from cljax.recipes import Recipe
 from cljax.runner import artefacts
-from cljax.runner.prepare import make
 from cljax.streams.base import Stream
 from cljax.types import Array, Batch, Info, Model, Spec
 from cljax.update_rules import Gate, learned_step, lstm_gate, multipliers
@@ -110,7 +110,7 @@ def watched(
     """
     total = None
     if stream is None:
-        stream = make(resolve.stream_factory(recipe.stream), recipe.stream_options, recipe.stream)
+        stream = resolve.stream(recipe.stream, **recipe.stream_options)
     for seed, of_rule in seeds:
         options = {**recipe.method_options, "rule": str(rule), "rule_seed": of_rule}
         run = cljax.run(
@@ -178,14 +178,14 @@ def _counted(counts: Counts, kind: str, values: Array) -> Counts:
     return Counts({**counts.histogram, kind: bins}, {**counts.sums, kind: counts.sums[kind] + more})
 
 
-def draw_multipliers(counts: Counts, path: Path) -> list[str]:
-    """A histogram a kind of layer; the lines of a table of mean, deviation and share below 0."""
+def draw_multipliers(counts: Counts, path: Path) -> Table:
+    """A histogram a kind of layer; a table of mean, deviation and share below 0."""
     kinds = list(counts.histogram)
     figure, panels = plt.subplots(
         1, len(kinds), figsize=(2.9 * len(kinds) + 0.4, 2.8), squeeze=False, layout="constrained"
     )
     edges = np.linspace(-_REACH, _REACH, _BINS + 1)
-    text = ["| multipliers of | mean | standard deviation | below zero, % |", "| --- " * 4 + "|"]
+    rows = []
     for panel, kind in zip(panels[0], kinds, strict=True):
         share = counts.histogram[kind] / max(counts.histogram[kind].sum(), 1)
         panel.bar(edges[:-1], 100 * share, np.diff(edges), align="edge", color=PALETTE[0])
@@ -197,8 +197,9 @@ def draw_multipliers(counts: Counts, path: Path) -> list[str]:
         mean = total / max(size, 1)
         deviation = np.sqrt(max(squares / max(size, 1) - mean**2, 0.0))
         share_below = 100 * below / max(size, 1)
-        text.append(f"| {kind} | {mean:.3f} | {deviation:.3f} | {share_below:.1f} |")
+        cells = (number(mean, ".3f"), number(deviation, ".3f"), number(share_below, ".1f"))
+        rows.append([kind, *cells])
     panels[0][0].set_ylabel("share (%)")
     figure.savefig(path, dpi=150)
     plt.close(figure)
-    return text
+    return Table(["multipliers of", "mean", "standard deviation", "below zero, %"], rows)

@@ -15,15 +15,14 @@ experiments/results/teacher_full_N*.
 from __future__ import annotations
 
 import argparse
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from common import Report, Table, arguments, device, printed
 from teacher_figures import draw_lengths, draw_multipliers, keep_lengths, lengths, watched
-from teacher_tables import LEARNED, Found, line, readouts, write
+from teacher_tables import LEARNED, Found, cells, readouts, write_readouts
 
 import cljax
 from cljax.data import ImageData
@@ -65,65 +64,83 @@ def stream_of(args: argparse.Namespace) -> Stream | None:
     if not args.smoke:
         return None
     images = {"data": noise(10)} | ({"hundred": noise(100)} if args.experiment == 2 else {})
-    return cljax.streams.STREAMS[STREAMS[args.experiment]](steps=10, pretrain_steps=5, **images)
+    return cljax.streams.make(
+        STREAMS[args.experiment], steps=10, pretrain_steps=5, **images
+    ).build()
+
+
+def parsed() -> argparse.Namespace:
+    parser = arguments(
+        __doc__, smoke="ResNet-8, noise, few updates", seeds=5, runs="teacher_full", out=""
+    )
+    parser.add_argument("--experiment", type=int, choices=STREAMS, default=1)
+    parser.add_argument("--only", nargs="*", help="rows of these labels alone")
+    args = parser.parse_args()
+    if args.smoke:
+        args.seeds, args.out, args.only = 1, args.runs, args.only or [LEARNED, "multitask", "lwf"]
+        print("noise in place of CIFAR, ResNet-8 in place of ResNet-32", flush=True)
+    return args
+
+
+def rows(experiment: int) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Label -> method and options."""
+    lr = cljax.recipe("sgd", STREAMS[experiment]).method_options["lr"]
+    return {
+        LEARNED: ("teacher", {}),
+        **{name: (name, {}) for name in BASELINES if name != "hat"},
+        "sgd x 0.1": ("sgd", {"lr": lr / 10}),
+    }
+
+
+def pictures(
+    args: argparse.Namespace, recipe: cljax.Recipe, run: cljax.Run, stream: Stream | None
+) -> list[Table | str]:
+    """Draws what the learned rule's training and multipliers were; what the report says of it."""
+    assert run.path is not None
+    name, parts = f"teacher_full_{args.experiment}", []
+    keep_lengths(run)
+    episodes = lengths(run.path)
+    if episodes is not None:
+        path = args.out / f"{name}_lengths.png"
+        draw_lengths(episodes, run.config["method"]["options"], path)
+        parts += [f"![lengths of episodes]({path.name})", ""]
+    seeds = [(seed, seed) for seed in range(args.seeds)]
+    path = args.out / f"{name}_multipliers.png"
+    multipliers = draw_multipliers(watched(recipe, run.path, seeds, stream), path)
+    return [*parts, multipliers, "", f"![multipliers]({path.name})"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
-    parser.add_argument("--experiment", type=int, choices=STREAMS, default=1)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", nargs="*", help="rows of these labels alone")
-    parser.add_argument("--runs", type=Path, default=Path("runs/teacher_full"))
-    parser.add_argument("--smoke", action="store_true", help="ResNet-8, noise, few updates")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
-    args = parser.parse_args()
+    args = parsed()
     cljax.keep_freed_memory()
     if args.smoke:  # compiling is most of it
         jax.config.update("jax_disable_most_optimizations", True)
-    stream = stream_of(args)
-    lr = cljax.recipe("sgd", STREAMS[args.experiment]).method_options["lr"]
-    known: dict[str, tuple[str, dict[str, Any]]] = {LEARNED: ("teacher", {})}
-    known |= {name: (name, {}) for name in BASELINES if name != "hat"}
-    known["sgd x 0.1"] = ("sgd", {"lr": lr / 10})
-    if args.smoke:
-        args.out, args.only = args.runs, args.only or [LEARNED, "multitask", "lwf"]
-        print("noise in place of CIFAR, ResNet-8 in place of ResNet-32", flush=True)
+    stream, known = stream_of(args), rows(args.experiment)
     for label in args.only or ():
         cljax.errors.check_known("row", label, known)
 
     found: dict[str, Found] = {}
-    more: list[str] = []
+    more: list[Table | str] = []
+    command = f"python experiments/teacher_full.py --data-dir DIR --experiment {args.experiment}"
+    title = f"The multi-task teacher at the published size, experiment {args.experiment}"
     for label, (method, options) in known.items():
         if args.only and label not in args.only:
             continue
         began, recipe = time.perf_counter(), recipe_of(args, method, options)
-        kept = args.runs / (f"{args.experiment}-{label.replace(' ', '-')}" + "-smoke" * args.smoke)
-        seeds = 1 if args.smoke else args.seeds
-        run = cljax.run(
-            recipe, stream, seeds=seeds, readout=True, eval_every=5 if args.smoke else 50, out=kept
-        )
+        out = args.runs / (f"{args.experiment}-{label.replace(' ', '-')}" + "-smoke" * args.smoke)
+        every = 5 if args.smoke else 50
+        run = cljax.run(recipe, stream, seeds=args.seeds, readout=True, eval_every=every, out=out)
         took = time.perf_counter() - began
         found[label] = readouts([run])
-        print(label, *line(found[label]), f"{took:.0f} s in all", sep=" | ", flush=True)
-        out = args.out / f"teacher_full_{args.experiment}.md"
+        printed([label, *cells(found[label]), f"{took:.0f} s in all"])
         if label == LEARNED:
-            keep_lengths(run)
-            episodes = lengths(kept)
-            if episodes is not None:
-                path = out.with_name(f"{out.stem}_lengths.png")
-                draw_lengths(episodes, run.config["method"]["options"], path)
-                more += [f"![lengths of episodes]({path.name})", ""]
-            counts = watched(recipe, kept, [(seed, seed) for seed in range(seeds)], stream)
-            path = out.with_name(f"{out.stem}_multipliers.png")
-            more += [*draw_multipliers(counts, path), "", f"![multipliers]({path.name})", ""]
-        write(
-            out, f"The multi-task teacher at the published size, experiment {args.experiment}",
-            f"Made by `python experiments/teacher_full.py --data-dir DIR --experiment "
-            f"{args.experiment}`: {run.config['stream']['name']}, {run.config['net']}, "
-            f"{seeds} seeds, on {jax.devices()[0].device_kind}.",
-            found, more,
-        )  # fmt: skip
+            more = pictures(args, recipe, run, stream)
+        about = (
+            f": {run.config['stream']['name']}, {run.config['net']}, {args.seeds} seeds, on "
+            f"{device()}."
+        )
+        path = args.out / f"teacher_full_{args.experiment}.md"
+        write_readouts(path, Report(title, command, about, ()), found, more)
 
 
 if __name__ == "__main__":

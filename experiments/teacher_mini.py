@@ -20,15 +20,15 @@ experiments/results/teacher_mini_N*.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from common import Report, Table, arguments, printed
 from teacher_figures import draw_lengths, draw_multipliers, keep_lengths, lengths, watched
-from teacher_tables import LEARNED, Found, line, readouts, write
+from teacher_tables import LEARNED, Found, cells, readouts, write_readouts
 
 import cljax
 from cljax.recipes.teacher import BASELINES
@@ -121,8 +121,8 @@ def made(args: argparse.Namespace, label: str, row: Row) -> list[cljax.Run]:
     ]  # fmt: skip
 
 
-def pictures(args: argparse.Namespace, row: Row, run: cljax.Run) -> list[str]:
-    """Draws what the learned rule's training and multipliers were; lines about them."""
+def pictures(args: argparse.Namespace, row: Row, run: cljax.Run) -> list[Table | str]:
+    """Draws what the learned rule's training and multipliers were; what the report says of it."""
     name = args.out / f"teacher_mini_{row.of}"
     source = row.of if row.rules is None else row.rules
     rule, text = folder(args, source, LEARNED), []
@@ -144,26 +144,29 @@ def pictures(args: argparse.Namespace, row: Row, run: cljax.Run) -> list[str]:
     path = name.with_name(f"{name.name}_multipliers.png")
     return [
         *text, "Multipliers in the test, all updates of new tasks and all seeds:", "",
-        *draw_multipliers(counts, path), "", f"![multipliers]({path.name})", "",
+        draw_multipliers(counts, path), "", f"![multipliers]({path.name})", "",
     ]  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
+def parsed() -> argparse.Namespace:
+    parser = arguments(
+        __doc__, smoke="few rows, a few updates, one seed", runs="teacher_mini", out=""
+    )
     parser.add_argument("--experiment", type=int, choices=STREAMS, default=1)
     parser.add_argument("--seeds", type=int, help="of every experiment that is made")
     parser.add_argument("--only", nargs="*", help="rows of these labels alone")
-    parser.add_argument("--runs", type=Path, default=Path("runs/teacher_mini"))
-    parser.add_argument("--smoke", action="store_true", help="few rows, a few updates, one seed")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     args = parser.parse_args()
-    cljax.keep_freed_memory()
-    if args.smoke:  # compiling is most of it
-        jax.config.update("jax_disable_most_optimizations", True)
     if args.smoke:
         args.out = args.runs
         args.only = args.only or [LEARNED, ONE_START, "sgd"]
+    return args
+
+
+def main() -> None:
+    args = parsed()
+    cljax.keep_freed_memory()
+    if args.smoke:  # compiling is most of it
+        jax.config.update("jax_disable_most_optimizations", True)
     args.out.mkdir(parents=True, exist_ok=True)
     known = rows(args.experiment)
     for label in args.only or ():
@@ -171,8 +174,10 @@ def main() -> None:
             cljax.errors.check_known("row", label, known)
 
     found: dict[str, Found] = {}
-    more: list[str] = []
+    more: list[Table | str] = []
     config: Mapping[str, Any] = {}
+    title = f"The multi-task teacher, experiment {args.experiment}: {TITLES[args.experiment]}"
+    command = f"python experiments/teacher_mini.py --data-dir DIR --experiment {args.experiment}"
     for label, row in known.items():
         if args.only and label not in args.only:
             continue
@@ -183,17 +188,13 @@ def main() -> None:
             continue
         found[label] = readouts(runs, range(count(args, args.experiment)))
         config = config or runs[0].config
-        print(label, *line(found[label]), sep=" | ", flush=True)
+        printed([label, *cells(found[label])])
         if label == LEARNED:
             more = pictures(args, row, runs[0])
-        write(
-            args.out / f"teacher_mini_{args.experiment}.md",
-            f"The multi-task teacher, experiment {args.experiment}: {TITLES[args.experiment]}",
-            f"Made by `python experiments/teacher_mini.py --data-dir DIR --experiment "
-            f"{args.experiment}`: {config['stream']['name']}, {config['net']}, "
-            f"{len(found[label].seeds)} seeds.",
-            found, more,
-        )  # fmt: skip
+        seeds = len(found[label].seeds)
+        about = f": {config['stream']['name']}, {config['net']}, {seeds} seeds."
+        path = args.out / f"teacher_mini_{args.experiment}.md"
+        write_readouts(path, Report(title, command, about, ()), found, more)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from common import Report, Table, difference, number, spread, write
 
 import cljax
 from cljax import stats
@@ -20,7 +21,7 @@ from cljax.plot.parts import PALETTE, tidy
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-__all__ = ["GIVES_UP", "LEARNED", "Found", "keep_reading", "line", "readouts", "write"]
+__all__ = ["GIVES_UP", "LEARNED", "Found", "cells", "readouts", "write_readouts"]
 
 LEARNED = "learned rule"
 CLAIMED = ("sgd", "lwf", "ewc")  # that the paper says it forgets less than
@@ -74,57 +75,41 @@ def _readouts(run: cljax.Run) -> Found:
     )
 
 
-def interval(values: np.ndarray) -> str:
-    """Mean in percent, with a 95 % t-interval where there are seeds enough."""
-    found = stats.summary(values)
-    text = f"{100 * found.mean:.2f}"
-    if found.ci95 is not None:
-        text += f" [{100 * found.ci95[0]:.2f}, {100 * found.ci95[1]:.2f}]"
-    return text
-
-
-def line(found: Found) -> list[str]:
+def cells(found: Found) -> list[Any]:
     """Readout of each task before the first new one and at the end, and seconds a seed."""
-    cells = []
-    for task in range(found.values.shape[2]):
-        cells += [interval(found.values[:, 0, task]), interval(found.values[:, -1, task])]
-    return [*cells, f"{found.seconds:.0f}"]
+    ends = [
+        spread(found.values[:, point, task], scale=100)
+        for task in range(found.values.shape[2])
+        for point in (0, -1)
+    ]
+    return [*ends, number(found.seconds, ".0f")]
 
 
-def write(
-    out: Path, title: str, how: str, rows: Mapping[str, Found], more: Sequence[str] = ()
+def write_readouts(
+    out: Path, head: Report, rows: Mapping[str, Found], more: Sequence[Table | str] = ()
 ) -> None:
-    """The table of an experiment at ``out``, with its curves beside it.
+    """Writes the report of an experiment to ``out``, with its curves beside it.
 
     Args:
-      how: what was run, a sentence. more: lines after the tables.
+      head: title, command and what was run; the tables are made here. more: parts after them.
     """
     tasks = next(iter(rows.values())).values.shape[2]
-    heads = ["old", "new"] if tasks == 2 else ["first", "second", "third"]
-    columns = [f"{head}, {when}" for head in heads for when in ("before", "after")]
-    text = [
-        f"# {title}", "",
-        f"{how} Accuracy of linear readouts in percent, before the first new task and after the "
-        "last, with 95 % t-intervals; seconds are of training and tests, a seed.", "",
-        "| method | " + " | ".join(columns) + " | seconds |",
-        "| --- |" + " --- |" * (len(columns) + 1),
-        *(f"| {label} | " + " | ".join(line(found)) + " |" for label, found in rows.items()), "",
-        *_differences(rows), "", *_claim(rows), "",
+    names = ["old", "new"] if tasks == 2 else ["first", "second", "third"]
+    columns = [f"{name}, {when}" for name in names for when in ("before", "after")]
+    about = (
+        f"{head.about} Accuracy of linear readouts in percent, before the first new task and after "
+        "the last, with 95 % t-intervals; seconds are of training and tests, a seed."
+    )
+    found = [[label, *cells(found)] for label, found in rows.items()]
+    parts = [
+        Table(["method", *columns, "seconds"], found), "", *_differences(rows), *_claim(rows),
         f"![readouts while new tasks are learned]({out.stem}.png)", "", *more,
     ]  # fmt: skip
-    keep_reading(out, text)
+    write(out, head._replace(about=about, parts=parts))
     _draw(rows, out.with_suffix(".png"))
 
 
-def keep_reading(out: Path, text: Sequence[str]) -> None:
-    """Writes lines, and after them what ``out`` says from ``## Reading`` on."""
-    old = out.read_text() if out.exists() else ""
-    reading = old[old.index("## Reading") :] if "## Reading" in old else ""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join(text).rstrip("\n") + "\n" + ("\n" + reading if reading else ""))
-
-
-def _differences(rows: Mapping[str, Found]) -> list[str]:
+def _differences(rows: Mapping[str, Found]) -> list[Table | str]:
     """The learned rule less each other method, at the end, paired over seeds."""
     last = {label: found.values[:, -1] for label, found in rows.items()}
     ours = last.pop(LEARNED, None)
@@ -132,44 +117,37 @@ def _differences(rows: Mapping[str, Found]) -> list[str]:
         return []
     tasks = (0, ours.shape[1] - 1)
     pairs = {label: [stats.paired(ours[:, t], v[:, t]) for t in tasks] for label, v in last.items()}
-    if any(pair.ci95 is None or pair.p_value is None for both in pairs.values() for pair in both):
+    p_values = [pair.p_value for both in pairs.values() for pair in both]
+    if any(pair.ci95 is None for both in pairs.values() for pair in both) or None in p_values:
         return []
-    adjusted = iter(stats.holm([p.p_value for both in pairs.values() for p in both]))  # type: ignore[misc]
-    lines = [
-        "The learned rule less the others, points, paired over seeds, p Holm-corrected:", "",
-        f"| method | {'old' if tasks[1] == 1 else 'first'} task | p | "
-        f"{'new' if tasks[1] == 1 else 'last'} task | p |", "| --- | --- | --- | --- | --- |",
+    adjusted = iter(stats.holm(p_values))  # type: ignore[arg-type]
+    first, second = ("old", "new") if tasks[1] == 1 else ("first", "last")
+    body = [
+        [label, *(cell for pair in both
+                  for cell in (difference(pair), number(next(adjusted), ".3f")))]
+        for label, both in pairs.items()
     ]  # fmt: skip
-    for label, both in pairs.items():
-        cells = []
-        for pair in both:
-            low, high = pair.ci95  # type: ignore[misc]
-            cells += [
-                f"{100 * pair.diff:+.2f} [{100 * low:.2f}, {100 * high:.2f}]",
-                f"{next(adjusted):.3f}",
-            ]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return lines
+    columns = ["method", f"{first} task", f"p, {first}", f"{second} task", f"p, {second}"]
+    said = "The learned rule less the others, points, paired over seeds, p Holm-corrected:"
+    return [said, "", Table(columns, body), ""]
 
 
-def _claim(rows: Mapping[str, Found]) -> list[str]:
+def _claim(rows: Mapping[str, Found]) -> list[Table | str]:
     """The paper's claim against each hand-made rule, decided by 95 % intervals of paired seeds."""
     last = {label: found.values[:, -1] for label, found in rows.items()}
     if LEARNED not in last or len(last[LEARNED]) < 2:
         return []
-    lines = [
+    ours = last[LEARNED]
+    body = [
+        [label, _decided(ours[:, 0] - last[label][:, 0], 0.0),
+         _decided(ours[:, -1] - last[label][:, -1], -GIVES_UP)]
+        for label in CLAIMED if label in last
+    ]  # fmt: skip
+    return [
         f"The claim: it forgets less of the old task, and gives up at most {100 * GIVES_UP:.0f} "
         "points of the new one.", "",
-        "| method | forgets less | new task kept |", "| --- | --- | --- |",
+        Table(["method", "forgets less", "new task kept"], body), "",
     ]  # fmt: skip
-    for label in CLAIMED:
-        if label in last:
-            cells = [
-                _decided(last[LEARNED][:, task] - last[label][:, task], least)
-                for task, least in ((0, 0.0), (-1, -GIVES_UP))
-            ]
-            lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return lines
 
 
 def _decided(gains: np.ndarray, least: float) -> str:

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from teacher_tables import GIVES_UP, keep_reading
+from common import Report, Table, arguments, percent, printed, write
+from teacher_tables import GIVES_UP
 
 import cljax
 from cljax import sweep
@@ -85,54 +85,55 @@ def chosen(found: list[Tried], least: float) -> Tried:
     return max(fit or sound, key=lambda one: one.old if fit else one.old + one.new)
 
 
+def rows_of(stream: str, args: argparse.Namespace) -> list[Sequence[Any]]:
+    """All settings of a stream, a row each; the chosen ones are marked."""
+    shared = cljax.recipe("sgd", stream, source="teacher", variant="mini").method_options["lr"]
+    least, rows = -np.inf, []
+    for method, settings in GRIDS.items():
+        if method not in args.methods:
+            continue
+        found = tried(method, stream, settings, args)
+        if method == "sgd":
+            best = next((one for one in found if one.setting["lr"] == shared), found[0])
+            least = best.new - GIVES_UP
+        else:
+            best = chosen(found, least)
+        mark = "shared" if method == "sgd" else "*"
+        rows += [
+            printed([method, sweep.label(one.setting), percent(one.old), percent(one.new),
+                     mark if one is best else ""])
+            for one in found
+        ]  # fmt: skip
+    return rows
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
+    parser = arguments(
+        __doc__, smoke="a stream, two settings, few updates", runs="teacher_tune",
+        out="teacher_tune.md",
+    )  # fmt: skip
     parser.add_argument("--stream", nargs="*", choices=STREAMS, default=STREAMS)
     parser.add_argument(
-        "--methods",
-        nargs="*",
-        choices=GRIDS,
-        default=list(GRIDS),
+        "--methods", nargs="*", choices=GRIDS, default=list(GRIDS),
         help="of these alone; no table is written then",
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs/teacher_tune"))
-    parser.add_argument("--smoke", action="store_true", help="a stream, two settings, few updates")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results/teacher_tune.md"))
+    )  # fmt: skip
     args = parser.parse_args()
     cljax.keep_freed_memory()
 
-    text = [
-        "# The teacher's baselines, tuned", "",
-        "Made by `python experiments/teacher_tune.py --data-dir DIR`: readouts in percent on "
-        "validation images, means over three seeds apart from the reported ones, after the last "
-        "task. Chosen (*): the best readout of the old task among settings at most "
-        f"{100 * GIVES_UP:.0f} points below plain sgd's on the new ones; if there is none, the "
-        "best mean. The step size of all methods is the specification's; sgd's others show what "
-        "it trades, and are not chosen from.",
-    ]  # fmt: skip
+    about = (
+        ": readouts in percent on validation images, means over three seeds apart from the "
+        "reported ones, after the last task. Chosen (*): the best readout of the old task among "
+        f"settings at most {100 * GIVES_UP:.0f} points below plain sgd's on the new ones; if there "
+        "is none, the best mean. The step size of all methods is the specification's; sgd's others "
+        "show what it trades, and are not chosen from."
+    )
+    command = "python experiments/teacher_tune.py --data-dir DIR"
+    columns, parts = ["method", "setting", "old", "new", "chosen"], []
     for stream in args.stream[:1] if args.smoke else args.stream:
-        shared = cljax.recipe("sgd", stream, source="teacher", variant="mini").method_options["lr"]
-        text += ["", f"## {stream}", "", "| method | setting | old | new | |", "| --- " * 5 + "|"]
-        least = -np.inf
-        for method, settings in GRIDS.items():
-            if method not in args.methods:
-                continue
-            found = tried(method, stream, settings, args)
-            if method == "sgd":
-                best = next((one for one in found if one.setting["lr"] == shared), found[0])
-                least = best.new - GIVES_UP
-            else:
-                best = chosen(found, least)
-            for one in found:
-                mark = "shared" if method == "sgd" else "*"
-                text.append(
-                    f"| {method} | {sweep.label(one.setting)} | {100 * one.old:.2f} | "
-                    f"{100 * one.new:.2f} | {mark if one is best else ''} |"
-                )
-                print(stream, text[-1], flush=True)
+        print(stream, flush=True)
+        parts += [f"## {stream}", "", Table(columns, rows_of(stream, args)), ""]
         if not args.smoke and args.methods == list(GRIDS):
-            keep_reading(args.out, text)
+            write(args.out, Report("The teacher's baselines, tuned", command, about, parts))
 
 
 if __name__ == "__main__":

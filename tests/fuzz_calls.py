@@ -110,7 +110,7 @@ def public(folder: Path) -> dict[str, Call]:
         cljax.Finetune(penalty=cljax.SI()), cljax.Finetune(optimizer=optax.adam(1e-3)),
         "lamaml:reference", cljax.GEM(), cljax.ICaRL(capacity=8), cljax.Finetune(lr=1e30),
     )  # fmt: skip
-    streams = (stream, stream, stream, cljax.streams.mnist_rotations, (rows, labels), "split")
+    streams = (stream, stream, stream, cljax.streams.MNISTRotations, (rows, labels), "split")
     running = (cljax.Running(), {"keep": 3}, 30)
     of_running = {"segment_seconds": (1.0, 0), "checkpoint_every": ("1", 30, "never"),
                   "devices": (None, "2"), "keep": (1, 0)}  # fmt: skip

@@ -29,8 +29,7 @@ def _sample(monkeypatch):
 
 
 def stream_of(name):
-    factory = cljax.resolve.stream_factory(name)
-    return factory(num_tasks=2, samples_per_task=20, sample=True)
+    return cljax.streams.make(name, num_tasks=2, samples_per_task=20, sample=True).build()
 
 
 @pytest.mark.parametrize(("method", "stream"), PAIRS)

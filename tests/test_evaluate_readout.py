@@ -91,7 +91,7 @@ def assert_same(a, b):
 @pytest.fixture(name="digits", scope="module")
 def _digits():
     with jax.enable_x64(True):
-        where = cljax.streams.split_mnist(sample=True, num_tasks=2, samples_per_task=80)
+        where = cljax.streams.SplitMNIST(sample=True, num_tasks=2, samples_per_task=80).build()
         done = cljax.run(
             FINETUNE, where, seeds=1, net="mlp:16", batch_size=10, eval_every=4, readout=True,
             precision="float64",

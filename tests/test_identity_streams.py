@@ -23,7 +23,7 @@ def test_streams_are_told_by_arrays_transforms_and_planners():
     arrays = functools.partial(
         cljax.streams.from_arrays, (x, y, task), test=(x, y, task), dtype="float32"
     )
-    split = cljax.streams.split_mnist(sample=True, samples_per_task=20)
+    split = cljax.streams.SplitMNIST(sample=True, samples_per_task=20).build()
     replaced = cljax.streams.base.dataclasses.replace
 
     def seen(factor):
@@ -71,14 +71,13 @@ def numpy_leaves(stream):
 def streams_of_the_library(folder):
     x, y, task = np.zeros((12, 3), np.uint8), np.arange(12) % 4, np.arange(12) // 6
     arrays = cljax.streams.from_arrays((x, y, task), test=(x, y, task), scenario="task")
-    split = cljax.streams.split_mnist(sample=True)
+    split = cljax.streams.SplitMNIST(sample=True).build()
+    small = {"sample": True, "num_tasks": 2, "samples_per_task": 9}
     cljax.streams.save_split(folder / "split.npz", split, seeds=[0])
     return {
         "arrays": arrays, "split": split, "validation": cljax.streams.base.on_validation(split, 0),
-        "rotations": cljax.streams.mnist_rotations(sample=True, num_tasks=2, samples_per_task=9),
-        "permutations": cljax.streams.mnist_permutations(
-            sample=True, num_tasks=2, samples_per_task=9
-        ),
+        "rotations": cljax.streams.MNISTRotations(**small).build(),
+        "permutations": cljax.streams.MNISTPermutations(**small).build(),
         "gaussian": cljax.streams.gaussian(split, width=0.5),
         "recorded": cljax.streams.with_split(split, folder / "split.npz"),
         "first": cljax.streams.base.first_tasks(split, 2),

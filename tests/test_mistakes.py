@@ -57,8 +57,8 @@ def test_what_is_no_method_is_refused_with_what_makes_one(stream):
 def test_what_is_no_stream_is_refused_with_what_makes_one():
     x = np.zeros((2, 3))
     for stream, match in (
-        (cljax.streams.mnist_rotations, "call it: mnist_rotations\\(\\)"),
-        (cljax.streams.split_mnist, "call it: split_mnist\\(\\)"),
+        (cljax.streams.MNISTRotations, "call it: MNISTRotations\\(\\)"),
+        (cljax.ER(), "The stream is an ER"),
         ((x, np.zeros(2)), "cljax.streams.from_arrays"),
         (x, "an array of shape \\(2, 3\\).*from_arrays"),
         (None, "needs a stream"),
@@ -68,7 +68,8 @@ def test_what_is_no_stream_is_refused_with_what_makes_one():
         _refused(match, cljax.run, cljax.Finetune(), stream)
     for fn in (cljax.streams.blurry, cljax.streams.task_free, cljax.streams.gaussian,
                cljax.streams.i_blurry):  # fmt: skip
-        _refused("must be a Stream", fn, cljax.streams.mnist_rotations)
+        _refused("must be a Stream", fn, cljax.streams.MNISTRotations)
+        _refused("open it: SplitMNIST\\(...\\).build\\(\\)", fn, cljax.streams.SplitMNIST())
     _refused("must be a Stream", cljax.streams.plan, x, 0, 2)
     _refused("must be a Stream", cljax.streams.on_validation, "mnist", 0)
 
@@ -281,7 +282,7 @@ def test_studies_and_sweeps_are_checked(stream):
         _refused(match, cljax.compare, methods, stream, tune=tune)
     right = {"er": (cljax.ER, {"lr": [0.1]})}
     _refused("must be a cljax.Tune", cljax.compare, right, stream, tune=3)
-    _refused("must be a Stream", cljax.compare, right, cljax.streams.split_mnist)
+    _refused("must be a Stream", cljax.compare, right, cljax.streams.SplitMNIST)
     _refused("carried by a method", cljax.sweep.plan, cljax.EWC(1.0), stream, [{}])
     for settings in ({"lr": [0.1]}, "lr", [("lr", 0.1)], None):
         _refused("must be a list of settings", cljax.sweep.plan, cljax.ER, stream, settings)

@@ -145,7 +145,7 @@ def test_replayed_and_remembered_examples_count_nothing():
 
 @pytest.mark.parametrize("make", [cljax.Joint, cljax.Multitask])
 def test_bounds_that_show_old_examples_again_count_them_once(make):
-    source = stream("class", shuffle="none")
+    source = cljax.streams.in_order(stream("class"))
     rows = plan(make().arrange(source), 0, BATCH, 2)
     assert rows.mask.sum() > 2 * len(source.train_y)
     from cljax.engine.programs import arriving

@@ -26,30 +26,16 @@ from cljax.streams import STREAMS
 _PENALTIES = cljax.penalties.PENALTIES
 _FACTORIES = {
     **{f"net {name}": make for name, make in NETS.items()},
-    # Those with the same factory behind them differ in defaults alone.
-    **{
-        f"stream {name}": STREAMS[name]
-        for name in (
-            "mnist-rotations", "mnist-permutations", "split-mnist", "mnist-b5-5",
-            "cifar100-10x10", "tinyimagenet-40x5", "split-svhn", "class-folders",
-            "dataset-classes", "imagenet100-10x10", "fashion-5-5", "fashion-5-mnist-5",
-            "cifar100-10-5", "cifar10-5-cifar100-5", "cifar10-5-tinyimagenet-5",
-            "mnist-rotations-task-free", "split-mnist-blurry", "split-mnist-gaussian",
-            "split-mnist-i-blurry",
-        )
-    },
-}  # fmt: skip
+}
 _OPTIONS = {
     **{f"method {name}": method for name, method in METHODS.items()},
     **{f"penalty {name}": penalty() for name, penalty in _PENALTIES.items()},
     **{f"policy {name}": policy for name, policy in POLICIES.items()},
+    **{f"stream {name}": source for name, source in STREAMS.items()},
 }
-# What is checked elsewhere: data by ``check_images``, a learned rule by ``load_rule``, lists of
-# classes by ``split_by_class``, names of data sets where they are looked up.
-_ELSEWHERE = {"data", "digits", "hundred", "groups", "source", "rule", "dataset", "class_order"}
-_ARGUMENTS = {"class-folders": {"path": "."}, "imagenet100-10x10": {"data_dir": "."},
-              "dataset-classes": {"dataset": "food101"},
-              "cifar10-5-tinyimagenet-5": {"path": "."}}  # fmt: skip
+# What is checked where it is opened: a learned rule by ``load_rule``, names of data sets and orders
+# of their classes.
+_ELSEWHERE = {"rule", "dataset", "class_order"}
 
 
 def _kinds(annotation):
@@ -101,8 +87,7 @@ def _made(label, name, value):
     factory = _FACTORIES[label]
     if name == "widths":
         return factory(value)
-    own = _ARGUMENTS.get(label.partition(" ")[2], {})
-    return factory(*((8,) if label in ("net conv", "net cnn") else ()), **{**own, name: value})
+    return factory(*((8,) if label in ("net conv", "net cnn") else ()), **{name: value})
 
 
 @pytest.mark.parametrize("label", [*_OPTIONS, *_FACTORIES])

@@ -7,7 +7,7 @@ import pytest
 import cljax
 from cljax.errors import UserError
 from cljax.recipes import default, recipe, recipes
-from cljax.resolve import method, options_of, stream_factory
+from cljax.resolve import method, options_of, stream_source
 
 
 @pytest.mark.parametrize("entry", recipes(), ids=lambda r: f"{r.method}-{r.stream}-{r.variant}")
@@ -15,7 +15,7 @@ def test_every_recipe_names_options_that_exist(entry):
     known = {option.name for option in options_of(method(entry.method))}
     assert set(entry.method_options) <= known
     method(entry.method, **entry.method_options)
-    assert set(entry.stream_options) <= {o.name for o in options_of(stream_factory(entry.stream))}
+    assert set(entry.stream_options) <= {o.name for o in options_of(stream_source(entry.stream))}
 
 
 def test_the_released_scripts_values():

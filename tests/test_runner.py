@@ -78,7 +78,7 @@ def test_the_folder_holds_the_contract(tmp_path):
 def test_the_first_evaluation_is_the_headline_when_a_run_is_read_back(tmp_path):
     """Files sort names."""
     asked = [cljax.Evaluation("z", scenario="task"), cljax.Evaluation("a")]
-    stream = cljax.streams.split_mnist(sample=True, samples_per_task=20)
+    stream = cljax.streams.SplitMNIST(sample=True, samples_per_task=20).build()
     options = {"stream": stream, "method": cljax.Finetune(lr=0.1), "seeds": 1}
     done = run(out=tmp_path / "run", evaluations=asked, **options)
     first = done.accuracy_matrix("z")
@@ -172,8 +172,7 @@ def config_of(**options):
     """The config of a run that is not run."""
     options = {"method": METHOD, "stream": support.stream(), "batch_size": 4, "net": "mlp:5",
                **options}  # fmt: skip
-    method, stream = options.pop("method"), options.pop("stream")
-    return prepare(method, stream, RunOptions(**options)).config
+    return prepare(options.pop("method"), options.pop("stream"), **options).config
 
 
 def test_the_hash_names_what_decides_the_results_and_nothing_else():
@@ -298,12 +297,11 @@ def test_a_bad_interval_is_refused(text, tmp_path):
 def test_names_recipes_and_objects_resolve_to_the_same_run():
     options = {"num_tasks": 2, "samples_per_task": 20, "sample": True}
     recipe = cljax.recipe("cmaml", "mnist-rotations", "lamaml", "reference").replace(**options)
-    by_recipe = prepare(recipe, options=RunOptions(seeds=1)).config["config_hash"]
-    stream = cljax.streams.mnist_rotations(**options)
+    by_recipe = prepare(recipe, None, RunOptions(seeds=1)).config["config_hash"]
+    stream = cljax.streams.MNISTRotations(**options).build()
     method = cljax.CMAML(**recipe.method_options)
-    net = cljax.nets.mlp(100, 100)
-    by_object = prepare(method, stream, RunOptions(seeds=1, net=net, entries="lower"))
-    assert by_recipe == by_object.config["config_hash"]
+    same = RunOptions(seeds=1, net=cljax.nets.mlp(100, 100), entries="lower")
+    assert by_recipe == prepare(method, stream, same).config["config_hash"]
     table = cljax.run(recipe.replace(net="mlp:5"), seeds=1).table()
     assert "mnist-rotations[sample]" in table
     assert "published" not in table.lower().replace("not the published", "").replace(
@@ -312,7 +310,7 @@ def test_names_recipes_and_objects_resolve_to_the_same_run():
 
 
 def test_a_task_free_stream_runs_without_boundaries():
-    stream = cljax.streams.mnist_rotations(num_tasks=2, samples_per_task=30, sample=True)
+    stream = cljax.streams.MNISTRotations(num_tasks=2, samples_per_task=30, sample=True).build()
     for free in (cljax.streams.task_free(stream), cljax.streams.blurry(stream, 0.3)):
         done = cljax.run(METHOD, free, seeds=1, net="mlp:5", online=True)
         assert not done.config["stream_facts"]["boundaries"]

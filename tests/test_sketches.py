@@ -147,7 +147,7 @@ class State(NamedTuple):
 
 
 def test_a_class_in_a_notebook():
-    stream = cljax.streams.split_mnist(sample=True, samples_per_task=60)
+    stream = cljax.streams.SplitMNIST(sample=True, samples_per_task=60).build()
     methods = {
         "naive": cljax.Finetune(lr=0.1),
         "replay": cljax.ER(lr=0.1, capacity=200),

@@ -270,7 +270,7 @@ def test_tuning_seeds_are_apart_from_those_of_runs():
 
 def test_lanes_see_neither_tests_nor_their_training_images():
     source = support.stream(valid=valid)
-    digits = cljax.streams.mnist_rotations(sample=True, num_tasks=2, samples_per_task=60)
+    digits = cljax.streams.MNISTRotations(sample=True, num_tasks=2, samples_per_task=60).build()
     for stream in (source, digits):
         plan = planned(RATES, stream=stream)
         for lane, made in zip(plan.lanes, plan.prepared, strict=True):

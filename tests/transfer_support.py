@@ -6,7 +6,7 @@ import numpy as np
 
 from cljax.data import ImageData
 from cljax.streams.base import Stream
-from cljax.streams.transfer import transfer
+from cljax.streams.transfer import TransferOptions, transfer
 from cljax.types import Pretraining
 
 
@@ -37,9 +37,8 @@ def stream(
         "blobs",
         images(),
         groups,
+        TransferOptions(steps=steps, **options),
         held=held,
         held_share=share,
-        steps=steps,
         pretraining=how,
-        **options,
     )

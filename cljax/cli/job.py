@@ -1,7 +1,7 @@
 """What a command line asks for: a recipe, from METHOD and STREAM, and the run's own flags.
 
-METHOD, STREAM and the recipe are read first; the rest are flags made from the factories'
-signatures and docstrings, parsed by tyro.
+METHOD, STREAM and the recipe are read first; the rest are flags made from their options and the
+docstrings below these, parsed by tyro.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def job_of(command: str, arguments: list[str], own: Flags) -> Job:
     """METHOD STREAM and the recipe first, then every flag of method, stream and run."""
     from cljax import recipes
     from cljax.resolve import method as resolve_method
-    from cljax.resolve import options_of, stream_factory
+    from cljax.resolve import options_of, stream_source
 
     names = arguments[:2]
     if len(names) < 2 or any(name.startswith("-") for name in names):
@@ -98,7 +98,7 @@ def job_of(command: str, arguments: list[str], own: Flags) -> Job:
         raise UserError(f"cljax {command} needs METHOD STREAM, such as lamaml mnist-rotations.")
     method, stream, rest = names[0], names[1], arguments[2:]
     method_options = options_of(resolve_method(method))
-    stream_options = options_of(stream_factory(stream))
+    stream_options = options_of(stream_source(stream))
     source, _, variant = (_flag_value(rest, "--recipe") or "").partition(":")
     recipe = recipes.recipe(method, stream, source or None, variant or None)
 

@@ -23,7 +23,7 @@ def names(arguments: list[str]) -> int:
     first_line = lambda factory: (inspect.getdoc(factory) or "").partition("\n")[0]
     rows = {
         "methods": [(n, f"{method.summary} [{CHECKED[n]}]") for n, method in METHODS.items()],
-        "streams": [(name, first_line(make)) for name, make in STREAMS.items()],
+        "streams": [(name, stream.summary) for name, stream in STREAMS.items()],
         "nets": [(name, first_line(make)) for name, make in NETS.items()],
         "data": [(name, source.licence) for name, source in data.SOURCES.items()],
         "recipes": [(r.method, r.stream, r.name) for r in recipes()],

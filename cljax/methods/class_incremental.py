@@ -161,7 +161,7 @@ class ClassIncremental(ExemplarOptions, SessionOptions, Method):
     def init(self, problem: Problem, key: Array) -> State:
         problem = self.with_transfer(problem)
         variables = problem.variables(key)
-        opt_state, kept = self.towards.init(variables.params), self.no_exemplars(problem)
+        opt_state, kept = self.opt_state(variables.params), self.no_exemplars(problem)
         return State(*variables, opt_state, variables, kept, self.init_own(problem))
 
     def update(
@@ -178,7 +178,7 @@ class ClassIncremental(ExemplarOptions, SessionOptions, Method):
         def loss(params: Params, output: Output) -> Array:
             return self.objective(problem, params, output, old, state.own, batch, outputs)
 
-        # Rows of outputs to come move only by decay, ours or that of a user's directions.
+        # Rows of outputs to come move only by decay, ours or that of a user's optimiser.
         whose = outputs.own if self.freeze else outputs.seen
         watched = self.freeze or self.weight_decay or not isinstance(self.optimizer, str)
         watching = model if watched else model._replace(head=None)
@@ -195,7 +195,7 @@ class ClassIncremental(ExemplarOptions, SessionOptions, Method):
                 params = jax.lax.cond(task > 0, folded, lambda same: same, params)
             return state._replace(
                 params=params,
-                opt_state=self.towards.init(params),
+                opt_state=self.opt_state(params),
                 teacher=Variables(params, state.model_state),
                 own=self.begin_own(problem, state.own, task),
             )
@@ -254,7 +254,7 @@ class ClassIncremental(ExemplarOptions, SessionOptions, Method):
         def tune(state: State, batch: Batch, draws: tuple[()]) -> tuple[State, Info]:
             filled = state.exemplars.mask.at[-2 - batch.index].get(mode="clip")
             batch = blanked(batch._replace(mask=batch.mask & filled))
-            task, fresh = batch.clock.task, lambda old: self.towards.init(state.params)
+            task, fresh = batch.clock.task, lambda old: self.opt_state(state.params)
             first = batch.clock.step == 0
             state = state._replace(
                 opt_state=jax.lax.cond(first, fresh, lambda old: old, state.opt_state)

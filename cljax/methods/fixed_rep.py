@@ -50,7 +50,7 @@ class FixedRep(LossOptions, Method):
 
     def init(self, problem: Problem, key: Array) -> State:
         params, model_state = problem.variables(key)
-        return State(params, model_state, self.towards.init(params))
+        return State(params, model_state, self.opt_state(params))
 
     def update(
         self, problem: Problem, state: State, batch: Batch, draws: tuple[()]

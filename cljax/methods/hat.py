@@ -37,10 +37,10 @@ from cljax.errors import UserError
 from cljax.losses import cross_entropy, head_mask, masked_mean
 from cljax.method import Method, Problem
 from cljax.methods.groups.descent import DescentOptions
-from cljax.methods.groups.pretraining import epochs_for, from_task_1, scheduled
+from cljax.methods.groups.pretraining import epochs_for, from_task_1, optimizer_of
 from cljax.methods.sessions import session
 from cljax.nets.gated import Units, chained, gated
-from cljax.optimizers import Optimizer, Transformation, direction
+from cljax.optimizers import Optimizer, Transformation
 from cljax.options import Bound, Count, Rate
 from cljax.types import (
     Array,
@@ -169,7 +169,7 @@ class HAT(DescentOptions, Method, name="hat"):
         learned = (params, embedding)
         return State(
             params, model_state, self.step.init(learned), embedding, before,
-            jnp.zeros((), jnp.int32), () if how is None else _towards(how).init(learned),
+            jnp.zeros((), jnp.int32), () if how is None else _pretraining(how).init(learned),
         )  # fmt: skip
 
     def update(
@@ -236,7 +236,7 @@ class HAT(DescentOptions, Method, name="hat"):
     def _pretrain(
         self, problem: Problem, how: Pretraining, state: State, batch: Batch, draws: tuple[()]
     ) -> tuple[State, Info]:
-        by = scheduled(how, _towards(how), batch.clock.step)
+        by = _pretraining(how, batch.clock.step)
         state, kept, info = self._descended(problem, state, batch, by, state.early)
         return state._replace(early=kept), info
 
@@ -273,10 +273,9 @@ def _units(problem: Problem) -> tuple[Units, ...]:
     return chained("hat", model, spec.example, spec.num_classes)
 
 
-def _towards(how: Pretraining) -> Transformation:
-    """Pretraining's, of weights and embeddings; the latter do not decay."""
-    decaying = direction(how.optimizer, weight_decay=how.weight_decay)
-    return _apart(decaying, direction(how.optimizer))
+def _pretraining(how: Pretraining, step: Array | int = 0) -> Transformation:
+    """Pretraining's optimiser of weights and embeddings; the latter do not decay."""
+    return _apart(optimizer_of(how, step), optimizer_of(how, step, weight_decay=0.0))
 
 
 def _apart(weights: Transformation, embedding: Transformation) -> Transformation:

@@ -190,7 +190,7 @@ class ITAML(ExemplarOptions, SessionOptions, Method):
     def _new_optimizer(self, problem: Problem, params: Params) -> PyTree:
         if self.mode == "paper" and self.optimizer_state == "fresh":
             return ()
-        one = self.towards.init(params)
+        one = self.opt_state(params)
         if self.mode != "paper" or self.optimizer_state != "per-task":
             return one
         tasks = problem.spec.num_tasks
@@ -224,7 +224,7 @@ class ITAML(ExemplarOptions, SessionOptions, Method):
         self, problem: Problem, state: State, batch: Batch, lr: Array, eta: Array
     ) -> tuple[State, Info]:
         """Algorithm 1, in all its modes; ``lr`` [] and ``eta`` [] are those of the moment."""
-        (model, spec), optimizer = problem, self.towards
+        (model, spec), optimizer = problem, self.step(lr)
         base, current, owner = state.params, batch.clock.task, jnp.asarray(spec.class_mask)
         num_tasks = spec.num_tasks
         counts, visit = by_task(batch, num_tasks)
@@ -256,8 +256,8 @@ class ITAML(ExemplarOptions, SessionOptions, Method):
                 params, model_state, opt_state, first = at
                 grad = jax.value_and_grad(loss, has_aux=True)
                 (value, (after, margin)), grads = grad(params, model_state, micro, task)
-                towards, opt_state = optimizer.update(_masked(grads, learns), opt_state, params)
-                params = tree.add_scaled(params, _masked(towards, learns), -lr)
+                updates, opt_state = optimizer.update(_masked(grads, learns), opt_state, params)
+                params = jax.tree.map(jnp.add, params, _masked(updates, learns))
                 first = jax.tree.map(lambda a, b: jnp.where(j == 0, a, b), (value, margin), first)
                 return params, model_state if resets else after, opt_state, first
 

@@ -39,9 +39,8 @@ from cljax.method import Method, Problem
 from cljax.methods.groups.pretraining import (
     PlainOptions,
     epochs_for,
+    optimizer_of,
     pretraining_of,
-    scheduled,
-    towards,
 )
 from cljax.nets.heads import split_head
 from cljax.nets.transfer import convolves
@@ -127,7 +126,7 @@ class OML(PlainOptions, Method, name="oml"):
     def init(self, problem: Problem, key: Array) -> State:
         params, model_state = problem.variables(key)
         classes = drawn_classes(problem.spec, jax.random.fold_in(key, 1))
-        early = towards(pretraining_of(problem.spec)).init(params)
+        early = optimizer_of(pretraining_of(problem.spec)).init(params)
         return State(params, model_state, early, classes)
 
     def phases(self, problem: Problem) -> tuple[Phase, ...]:
@@ -184,7 +183,7 @@ class OML(PlainOptions, Method, name="oml"):
 
         loss, grads = jax.value_and_grad(objective)(state.params)
         rated = how if self.meta_lr is None else how._replace(lr=self.meta_lr)
-        by = scheduled(rated, towards(how), batch.clock.step)
+        by = optimizer_of(rated, batch.clock.step)
         grads = tree.clip_norm(grads, self.clip_norm)
         updates, early = by.update(grads, state.early, state.params)
         params = jax.tree.map(jnp.add, state.params, updates)

@@ -21,7 +21,7 @@ from cljax.checks import check_method
 from cljax.errors import UserError, check_positive, check_rate
 from cljax.method import Cost, Method, Problem
 from cljax.methods.groups.descent import Descent
-from cljax.methods.groups.pretraining import epochs_for, from_task_1, source_step, towards
+from cljax.methods.groups.pretraining import epochs_for, from_task_1, optimizer_of, source_step
 from cljax.options import positional
 from cljax.types import (
     Array,
@@ -83,7 +83,7 @@ class Pretrained(Method):
                 f"pretrain_milestones are {list(how.milestones)}, but they are shares of the "
                 "steps, between 0 and 1."
             )
-        towards(how)
+        optimizer_of(how)
 
     @property
     def name(self) -> str:
@@ -119,7 +119,7 @@ class Pretrained(Method):
         inner = self.method.init(problem, key)
         if not (hasattr(inner, "params") and hasattr(inner, "model_state")):
             raise UserError(f"The state of {self.name} has no params and model_state to pretrain.")
-        return State(inner, towards(self.how).init(inner.params))
+        return State(inner, optimizer_of(self.how).init(inner.params))
 
     def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> PyTree:
         return self.method.draw(problem, state.inner, batch, key)

@@ -32,9 +32,8 @@ from cljax.method import Method, Problem
 from cljax.methods.groups.pretraining import (
     PlainOptions,
     epochs_for,
+    optimizer_of,
     pretraining_of,
-    scheduled,
-    towards,
 )
 from cljax.nets.inits import fan_in_uniform
 from cljax.nets.masked import masked
@@ -80,7 +79,7 @@ class Rep(PlainOptions, Method):
             drawn(of_kernel, (width, num_held), features.dtype),
             drawn(of_bias, (num_held,), features.dtype),
         )
-        early = towards(pretraining_of(spec)).init((params, extra))
+        early = optimizer_of(pretraining_of(spec)).init((params, extra))
         return State(params, model_state, extra, early)
 
     def phases(self, problem: Problem) -> tuple[Phase, ...]:
@@ -109,7 +108,7 @@ class Rep(PlainOptions, Method):
 
         learned = (state.params, state.extra)
         (loss, model_state), grads = jax.value_and_grad(objective, has_aux=True)(learned)
-        by = scheduled(how, towards(how), batch.clock.step)
+        by = optimizer_of(how, batch.clock.step)
         updates, early = by.update(grads, state.early, learned)
         params, extra = jax.tree.map(jnp.add, learned, updates)
         some = jnp.any(batch.mask)  # momentum and decay alone are no step

@@ -71,7 +71,7 @@ class OverTasks(ExemplarOptions, LossOptions, Method):
 
     def init(self, problem: Problem, key: Array) -> State:
         params, model_state = problem.variables(key)
-        opt_state = self.towards.init(params)
+        opt_state = self.opt_state(params)
         return State(params, model_state, opt_state, self.no_exemplars(problem))
 
     def phases(self, problem: Problem) -> tuple[Phase, ...]:
@@ -104,14 +104,14 @@ class Reptile(OverTasks):
     inner_steps: Count = 2
     """Parts of a task's examples, a step on each (r)."""
     optimizer: Optimizer = "sgd"
-    """Of the inner loop: sgd, momentum, adam, radam, or directions of your own
-    (``optax.scale_by_...``)."""
+    """Of the inner loop: sgd, momentum, adam, radam, or an ``optax.GradientTransformation``, which
+    brings its own step size, schedule and decay."""
 
     def update(
         self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
     ) -> tuple[State, Info]:
         """One mini-batch; ``info.loss`` is the mean over tasks and parts, in nats."""
-        batch, rate = blanked(batch), self.rate(batch.clock)
+        batch, optimizer = blanked(batch), self.step(self.rate(batch.clock))
         grad = self._gradient(problem, state.model_state)
 
         def train(task: Array, micro: Batch, carry: _Tasks) -> _Tasks:
@@ -119,8 +119,8 @@ class Reptile(OverTasks):
                 params, opt_state, total = at
                 own = part(micro, j, self.inner_steps)
                 value, grads = grad(params, own)
-                towards, after = self.towards.update(grads, opt_state, params)
-                moved = tree.add_scaled(params, towards, -rate)
+                updates, after = optimizer.update(grads, opt_state, params)
+                moved = jax.tree.map(jnp.add, params, updates)
                 some = jnp.any(own.mask)  # an empty part would still move by momentum
                 return *tree.select(some, (moved, after), (params, opt_state)), total + value
 
@@ -150,8 +150,8 @@ class FOMAML(OverTasks):
     inner_steps: Count = 1
     """Inner steps, each on the whole first half of a task's examples (r)."""
     optimizer: Optimizer = "sgd"
-    """Of the outer loop: sgd, momentum, adam, radam, or directions of your own
-    (``optax.scale_by_...``)."""
+    """Of the outer loop: sgd, momentum, adam, radam, or an ``optax.GradientTransformation``, which
+    brings its own step size, schedule and decay."""
 
     def update(
         self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
@@ -174,8 +174,9 @@ class FOMAML(OverTasks):
 
         tasks, present = over_tasks(batch, problem.spec.num_tasks, train, _none(state))
         mean = jax.tree.map(lambda g: g / jnp.maximum(present, 1), tasks.total)
-        towards, opt_state = self.towards.update(mean, state.opt_state, state.params)
-        params = tree.add_scaled(state.params, towards, -self.rate(batch.clock))
+        optimizer = self.step(self.rate(batch.clock))
+        updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
+        params = jax.tree.map(jnp.add, state.params, updates)
         # Momentum and decay alone are no step.
         before = state.params, state.opt_state
         params, opt_state = tree.select(present > 0, (params, opt_state), before)

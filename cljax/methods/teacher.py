@@ -28,7 +28,7 @@ from cljax.errors import UserError
 from cljax.losses import cross_entropy, head_mask, masked_mean
 from cljax.method import Cost, Method, Problem
 from cljax.methods.groups.descent import Descent
-from cljax.methods.groups.pretraining import epochs_for, pretraining_of, source_step, towards
+from cljax.methods.groups.pretraining import epochs_for, optimizer_of, pretraining_of, source_step
 from cljax.methods.sessions import session
 from cljax.nets.transfer import convolves
 from cljax.options import Bound, Count, Natural, Positive, Rate, StaticRate
@@ -233,7 +233,7 @@ def _sources(problem: Problem, keys: Array) -> Descent:
 
     def one(key: Array) -> Descent:
         params, model_state = problem.variables(key)
-        return Descent(params, model_state, towards(how).init(params), ())
+        return Descent(params, model_state, optimizer_of(how).init(params), ())
 
     return jax.vmap(one)(keys)
 

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cljax.resolve import options_of, stream_factory
+from cljax.options import flat
+from cljax.resolve import options_of, stream_source
+from cljax.streams.catalogue import entry_of
+from cljax.streams.options import StreamSource
 
 __all__ = ["Recipe"]
 
@@ -19,7 +22,7 @@ class Recipe:
     Attributes:
       method, stream, net: names on the command line.
       source, variant: the table it aims at and whose values it takes.
-      method_options, stream_options: keyword arguments of the factories.
+      method_options, stream_options: those that differ from the defaults, or are stated anyway.
       batch_size: examples an update. epochs: passes over each task.
       entries: of the accuracy matrix: "diagonal-last", "lower" or "full".
       status: published, or default, with what that means.
@@ -51,7 +54,7 @@ class Recipe:
     def replace(self, **changes: Any) -> Recipe:
         """A copy with fields changed; other names are options of the stream or the method."""
         fields = {f.name for f in dataclasses.fields(self)}
-        streams = {option.name for option in options_of(stream_factory(self.stream))}
+        streams = {option.name for option in options_of(stream_source(self.stream))}
         own = {name: value for name, value in changes.items() if name in fields}
         of_stream = {n: v for n, v in changes.items() if n not in fields and n in streams}
         of_method = {n: v for n, v in changes.items() if n not in fields and n not in streams}
@@ -60,3 +63,15 @@ class Recipe:
         if of_method:
             own["method_options"] = {**self.method_options, **of_method}
         return dataclasses.replace(self, **own)
+
+    def on(self, source: StreamSource) -> Recipe:
+        """The same on a built-in stream as it was made.
+
+        Stated are its options that differ from those of its name, and those that the recipe states
+        of the same stream.
+        """
+        entry, values = entry_of(source), flat(source)
+        assert entry is not None
+        stated = self.stream_options if entry.name == self.stream else {}
+        options = {name: values[name] for name in stated if name in values} | dict(entry.options)
+        return dataclasses.replace(self, stream=entry.name, stream_options=options)

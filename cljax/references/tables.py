@@ -13,8 +13,8 @@ from html import escape
 from typing import Any, NamedTuple
 
 __all__ = [
-    "METRICS_FIRST", "Spread", "Table", "as_csv", "columns", "html", "latex", "metric_rows",
-    "metrics", "spreads",
+    "METRICS_FIRST", "Spread", "Table", "as_csv", "columns", "html", "interval", "latex",
+    "metric_rows", "metrics", "spreads",
 ]  # fmt: skip
 
 METRICS_FIRST = ("RA", "LA", "BTI")  # the headline, in this order
@@ -33,10 +33,14 @@ class Spread(NamedTuple):
     def __str__(self) -> str:
         if self.mean is None:
             return "–"
-        text = f"{100 * self.mean:.2f}"
-        if self.ci95 is None:
-            return text
-        return f"{text} [{100 * self.ci95[0]:.2f}, {100 * self.ci95[1]:.2f}]"
+        ci95 = self.ci95 and (100 * self.ci95[0], 100 * self.ci95[1])
+        return interval(100 * self.mean, ci95)
+
+
+def interval(mean: float, ci95: tuple[float, float] | None, spec: str = ".2f") -> str:
+    """A mean and its interval as text, ``76.00 [73.52, 78.48]``; without interval the mean."""
+    text = f"{mean:{spec}}"
+    return text if ci95 is None else f"{text} [{ci95[0]:{spec}}, {ci95[1]:{spec}}]"
 
 
 class Table(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 from cljax import resolve
 from cljax.checks import check_method, check_network, model_of
 from cljax.engine.bundles import resolve_lanes
-from cljax.errors import UserError, check_known, check_positive
+from cljax.errors import UserError, check_positive
 from cljax.evaluation.accuracy import Evaluation
 from cljax.keys import check_seed, check_seeds
 from cljax.method import Method, with_features
@@ -29,10 +29,11 @@ from cljax.references import protocol
 from cljax.runner.config import config_hash, entry_of, environment, plain
 from cljax.runner.options import RunOptions
 from cljax.runner.parts import identify, net_name
-from cljax.streams.base import Stream, check_stream
+from cljax.streams.base import Stream
+from cljax.streams.options import StreamSource
 from cljax.types import Learner, Model, Net, Readout
 
-__all__ = ["OF_RECIPE", "Prepared", "begun_as", "learner_of", "make", "prepare", "seeds_of"]
+__all__ = ["OF_RECIPE", "Prepared", "begun_as", "learner_of", "prepare", "seeds_of"]
 
 OF_RECIPE = ("net", "batch_size", "epochs", "entries")  # options that a recipe has values of
 # Options that a config holds as they are.
@@ -51,7 +52,7 @@ class Prepared(NamedTuple):
 
 def prepare(
     what: Recipe | Method | str,
-    stream: Stream | str | None = None,
+    stream: Stream | StreamSource | str | None = None,
     options: RunOptions = RunOptions(),  # noqa: B008, it is frozen
 ) -> Prepared:
     """Resolves names, opens the data and fixes the config of a run.
@@ -66,6 +67,7 @@ def prepare(
     began = time.perf_counter()
     _check_precision(options.precision)
     chosen = seeds_of(options.seeds)
+    stream = resolve.open_unlisted(stream)
     recipe, method, source, notices = _resolve(what, stream)
     given = method
     if source.pretraining is not None:
@@ -177,37 +179,43 @@ def begun_as(recipe: Recipe, net: str) -> dict[str, Any] | None:
 
 
 def _resolve(
-    what: Recipe | Method | str, stream: Stream | str | None
+    what: Recipe | Method | str, stream: Stream | StreamSource | str | None
 ) -> tuple[Recipe, Method, Stream, list[str]]:
     """The recipe (of defaults, if need be), the method, the stream, and notices about defaults."""
     if isinstance(what, str):
         if stream is None:
             raise UserError(f"The method {what} needs a stream; name one, or pass a recipe.")
-        if not isinstance(stream, str):
-            check_stream(stream)
-        what = default(what, stream if isinstance(stream, str) else stream.name)
+        what = default(what, resolve.stream_name(stream))
     if isinstance(what, Recipe):
         method = resolve.method(what.method, **what.method_options)
         if isinstance(stream, Stream):
             return what, method, stream, _left_out(what, stream)
-        made = make(resolve.stream_factory(what.stream), what.stream_options, what.stream)
-        check_stream(made)
-        return what, method, made, []
+        notices = []
+        if isinstance(stream, StreamSource):
+            notices, what = _left_out(what, stream), what.on(stream)
+        return what, method, resolve.stream(what.stream, **what.stream_options), notices
     check_method(what)
     if stream is None:
         raise UserError(f"The method {what.name} needs a stream; pass one.")
-    by_name = isinstance(stream, str)
-    made = make(resolve.stream_factory(stream), {}, stream) if by_name else stream
-    check_stream(made)
-    return Recipe(what.name, made.name), what, made, _passed_by(what, made)
+    made = resolve.opened(stream)
+    recipe = Recipe(what.name, made.name)
+    if isinstance(stream, StreamSource):
+        recipe = dataclasses.replace(recipe.on(stream), stream=made.name)
+    return recipe, what, made, _passed_by(what, made)
 
 
-def _left_out(recipe: Recipe, stream: Stream) -> list[str]:
+def _left_out(recipe: Recipe, stream: Stream | StreamSource) -> list[str]:
     """That a stream given as an object is not the recipe's, where the recipe has options for it."""
-    if not recipe.stream_options:
+    values = flat(stream) if isinstance(stream, StreamSource) else {}
+    others = [
+        f"{name}={value}"
+        for name, value in sorted(recipe.stream_options.items())
+        if name not in values or values[name] != value
+    ]
+    if not others:
         return []
-    shown = ", ".join(f"{name}={value}" for name, value in sorted(recipe.stream_options.items()))
-    return [f"The stream {stream.name} is as it was made; the recipe {recipe.name} has {shown}."]
+    name, shown = resolve.stream_name(stream), ", ".join(others)
+    return [f"The stream {name} is as it was made; the recipe {recipe.name} has {shown}."]
 
 
 def _passed_by(method: Method, stream: Stream) -> list[str]:
@@ -254,14 +262,6 @@ def _untold(identity: Mapping[str, Any]) -> list[str]:
         f"{identity['unknown'][0]} cannot be told by its content, so this run is neither read back "
         "nor continued; id='...' would say that it is the same."
     ]
-
-
-def make(factory: Callable[..., Any], options: Mapping[str, Any], name: str) -> Any:
-    """Calls a factory; an option that it does not have is the user's mistake."""
-    known = {option.name for option in resolve.options_of(factory)}
-    for option in options:
-        check_known(f"option of {name}", option, known)
-    return resolve.called(factory, name, **options)
 
 
 def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:

@@ -38,6 +38,7 @@ from cljax.runner.settings import decisive
 from cljax.runner.snapshots import keep
 from cljax.storage.checkpoint import FORMAT, newest_place
 from cljax.streams.base import Stream, rows_used
+from cljax.streams.options import StreamSource
 from cljax.types import PyTree
 from cljax.update_rules.stored import save_rule
 
@@ -149,7 +150,7 @@ class _RunFunction(Protocol[P]):
     def __call__(
         self,
         what: Recipe | Method | str,
-        stream: Stream | str | None = None,
+        stream: Stream | StreamSource | str | None = None,
         *args: P.args,
         **options: P.kwargs,
     ) -> Run: ...
@@ -178,7 +179,11 @@ def _listed(options: Options) -> list[str]:
 
 
 @_with_keywords_of(RunOptions)
-def run(what: Recipe | Method | str, stream: Stream | str | None = None, **options: Any) -> Run:
+def run(
+    what: Recipe | Method | str,
+    stream: Stream | StreamSource | str | None = None,
+    **options: Any,
+) -> Run:
     """Runs a recipe, or a method on a stream, for several seeds.
 
     With ``out``, what is done is kept: after an interruption, or a kill, the same call goes on
@@ -186,7 +191,7 @@ def run(what: Recipe | Method | str, stream: Stream | str | None = None, **optio
 
     Args:
       what: a ``Recipe``, a ``Method``, or a method's name.
-      stream: a ``Stream`` or its name; not needed with a recipe.
+      stream: a ``Stream``, a ``StreamSource`` or its name; not needed with a recipe.
       **options: the fields of ``cljax.RunOptions``, listed below.
 
     Raises:

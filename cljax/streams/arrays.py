@@ -12,12 +12,20 @@ from jax.dtypes import canonicalize_dtype as canonical
 
 from cljax.data import digest
 from cljax.errors import UserError, check_known, check_positive, check_text
-from cljax.streams.base import Stream, Transform, checksum, sealed
+from cljax.streams.base import (
+    Rows,
+    Stream,
+    Transform,
+    check_stream,
+    checksum,
+    derived,
+    sealed,
+)
 from cljax.streams.orders import permutation
 from cljax.streams.packed import pack, seen_as, unpacked
 from cljax.types import PyTree
 
-__all__ = ["from_arrays"]
+__all__ = ["from_arrays", "in_order"]
 
 _MOST_CLASSES = 10**6  # more are a mistake: codes of classes instead of their numbers
 Labelled: TypeAlias = tuple[PyTree, np.ndarray, np.ndarray]  # x [n, ...], y [n], task [n]
@@ -30,12 +38,13 @@ def from_arrays(
     val: float = 0.1,
     name: str = "arrays",
     licence: str = "not stated",
-    shuffle: Literal["within-task", "none"] = "within-task",
     dtype: str = "uint8",
     num_classes: int | None = None,
     scenario: Literal["domain", "class", "task"] | None = None,
 ) -> Stream:
     """A stream of examples that each know their task.
+
+    Each seed shows a task's examples in an order of its own; ``in_order`` takes that back.
 
     Args:
       train: ``(x, y, task)``: examples ``[N, ...]`` of any shape, or a pytree of such arrays, as
@@ -44,8 +53,6 @@ def from_arrays(
       test: likewise; every task needs tests.
       val: share of each task's training examples, drawn anew for each seed, that validates.
       name: of the stream. licence: of the examples; both are printed in reports.
-      shuffle: ``within-task`` shows a task's examples in a new order for each seed, ``none`` in
-        the order of the arrays.
       dtype: ``uint8`` for images from 0 to 255, which the network sees divided by 255; a float
         type for values that it sees as they are, in the default precision; another integer type
         for integers that it sees as they are. In a pytree each array keeps its own type, by the
@@ -61,61 +68,28 @@ def from_arrays(
     Raises:
       UserError: if shapes, types, labels or tasks do not fit together.
     """
-    check_known("shuffle", shuffle, ("within-task", "none"))
     check_text(name=name, licence=licence)
     if dtype is None:
         raise UserError("dtype is None, but it must be uint8 or the name of a float, as float32.")
     if not isinstance(val, numbers.Real) or not 0 <= val < 1:
         raise UserError(f"val is {val!r}, but it must be a share from 0 to below 1.")
-    if num_classes is not None:
-        check_positive(num_classes=num_classes)
     train, test = _labelled("train", train), _labelled("test", test)
     (y, task), (yt, tt) = train[1:], test[1:]
     x, xt, transform = _stored(train, test, dtype)
     for part, labels, tasks in (("train", y, task), ("test", yt, tt)):
         _check_integers(part, labels, tasks)
-    num_tasks = int(task.max()) + 1
-    for part, tasks in (("training", task), ("test", tt)):
-        found = np.unique(tasks)
-        if len(found) != num_tasks or found[-1] != num_tasks - 1:
-            raise UserError(
-                f"The {part} examples have the tasks {_few(found)}, but they must be 0 to "
-                f"{num_tasks - 1}, none left out."
-            )
-    num_classes = int(y.max()) + 1 if num_classes is None else num_classes
-    if num_classes > _MOST_CLASSES:
-        raise UserError(
-            f"The labels ask for {num_classes} classes (the largest is {y.max()}), but a label is "
-            f"the number of an output, below {_MOST_CLASSES}; number the classes from 0."
-        )
-    if int(y.max()) >= _MOST_CLASSES:
-        raise UserError(
-            f"The training labels go up to {y.max()}, but a label is the number of an output, "
-            f"below {_MOST_CLASSES}; number the classes from 0."
-        )
-    own = np.zeros((num_tasks, max(num_classes, int(y.max()) + 1)), bool)
-    own[task, y] = True
+    num_tasks = _count_tasks(task, tt)
+    own = _classes_of_tasks(y, task, num_tasks, num_classes)
     scenario = scenario or ("domain" if (own == own[:1]).all() else "class")
     check_known("scenario", scenario, ("domain", "class", "task"))
     class_mask = np.ones_like(own) if scenario == "domain" else own
+    num_classes = int(y.max()) + 1 if num_classes is None else num_classes
     _check_labels(y, yt, tt, class_mask, num_classes)
-    rows = [np.flatnonzero(task == t).astype(np.int32) for t in range(num_tasks)]
-    held = [min(round(len(r) * val), len(r) - 1) for r in rows]
-
-    def split(seed: int, t: int) -> tuple[np.ndarray, np.ndarray]:
-        order = permutation(len(rows[t]), "arrays", "valid", seed, t)
-        return rows[t][order[: held[t]]], rows[t][np.sort(order[held[t] :])]
-
-    def subsets(seed: int) -> tuple[np.ndarray, ...]:
-        parts = [split(seed, t)[1] for t in range(num_tasks)]
-        if shuffle == "none":
-            return tuple(parts)
-        return tuple(
-            part[permutation(len(part), "arrays", "arrival", seed, t)]
-            for t, part in enumerate(parts)
-        )
-
+    subsets, valid = _split(task, num_tasks, val)
     arrays = (x, y.astype(np.int32), xt, yt.astype(np.int32))
+    digested = digest(*arrays, task.astype(np.int32), tt.astype(np.int32))
+    more = [transform.name] if transform.name else []
+    more += [own.shape[1]] if own.shape[1] > int(y.max()) + 1 else []
     stream = Stream(
         name=name,
         train_x=arrays[0],
@@ -126,23 +100,88 @@ def from_arrays(
         class_mask=class_mask,
         test_index=tuple(np.flatnonzero(tt == t).astype(np.int32) for t in range(num_tasks)),
         subsets=subsets,
-        valid=lambda seed: tuple(split(seed, t)[0] for t in range(num_tasks)),
+        valid=valid,
         multi_head=scenario == "task",
         scenario=scenario,
         source=f"arrays of {name}",
         licence=licence,
-        checksum=checksum(
-            digest(*arrays, task.astype(np.int32), tt.astype(np.int32)),
-            {},
-            val,
-            shuffle,
-            scenario,
-            *([transform.name] if transform.name else []),
-            *([own.shape[1]] if own.shape[1] > int(y.max()) + 1 else []),
-        ),
+        checksum=checksum(digested, {}, val, "within-task", scenario, *more),
         published=False,
     )
     return sealed(stream)
+
+
+def in_order(stream: Stream) -> Stream:
+    """The stream whose tasks show their examples in the order of the arrays, for every seed.
+
+    Epochs after the first are shuffled all the same.
+
+    Raises:
+      UserError: if the stream has a plan of its own.
+    """
+    check_stream(stream)
+    if stream.planner is not None:
+        raise UserError(f"The stream {stream.name} has a plan of its own; start from its tasks.")
+
+    def subsets(seed: int) -> tuple[np.ndarray, ...]:
+        return tuple(np.sort(rows) for rows in stream.subsets(seed))
+
+    return derived(stream, "in order", subsets=subsets)
+
+
+def _count_tasks(task: np.ndarray, tests: np.ndarray) -> int:
+    """T, where training and test examples have the tasks 0 to T - 1."""
+    num_tasks = int(task.max()) + 1
+    for part, tasks in (("training", task), ("test", tests)):
+        found = np.unique(tasks)
+        if len(found) != num_tasks or found[-1] != num_tasks - 1:
+            raise UserError(
+                f"The {part} examples have the tasks {_few(found)}, but they must be 0 to "
+                f"{num_tasks - 1}, none left out."
+            )
+    return num_tasks
+
+
+def _classes_of_tasks(
+    y: np.ndarray, task: np.ndarray, num_tasks: int, num_classes: int | None
+) -> np.ndarray:
+    """[T, C] bool, the training labels that each task has."""
+    if num_classes is not None:
+        check_positive(num_classes=num_classes)
+    largest = int(y.max())
+    num_classes = largest + 1 if num_classes is None else num_classes
+    if num_classes > _MOST_CLASSES:
+        raise UserError(
+            f"The labels ask for {num_classes} classes (the largest is {largest}), but a label is "
+            f"the number of an output, below {_MOST_CLASSES}; number the classes from 0."
+        )
+    if largest >= _MOST_CLASSES:
+        raise UserError(
+            f"The training labels go up to {largest}, but a label is the number of an output, "
+            f"below {_MOST_CLASSES}; number the classes from 0."
+        )
+    own = np.zeros((num_tasks, max(num_classes, largest + 1)), bool)
+    own[task, y] = True
+    return own
+
+
+def _split(task: np.ndarray, num_tasks: int, val: float) -> tuple[Rows, Rows]:
+    """What each task learns from, in a new order for each seed, and what validates."""
+    rows = [np.flatnonzero(task == t).astype(np.int32) for t in range(num_tasks)]
+    held = [min(round(len(r) * val), len(r) - 1) for r in rows]
+
+    def parts(seed: int, t: int) -> tuple[np.ndarray, np.ndarray]:
+        order = permutation(len(rows[t]), "arrays", "valid", seed, t)
+        return rows[t][order[: held[t]]], rows[t][np.sort(order[held[t] :])]
+
+    def subsets(seed: int) -> tuple[np.ndarray, ...]:
+        learned = [parts(seed, t)[1] for t in range(num_tasks)]
+        return tuple(
+            part[permutation(len(part), "arrays", "arrival", seed, t)]
+            for t, part in enumerate(learned)
+        )
+
+    return subsets, lambda seed: tuple(parts(seed, t)[0] for t in range(num_tasks))
 
 
 def _labelled(part: str, given: Labelled) -> Labelled:

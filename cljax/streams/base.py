@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.checks import check_memory
+from cljax.checks import check_memory, check_plan, shown
 from cljax.errors import UserError, check_positive, in_words
 from cljax.keys import check_seed
+from cljax.options import Options
 from cljax.streams.orders import permutation
 from cljax.types import Array, Pretraining, PyTree, Spec, StepPlan
 
@@ -158,7 +159,7 @@ class Stream:
         """``jax.ShapeDtypeStruct`` of one example as the network sees it."""
         x = jax.ShapeDtypeStruct((1, *self.train_x.shape[1:]), self.train_x.dtype)
         task = jax.ShapeDtypeStruct((1,), np.int32)
-        seen = jax.eval_shape(self.transform.apply, self.transform.tables, x, task)
+        seen = shown(self.transform.apply, self.transform.tables, x, task, self.name)
         return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), seen)
 
     def tests(self, seed: int) -> tuple[np.ndarray, ...]:
@@ -196,6 +197,8 @@ def check_stream(stream: Any) -> None:
     more = ""
     if isinstance(stream, (tuple, list, dict)) or hasattr(stream, "shape"):
         more = "; cljax.streams.from_arrays makes one of arrays"
+    elif isinstance(stream, Options) and hasattr(stream, "build"):
+        more = f"; open it: {type(stream).__name__}(...).build()"
     elif callable(stream) and hasattr(stream, "__name__"):
         more = f"; call it: {stream.__name__}()"
     raise UserError(f"The stream is {in_words(stream)}, but it must be a Stream{more}.")
@@ -222,7 +225,9 @@ def plan(stream: Stream, seed: int, batch_size: int, epochs: int = 1) -> StepPla
     what = f"The plan of {epochs} epochs in batches of {batch_size}"
     check_memory(what, _BYTES_A_ROW * padded, "fewer epochs, or smaller batches")
     if stream.planner is not None:
-        return stream.planner(seed, batch_size, epochs)
+        made = stream.planner(seed, batch_size, epochs)
+        check_plan(made, batch_size, stream.name)
+        return made
     parts: list[StepPlan] = []
     for task, rows in enumerate(subsets):
         for epoch in range(epochs):

@@ -14,55 +14,19 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from cljax.errors import (
-    UserError,
-    check_counts,
-    check_flag,
-    check_known,
-    check_path,
-    check_positive,
-    check_share,
-    given,
-)
+from cljax.errors import UserError, check_known, check_positive
 from cljax.streams.manifests import load_class_order
 from cljax.streams.orders import permutation
 
 __all__ = [
-    "PER_SEED",
-    "ClassOrder",
-    "check_options",
-    "class_groups",
-    "name_of",
-    "order_1993",
-    "seed_orders",
-]
+    "PER_SEED", "ClassOrder", "class_groups", "name_of", "order_1993", "seed_orders",
+    "tasks_in_words",
+]  # fmt: skip
 
 PER_SEED = "per-seed"  # an order of its own for each seed, see ``seed_orders``
 
 ClassOrder: TypeAlias = Literal["natural", "seeded", "1993"] | str  # or a FILE.json
 _ORDERS = ("natural", "seeded", "1993")
-
-
-def check_options(
-    *,
-    class_seed: int = 0,
-    samples_per_task: int | None = None,
-    samples_per_class: int | None = None,
-    val: float = 0.1,
-    multi_head: bool = False,
-    sample: bool = False,
-    **paths: str | None,
-) -> None:
-    """Checks the options that streams of classes share, before any image is read.
-
-    Raises:
-      UserError: for a value of another type or out of range.
-    """
-    check_counts(class_seed=class_seed)
-    check_positive(**given(samples_per_task=samples_per_task, samples_per_class=samples_per_class))
-    check_share(val=val)
-    check_flag(multi_head=multi_head, sample=sample)
-    check_path(**given(**paths))
 
 
 def class_groups(
@@ -185,3 +149,11 @@ def name_of(
     if base is None:
         return f"{data}-{len(groups)}x{classes_per_task}"
     return f"{data}-b{base}-{len(groups) - 1}"
+
+
+def tasks_in_words(num_classes: int, classes_per_task: int, base: int | None) -> str:
+    """How the classes are cut, for a line about a stream."""
+    later = -(-(num_classes - (base or 0)) // classes_per_task)
+    if base is None:
+        return f"in {later} tasks of {classes_per_task} new classes"
+    return f"in a task of {base} classes, then {later} of {classes_per_task} new ones"

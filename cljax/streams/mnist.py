@@ -1,193 +1,252 @@
-"""MNIST rotations, permutations and many permutations.
+"""MNIST: turned, with its pixels in other orders, and split by digits.
 
-Every task shows the ten digits through its own table of pixels: turned by an angle, or with the
-pixels in another order. Angles and permutations are the same for training, tests and all seeds;
-each seed and task learns from its own draw of the training images, and is tested on all test
-images. Validation images are among those no task of the seed learns from.
+Every task of the rotations and permutations shows the ten digits through its own table of pixels:
+turned by an angle, or with the pixels in another order. Angles and permutations are the same for
+training, tests and all seeds; each seed and task learns from its own draw of the training images,
+and is tested on all test images. Validation images are among those no task of the seed learns from.
 
 References: Lopez-Paz & Ranzato, "Gradient Episodic Memory for Continual Learning", 2017; Riemer
 et al., "Learning to Learn without Forgetting by Maximizing Transfer and Minimizing
-Interference", 2019 (1000 or 200 images a task).
+Interference", 2019 (1000 or 200 images a task). Zenke et al., "Continual Learning Through Synaptic
+Intelligence", 2017 (split).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar, Literal, TypeAlias
+
 import numpy as np
 
-from cljax.data import ImageData, check_images, images_or_sample, marked
-from cljax.errors import UserError, check_flag, check_path, check_positive, given
-from cljax.streams import fixed
-from cljax.streams.base import Rows, Stream, checksum, sealed
+from cljax.data import ImageData, check_images, marked
+from cljax.errors import UserError
+from cljax.options import Count
+from cljax.streams import fixed, transforms
+from cljax.streams.base import Rows, Stream, Transform, checksum, sealed
+from cljax.streams.classes import class_groups, name_of
+from cljax.streams.options import (
+    FilePath,
+    ManifestOptions,
+    OrderOptions,
+    SampleOptions,
+    SplitOptions,
+    StreamSource,
+)
 from cljax.streams.orders import permutation
-from cljax.streams.transforms import gather_pixels, rotation_table
+from cljax.streams.split import split_by_class
+from cljax.streams.transforms import gather_pixels, normalised, rotation_table
 
-__all__ = ["mnist_data", "mnist_many_permutations", "mnist_permutations", "mnist_rotations"]
+__all__ = [
+    "IncrementalMNIST", "MNISTManyPermutations", "MNISTPermutations", "MNISTRotations",
+    "SplitMNIST",
+]  # fmt: skip
 
 _NUM_VALID = 1000
 _ENOUGH = 100  # fewer unused images than this make no validation set
+_MEAN, _DEVIATION = (0.1307,), (0.3081,)  # of MNIST's training images
+Pixels: TypeAlias = Literal["unit", "normalised"]
 
 
-def mnist_rotations(
-    data: ImageData | None = None,
-    *,
-    num_tasks: int = 20,
-    samples_per_task: int = 1000,
-    data_dir: str | None = None,
-    sample: bool = False,
-    stream_manifest: str | None = None,
-) -> Stream:
-    """Digits turned counter-clockwise, each task by its own angle between 0 and 180 degrees.
+class _MNIST(SampleOptions):
+    """Of streams of MNIST."""
 
-    Args:
-      data: images to use instead of those found by name.
-      num_tasks: T, at most 20; fewer are the first of the 20.
-      samples_per_task: training images of each task.
-      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, else the
-        sample that cljax ships.
-      sample: use the sample that cljax ships.
-      stream_manifest: .npz file with recorded angles and training images of each task; every
-        seed then learns from those images, in its own order.
+    data_dir: FilePath | None = None
+    """Folder with the prepared MNIST; else CLJAX_DATA_DIR, else the sample that cljax ships."""
 
-    Raises:
-      UserError: for counts out of range, missing data or a bad manifest.
-    """
-    check_path(**given(stream_manifest=stream_manifest))
-    data, whole = mnist_data(data, data_dir, sample)
-    _check_counts(data, num_tasks, samples_per_task, None if stream_manifest else fixed.NUM_ANGLES)
-    recorded = fixed.read_manifest(
-        stream_manifest, "rotations", num_tasks, samples_per_task, len(data.train_y)
-    )
-    angles = fixed.angles(num_tasks) if recorded.values is None else recorded.values
-    tables = np.stack([rotation_table(float(angle)) for angle in angles])
-    return _tasks(
-        "mnist-rotations", data, tables, {"rotations_angles": np.asarray(angles, np.float64)},
-        recorded.rows, samples_per_task, whole and (num_tasks, samples_per_task) == (20, 1000),
-    )  # fmt: skip
+    def digits(self, data: ImageData | None) -> tuple[ImageData, bool]:
+        """MNIST as given or found, checked, and whether it is the whole data set itself.
+
+        Raises:
+          UserError: if there is none, or what is given does not have the form of MNIST.
+        """
+        digits = self.images("mnist", data)
+        if data is not None:
+            check_images(data, 10)
+            if data.train_x[0].size != 784 or data.test_x[0].size != 784:
+                raise UserError(
+                    f"Images of {data.source} have shape {list(data.train_x.shape[1:])}, but an "
+                    "MNIST stream needs 28 x 28 pixels."
+                )
+        return digits, digits.source.startswith("tfds:mnist/") and not digits.sample
 
 
-def mnist_permutations(
-    data: ImageData | None = None,
-    *,
-    num_tasks: int = 20,
-    samples_per_task: int = 1000,
-    data_dir: str | None = None,
-    sample: bool = False,
-    stream_manifest: str | None = None,
-) -> Stream:
+class _Tables(_MNIST, StreamSource):
+    """Of streams whose tasks show all digits, each through a table of pixels."""
+
+    published: ClassVar[tuple[int, int]] = (20, 1000)  # num_tasks and samples_per_task in papers
+    num_tasks: Count = 20
+    """T."""
+    samples_per_task: Count = 1000
+    """Training images of each task."""
+    stream_manifest: FilePath | None = None
+    """.npz file with recorded angles, or permutations, and training images of each task; every seed
+    then learns from those images, in its own order."""
+
+    def recorded(self, kind: str, limit: int, data: ImageData) -> fixed.Recorded:
+        """What the manifest fixes; without one there are ``limit`` tasks at most."""
+        num_tasks, samples = self.num_tasks, self.samples_per_task
+        if self.stream_manifest is None and num_tasks > limit:
+            raise UserError(
+                f"num_tasks is {num_tasks}, but this stream has {limit} recorded tasks."
+            )
+        if samples > len(data.train_y):
+            raise UserError(
+                f"samples_per_task is {samples}, but {data.source} has only {len(data.train_y)} "
+                "training images."
+            )
+        return fixed.read_manifest(
+            self.stream_manifest, kind, num_tasks, samples, len(data.train_y)
+        )
+
+    def stream(
+        self,
+        data: ImageData,
+        tables: np.ndarray,
+        manifest: dict[str, np.ndarray],
+        rows: np.ndarray | None,
+        whole: bool,
+    ) -> Stream:
+        """The stream of some tables, and of recorded rows if there are any."""
+        made = _tasks(self.kind, data, tables, manifest, rows, self.samples_per_task)
+        same = (self.num_tasks, self.samples_per_task) == self.published
+        return replace(made, published=whole and same)
+
+
+class MNISTRotations(_Tables):
+    """Digits turned counter-clockwise, each task by its own angle between 0 and 180 degrees."""
+
+    num_tasks: Count = 20
+    """T, at most 20; fewer are the first of the 20."""
+
+    def build(self, data: ImageData | None = None) -> Stream:
+        """Opens MNIST, or takes images of its form.
+
+        Raises:
+          UserError: for counts out of range, missing data or a bad manifest.
+        """
+        digits, whole = self.digits(data)
+        recorded = self.recorded("rotations", fixed.NUM_ANGLES, digits)
+        angles = fixed.angles(self.num_tasks) if recorded.values is None else recorded.values
+        tables = np.stack([rotation_table(float(angle)) for angle in angles])
+        manifest = {"rotations_angles": np.asarray(angles, np.float64)}
+        return self.stream(digits, tables, manifest, recorded.rows, whole)
+
+
+class MNISTPermutations(_Tables):
     """Digits with the pixels in another order in each task, the first task included.
-
-    Args:
-      data: images to use instead of those found by name.
-      num_tasks: T, at most 100; fewer are the first of the 100.
-      samples_per_task: training images of each task.
-      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, else the
-        sample that cljax ships.
-      sample: use the sample that cljax ships.
-      stream_manifest: .npz file with recorded permutations and training images of each task;
-        every seed then learns from those images, in its own order.
-
-    Raises:
-      UserError: for counts out of range, missing data or a bad manifest.
 
     Example:
         >>> import cljax
         >>> options = {"sample": True, "num_tasks": 3, "samples_per_task": 100}
-        >>> stream = cljax.streams.mnist_permutations(**options)
+        >>> stream = cljax.streams.MNISTPermutations(**options).build()
         >>> stream.name, stream.num_tasks, stream.num_classes
         ('mnist-permutations[sample]', 3, 10)
     """
-    return _permuted(
-        "mnist-permutations", data, num_tasks, samples_per_task, data_dir, sample, stream_manifest,
-        (20, 1000),
-    )  # fmt: skip
+
+    num_tasks: Count = 20
+    """T, at most 100; fewer are the first of the 100."""
+
+    def build(self, data: ImageData | None = None) -> Stream:
+        """Opens MNIST, or takes images of its form.
+
+        Raises:
+          UserError: for counts out of range, missing data or a bad manifest.
+        """
+        digits, whole = self.digits(data)
+        recorded = self.recorded("permutations", fixed.NUM_PERMUTATIONS, digits)
+        tables = recorded.values
+        tables = fixed.permutations(self.num_tasks) if tables is None else tables
+        manifest = {"permutations": np.asarray(tables, np.int16)}
+        return self.stream(digits, tables, manifest, recorded.rows, whole)
 
 
-def mnist_many_permutations(
-    data: ImageData | None = None,
-    *,
-    num_tasks: int = 100,
-    samples_per_task: int = 200,
-    data_dir: str | None = None,
-    sample: bool = False,
-    stream_manifest: str | None = None,
-) -> Stream:
-    """As mnist-permutations, with more tasks of fewer images.
+class MNISTManyPermutations(MNISTPermutations):
+    """As mnist-permutations, with more tasks of fewer images."""
 
-    Args:
-      data: images to use instead of those found by name.
-      num_tasks: T, at most 100; fewer are the first of the 100.
-      samples_per_task: training images of each task.
-      data_dir: folder with the prepared MNIST; else CLJAX_DATA_DIR, else the
-        sample that cljax ships.
-      sample: use the sample that cljax ships.
-      stream_manifest: .npz file with recorded permutations and training images of each task;
-        every seed then learns from those images, in its own order.
+    published: ClassVar[tuple[int, int]] = (100, 200)
+    num_tasks: Count = 100
+    samples_per_task: Count = 200
 
-    Raises:
-      UserError: for counts out of range, missing data or a bad manifest.
+
+class SplitMNIST(SplitOptions, ManifestOptions, _MNIST, StreamSource):
+    """The ten digits in order, two to a task: 0 and 1, then 2 and 3, ... (Zenke et al. 2017).
+
+    Images reach the network as [28, 28, 1].
+
+    Example:
+        >>> import cljax
+        >>> stream = cljax.streams.SplitMNIST(sample=True, samples_per_task=100).build()
+        >>> stream.name, stream.num_tasks, [len(rows) for rows in stream.subsets(seed=0)]
+        ('split-mnist[sample]', 5, [100, 100, 100, 100, 100])
     """
-    return _permuted(
-        "mnist-many-permutations", data, num_tasks, samples_per_task, data_dir, sample,
-        stream_manifest, (100, 200),
-    )  # fmt: skip
 
+    val: ClassVar[float] = 0.1
+    samples_per_class: ClassVar[None] = None
+    samples_per_task: Count | None = None
+    """Training images of each task; by default all but the validation images, one in ten of each
+    digit."""
+    num_tasks: Count = 5
+    """T: 1, 2, 5 or 10, with 10 / T digits each."""
+    pixels: Pixels = "unit"
+    """Unit is 0 to 1; normalised has mean 0 and deviation 1 over the training images, as iTAML's
+    code has it."""
 
-def mnist_data(
-    data: ImageData | None, data_dir: str | None, sample: bool
-) -> tuple[ImageData, bool]:
-    """MNIST as given or found, checked, and whether it is the whole data set itself.
-
-    Raises:
-      UserError: if there is none, or what is given does not have the form of MNIST.
-    """
-    check_flag(sample=sample)
-    check_path(**given(data_dir=data_dir))
-    own = data is not None
-    data = data if own else images_or_sample("mnist", data_dir, sample)
-    if own:
-        check_images(data, 10)
-        if data.train_x[0].size != 784 or data.test_x[0].size != 784:
+    def check(self) -> None:
+        super().check()
+        if 10 % self.num_tasks:
             raise UserError(
-                f"Images of {data.source} have shape {list(data.train_x.shape[1:])}, but an MNIST "
-                "stream needs 28 x 28 pixels."
+                f"num_tasks is {self.num_tasks}, but ten digits split into 1, 2, 5 or 10 tasks."
             )
-    return data, data.source.startswith("tfds:mnist/") and not data.sample
+
+    def build(self, data: ImageData | None = None) -> Stream:
+        """Opens MNIST, or takes images of its form.
+
+        Raises:
+          UserError: for counts out of range or missing data.
+        """
+        digits, whole = self.digits(data)
+        groups = np.arange(10).reshape(self.num_tasks, -1).tolist()
+        transform = _transform(self.pixels)
+        stream = split_by_class(self.kind, digits, groups, self, transform=transform)
+        whole = whole and self.num_tasks == 5 and self.samples_per_task is None
+        return replace(self.recorded(stream), published=whole)
 
 
-def _permuted(
-    name: str,
-    data: ImageData | None,
-    num_tasks: int,
-    samples_per_task: int,
-    data_dir: str | None,
-    sample: bool,
-    stream_manifest: str | None,
-    published: tuple[int, int],
-) -> Stream:
-    check_path(**given(stream_manifest=stream_manifest))
-    data, whole = mnist_data(data, data_dir, sample)
-    limit = None if stream_manifest else fixed.NUM_PERMUTATIONS
-    _check_counts(data, num_tasks, samples_per_task, limit)
-    recorded = fixed.read_manifest(
-        stream_manifest, "permutations", num_tasks, samples_per_task, len(data.train_y)
-    )
-    tables = fixed.permutations(num_tasks) if recorded.values is None else recorded.values
-    manifest = {"permutations": np.asarray(tables, np.int16)}
-    same = whole and (num_tasks, samples_per_task) == published
-    return _tasks(name, data, tables, manifest, recorded.rows, samples_per_task, same)
+class IncrementalMNIST(SplitOptions, OrderOptions, _MNIST, StreamSource, name="mnist-b5-5"):
+    """Five digits, then the other five one at a time.
+
+    Images reach the network as [28, 28, 1].
+    """
+
+    val: ClassVar[float] = 0.1
+    samples_per_task: ClassVar[None] = None
+    samples_per_class: Count | None = None
+    """Training images of each digit; by default all but the validation images, one in ten of each
+    digit."""
+    base: Count = 5
+    """Digits of the first task."""
+    classes_per_task: Count = 1
+    """Digits of each later task; the last has fewer where they do not divide."""
+    pixels: Pixels = "unit"
+    """Unit is 0 to 1; normalised has mean 0 and deviation 1 over the training images."""
+
+    def build(self, data: ImageData | None = None) -> Stream:
+        """Opens MNIST, or takes images of its form.
+
+        Raises:
+          UserError: for counts out of range, an unknown order or missing data.
+        """
+        each, order = self.classes_per_task, self.class_order
+        groups = class_groups(10, each, base=self.base, order=order, seed=self.class_seed)
+        digits, _ = self.digits(data)
+        return split_by_class(
+            name_of("mnist", groups, each, self.base), digits, groups, self, renumber=True,
+            transform=_transform(self.pixels),
+        )  # fmt: skip
 
 
-def _check_counts(
-    data: ImageData, num_tasks: int, samples_per_task: int, limit: int | None
-) -> None:
-    check_positive(num_tasks=num_tasks, samples_per_task=samples_per_task)
-    if limit is not None and num_tasks > limit:
-        raise UserError(f"num_tasks is {num_tasks}, but this stream has {limit} recorded tasks.")
-    if samples_per_task > len(data.train_y):
-        raise UserError(
-            f"samples_per_task is {samples_per_task}, but {data.source} has only "
-            f"{len(data.train_y)} training images."
-        )
+def _transform(pixels: Pixels) -> Transform:
+    return transforms.pixels if pixels == "unit" else normalised(_MEAN, _DEVIATION)
 
 
 def _tasks(
@@ -197,7 +256,6 @@ def _tasks(
     manifest: dict[str, np.ndarray],
     recorded: np.ndarray | None,
     samples_per_task: int,
-    published: bool,
 ) -> Stream:
     num_tasks, num_train = len(tables), len(data.train_y)
 
@@ -230,7 +288,7 @@ def _tasks(
         source=data.source,
         licence=data.licence,
         checksum=checksum(data.checksum, manifest, name, samples_per_task),
-        published=published,
+        published=False,
     )
     return sealed(stream) if data.fixed else stream
 

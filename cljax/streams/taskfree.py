@@ -28,12 +28,17 @@ from typing import Literal
 
 import numpy as np
 
-from cljax.errors import UserError, check_above_zero, check_known, check_share
+from cljax.data import ImageData
+from cljax.errors import UserError, check_above_zero, check_known, check_share, in_words
+from cljax.options import Bound, StaticShare
 from cljax.streams.base import Stream, batches, check_stream, derived
+from cljax.streams.options import StreamSource
 from cljax.streams.orders import permutation, uniform
 from cljax.types import StepPlan
 
-__all__ = ["blurry", "gaussian", "i_blurry", "task_free"]
+__all__ = [
+    "Blurry", "Gaussian", "IBlurry", "TaskFree", "blurry", "gaussian", "i_blurry", "task_free",
+]  # fmt: skip
 
 Arrival = Callable[[int, int], tuple[np.ndarray, np.ndarray]]  # seed, epoch -> rows, tasks
 
@@ -249,3 +254,72 @@ def _without_boundaries(
         boundaries=False,
         published=False,
     )
+
+
+class _Rearranged(StreamSource):
+    """Of streams made of one with tasks, whose options are theirs too."""
+
+    stream: StreamSource
+
+    def check(self) -> None:
+        if not isinstance(self.stream, StreamSource):
+            raise UserError(
+                f"stream is {in_words(self.stream)}, but {type(self).__name__} is made of the "
+                "options of one with tasks, such as cljax.streams.SplitMNIST()."
+            )
+
+    def arrange(self, stream: Stream) -> Stream:
+        """The stream without its boundaries."""
+        raise NotImplementedError
+
+    def build(self, *data: ImageData) -> Stream:
+        """Opens the stream with tasks, and takes its boundaries.
+
+        Raises:
+          UserError: as that stream does, or where it cannot be without tasks.
+        """
+        return self.arrange(self.stream.build(*data))
+
+
+class TaskFree(_Rearranged):
+    """The same examples as one long stream that says nothing of tasks."""
+
+    order: Literal["sequential", "shuffled"] = "sequential"
+    """Sequential keeps task after task; shuffled mixes all of them."""
+
+    def arrange(self, stream: Stream) -> Stream:
+        return task_free(stream, order=self.order)
+
+
+class Blurry(_Rearranged):
+    """Blurs the edges: a share of each task's examples arrives during the other tasks."""
+
+    fraction: StaticShare = 0.1
+    """Share of each task's examples that leaves it, in [0, 1]."""
+
+    def arrange(self, stream: Stream) -> Stream:
+        return blurry(stream, self.fraction)
+
+
+class IBlurry(_Rearranged, name="i-blurry"):
+    """Some classes stay in their task, a share of the others' examples arrives in other tasks."""
+
+    disjoint: StaticShare = 0.5
+    """Share of all classes that never leave their task, in [0, 1]."""
+    fraction: StaticShare = 0.1
+    """Share of each other class's examples that leaves its task, in [0, 1]."""
+
+    def arrange(self, stream: Stream) -> Stream:
+        return i_blurry(stream, disjoint=self.disjoint, fraction=self.fraction)
+
+
+class Gaussian(_Rearranged):
+    """Tasks, or classes, come and go gradually: each one's share is a Gaussian over time."""
+
+    width: Bound = 0.5
+    """Standard deviation, in distances of two peaks."""
+    peaks: Literal["tasks", "classes"] = "tasks"
+    """Of what there is one each: tasks, or classes in the order of the tasks."""
+
+    def arrange(self, stream: Stream) -> Stream:
+        return gaussian(stream, width=self.width, peaks=self.peaks)

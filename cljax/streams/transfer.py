@@ -16,79 +16,78 @@ sections on experiments; its named streams are in ``cljax.streams.transfers``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias, get_args
+from typing import Literal
 
 import numpy as np
 
 from cljax.data import ImageData, mark_of
-from cljax.errors import UserError, check_known, check_positive, check_share
+from cljax.errors import UserError, check_positive, check_share
+from cljax.options import Count, Options, StaticShare
 from cljax.streams.base import Stream, batches, checksum, sealed, told
+from cljax.streams.options import SplitOptions
 from cljax.streams.orders import permutation, uniform
 from cljax.streams.split import split_by_class
 from cljax.types import Pretraining, StepPlan
 
-__all__ = ["Draws", "joined", "pooled", "transfer"]
+__all__ = ["TransferOptions", "joined", "pooled", "transfer"]
 
-Draws: TypeAlias = Literal["iid", "epochs"]
+
+class TransferOptions(Options):
+    """How the new tasks of a transfer stream are learned, and what validates."""
+
+    steps: Count = 500
+    """Updates of each new task."""
+    draws: Literal["iid", "epochs"] = "iid"
+    """Of a new task's examples, iid with replacement, or epochs of shuffled ones."""
+    pool: Count = 1
+    """Pixels are means over squares of so many by so many, rounded to grey levels."""
+    val: StaticShare = 0.1
+    """Share of each class's training images that are not held, drawn anew for each seed, that
+    validates."""
 
 
 def transfer(
     name: str,
     data: ImageData,
     groups: Sequence[Sequence[int]],
+    options: TransferOptions = TransferOptions(),  # noqa: B008, it is immutable
     *,
     held: Sequence[int] = (),
     held_share: float = 1.0,
-    steps: int = 500,
-    draws: Draws = "iid",
-    pool: int = 1,
-    val: float = 0.1,
     pretraining: Pretraining | None = None,
 ) -> Stream:
-    """A task to start from, then new tasks of ``steps`` updates each; the task is always told.
+    """A task to start from, then new tasks of some updates each; the task is always told.
 
     Outputs are numbered by place in ``groups``, held classes of no task from C on. Pixels reach
     the network between 0 and 1. An epoch is a pass over the first task's examples; new tasks have
-    their ``steps`` whatever the number of epochs.
+    their steps whatever the number of epochs.
 
     Args:
       name: of the stream, without a mark for parts of a data set.
       groups: disjoint lists of classes, the first task's first.
+      options: steps and draws of the new tasks, the pooling of pixels, and what validates.
       held: classes of which examples are held out.
       held_share: share of each held class's training examples that is, the first in the order of
         the data; of as many as the smallest held class has.
-      steps: updates of each new task.
-      draws: of their examples, iid with replacement, or epochs of shuffled ones.
-      pool: pixels are means over squares of so many by so many, see ``pooled``.
-      val: share of each class's training images that no one holds, drawn anew for each seed, that
-        validates.
       pretraining: how the first task is learned before any method begins; None: as
         ``cljax.types.Pretraining`` has it.
 
     Raises:
-      UserError: for counts or shares out of range, classes without images, or a held class of
-        which nothing is left to its task.
+      UserError: for a share out of range, classes without images, or a held class of which nothing
+        is left to its task.
     """
-    check_plan(steps, draws, pool, val)
     check_share(held_share=held_share)
     if held_share == 0:
         raise UserError(f"held_share is {held_share}, but it must be a share from above 0 to 1.")
-    data = pooled(data, pool)
+    steps, draws = options.steps, options.draws
+    data = pooled(data, options.pool)
     members = _held_rows(data, held, held_share)
-    taken = np.zeros(len(data.train_y), bool)
-    taken[members] = True
     wanted = {int(c) for group in groups for c in group}
-    for c in sorted(wanted & set(held)):
-        if taken[data.train_y == c].all():
-            raise UserError(
-                f"held_share is {held_share}, but of class {c}, which a task learns, no training "
-                "example would be left to it; choose a smaller share."
-            )
-    free = data._replace(train_x=data.train_x[~taken], train_y=data.train_y[~taken])
-    free = free.frozen() if data.fixed else free
-    base = split_by_class(name, free, groups, multi_head=True, hold_out=val, renumber=True)
+    free = _without_held(data, members, wanted & set(held), held_share)
+    split = SplitOptions(val=options.val, multi_head=True)
+    base = split_by_class(name, free, groups, split, renumber=True)
     order = base.manifest["class_order"].tolist()
     others = [c for c in held if c not in wanted]
     numbers = {c: i for i, c in enumerate([*order, *others])}  # of outputs, held ones from C on
@@ -97,6 +96,7 @@ def transfer(
     first = len(base.train_y)
     rows = np.arange(first, first + members.size, dtype=np.int32).reshape(members.shape)
     manifest = {**base.manifest, "held_classes": np.array(held, np.int32), "held_rows": rows}
+    told_apart = (held_share, steps, draws, options.pool, tuple(how))
     stream = replace(
         base,
         train_x=np.concatenate([base.train_x, data.train_x[members.reshape(-1)]]),
@@ -105,16 +105,29 @@ def transfer(
         held=rows if len(held) else None,
         pretraining=how,
         manifest=manifest,
-        checksum=checksum(base.checksum, manifest, held_share, steps, draws, pool, tuple(how)),
+        checksum=checksum(base.checksum, manifest, *told_apart),
     )
     return sealed(stream) if told(base) else stream
 
 
-def check_plan(steps: int, draws: Draws, pool: int, val: float) -> None:
-    """Raises UserError for options of a transfer stream's plan that are out of range."""
-    check_positive(steps=steps, pool=pool)
-    check_known("draws", draws, get_args(Draws))
-    check_share(val=val)
+def _without_held(
+    data: ImageData, members: np.ndarray, learned: Iterable[int], held_share: float
+) -> ImageData:
+    """The data without held training examples.
+
+    Args:
+      members: [H, n] their rows. learned: held classes that a task learns too.
+    """
+    taken = np.zeros(len(data.train_y), bool)
+    taken[members] = True
+    for c in sorted(learned):
+        if taken[data.train_y == c].all():
+            raise UserError(
+                f"held_share is {held_share}, but of class {c}, which a task learns, no training "
+                "example would be left to it; choose a smaller share."
+            )
+    free = data._replace(train_x=data.train_x[~taken], train_y=data.train_y[~taken])
+    return free.frozen() if data.fixed else free
 
 
 def pooled(data: ImageData, pool: int) -> ImageData:
@@ -188,7 +201,7 @@ def _held_rows(data: ImageData, held: Sequence[int], share: float) -> np.ndarray
 
 
 def _planner(
-    name: str, subsets: Callable[[int], tuple[np.ndarray, ...]], steps: int, draws: Draws
+    name: str, subsets: Callable[[int], tuple[np.ndarray, ...]], steps: int, draws: str
 ) -> Callable[[int, int, int], StepPlan]:
     def planner(seed: int, batch_size: int, epochs: int) -> StepPlan:
         first, *new = subsets(seed)

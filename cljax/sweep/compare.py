@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax import sweep
+from cljax import resolve, sweep
 from cljax.checks import check_method
 from cljax.engine.options import Running, check_running
 from cljax.errors import RESUMABLE, Interrupted, UserError, check_path, in_words
@@ -27,7 +27,8 @@ from cljax.runner.prepare import seeds_of
 from cljax.runner.run import Run
 from cljax.runner.run import run as run_one
 from cljax.stats import Paired, holm, paired
-from cljax.streams.base import Stream, check_stream, first_tasks
+from cljax.streams.base import Stream, first_tasks
+from cljax.streams.options import StreamSource
 from cljax.types import Net
 
 __all__ = ["Study", "Tune", "compare"]
@@ -115,7 +116,7 @@ class Study:
 
 def compare(
     methods: Mapping[str, tuple[Method | type[Method], Mapping[str, Sequence[Any]]]],
-    stream: Stream,
+    stream: Stream | StreamSource | str,
     *,
     net: Net | str | None = None,
     tune: Tune = Tune(),  # noqa: B008, it is immutable
@@ -128,7 +129,7 @@ def compare(
 
     Args:
       methods: name -> (method, values of its options); the grids must have one size.
-      stream: where, with validation rows.
+      stream: where, with validation rows; a ``Stream``, a ``StreamSource`` or its name.
       tune: how settings are chosen.
       seeds: of the report: how many, or which; none of them may be a tuning seed.
       out: folder; what is finished there is not run again.
@@ -140,7 +141,7 @@ def compare(
       Interrupted: by a signal; the same call goes on.
     """
     _check(methods, tune)
-    check_stream(stream)
+    opened = resolve.opened(stream)
     check_running(running)
     check_path(out=out)
     grids = {name: sweep.grid(**values) for name, (_, values) in methods.items()}
@@ -153,7 +154,7 @@ def compare(
     if twice:
         raise UserError(f"Seed {twice[0]} both tunes and reports; keep the two apart.")
     folder = Path(out).expanduser()
-    source = stream if tune.tasks is None else first_tasks(stream, tune.tasks)
+    source = opened if tune.tasks is None else first_tasks(opened, tune.tasks)
     settings, tuning, runs = {}, {}, {}
     for name, (method, _) in methods.items():
         plan = sweep.plan(
@@ -170,7 +171,7 @@ def compare(
             **settings[name].setting
         )
         runs[name] = run_one(
-            method, stream, seeds=reported, net=net, out=folder / "report" / name,
+            method, opened, seeds=reported, net=net, out=folder / "report" / name,
             running=running, tuning=tuning[name], **options,
         )  # fmt: skip
     return Study(tune.metric, settings, next(iter(sizes.values())), runs)

@@ -19,10 +19,11 @@ from cljax.options import flat, real_options
 from cljax.recipes import Recipe
 from cljax.runner.config import canonical, plain
 from cljax.runner.options import RunOptions, options_from
-from cljax.runner.prepare import Prepared, begun_as, make, prepare
+from cljax.runner.prepare import Prepared, begun_as, prepare
 from cljax.runner.results import flops
-from cljax.streams.base import Stream, check_stream, on_validation
+from cljax.streams.base import Stream, on_validation
 from cljax.streams.base import plan as steps
+from cljax.streams.options import StreamSource
 from cljax.sweep.lanes import OF_RUN, Lane, On, duration, label, lanes_of
 from cljax.types import Learner
 
@@ -61,7 +62,7 @@ class Plan:
 
 def plan(
     what: Recipe | Method | type[Method] | str,
-    stream: Stream | str | None,
+    stream: Stream | StreamSource | str | None,
     settings: Sequence[Mapping[str, Any]],
     *,
     on: On = "validation",
@@ -74,7 +75,7 @@ def plan(
 
     Args:
       what: a recipe, or a method by name, as an object or its class.
-      stream: a ``Stream`` or its name; not needed with a recipe.
+      stream: a ``Stream``, a ``StreamSource`` or its name; not needed with a recipe.
       settings: values of the method's options, or of net, batch_size and epochs; with a ``seed``
         in each, those are the lanes, else each goes with every one of ``seeds``.
       on: measure on the validation images of each seed, or on tests, which choose nothing.
@@ -91,6 +92,7 @@ def plan(
     asked = options_from("cljax.sweep.plan", options, less=OF_EXECUTION)
     asked = asked.replace(entries=asked.entries or "diagonal-last")
     _check(on, metric, asked, recipe, lanes_at_a_time)
+    stream = resolve.open_unlisted(stream)
     base, base_method, source = _resolve(what, stream, recipe)
     lanes = lanes_of(settings, asked.seeds, on)
     _check_settings(lanes, base, base_method)
@@ -193,20 +195,18 @@ def _resolve(what: Any, stream: Any, recipe: Recipe | str | None) -> tuple[Recip
     name = what if isinstance(what, str) else method.name
     if isinstance(recipe, str):
         source, _, variant = recipe.partition(":")
-        table = stream if isinstance(stream, str) else stream.name
-        recipe = recipes.recipe(name, table, source, variant or None)
+        recipe = recipes.recipe(name, resolve.stream_name(stream), source, variant or None)
     if stream is None:
         raise UserError(f"A sweep of {name} needs a stream; name one, or pass a recipe.")
-    if not isinstance(stream, str):
-        check_stream(stream)
-    named, of = name, stream.name if isinstance(stream, Stream) else stream
+    named, of = name, resolve.stream_name(stream)
     # By name with the recipe of its pair, as ``cljax.run`` takes it; an object as it is.
     by_name = recipes.default(named, of) if isinstance(what, str) else Recipe(named, of)
     base = recipe or by_name
     if isinstance(stream, Stream):
         return base, method, stream
-    made = make(resolve.stream_factory(stream), base.stream_options, stream)
-    return base, method, made
+    if isinstance(stream, StreamSource):
+        base = base.on(stream)
+    return base, method, resolve.stream(of, **base.stream_options)
 
 
 def _tested(stream: Stream, seed: int, on: On) -> Stream:

@@ -17,15 +17,26 @@ experiments/results/cnn_speed.md.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from resnet_speed import CORES, Timed, timed
+from timing import CORES, Timed, gemm_peak, in_pytorch, timed
+
+from cljax import resolve
+from cljax.engine.allocator import keep_freed_memory
+from cljax.engine.work import counted
+from cljax.losses import cross_entropy
+from cljax.methods.lamaml import meta_loss
+from cljax.types import Examples, Variables
+
+sys.path.append(str(Path(__file__).parents[1]))
+from common import Report, Table, arguments, number, printed, write
 
 BATCH, CHUNK, STEPS, CLASSES, SETS, LOOP = 20, 2, 5, 100, 4, 4
 RATE, CLIP = 0.1, 1.0
@@ -54,14 +65,6 @@ class InJax(NamedTuple):
 
 
 def in_jax(net: str) -> InJax:
-    import jax
-    import jax.numpy as jnp
-
-    from cljax import resolve
-    from cljax.losses import cross_entropy
-    from cljax.methods.lamaml import meta_loss
-    from cljax.types import Examples, Variables
-
     model = resolve.net(net)(CLASSES)
     x, y = map(jnp.asarray, examples())
     params = jax.jit(model.init)(jax.random.key(0), x).params
@@ -110,7 +113,8 @@ def in_jax(net: str) -> InJax:
 
 
 def save(params: Any, path: str) -> None:
-    """The parameters in PyTorch's layouts: [out, in, k, k], and rows by channel, row, column."""
+    """The batch, and the parameters in PyTorch's layouts: [out, in, k, k], and rows by channel,
+    row, column."""
     arrays, channels = {}, None
     for i, (kernel, bias) in enumerate(layers(params)):
         kernel = np.asarray(kernel)
@@ -123,7 +127,8 @@ def save(params: Any, path: str) -> None:
                 kernel, channels = kernel.reshape(-1, kernel.shape[-1]), None
             arrays[f"w{i}"] = kernel.T
         arrays[f"b{i}"] = np.asarray(bias)
-    np.savez(path, **arrays)
+    x, y = examples()
+    np.savez(path, x=x, y=y, **arrays)
 
 
 def layers(params: Any) -> list[tuple[Any, Any]]:
@@ -132,177 +137,141 @@ def layers(params: Any) -> list[tuple[Any, Any]]:
     return [(params[name]["kernel"], params[name]["bias"]) for name in (*names, "head")]
 
 
-def in_torch(path: str, repeats: int) -> dict[str, Any]:
-    """The batch and the meta-step in PyTorch; ``Timed``s as lists."""
-    import torch
-    from torch.nn import functional as F
-
-    torch.set_num_threads(CORES)
-    kept = np.load(path)
-    num = len(kept.files) // 2
-    params = [torch.tensor(kept[f"{kind}{i}"]) for i in range(num) for kind in "wb"]
-    x, y = examples()
-    x, y = torch.tensor(x.transpose(0, 3, 1, 2).copy()), torch.tensor(y, dtype=torch.long)
-
-    def loss(params: list[Any], x: Any, y: Any) -> Any:
-        for i in range(num):
-            w, b = params[2 * i : 2 * i + 2]
-            if w.ndim == 4:
-                x = F.conv2d(x, w, b, stride=2, padding=1)
-            else:
-                x = F.linear(x.flatten(1), w, b)
-            x = F.relu(x) if i < num - 1 else x
-        return F.cross_entropy(x, y)
-
-    for p in params:
-        p.requires_grad_()
-    alpha = [torch.full_like(p, RATE).requires_grad_() for p in params]
-
-    def meta() -> tuple[Any, Any]:
-        fast, total = params, 0.0
-        for i in range(STEPS):
-            rows = slice(i * CHUNK, (i + 1) * CHUNK)
-            grads = torch.autograd.grad(loss(fast, x[rows], y[rows]), fast, create_graph=True)
-            fast = [
-                p - a * g.clamp(-CLIP, CLIP) for p, a, g in zip(fast, alpha, grads, strict=True)
-            ]
-            total = total + loss(fast, x, y) / STEPS
-        return total, torch.autograd.grad(total, params + alpha)
-
-    value, slopes = meta()
-    norms = [sum(float((g**2).sum()) for g in part) ** 0.5
-             for part in (slopes[: len(params)], slopes[len(params) :])]  # fmt: skip
-    return {
-        "version": torch.__version__,
-        "meta": [float(value), *norms],
-        "gradient": timed(lambda: torch.autograd.grad(loss(params, x, y), params), repeats),
-        "meta-step": timed(meta, repeats),
-    }
-
-
 def check(of: InJax, torch: dict[str, Any]) -> None:
     """Stops unless both compute the same meta-loss and slopes."""
-    import jax
-
     value, slopes = jax.jit(of.meta)(of.params, of.alpha)
     norms = [sum(float((g**2).sum()) for g in jax.tree.leaves(s)) ** 0.5 for s in slopes]
     np.testing.assert_allclose([float(value), *norms], torch["meta"], rtol=1e-3)
 
 
-def tables(args: argparse.Namespace) -> list[str]:
-    import jax
-    from timing import gemm_peak
+def torch_times(python: str, of: InJax, repeats: int) -> dict[str, Any]:
+    """The same in PyTorch, which must compute the same meta-loss."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/weights.npz"
+        save(of.params, path)
+        torch = in_pytorch(
+            python, "cnn", weights=path, rate=RATE, clip=CLIP, steps=STEPS, chunk=CHUNK,
+            repeats=repeats,
+        )  # fmt: skip
+    check(of, torch)
+    return torch
 
-    from cljax.engine.allocator import keep_freed_memory
-    from cljax.engine.work import counted
 
-    keep_freed_memory()  # as the command line has it: a third of the time of several sets
-    device, lines = jax.devices()[0], []
-    peak = gemm_peak(CORES, seconds=0.5) if device.platform == "cpu" else None
-    torch, ways = None, ("patches", "xla")
+class Taken(NamedTuple):
+    """What was timed: operations and bytes moved by the count of the traced program."""
+
+    name: str
+    time: Timed
+    flops: float
+    moved: float
+
+
+def measured(name: str, repeats: int, fn: Callable[..., Any], *values: Any, loop: int = 1) -> Taken:
+    """Times a function; ``loop`` is how often it does what is counted."""
+    program = jax.jit(fn).lower(*values).compile()
+    taken = timed(lambda: jax.block_until_ready(program(*values)), repeats)
+    return Taken(name, Timed(*(t / loop for t in taken)), *counted(fn, *values))
+
+
+def of_way(way: str, of: InJax, repeats: int) -> dict[str, Taken]:
+    """All that is timed in JAX in one lowering."""
+    data = (of.params, of.x, of.y)
+    time = lambda name, fn, *values: measured(f"{way}: {name}", repeats, fn, *values)
+    gradient = time("forward and backward", of.gradient, *data)
+    name = f"{way}: the same with a step, in a compiled loop"
+    looped = measured(name, max(repeats // 3, 1), of.loop, *data, loop=LOOP)
+    return {
+        f"gradient {way}": gradient,
+        f"loop {way}": looped._replace(flops=gradient.flops, moved=gradient.moved),
+        f"hvp {way}": time("Hessian-vector product", of.hessian_vector, *data),
+        f"sets {way}": time(
+            f"{SETS} sets of weights by vmap", of.several, of.sets, of.x, of.y
+        ),
+        f"meta {way}": time("meta-step", of.meta, of.params, of.alpha),
+    }  # fmt: skip
+
+
+def all_of(args: argparse.Namespace) -> tuple[dict[str, Taken], str | None]:
+    """All that is timed, and PyTorch's version."""
+    ways = ("patches", "xla")
     made = {way: in_jax(f"{args.net}:{way}") for way in ways}
-    first = made["patches"]
-    if args.torch:
-        with tempfile.TemporaryDirectory() as folder:
-            save(first.params, f"{folder}/weights.npz")
-            command = [args.torch, "-W", "ignore", __file__, "--in-torch", f"{folder}/weights.npz"]
-            command += ["--repeats", str(args.repeats)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        torch = json.loads(done.stdout)
-        check(first, torch)
-    best: dict[str, float] = {}
+    torch = torch_times(args.torch, made["patches"], args.repeats) if args.torch else None
+    found: dict[str, Taken] = {}
+    for way in ways[:1] if args.quick else ways:
+        found |= of_way(way, made[way], args.repeats)
+    if torch is None:
+        return found, None
+    for key, what in (("gradient", "gradient"), ("meta", "meta-step")):
+        ours = found[f"{key} patches"]
+        name = ours.name.replace("patches", "PyTorch")
+        found[f"{key} torch"] = ours._replace(name=name, time=Timed(*torch[what]))
+    return found, torch["version"]
 
-    def row(key: str, name: str, taken: Timed, flops: float, moved: float) -> None:
-        best[key] = taken.best
-        share = "-" if peak is None else f"{100 * flops / taken.best / peak:.0f} %"
-        lines.append(
-            f"| {name} | {1e3 * taken.median:.1f} | {1e3 * taken.best:.1f} | "
-            f"{1e3 * taken.cpu:.1f} | {flops / 1e9:.2f} | {moved / 1e6:.0f} | "
-            f"{flops / taken.best / 1e9:.0f} | {moved / taken.best / 1e9:.1f} | {share} |"
-        )
-        print(lines[-1], flush=True)
 
-    def measured(key: str, name: str, fn: Callable[..., Any], *values: Any) -> None:
-        work = counted(fn, *values)
-        program = jax.jit(fn).lower(*values).compile()
-        taken = timed(lambda: jax.block_until_ready(program(*values)), args.repeats)
-        row(key, name, taken, *work)
+def ratios(found: dict[str, Taken]) -> tuple[list[str], dict[str, float]]:
+    """What sets of weights cost, and PyTorch against JAX: sentences and numbers."""
+    lines, numbers = [], {}
+    best = {key: taken.time.best for key, taken in found.items()}
+    for way in ("patches", "xla"):
+        if f"sets {way}" in best:
+            ratio = best[f"sets {way}"] / best[f"gradient {way}"]
+            numbers[f"{SETS} sets of weights, times one ({way})"] = ratio
+            lines.append(f"{SETS} sets of weights cost {ratio:.1f} times one ({way}).")
+    for what, name in (("gradient", "forward and backward"), ("meta", "the meta-step")):
+        if f"{what} torch" in best:
+            ratio = best[f"{what} torch"] / best[f"{what} patches"]
+            numbers[f"PyTorch / JAX, {name}"] = ratio
+            lines.append(f"PyTorch takes {ratio:.1f} times as long as JAX with patches for {name}.")
+    return lines, numbers
 
-    for way in ways if not args.quick else ways[:1]:
-        of = made[way]
-        data = (of.x, of.y)
-        measured(f"gradient {way}", f"{way}: forward and backward", of.gradient, of.params, *data)
-        work = counted(of.gradient, of.params, *data)
-        program = jax.jit(of.loop).lower(of.params, *data).compile()
-        taken = timed(lambda p=program, o=of: jax.block_until_ready(p(o.params, o.x, o.y)),
-                      max(args.repeats // 3, 1))  # fmt: skip
-        each = Timed(*(t / LOOP for t in taken))
-        row(f"loop {way}", f"{way}: the same with a step, in a compiled loop", each, *work)
-        measured(
-            f"hvp {way}", f"{way}: Hessian-vector product", of.hessian_vector, of.params, *data
-        )
-        measured(
-            f"sets {way}", f"{way}: {SETS} sets of weights by vmap", of.several, of.sets, *data
-        )
-        measured(f"meta {way}", f"{way}: meta-step", of.meta, of.params, of.alpha)
-    if torch is not None:
-        of = made["patches"]
-        work = counted(of.gradient, of.params, of.x, of.y)
-        row("gradient torch", "PyTorch: forward and backward", Timed(*torch["gradient"]), *work)
-        work = counted(of.meta, of.params, of.alpha)
-        row("meta torch", "PyTorch: meta-step", Timed(*torch["meta-step"]), *work)
-    head = [
+
+def report(args: argparse.Namespace) -> Report:
+    device = jax.devices()[0]
+    peak = gemm_peak(CORES, seconds=0.5) if device.platform == "cpu" else None
+    found, version = all_of(args)
+    rows = [
+        printed([
+            one.name, *(number(1e3 * time, ".1f") for time in one.time),
+            number(one.flops / 1e9), number(one.moved / 1e6, ".0f"),
+            number(one.flops / one.time.best / 1e9, ".0f"),
+            number(one.moved / one.time.best / 1e9, ".1f"),
+            number(peak and 100 * one.flops / one.time.best / peak, ".0f", " %"),
+        ])
+        for one in found.values()
+    ]  # fmt: skip
+    machine = (
         f"{device.device_kind}, {CORES} cores"
         + (f"; float32 GEMM peak {peak / 1e9:.0f} GFLOP/s" if peak else "")
         + f"; JAX {jax.__version__}"
-        + (f", PyTorch {torch['version']}, {CORES} threads" if torch else "")
-        + f". `{args.net}`, batches of {BATCH}, {args.repeats} repeats; rates are of the best.",
-        "",
-        "| what | median ms | best ms | CPU ms | GFLOP | MB moved | GFLOP/s | GB/s | of peak |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    ratios = [
-        f"{SETS} sets of weights cost {best[f'sets {way}'] / best[f'gradient {way}']:.1f} times "
-        f"one ({way})."
-        for way in ways
-        if f"sets {way}" in best
-    ]
-    if torch is not None:
-        ratios += [
-            f"PyTorch takes {best[f'{what} torch'] / best[f'{what} patches']:.1f} times as long as "
-            f"JAX with patches for {name}."
-            for what, name in (("gradient", "forward and backward"), ("meta", "the meta-step"))
-        ]
-    return [*head, *lines, "", *ratios]
+        + (f", PyTorch {version}, {CORES} threads" if version else "")
+        + f". `{args.net}`, batches of {BATCH}, {args.repeats} repeats; rates are of the best."
+    )
+    columns = ["what", "median ms", "best ms", "CPU ms", "GFLOP", "MB moved", "GFLOP/s", "GB/s",
+               "of peak"]  # fmt: skip
+    lines, numbers = ratios(found)
+    command = "python experiments/benchmarks/cnn_speed.py "
+    command += f"--net {args.net} --repeats {args.repeats}"
+    command += " --torch PY" * bool(args.torch) + " --quick" * args.quick
+    parts = [machine, "", Table(columns, rows), "", *lines]
+    return Report("Speed of La-MAML's convolutional network", command, ".", parts, numbers)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(
+        __doc__, smoke="small widths, one repeat", data_dir=False, out="cnn_speed.md"
+    )
     parser.add_argument("--net", default="cnn:160,160,160:320,320")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--torch", metavar="PY", help="a Python that has PyTorch: times it too")
     parser.add_argument("--quick", action="store_true", help="patches only")
-    parser.add_argument("--in-torch", metavar="FILE", help="PyTorch's part alone, as JSON")
-    parser.add_argument("--smoke", action="store_true", help="small widths, one repeat")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results/cnn_speed.md"))
     args = parser.parse_args()
-    if args.in_torch:
-        print(json.dumps(in_torch(args.in_torch, args.repeats)))
-        return
     if args.smoke:
         args.net, args.repeats = "cnn:4,4,4:8", 1
-    lines = tables(args)
-    print("\n".join(lines))
-    if args.smoke:
-        return
-    command = (
-        f"python experiments/benchmarks/cnn_speed.py --net {args.net} --repeats {args.repeats}"
-    )
-    command += " --torch PY" * bool(args.torch) + " --quick" * args.quick
-    title = ["# Speed of La-MAML's convolutional network", "", f"Made by `{command}`.", ""]
-    old = args.out.read_text() if args.out.exists() else ""
-    reading = "\n" + old[old.index("## Reading") :] if "## Reading" in old else ""
-    args.out.write_text("\n".join(title + lines) + "\n" + reading)
+    keep_freed_memory()  # as the command line has it: a third of the time of several sets
+    made = report(args)
+    print("\n".join(part for part in made.parts if isinstance(part, str)))
+    if not args.smoke:
+        write(args.out, made)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ table goes to experiments/results/itaml_speed.md.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +26,9 @@ import timing
 import cljax
 from cljax import resolve, tree
 from cljax.types import Batch, Clock
+
+sys.path.append(str(Path(__file__).parents[1]))
+from common import Report, Table, arguments, number, printed, write
 
 NET, SIZE, INNER = "mlp:400,400:pytorch:no-head-bias", 256, 20
 MODES = {
@@ -72,39 +75,39 @@ def update_times(options: dict, spec, repeats: int) -> tuple[list[float], int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
+    parser = arguments(__doc__, smoke="the sample, once, two modes", out="itaml_speed.md")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--smoke", action="store_true", help="the sample, once, two modes")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results/itaml_speed.md"))
     args = parser.parse_args()
 
     repeats, modes = (1, list(MODES)[:2]) if args.smoke else (args.repeats, list(MODES))
     data = ["--sample", "--epochs", "1"] if args.smoke else ["--data-dir", args.data_dir]
     runs = [timing.run("itaml", "split-mnist", ["--seed", "0", *data]) for _ in range(repeats)]
     took = [run.wall_s for run in runs]
-    lines = [
-        "# iTAML's speed on MNIST", "",
-        f"Made by `python experiments/benchmarks/itaml_speed.py --data-dir DIR`, on "
-        f"{os.cpu_count()} cores.", "",
+    middle = {
+        name: statistics.median(getattr(run, name) for run in runs)
+        for name in ("wall_s", "compile_s", "train_s", "eval_s")
+    }
+    whole = (
         "`cljax run itaml split-mnist --seed 0`, whole process, nothing kept from before: median "
-        f"{statistics.median(took):.1f} s of {len(took)} ("
-        + ", ".join(f"{seconds:.1f}" for seconds in took) + "); compiling "
-        f"{statistics.median(run.compile_s for run in runs):.1f} s, training "
-        f"{statistics.median(run.train_s for run in runs):.1f} s and tests "
-        f"{statistics.median(run.eval_s for run in runs):.1f} s of threads; at most "
-        f"{max(run.peak_mb for run in runs):.0f} MB.", "",
-        "| update | 1 task seen, ms | 2 | 3 | 4 | 5 | state, MB |", "| --- " * 7 + "|",
-    ]  # fmt: skip
-    print("\n".join(lines), flush=True)
-    stream = cljax.streams.split_mnist(sample=True)
+        f"{middle['wall_s']:.1f} s of {len(took)} ({', '.join(f'{s:.1f}' for s in took)}); "
+        f"compiling {middle['compile_s']:.1f} s, training {middle['train_s']:.1f} s and tests "
+        f"{middle['eval_s']:.1f} s of threads; at most {max(run.peak_mb for run in runs):.0f} MB."
+    )
+    print(whole, flush=True)
+    stream, rows = cljax.streams.SplitMNIST(sample=True).build(), []
     for name in modes:
         times, size = update_times(MODES[name], stream.spec(SIZE), repeats)
-        cells = " | ".join(f"{ms:.2f}" for ms in times)
-        lines.append(f"| {name} | {cells} | {size / 1e6:.1f} |")
-        print(lines[-1], flush=True)
-    if not args.smoke:
-        args.out.write_text("\n".join(lines) + "\n")
+        rows.append(printed([name, *map(number, times), number(size / 1e6, ".1f")]))
+    if args.smoke:
+        return
+    columns = ["update", "1 task seen, ms", "2", "3", "4", "5", "state, MB"]
+    command = "python experiments/benchmarks/itaml_speed.py --data-dir DIR"
+    parts, numbers = (
+        [whole, "", Table(columns, rows)],
+        {"whole process, median s": middle["wall_s"]},
+    )
+    about = f", on {os.cpu_count()} cores."
+    write(args.out, Report("iTAML's speed on MNIST", command, about, parts, numbers))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """La-MAML on MNIST rotations: how long the whole command takes, and what it must compute.
 
-    python experiments/benchmarks/lamaml_speed.py [--data-dir DIR] [--repeats 3] [--out FILE]
+    python experiments/benchmarks/lamaml_speed.py [--data-dir DIR] [--repeats 3] [--out FILE.md]
 
 Times `cljax run lamaml mnist-rotations` as whole processes, from start to results written, on
 full MNIST with 10 000 test images a task: one seed by the general path, one by the low-rank
@@ -10,14 +10,17 @@ for growth. Beside them: the arithmetic the run needs, and the machine's measure
 
 from __future__ import annotations
 
-import argparse
-import os
 import platform
-import statistics
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from timing import gemm_peak, run
+from timing import CORES, gemm_peak, run
+
+sys.path.append(str(Path(__file__).parents[1]))
+from common import Report, Table, arguments, number, over_repeats, printed, write
 
 REFERENCE_S = 170  # the authors' PyTorch code, one thread, one seed, evaluation included
 
@@ -31,69 +34,71 @@ def flops(num_tasks: int = 20, batches: int = 100, glances: int = 5, inner: int 
     return float(step * inner * glances * batches * num_tasks)
 
 
+def row_of(
+    name: str, options: list[str], work: float, repeats: int, cache: str | None = None
+) -> Sequence[Any]:
+    """A row of a run that needs ``work`` floating-point operations in its meta-updates."""
+    timings = [run("lamaml", "mnist-rotations", options, cache) for _ in range(repeats)]
+    middle = sorted(timings, key=lambda t: t.wall_s)[len(timings) // 2]
+    return printed([
+        name, over_repeats([timing.wall_s for timing in timings]),
+        number(middle.compile_s, ".1f"), number(middle.train_s, ".1f"),
+        number(middle.eval_s, ".1f"), number(work / middle.train_s / 1e9, ".0f"),
+        number(middle.peak_mb, ".0f"),
+    ])  # fmt: skip
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", default=os.environ.get("CLJAX_DATA_DIR"))
+    parser = arguments(__doc__, smoke="2 tasks of the sample, once")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the table to this Markdown file too")
-    parser.add_argument("--smoke", action="store_true", help="2 tasks of the sample, once")
     args = parser.parse_args()
 
-    data = ["--data-dir", args.data_dir] if args.data_dir and not args.smoke else []
-    size = ["--num-tasks", "2", "--samples-per-task", "100"] if args.smoke else []
+    shared = ["--data-dir", args.data_dir] if args.data_dir and not args.smoke else []
+    shared += ["--num-tasks", "2", "--samples-per-task", "100"] if args.smoke else []
     repeats, num_tasks, batches = (1, 2, 10) if args.smoke else (args.repeats, 20, 100)
-    cores = len(os.sched_getaffinity(0))
-    peak = gemm_peak(cores)
-    work = flops(num_tasks, batches)
-    lines = [
-        f"{platform.processor() or platform.machine()}, {cores} cores, Python "
+    peak, work = gemm_peak(CORES), flops(num_tasks, batches)
+    machine = [
+        f"{platform.processor() or platform.machine()}, {CORES} cores, Python "
         f"{platform.python_version()}; float32 GEMM peak {peak / 1e9:.0f} GFLOP/s on all cores.",
         f"One seed needs {work / 1e12:.3f} TFLOP in its meta-updates: {work / peak:.1f} s at that "
         f"peak. The authors' code took {REFERENCE_S} s.",
-        "",
-        "| run | whole process s (median, range) | compile s | train s | evaluation s | "
-        "train GFLOP/s a thread | peak MB |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-
-    def row(name: str, options: list[str], seeds: int, share: float = 1.0, **kwargs) -> None:
-        timings = [
-            run("lamaml", "mnist-rotations", [*data, *size, *options], **kwargs)
-            for _ in range(repeats)
-        ]
-        walls = [timing.wall_s for timing in timings]
-        middle = sorted(timings, key=lambda t: t.wall_s)[len(timings) // 2]
-        rate = work * share * seeds / middle.train_s / 1e9
-        lines.append(
-            f"| {name} | {statistics.median(walls):.1f} ({min(walls):.1f} to {max(walls):.1f}) | "
-            f"{middle.compile_s:.1f} | {middle.train_s:.1f} | {middle.eval_s:.1f} | {rate:.0f} | "
-            f"{middle.peak_mb:.0f} |"
-        )
-        print(lines[-1], flush=True)
-
-    print("\n".join(lines), flush=True)
-    general, low_rank = ["--algebra", "general"], ["--algebra", "low-rank"]
-    row("one seed, general", ["--seed", "0", *general], 1)
-    row("one seed, low-rank", ["--seed", "0", *low_rank], 1)
-    row("five seeds, general", ["--seeds", "5", *general], 5)
-    row("five seeds, low-rank", ["--seeds", "5", *low_rank], 5)
+    print("\n".join(machine), flush=True)
     enough = ["--entries", "diagonal-last"]  # all that RA, LA and BTI need
-    row("one seed, low-rank, diagonal and last row", ["--seed", "0", *low_rank, *enough], 1)
-    row("five seeds, general, diagonal and last row", ["--seeds", "5", *general, *enough], 5)
-    row("five seeds, low-rank, diagonal and last row", ["--seeds", "5", *low_rank, *enough], 5)
+    forms = {form: [*shared, "--algebra", form] for form in ("general", "low-rank")}
+    counts = {"one seed": (["--seed", "0"], 1), "five seeds": (["--seeds", "5"], 5)}
+    rows = [
+        row_of(f"{count}, {form}", [*options, *seeds], n * work, repeats)
+        for count, (seeds, n) in counts.items()
+        for form, options in forms.items()
+    ]
+    rows += [
+        row_of(f"{count}, {form}, diagonal and last row", [*forms[form], *counts[count][0],
+                *enough], counts[count][1] * work, repeats)
+        for count, form in (
+            ("one seed", "low-rank"), ("five seeds", "general"), ("five seeds", "low-rank"),
+        )
+    ]  # fmt: skip
+    one = {form: [*options, "--seed", "0"] for form, options in forms.items()}
     with tempfile.TemporaryDirectory() as cache:
-        run("lamaml", "mnist-rotations", [*data, *size, "--seed", "0", *general], cache)
-        run("lamaml", "mnist-rotations", [*data, *size, "--seed", "0", *low_rank], cache)
-        row("one seed, general, warm cache", ["--seed", "0", *general], 1, cache=cache)
-        row("one seed, low-rank, warm cache", ["--seed", "0", *low_rank], 1, cache=cache)
-    if not args.smoke:
-        for tasks in (5, 10):
-            options = ["--seed", "0", *low_rank, "--num-tasks", str(tasks)]
-            row(f"one seed, low-rank, {tasks} tasks", options, 1, tasks / 20)
+        for options in one.values():
+            run("lamaml", "mnist-rotations", options, cache)
+        rows += [
+            row_of(f"one seed, {form}, warm cache", options, work, repeats, cache)
+            for form, options in one.items()
+        ]
+    for tasks in () if args.smoke else (5, 10):
+        options = [*one["low-rank"], "--num-tasks", str(tasks)]
+        rows.append(
+            row_of(f"one seed, low-rank, {tasks} tasks", options, work * tasks / 20, repeats)
+        )
     if args.out:
+        columns = ["run", "whole process s (median, range)", "compile s", "train s",
+                   "evaluation s", "train GFLOP/s a thread", "peak MB"]  # fmt: skip
+        parts = [*machine, "", Table(columns, rows)]
         command = "python experiments/benchmarks/lamaml_speed.py"
-        title = f"# Speed of La-MAML on MNIST rotations\n\nMade by `{command}`.\n\n"
-        args.out.write_text(title + "\n".join(lines) + "\n")
+        write(args.out, Report("Speed of La-MAML on MNIST rotations", command, ".", parts))
 
 
 if __name__ == "__main__":

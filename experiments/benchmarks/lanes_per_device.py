@@ -10,14 +10,19 @@ experiments/results/lanes_per_device.md and the plot beside it.
 
 from __future__ import annotations
 
-import argparse
+import sys
 import time
 from pathlib import Path
 
 import jax
+from matplotlib.figure import Figure
 
 import cljax
+from cljax import plot
 from cljax.engine.learn import learn
+
+sys.path.append(str(Path(__file__).parents[1]))
+from common import Report, Table, arguments, device, number, printed, write
 
 
 def measured(num: int, stream: cljax.streams.Stream, policy: str) -> tuple[float, float, int]:
@@ -37,37 +42,7 @@ def measured(num: int, stream: cljax.streams.Stream, policy: str) -> tuple[float
     return total - compiled, compiled, stats.get("peak_bytes_in_use", 0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--lanes", default="1,8,64,256")
-    parser.add_argument("--policy", default="vmap", choices=["vmap", "map", "threads"])
-    parser.add_argument("--smoke", action="store_true", help="1 and 2 lanes of 2 small tasks")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
-    args = parser.parse_args()
-    counts = [1, 2] if args.smoke else [int(n) for n in args.lanes.split(",")]
-    small = {"num_tasks": 2, "samples_per_task": 60} if args.smoke else {}
-    stream = cljax.streams.mnist_rotations(sample=True, **small)
-    rows, speeds = [], []
-    for num in counts:
-        seconds, compiled, peak = measured(num, stream, args.policy)
-        speeds.append(num / seconds)
-        memory = f"{peak / 2**20:.0f}" if peak else "-"
-        rows.append(f"| {num} | {seconds:.1f} | {compiled:.1f} | {speeds[-1]:.2f} | {memory} |")
-        print(rows[-1], flush=True)
-    if args.smoke:
-        return
-    device = jax.devices()[0]
-    text = [
-        "# Lanes on one device", "",
-        f"Made by `python experiments/benchmarks/lanes_per_device.py --lanes {args.lanes} "
-        f"--policy {args.policy}` on {device.device_kind}: La-MAML, mnist-rotations on the sample, "
-        "tested on the diagonal and in the last row.", "",
-        "| lanes | seconds | compilation | lanes a second | peak memory, MiB |",
-        "| --- | --- | --- | --- | --- |", *rows, "",
-    ]  # fmt: skip
-    (args.out / "lanes_per_device.md").write_text("\n".join(text))
-    from matplotlib.figure import Figure
-
+def draw(counts: list[int], speeds: list[float], path: Path) -> None:
     figure = Figure(figsize=(4.2, 3), layout="constrained")
     ax = figure.add_subplot()
     ax.plot(counts, speeds, "o-", color="#0072B2")
@@ -75,8 +50,37 @@ def main() -> None:
     ax.set_yscale("log")
     ax.set_xlabel("lanes in one program")
     ax.set_ylabel("lanes a second")
-    ax.set_title(device.device_kind, fontsize=9)
-    cljax.plot.save(ax, args.out / "lanes_per_device.png")
+    ax.set_title(device(), fontsize=9)
+    plot.save(ax, path)
+
+
+def main() -> None:
+    parser = arguments(__doc__, smoke="1 and 2 lanes of 2 small tasks", data_dir=False, out="")
+    parser.add_argument("--lanes", default="1,8,64,256")
+    parser.add_argument("--policy", default="vmap", choices=["vmap", "map", "threads"])
+    args = parser.parse_args()
+    counts = [1, 2] if args.smoke else [int(n) for n in args.lanes.split(",")]
+    small = {"num_tasks": 2, "samples_per_task": 60} if args.smoke else {}
+    stream = cljax.streams.MNISTRotations(sample=True, **small).build()
+    rows, speeds = [], []
+    for num in counts:
+        seconds, compiled, peak = measured(num, stream, args.policy)
+        speeds.append(num / seconds)
+        row = [num, number(seconds, ".1f"), number(compiled, ".1f"), number(speeds[-1]),
+               number(peak / 2**20 if peak else None, ".0f")]  # fmt: skip
+        rows.append(printed(row))
+    if args.smoke:
+        return
+    command = f"python experiments/benchmarks/lanes_per_device.py --lanes {args.lanes} "
+    command += f"--policy {args.policy}"
+    about = (
+        f" on {device()}: La-MAML, mnist-rotations on the sample, tested on the diagonal and in "
+        "the last row."
+    )
+    columns = ["lanes", "seconds", "compilation", "lanes a second", "peak memory, MiB"]
+    report = Report("Lanes on one device", command, about, [Table(columns, rows)])
+    write(args.out / "lanes_per_device.md", report)
+    draw(counts, speeds, args.out / "lanes_per_device.png")
 
 
 if __name__ == "__main__":

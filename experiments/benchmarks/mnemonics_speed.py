@@ -11,9 +11,9 @@ table goes to experiments/results/mnemonics_speed.md.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from cljax import resolve
 from cljax.inner_loop import sgd_step, unroll
 from cljax.losses import cross_entropy
 from cljax.types import Variables
+
+sys.path.append(str(Path(__file__).parents[1]))
+from common import Report, Table, arguments, device, number, printed, write
 
 CLASSES, SIZE = 50, 32
 
@@ -83,68 +86,69 @@ def median_ms(program, args, repeats: int) -> float:
     return statistics.median(found)
 
 
+def memory_table(net: str, steps: int, images: int) -> Table:
+    """Temporaries of an outer step by its back-propagation, and of a training step."""
+    make = functools.partial(outer, net, steps, images, images)
+    kinds = {
+        "rematerialised": {"remat": True},
+        "plain": {},
+        "the last 5 steps": {"last": min(5, steps)},
+    }
+    rows = []
+    for name, options in kinds.items():
+        program, took = compiled(*make(**options))
+        size = program.memory_analysis().temp_size_in_bytes / 1e6
+        rows.append(printed([name, number(size, ".0f"), number(took, ".0f")]))
+    program, _ = compiled(*training(net, 128))
+    size = program.memory_analysis().temp_size_in_bytes / 1e6
+    rows.append(printed(["(a training step of 128 images)", number(size, ".0f"), None]))
+    return Table(["back-propagation", "MB", "compiling, s"], rows)
+
+
+def time_table(net: str, repeats: int) -> Table:
+    """Time of outer steps in training steps."""
+    plain, inputs = training(net, 128)
+    base = median_ms(compiled(plain, inputs)[0], inputs, repeats)
+    one = number(1.0, ".1f")
+    rows = [printed(["training, 128 images", number(base, ".0f"), one, one])]
+    for steps in (1, 3, 5):
+        function, inputs = outer(net, steps, 16, 128, unroll_steps=True)
+        took = median_ms(compiled(function, inputs)[0], inputs, repeats)
+        # An inner step's gradient and its second derivatives are about 2.8 plain passes.
+        images = (2.8 * 16 * steps + 128) / 128
+        row = [f"outer, T = {steps}", number(took, ".0f"), number(took / base, ".1f"),
+               number(images, ".1f")]  # fmt: skip
+        rows.append(printed(row))
+    return Table(["step", "ms", "in training steps", "images, in training steps"], rows)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(
+        __doc__, smoke="small networks, once", data_dir=False, out="mnemonics_speed.md"
+    )
     parser.add_argument("--net", default="resnet32", help="for memory")
     parser.add_argument("--inner-steps", type=int, default=20)
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--small", default="resnet8", help="for time")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="small networks, once")
-    parser.add_argument(
-        "--out", type=Path, default=Path("experiments/results/mnemonics_speed.md")
-    )  # fmt: skip
     args = parser.parse_args()
     if args.smoke:
-        args.net, args.small, args.inner_steps, args.repeats = (
-            "resnet8:2,3,4",
-            "resnet8:2,3,4",
-            4,
-            1,
-        )
+        args.net = args.small = "resnet8:2,3,4"
+        args.inner_steps, args.repeats = 4, 1
 
-    print(jax.devices()[0].device_kind, flush=True)
-    make = functools.partial(outer, args.net, args.inner_steps, args.images, args.images)
-    lines = [
-        "# Cost of an outer step of mnemonics", "",
-        "Made by `python experiments/benchmarks/mnemonics_speed.py`, on "
-        f"{jax.devices()[0].device_kind}.", "",
+    print(device(), flush=True)
+    parts = [
         f"Temporaries of one outer step of {args.net}, {args.inner_steps} inner steps of "
-        f"{args.images} images, as loops:", "", "| back-propagation | MB | compiling, s |",
-        "| --- | --- | --- |",
-    ]  # fmt: skip
-    kinds = {
-        "rematerialised": {"remat": True},
-        "plain": {},
-        "the last 5 steps": {"last": min(5, args.inner_steps)},
-    }
-    for name, options in kinds.items():
-        program, took = compiled(*make(**options))
-        size = program.memory_analysis().temp_size_in_bytes / 1e6
-        lines.append(f"| {name} | {size:.0f} | {took:.0f} |")
-        print(lines[-1], flush=True)
-    program, _ = compiled(*training(args.net, 128))
-    size = program.memory_analysis().temp_size_in_bytes / 1e6
-    lines.append(f"| (a training step of 128 images) | {size:.0f} | - |")
-    lines += [
-        "", f"Time of an outer step of {args.small}, 16 exemplars an inner step, 128 validation "
+        f"{args.images} images, as loops:", "",
+        memory_table(args.net, args.inner_steps, args.images), "",
+        f"Time of an outer step of {args.small}, 16 exemplars an inner step, 128 validation "
         "images, unrolled; and the images that pass forward and backward, in training steps:", "",
-        "| step | ms | in training steps | images, in training steps |", "| --- " * 4 + "|",
+        time_table(args.small, args.repeats),
     ]  # fmt: skip
-    plain, inputs = training(args.small, 128)
-    base = median_ms(compiled(plain, inputs)[0], inputs, args.repeats)
-    lines.append(f"| training, 128 images | {base:.0f} | 1.0 | 1.0 |")
-    for steps in (1, 3, 5):
-        function, inputs = outer(args.small, steps, 16, 128, unroll_steps=True)
-        took = median_ms(compiled(function, inputs)[0], inputs, args.repeats)
-        # An inner step's gradient and its second derivatives are about 2.8 plain passes.
-        images = (2.8 * 16 * steps + 128) / 128
-        lines.append(f"| outer, T = {steps} | {took:.0f} | {took / base:.1f} | {images:.1f} |")
-        print(lines[-1], flush=True)
     if not args.smoke:
-        old = args.out.read_text() if args.out.exists() else ""
-        reading = "\n" + old[old.index("## Reading") :] if "## Reading" in old else ""
-        args.out.write_text("\n".join(lines) + "\n" + reading)
+        command = "python experiments/benchmarks/mnemonics_speed.py"
+        about = f", on {device()}."
+        write(args.out, Report("Cost of an outer step of mnemonics", command, about, parts))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ repeats. The table goes to experiments/results/report_speed.md.
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -21,6 +20,9 @@ import time
 from pathlib import Path
 
 import cljax
+
+sys.path.append(str(Path(__file__).parents[1]))
+from common import Report, Table, arguments, number, printed, write
 
 
 def reported(folders: list[Path], page: Path) -> tuple[float, float]:
@@ -35,25 +37,20 @@ def reported(folders: list[Path], page: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(
+        __doc__, smoke="three small runs, once", data_dir=False, out="report_speed.md"
+    )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--smoke", action="store_true", help="three small runs, once")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results/report_speed.md"))
     args = parser.parse_args()
 
     tasks, images, seeds, runs = (3, 50, 2, 2) if args.smoke else (20, 1000, 5, 20)
-    lines = [
-        "# What a report takes", "",
-        f"Made by `python experiments/benchmarks/report_speed.py`, on {os.cpu_count()} cores; "
-        f"medians of {1 if args.smoke else args.repeats} processes.", "",
-        "| page about | seconds | of processor | MB |", "| --- " * 4 + "|",
-    ]  # fmt: skip
+    repeats, rows = 1 if args.smoke else args.repeats, []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        large = cljax.streams.mnist_rotations(
+        large = cljax.streams.MNISTRotations(
             sample=True, num_tasks=tasks, samples_per_task=images
-        )  # fmt: skip
-        small = cljax.streams.mnist_rotations(sample=True, num_tasks=5, samples_per_task=100)
+        ).build()  # fmt: skip
+        small = cljax.streams.MNISTRotations(sample=True, num_tasks=5, samples_per_task=100).build()
         options = {"net": "mlp:100,100", "batch_size": 10}
         cljax.run(cljax.LaMAML(), large, seeds=seeds, out=root / "one", **options)
         for i in range(runs):
@@ -65,13 +62,15 @@ def main() -> None:
         }
         for what, folders in pages.items():
             page = root / "page.html"
-            took = [reported(folders, page) for _ in range(1 if args.smoke else args.repeats)]
+            took = [reported(folders, page) for _ in range(repeats)]
             wall, busy = (statistics.median(column) for column in zip(*took, strict=True))
-            size = page.stat().st_size / 1e6
-            lines.append(f"| {what} | {wall:.1f} | {busy:.1f} | {size:.2f} |")
-            print(lines[-1], flush=True)
+            size = number(page.stat().st_size / 1e6)
+            rows.append(printed([what, number(wall, ".1f"), number(busy, ".1f"), size]))
     if not args.smoke:
-        args.out.write_text("\n".join(lines) + "\n")
+        about = f", on {os.cpu_count()} cores; medians of {repeats} processes."
+        table = Table(["page about", "seconds", "of processor", "MB"], rows)
+        command = "python experiments/benchmarks/report_speed.py"
+        write(args.out, Report("What a report takes", command, about, [table]))
 
 
 if __name__ == "__main__":

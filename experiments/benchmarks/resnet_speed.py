@@ -19,38 +19,30 @@ import contextlib
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from timing import CORES, Timed, gemm_peak, in_pytorch, timed
+
+from cljax import resolve
+from cljax.engine.allocator import keep_freed_memory
+from cljax.losses import cross_entropy
+from cljax.nets import residual
+from cljax.types import Variables
+
+sys.path.append(str(Path(__file__).parents[1]))
+from common import Report, Table, arguments, number, printed, write
 
 WIDTHS = (21, 42, 85, 170)
 STAGES = ((32, 21), (32, 42), (16, 85), (8, 170))  # of the 3x3 convolutions: image size, width
 CLASSES = 100
-CORES = len(os.sched_getaffinity(0))
-
-
-class Timed(NamedTuple):
-    """Seconds of a step; ``cpu`` is all threads' time, less disturbed by others on the machine."""
-
-    median: float
-    best: float
-    cpu: float
-
-
-def timed(step: Callable[[], Any], repeats: int, warm_up: int = 2) -> Timed:
-    taken, spent = [], []
-    for _ in range(warm_up + repeats):
-        start, cpu = time.perf_counter(), time.process_time()
-        step()
-        taken.append(time.perf_counter() - start)
-        spent.append(time.process_time() - cpu)
-    taken, spent = taken[warm_up:], spent[warm_up:]
-    return Timed(statistics.median(taken), min(taken), statistics.median(spent))
-
 
 # What is cheap to gain on a CPU: (label, whether freed memory is kept, host devices).
 CHEAP = {
@@ -62,13 +54,6 @@ CHEAP = {
 
 def training_step(net: str, batch: int, repeats: int) -> tuple[Timed, float]:
     """A training step in JAX, its batch split over all devices, and the seconds of compiling it."""
-    import jax
-    import jax.numpy as jnp
-
-    from cljax import resolve
-    from cljax.losses import cross_entropy
-    from cljax.types import Variables
-
     model = resolve.net(net)(CLASSES)
     x = jax.random.normal(jax.random.key(1), (batch, 32, 32, 3))
     y = jnp.arange(batch) % CLASSES
@@ -111,11 +96,6 @@ def cheap(kind: str, args: argparse.Namespace) -> Timed:
 
 def multiply_adds(net: str) -> int:
     """Of the convolutions of one image's forward pass, from the traced program."""
-    import jax
-    import jax.numpy as jnp
-
-    from cljax import resolve
-
     model = resolve.net(net)(CLASSES)
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -145,10 +125,6 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 def variants(net: str, batch: int, repeats: int) -> list[tuple[str, Timed]]:
     """A training step with one part replaced; only of networks made of these parts."""
-    import flax.linen as nn
-    import jax
-
-    from cljax.nets import residual
 
     class Absent(nn.Module):
         param_dtype: Any = None
@@ -171,9 +147,6 @@ def variants(net: str, batch: int, repeats: int) -> list[tuple[str, Timed]]:
 
 def convolution(size: int, width: int, batch: int, layout: str, repeats: int) -> Timed:
     """A 3x3 convolution, forward and both gradients, in JAX."""
-    import jax
-    import jax.numpy as jnp
-
     shape = (batch, size, size, width) if layout == "NHWC" else (batch, width, size, size)
     x = jax.random.normal(jax.random.key(0), shape)
     kernel = jax.random.normal(jax.random.key(1), (3, 3, width, width))
@@ -187,219 +160,103 @@ def convolution(size: int, width: int, batch: int, layout: str, repeats: int) ->
     return timed(lambda: jax.block_until_ready(grads(x, kernel)), repeats)
 
 
-def in_torch(kind: str, widths: tuple[int, ...], batch: int, repeats: int) -> dict[str, Any]:
-    """The same step and convolutions in PyTorch, in both memory formats; ``Timed``s as lists."""
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
-
-    torch.set_num_threads(CORES)
-
-    class Block(nn.Module):
-        def __init__(self, fan_in: int, width: int, project: bool, pool: bool) -> None:
-            super().__init__()
-            self.first, self.second = conv_bn(fan_in, width), conv_bn(width, width)
-            self.shortcut = conv_bn(fan_in, width, 1) if project else None
-            self.pool = pool
-
-        def forward(self, x: Any) -> Any:
-            y = self.second(F.relu(self.first(x)))
-            y = y + (x if self.shortcut is None else F.relu(self.shortcut(x)))
-            return F.relu(F.max_pool2d(y, 2, 2) if self.pool else y)
-
-    def conv_bn(
-        fan_in: int, width: int, kernel: int = 3, stride: int = 1, bias: bool = True
-    ) -> Any:
-        conv = nn.Conv2d(fan_in, width, kernel, stride, padding=kernel // 2, bias=bias)
-        return nn.Sequential(conv, nn.BatchNorm2d(width))
-
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            blocks, last = [], widths[0]
-            for stage, width in enumerate(widths):
-                blocks.append(Block(last, width, project=stage > 0, pool=False))
-                blocks.append(Block(width, width, project=False, pool=stage in (1, 2)))
-                last = width
-            self.stem, self.blocks = conv_bn(3, widths[0]), nn.Sequential(*blocks)
-            self.head = nn.Linear(last, CLASSES, bias=False)
-
-        def forward(self, x: Any) -> Any:
-            x = self.blocks(F.relu(self.stem(x)))
-            return self.head(x.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3))
-
-    class Plain(nn.Module):
-        def __init__(self, fan_in: int, width: int, stride: int) -> None:
-            super().__init__()
-            self.first = conv_bn(fan_in, width, stride=stride, bias=False)
-            self.second = conv_bn(width, width, bias=False)
-            short = conv_bn(fan_in, width, 1, stride=stride, bias=False)
-            self.shortcut = short if stride > 1 else None
-
-        def forward(self, x: Any) -> Any:
-            y = self.second(F.relu(self.first(x)))
-            return y + (x if self.shortcut is None else self.shortcut(x))
-
-    class Cifar(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            blocks, last = [], widths[0]
-            for stage, width in enumerate(widths):
-                for block in range(5):
-                    blocks.append(Plain(last, width, 2 if stage and not block else 1))
-                    blocks.append(nn.ReLU())
-                    last = width
-            self.stem = conv_bn(3, widths[0], bias=False)
-            self.blocks, self.head = nn.Sequential(*blocks[:-1]), nn.Linear(last, CLASSES)
-
-        def forward(self, x: Any) -> Any:
-            return self.head(self.blocks(F.relu(self.stem(x))).mean((2, 3)))
-
-    made = Network if kind == "resnet18-third" else Cifar
-
-    def training(layout: Any) -> Timed:
-        network = made().to(memory_format=layout)
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
-        x = torch.randn(batch, 3, 32, 32).to(memory_format=layout)
-        y = torch.arange(batch) % CLASSES
-
-        def step() -> None:
-            optimizer.zero_grad()
-            F.cross_entropy(network(x), y).backward()
-            optimizer.step()
-
-        return timed(step, repeats)
-
-    def convolution(size: int, width: int, layout: Any) -> Timed:
-        x = torch.randn(batch, width, size, size).to(memory_format=layout).requires_grad_()
-        conv = nn.Conv2d(width, width, 3, padding=1, bias=False).to(memory_format=layout)
-        return timed(lambda: torch.autograd.grad(conv(x).sin().sum(), (x, conv.weight)), repeats)
-
-    layouts = {name: getattr(torch, name) for name in ("contiguous_format", "channels_last")}
-    return {
-        "version": torch.__version__,
-        "parameters": sum(p.numel() for p in made().parameters()),
-        "steps": {name: training(layout) for name, layout in layouts.items()},
-        "convolutions": [
-            [convolution(size, width, layout) for layout in layouts.values()]
-            for size, width in STAGES
-        ],
-    }
-
-
-def same_parameters(net: str, number: int) -> bool:
-    import jax
-
-    from cljax import resolve
-
+def torch_times(args: argparse.Namespace) -> dict[str, Any]:
+    """The same step and convolutions in PyTorch, of a network with as many parameters."""
+    kind, _, given = args.net.removesuffix(":linear").partition(":")
+    default = WIDTHS if kind == "resnet18-third" else (16, 32, 64)
+    widths = tuple(int(w) for w in given.split(",") if w) or default
+    torch = in_pytorch(
+        args.torch, "resnet", kind=kind, widths=widths, classes=CLASSES, stages=STAGES,
+        batch=args.batch, repeats=args.repeats,
+    )  # fmt: skip
     x = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
-    params = jax.eval_shape(resolve.net(net)(CLASSES).init, jax.random.key(0), x).params
-    return sum(leaf.size for leaf in jax.tree.leaves(params)) == number
+    params = jax.eval_shape(resolve.net(args.net)(CLASSES).init, jax.random.key(0), x).params
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == torch["parameters"]
+    return torch
 
 
-def tables(args: argparse.Namespace) -> list[str]:
-    import jax
-    from timing import gemm_peak
+def steps_of(args: argparse.Namespace, torch: dict[str, Any] | None) -> list[tuple[str, Timed]]:
+    """All training steps that are timed; the first two are the plain one."""
+    net, batch, repeats = args.net, args.batch, args.repeats
+    first, compile_s = training_step(net, batch, repeats)
+    again, _ = training_step(net, batch, repeats)
+    found = [(f"JAX (compilation {compile_s:.1f} s)", first), ("JAX, once more", again)]
+    if net.startswith("resnet18-third"):
+        found += [(f"JAX, {name}", taken) for name, taken in variants(net, batch, repeats)]
+    if jax.default_backend() == "cpu":
+        found += [(f"JAX, {name}", cheap(kind, args)) for kind, (name, *_) in CHEAP.items()]
+    steps = torch["steps"] if torch else {}
+    return found + [(f"PyTorch, {name}", Timed(*taken)) for name, taken in steps.items()]
 
-    device = jax.devices()[0]
-    macs, batch = multiply_adds(args.net), args.batch
-    work = 6 * macs * batch
-    peak = (
-        f"; float32 GEMM peak {gemm_peak(CORES) / 1e9:.0f} GFLOP/s"
-        if device.platform == "cpu"
-        else ""
-    )
-    first, compile_s = training_step(args.net, batch, args.repeats)
-    torch = None
-    if args.torch:
-        command = [args.torch, "-W", "ignore", __file__, "--in-torch", "--net", args.net]
-        command += ["--batch", str(batch), "--repeats", str(args.repeats)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        torch = json.loads(done.stdout)
-        assert same_parameters(args.net, torch["parameters"]), torch["parameters"]
-    again, _ = training_step(args.net, batch, args.repeats)
-    best = min(first.best, again.best)
-    lines = [
-        f"{device.device_kind}, {CORES} cores{peak}; JAX {jax.__version__}"
-        + (f", PyTorch {torch['version']}, {CORES} threads" if torch else "") + ".",
-        f"`{args.net}`, batches of {batch}, 32x32 images, {CLASSES} outputs. An image needs "
-        f"{macs / 1e6:.0f} M multiply-adds forward, so {6 * macs / 1e9:.2f} GFLOP a training step "
-        f"(2 operations, 3 passes). Of {args.repeats} steps; rates and ratios are of the best.",
-        "",
-        "| training step | median ms | best ms | CPU ms | images/s | GFLOP/s | speed, JAX = 1 |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+
+def step_table(args: argparse.Namespace, steps: list[tuple[str, Timed]], work: float) -> Table:
+    best = min(taken.best for _, taken in steps[:2])
+    rows = [
+        printed([
+            name, *(number(1e3 * seconds, ".0f") for seconds in taken),
+            number(args.batch / taken.best, ".0f"), number(work / taken.best / 1e9, ".0f"),
+            number(best / taken.best),
+        ])
+        for name, taken in steps
     ]  # fmt: skip
+    columns = ["training step", "median ms", "best ms", "CPU ms", "images/s", "GFLOP/s",
+               "speed, JAX = 1"]  # fmt: skip
+    return Table(columns, rows)
 
-    def row(name: str, taken: Timed) -> None:
-        lines.append(
-            f"| {name} | {1e3 * taken.median:.0f} | {1e3 * taken.best:.0f} | "
-            f"{1e3 * taken.cpu:.0f} | {batch / taken.best:.0f} | {work / taken.best / 1e9:.0f} | "
-            f"{best / taken.best:.2f} |"
-        )
 
-    row(f"JAX (compilation {compile_s:.1f} s)", first)
-    row("JAX, once more", again)
-    if args.net.startswith("resnet18-third"):
-        for name, taken in variants(args.net, batch, args.repeats):
-            row(f"JAX, {name}", taken)
-    for kind, (name, *_) in CHEAP.items() if device.platform == "cpu" else ():
-        row(f"JAX, {name}", cheap(kind, args))
-    for name, taken in torch["steps"].items() if torch else ():
-        row(f"PyTorch, {name}", Timed(*taken))
-    lines += [
-        "",
-        "A 3x3 convolution alone, forward and both gradients (and a sine), GFLOP/s at best:",
-        "",
-        "| size, width | JAX NHWC | JAX NCHW |" + (" PyTorch | channels_last |" if torch else ""),
-        "| --- | --- | --- |" + (" --- | --- |" if torch else ""),
-    ]
+def convolution_table(args: argparse.Namespace, torch: dict[str, Any] | None) -> Table:
+    rows = []
     for i, (size, width) in enumerate(STAGES):
-        both = [convolution(size, width, batch, lay, args.repeats) for lay in ("NHWC", "NCHW")]
-        both += [Timed(*taken) for taken in torch["convolutions"][i]] if torch else []
-        rates = [f"{6 * 9 * width**2 * size**2 * batch / t.best / 1e9:.0f}" for t in both]
-        lines.append(f"| {size}x{size}, {width} | {' | '.join(rates)} |")
-    return lines
+        each = [convolution(size, width, args.batch, lay, args.repeats) for lay in ("NHWC", "NCHW")]
+        each += [Timed(*taken) for taken in torch["convolutions"][i]] if torch else []
+        work = 6 * 9 * width**2 * size**2 * args.batch
+        rates = (number(work / taken.best / 1e9, ".0f") for taken in each)
+        rows.append(printed([f"{size}x{size}, {width}", *rates]))
+    columns = ["size, width", "JAX NHWC", "JAX NCHW"]
+    return Table(columns + (["PyTorch", "channels_last"] if torch else []), rows)
+
+
+def report(args: argparse.Namespace) -> Report:
+    device, macs = jax.devices()[0], multiply_adds(args.net)
+    peak = ""
+    if device.platform == "cpu":
+        peak = f"; float32 GEMM peak {gemm_peak(CORES) / 1e9:.0f} GFLOP/s"
+    torch = torch_times(args) if args.torch else None
+    version = f", PyTorch {torch['version']}, {CORES} threads" if torch else ""
+    parts = [
+        f"{device.device_kind}, {CORES} cores{peak}; JAX {jax.__version__}{version}.",
+        f"`{args.net}`, batches of {args.batch}, 32x32 images, {CLASSES} outputs. An image needs "
+        f"{macs / 1e6:.0f} M multiply-adds forward, so {6 * macs / 1e9:.2f} GFLOP a training step "
+        f"(2 operations, 3 passes). Of {args.repeats} steps; rates and ratios are of the best.", "",
+        step_table(args, steps_of(args, torch), 6 * macs * args.batch), "",
+        "A 3x3 convolution alone, forward and both gradients (and a sine), GFLOP/s at best:", "",
+        convolution_table(args, torch),
+    ]  # fmt: skip
+    command = f"python experiments/benchmarks/resnet_speed.py --net {args.net} --batch {args.batch}"
+    command += f" --repeats {args.repeats}" + (" --torch PY" if args.torch else "")
+    return Report(f"Speed of {args.net}", command, ".", parts)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(__doc__, smoke="small widths, 2 images, one repeat", data_dir=False, out="")
     parser.add_argument("--net", default="resnet18-third")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--torch", metavar="PY", help="a Python that has PyTorch: times it too")
-    parser.add_argument("--in-torch", action="store_true", help="PyTorch's part alone, as JSON")
     parser.add_argument("--in-jax", choices=CHEAP, help="a variant's step alone, as JSON")
-    parser.add_argument("--smoke", action="store_true", help="small widths, 2 images, one repeat")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results"))
     args = parser.parse_args()
     if args.smoke:
         args.net, args.batch, args.repeats = "resnet18-third:2,3,4,5", 2, 1
-    if args.in_torch:
-        kind, _, given = args.net.removesuffix(":linear").partition(":")
-        default = WIDTHS if kind == "resnet18-third" else (16, 32, 64)
-        widths = tuple(int(w) for w in given.split(",") if w) or default
-        print(json.dumps(in_torch(kind, widths, args.batch, args.repeats)))
-        return
     if args.in_jax:
-        from cljax.engine.allocator import keep_freed_memory
-
         if CHEAP[args.in_jax][1]:
             keep_freed_memory()
         print(json.dumps(training_step(args.net, args.batch, args.repeats)[0]))
         return
     if args.torch and not re.fullmatch(r"resnet18-third(:[\d,]+)?|resnet32:linear", args.net):
         parser.error("--torch times resnet18-third and resnet32:linear in float32 only")
-    command = f"python experiments/benchmarks/resnet_speed.py --net {args.net} --batch {args.batch}"
-    command += f" --repeats {args.repeats}" + (" --torch PY" if args.torch else "")
-    lines = tables(args)
-    print("\n".join(lines))
-    if args.smoke:
-        return
-    title = [f"# Speed of {args.net}", "", f"Made by `{command}`.", ""]
-    out = args.out / f"{args.net.partition(':')[0]}_speed.md"
-    old = out.read_text() if out.exists() else ""
-    reading = "\n" + old[old.index("## Reading") :] if "## Reading" in old else ""
-    out.write_text("\n".join(title + lines) + "\n" + reading)
+    made = report(args)
+    if not args.smoke:
+        write(args.out / f"{args.net.partition(':')[0]}_speed.md", made)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ goes to experiments/results/sweep_throughput.md.
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import statistics
@@ -22,6 +21,9 @@ import time
 from pathlib import Path
 
 import timing
+
+sys.path.append(str(Path(__file__).parents[1]))
+from common import Report, Table, arguments, number, write
 
 RATES = {"alpha_init": ["0.05", "0.1", "0.15", "0.2"], "alpha_lr": ["0.1", "0.3"]}
 
@@ -43,10 +45,11 @@ def swept(flags: list[str], seeds: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(
+        __doc__, smoke="2 tasks, 2 seeds, 2 single lanes", data_dir=False,
+        out="sweep_throughput.md",
+    )  # fmt: skip
     parser.add_argument("--singles", type=int, default=8, help="single lanes that are timed")
-    parser.add_argument("--smoke", action="store_true", help="2 tasks, 2 seeds, 2 single lanes")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results/sweep_throughput.md"))
     args = parser.parse_args()
     flags = ["--sample", "--entries", "diagonal-last"]
     flags += ["--num-tasks", "2", "--samples-per-task", "60"] if args.smoke else []
@@ -65,19 +68,24 @@ def main() -> None:
     print(f"{lanes} lanes in {wall:.1f} s, {busy:.2f} cores busy; {ratio:.2f} times the throughput")
     if args.smoke:
         return
-    text = [
-        "# A sweep against single processes", "",
-        f"Made by `python experiments/benchmarks/sweep_throughput.py` on {os.cpu_count()} cores "
-        f"of {platform.machine()}, Python {platform.python_version()}: La-MAML, mnist-rotations "
-        f"on the sample, {len(settings)} settings x {seeds} seeds, tested on the diagonal and in "
-        "the last row, cold compilation caches.", "",
-        "| what | seconds | seconds a lane | cores busy |", "| --- | --- | --- | --- |",
-        f"| one sweep of {lanes} lanes | {wall:.1f} | {wall / lanes:.2f} | {busy:.2f} |",
-        f"| single processes (median of {singles}: {min(walls):.1f} to {max(walls):.1f}) | "
-        f"{single * lanes:.0f} for {lanes} | {single:.2f} | |", "",
-        f"Throughput of a lane in the sweep: {ratio:.2f} times that of single processes.", "",
+    about = (
+        f" on {os.cpu_count()} cores of {platform.machine()}, Python {platform.python_version()}: "
+        f"La-MAML, mnist-rotations on the sample, {len(settings)} settings x {seeds} seeds, tested "
+        "on the diagonal and in the last row, cold compilation caches."
+    )
+    spread = f"{min(walls):.1f} to {max(walls):.1f}"
+    rows = [
+        [f"one sweep of {lanes} lanes", number(wall, ".1f"), number(wall / lanes), number(busy)],
+        [f"single processes (median of {singles}: {spread})",
+         number(single * lanes, ".0f", f" for {lanes}"), number(single), None],
     ]  # fmt: skip
-    args.out.write_text("\n".join(text))
+    parts = [
+        Table(["what", "seconds", "seconds a lane", "cores busy"], rows), "",
+        f"Throughput of a lane in the sweep: {ratio:.2f} times that of single processes.",
+    ]  # fmt: skip
+    numbers = {"throughput of a lane, times that of single processes": ratio}
+    command = "python experiments/benchmarks/sweep_throughput.py"
+    write(args.out, Report("A sweep against single processes", command, about, parts, numbers))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ experiments/results/teacher_speed.md.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
@@ -42,7 +41,7 @@ from cljax.update_rules.curriculum import Level
 from cljax.update_rules.windows import Lanes, Pupils, Shown, window
 
 sys.path.append(str(Path(__file__).parents[1]))
-from teacher_tables import keep_reading
+from common import Report, Table, arguments, device, number, printed, write
 
 CLASSES = 10
 
@@ -129,75 +128,91 @@ def least_flops(problem: Problem) -> tuple[float, float, float]:
     return passed, ruled, 17 * passed + 3 * ruled
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--nets", nargs="*", choices=PROBLEMS, default=list(PROBLEMS))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--smoke", action="store_true", help="tiny networks, once")
-    parser.add_argument("--out", type=Path, default=Path("experiments/results/teacher_speed.md"))
-    args = parser.parse_args()
-    cljax.keep_freed_memory()
-    problems, lengths, windows = PROBLEMS, (50, 200, 500), (5, 17)
-    if args.smoke:
-        problems, args.repeats, windows = TINY, 1, (2, 3)
-
-    kind = jax.devices()[0].device_kind
-    peak = gemm_peak(os.cpu_count() or 1, seconds=0.2 if args.smoke else 2.0)
-    on = f"{kind}, {os.cpu_count()} cores, {peak / 1e9:.0f} GFLOP/s in matrix products of NumPy"
-    print(on, flush=True)
-    lines = [
-        "# A window of the multi-task teacher's meta-training", "",
-        "Made by `python experiments/benchmarks/teacher_speed.py --repeats "
-        f"{args.repeats}`, on {on}; medians of {args.repeats}, ResNet-32 once. F(b) and G in "
-        "operations, forward passes of b images and of the rule; an inner step of one episode must "
-        "take 17 F(b) + 3 G.", "",
-        "| network | E | b | S | compiling, s | temporaries, MB | windows/s | inner steps/s, all "
-        "episodes | F(b) | G | GFLOP a window | part of the machine's best |",
-        "| --- " * 12 + "|",
-    ]  # fmt: skip
-    for name in args.nets:
-        problem, large = problems[name], name == "resnet32"
+def cost_table(
+    problems: dict[str, Problem], windows: tuple[int, ...], repeats: int, peak: float
+) -> Table:
+    """Time, memory and operations of a window of each network; ResNet-32's once."""
+    rows = []
+    for name, problem in problems.items():
         passed, ruled, least = least_flops(problem)
+        large = name == "resnet32"
         for steps in windows[:1] if large else windows:
             function, inputs = step_of(problem, steps, 500)
             program, took = compiled(function, inputs)
             size = program.memory_analysis().temp_size_in_bytes / 1e6
-            seconds = median_ms(program, inputs, 1 if large else args.repeats) / 1e3
+            seconds = median_ms(program, inputs, 1 if large else repeats) / 1e3
             work = steps * problem.lanes * least
-            lines.append(
-                f"| {problem.net} | {problem.lanes} | {problem.batch} | {steps} | {took:.1f} | "
-                f"{size:.1f} | {1 / seconds:.2f} | {steps * problem.lanes / seconds:.1f} | "
-                f"{passed:.3g} | {ruled:.3g} | {work / 1e9:.3g} | {work / seconds / peak:.2f} |"
-            )
-            print(lines[-1], flush=True)
-    problem = problems["resnet32"]
-    if "resnet32" in args.nets:
-        lines += [
-            "", f"Temporaries of {problem.net}'s window as a compiled loop, MB:", "",
-            "| S | steps kept | steps recomputed |", "| --- " * 3 + "|",
-        ]  # fmt: skip
-        for steps in windows:
-            sizes = []
-            for remat in (False, True):
-                function, inputs = step_of(problem, steps, 500, no_loop=False, remat=remat)
-                analysis = compiled(function, inputs)[0].memory_analysis()
-                sizes.append(f"{analysis.temp_size_in_bytes / 1e6:.0f}")
-            lines.append(f"| {steps} | " + " | ".join(sizes) + " |")
-            print(lines[-1], flush=True)
-    problem, steps = problems["mlp"], windows[0]
-    lines += [
-        "", f"{problem.net}, S = {steps}: milliseconds of a window in an episode of so many inner "
-        "steps.", "", "| episode | its first window | its last |", "| --- " * 3 + "|",
-    ]  # fmt: skip
-    for longest in lengths:
+            rows.append(printed([
+                problem.net, problem.lanes, problem.batch, steps, number(took, ".1f"),
+                number(size, ".1f"), number(1 / seconds),
+                number(steps * problem.lanes / seconds, ".1f"), number(passed, ".3g"),
+                number(ruled, ".3g"), number(work / 1e9, ".3g"), number(work / seconds / peak),
+            ]))  # fmt: skip
+    columns = ["network", "E", "b", "S", "compiling, s", "temporaries, MB", "windows/s",
+               "inner steps/s, all episodes", "F(b)", "G", "GFLOP a window",
+               "part of the machine's best"]  # fmt: skip
+    return Table(columns, rows)
+
+
+def memory_table(problem: Problem, windows: tuple[int, ...]) -> Table:
+    """Temporaries of a window as a compiled loop."""
+    rows = []
+    for steps in windows:
+        sizes = []
+        for remat in (False, True):
+            function, inputs = step_of(problem, steps, 500, no_loop=False, remat=remat)
+            analysis = compiled(function, inputs)[0].memory_analysis()
+            sizes.append(number(analysis.temp_size_in_bytes / 1e6, ".0f"))
+        rows.append(printed([steps, *sizes]))
+    return Table(["S", "steps kept", "steps recomputed"], rows)
+
+
+def length_table(problem: Problem, steps: int, repeats: int) -> Table:
+    """Time of the first and the last window of episodes."""
+    rows = []
+    for longest in (50, 200, 500):
         times = []
         for at in (0, longest - steps):
             function, inputs = step_of(problem, steps, longest, at)
-            times.append(median_ms(compiled(function, inputs)[0], inputs, 4 * args.repeats))
-        lines.append(f"| {longest} | {times[0]:.2f} | {times[1]:.2f} |")
-        print(lines[-1], flush=True)
+            times.append(median_ms(compiled(function, inputs)[0], inputs, 4 * repeats))
+        rows.append(printed([longest, *map(number, times)]))
+    return Table(["episode", "its first window", "its last"], rows)
+
+
+def main() -> None:
+    parser = arguments(__doc__, smoke="tiny networks, once", data_dir=False, out="teacher_speed.md")
+    parser.add_argument("--nets", nargs="*", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    cljax.keep_freed_memory()
+    problems, windows = PROBLEMS, (5, 17)
+    if args.smoke:
+        problems, args.repeats, windows = TINY, 1, (2, 3)
+
+    cores = os.cpu_count() or 1
+    peak = gemm_peak(cores, seconds=0.2 if args.smoke else 2.0)
+    on = f"{device()}, {cores} cores, {peak / 1e9:.0f} GFLOP/s in matrix products of NumPy"
+    print(on, flush=True)
+    chosen = {name: problems[name] for name in args.nets}
+    parts: list[Table | str] = [cost_table(chosen, windows, args.repeats, peak), ""]
+    if "resnet32" in args.nets:
+        large = problems["resnet32"]
+        parts += [f"Temporaries of {large.net}'s window as a compiled loop, MB:", "",
+                  memory_table(large, windows), ""]  # fmt: skip
+    small, steps = problems["mlp"], windows[0]
+    parts += [
+        f"{small.net}, S = {steps}: milliseconds of a window in an episode of so many inner steps.",
+        "", length_table(small, steps, args.repeats),
+    ]  # fmt: skip
     if not args.smoke:
-        keep_reading(args.out, lines)
+        about = (
+            f", on {on}; medians of {args.repeats}, ResNet-32 once. F(b) and G in operations, "
+            "forward passes of b images and of the rule; an inner step of one episode must take "
+            "17 F(b) + 3 G."
+        )
+        command = f"python experiments/benchmarks/teacher_speed.py --repeats {args.repeats}"
+        title = "A window of the multi-task teacher's meta-training"
+        write(args.out, Report(title, command, about, parts))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,47 @@
-"""Whole processes of the installed command, timed; and what the machine can do at best."""
+"""Steps and whole processes of the command, timed; and what the machine can do at best."""
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+CORES = len(os.sched_getaffinity(0))
+
+
+class Timed(NamedTuple):
+    """Seconds of a step; ``cpu`` is all threads' time, less disturbed by others on the machine."""
+
+    median: float
+    best: float
+    cpu: float
+
+
+def timed(step: Callable[[], Any], repeats: int, warm_up: int = 2) -> Timed:
+    """Times a step after some that are not counted."""
+    taken, spent = [], []
+    for _ in range(warm_up + repeats):
+        start, cpu = time.perf_counter(), time.process_time()
+        step()
+        taken.append(time.perf_counter() - start)
+        spent.append(time.process_time() - cpu)
+    taken, spent = taken[warm_up:], spent[warm_up:]
+    return Timed(statistics.median(taken), min(taken), statistics.median(spent))
+
+
+def in_pytorch(python: str, what: str, **specification: Any) -> dict[str, Any]:
+    """The times of ``pytorch_side.py``, run by a Python that has PyTorch."""
+    script = str(Path(__file__).with_name("pytorch_side.py"))
+    command = [python, "-W", "ignore", script, what, json.dumps(specification)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
 
 
 class Timing(NamedTuple):

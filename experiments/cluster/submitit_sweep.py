@@ -27,7 +27,9 @@ class Job:
         import cljax
 
         if self.smoke:
-            stream = cljax.streams.mnist_rotations(sample=True, num_tasks=2, samples_per_task=60)
+            stream = cljax.streams.MNISTRotations(
+                sample=True, num_tasks=2, samples_per_task=60
+            ).build()
             settings = cljax.sweep.grid(alpha_init=[0.05, 0.1], alpha_lr=[0.1, 0.3])
             plan = cljax.sweep.plan("lamaml", stream, settings, seeds=2)
         else:

@@ -293,7 +293,7 @@ def test_images_come_in_the_order_of_the_data_source():
 
 def test_neither_import_nor_sample_needs_the_readers():
     code = (
-        "import sys, cljax.data, cljax.streams; cljax.streams.split_mnist(sample=True);"
+        "import sys, cljax.data, cljax.streams; cljax.streams.SplitMNIST(sample=True).build();"
         "heavy = {'tensorflow_datasets', 'tensorflow', 'PIL', 'matplotlib', 'orbax', 'tyro'};"
         "sys.exit(str(sorted(heavy & set(sys.modules))) if heavy & set(sys.modules) else 0)"
     )

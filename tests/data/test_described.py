@@ -12,7 +12,7 @@ import pytest
 from cljax import data, streams
 from cljax.data import prepared
 from cljax.errors import UserError
-from cljax.streams import STREAMS, plan
+from cljax.streams import make, plan
 
 IMAGE = {"pythonClassName": "Image", "image": {"shape": {"dimensions": ["-1", "-1", "3"]}}}
 LABEL = {"pythonClassName": "ClassLabel", "classLabel": {"numClasses": "4"}}
@@ -87,9 +87,14 @@ def test_grey_images_keep_their_one_channel(folder, monkeypatch):
 
 
 def test_a_stream_of_any_data_set(folder):
-    stream = STREAMS["dataset-classes"](
-        dataset="leaves", num_tasks=2, image_size=8, class_order="seeded", data_dir=str(folder)
-    )
+    stream = make(
+        "dataset-classes",
+        dataset="leaves",
+        num_tasks=2,
+        image_size=8,
+        class_order="seeded",
+        data_dir=str(folder),
+    ).build()
     assert stream.name == "leaves-2" and stream.class_mask.sum(axis=1).tolist() == [2, 2]
     assert stream.example.shape == (8, 8, 3) and not stream.published
     assert stream.licence == "CC BY 4.0" and stream.source == "tfds:leaves/1.0.0"
@@ -97,10 +102,10 @@ def test_a_stream_of_any_data_set(folder):
     first = stream.train_y[steps.index[steps.current == 0]]
     assert set(first.reshape(-1)) == {0, 1}
     path = streams.save_split(folder / "split.npz", stream, [4])
-    again = STREAMS["dataset-classes"](
+    again = make("dataset-classes",
         dataset="leaves", num_tasks=2, image_size=8, class_order="seeded", data_dir=str(folder),
         stream_manifest=str(path),
-    )  # fmt: skip
+    ).build()  # fmt: skip
     assert np.array_equal(again.subsets(4)[1], stream.subsets(4)[1])
 
 
@@ -129,12 +134,11 @@ def test_what_is_not_there_gets_a_sentence(folder):
         data.images("leaves", folder)
     with pytest.raises(UserError, match="size is 0"):
         data.images("leaves", folder, size=0)
-    make = STREAMS["dataset-classes"]
     with pytest.raises(UserError, match="give --dataset"):
-        make()
+        make("dataset-classes").build()
     describe(folder)
     with pytest.raises(UserError, match="num_tasks is 5, but there are only 4"):
-        make(dataset="leaves", image_size=4, data_dir=str(folder))
+        make("dataset-classes", dataset="leaves", image_size=4, data_dir=str(folder)).build()
 
 
 def test_licences_are_printed_of_any_of_them(folder, capsys):

@@ -111,7 +111,7 @@ def test_one_folder_without_tests_keeps_a_share_back(tmp_path):
 
 
 def test_a_stream_of_folders(root):
-    stream = streams.class_folders(path=str(root), num_tasks=2, image_size=16, val=0.34)
+    stream = streams.ClassFolders(path=str(root), num_tasks=2, image_size=16, val=0.34).build()
     assert stream.name == "class-folders" and not stream.published
     assert stream.class_mask.astype(int).tolist() == [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1]]
     assert stream.manifest["class_names"].tolist() == NAMES
@@ -132,7 +132,9 @@ def test_a_stream_of_folders(root):
 
 @pytest.mark.parametrize("augment", ["none", "standard"])
 def test_other_augmentations_store_what_is_seen(root, augment):
-    stream = streams.class_folders(path=str(root), num_tasks=5, image_size=16, augment=augment)
+    stream = streams.ClassFolders(
+        path=str(root), num_tasks=5, image_size=16, augment=augment
+    ).build()
     assert stream.train_x.shape[1:] == stream.test_x.shape[1:] == (16, 16, 3)
     shown = stream.spec(2).show(
         jnp.asarray(stream.train_x[:2]), jnp.zeros(2, jnp.int32), jax.random.key(0)
@@ -142,7 +144,7 @@ def test_other_augmentations_store_what_is_seen(root, augment):
 
 def test_orders_and_fewer_classes(root):
     def of(**options):
-        return streams.class_folders(path=str(root), num_tasks=2, image_size=8, **options)
+        return streams.ClassFolders(path=str(root), num_tasks=2, image_size=8, **options).build()
 
     whole = of(augment="none")
     for seed in range(4):
@@ -155,13 +157,14 @@ def test_orders_and_fewer_classes(root):
 
 
 def test_imagenet_is_a_name_over_folders(root):
-    stream = streams.imagenet(classes=5, classes_per_task=2, image_size=8, data_dir=str(root))
+    stream = streams.ImageNet(
+        classes=5, classes_per_task=2, image_size=8, data_dir=str(root)
+    ).build()
     assert stream.name == "imagenet5-3x2" and stream.class_mask.sum(axis=1).tolist() == [2, 2, 1]
     with pytest.raises(UserError, match="classes is 100, but there are only 5"):
-        streams.STREAMS["imagenet100-10x10"](data_dir=str(root))
+        streams.make("imagenet100-10x10", data_dir=str(root)).build()
     with pytest.raises(UserError, match="give --data-dir"):
-        streams.STREAMS["imagenet1k-10x100"]()
-    assert streams.STREAMS["imagenet100-10x10"].__name__ == "imagenet100_10x10"
+        streams.STREAMS["imagenet1k-10x100"].build()
 
 
 def test_folders_that_do_not_fit_get_a_sentence(root, tmp_path):
@@ -202,14 +205,14 @@ def test_folders_that_do_not_fit_get_a_sentence(root, tmp_path):
         ({"num_tasks": 6}, "num_tasks is 6, but there are only 5"),
         ({"num_tasks": 0}, "num_tasks is 0"),
         ({"classes": 9}, "classes is 9"),
-        ({"augment": "some"}, "augmentation 'some' is not known"),
+        ({"augment": "some"}, "augment 'some' is not known"),
         ({"image_size": 0}, "image_size is 0"),
         ({"class_order": "size"}, "class order 'size'"),
     ],
 )
 def test_wrong_options_get_a_sentence(root, options, message):
     with pytest.raises(UserError, match=message):
-        streams.class_folders(**{"path": str(root), "num_tasks": 5, **options})
+        streams.ClassFolders(**{"path": str(root), "num_tasks": 5, **options}).build()
 
 
 def test_the_new_data_sets_have_names(tmp_path, capsys):

@@ -256,7 +256,7 @@ def test_splits_in_any_usual_name_are_splits(tmp_path, train, test):
     found = quiet(root)
     assert data.class_names(root) == ["cat", "dog"]
     assert np.bincount(found.train_y).tolist() == [5, 5] and len(found.test_y) == 4
-    stream = streams.class_folders(path=str(root), num_tasks=2, image_size=8, augment="none")
+    stream = streams.ClassFolders(path=str(root), num_tasks=2, image_size=8, augment="none").build()
     assert stream.manifest["class_names"].tolist() == ["cat", "dog"]
 
 

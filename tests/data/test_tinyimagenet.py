@@ -11,7 +11,7 @@ from PIL import Image
 from cljax import data, streams
 from cljax.data.tinyimagenet import tinyimagenet
 from cljax.errors import UserError
-from cljax.streams import STREAMS
+from cljax.streams import make
 
 NAMES = [f"n{c:08d}" for c in (3, 1, 4, 15, 9, 2)]
 EACH, TESTS = 10, 2
@@ -70,7 +70,7 @@ def test_images_and_labels(root):
 
 
 def test_the_stream(root):
-    stream = STREAMS["tinyimagenet-40x5"](classes_per_task=2, classes=6, data_dir=str(root))
+    stream = make("tinyimagenet-40x5", classes_per_task=2, classes=6, data_dir=str(root)).build()
     assert stream.name == "tinyimagenet-3x2" and not stream.published
     assert stream.multi_head and stream.scenario == "task"
     assert stream.transform.augment.name == "crop4-flip"
@@ -80,7 +80,9 @@ def test_the_stream(root):
     assert stream.example.shape == (64, 64, 3)
     outputs = [stream.class_orders(seed) for seed in range(4)]
     assert len({tuple(own) for own in outputs}) > 1
-    natural = STREAMS["tinyimagenet-40x5"](class_order="natural", classes=5, data_dir=str(root))
+    natural = make(
+        "tinyimagenet-40x5", class_order="natural", classes=5, data_dir=str(root)
+    ).build()
     assert natural.test_index and natural.num_tasks == 1
 
 
@@ -147,7 +149,7 @@ def with_a_broken_image(root):
 def test_what_is_missing_gets_a_sentence(root, spoil, message):
     spoil(root)
     with pytest.raises(UserError, match=message):
-        streams.STREAMS["tinyimagenet-40x5"](classes=6, classes_per_task=2, data_dir=str(root))
+        streams.make("tinyimagenet-40x5", classes=6, classes_per_task=2, data_dir=str(root)).build()
 
 
 @pytest.mark.parametrize(
@@ -155,9 +157,9 @@ def test_what_is_missing_gets_a_sentence(root, spoil, message):
     [
         ({}, "classes is 200, but there are only 6 classes"),
         ({"classes": 6, "classes_per_task": 4}, "does not divide the 6 classes"),
-        ({"classes": 6, "classes_per_task": 2, "augment": "standard"}, "augmentation 'standard'"),
+        ({"classes": 6, "classes_per_task": 2, "augment": "standard"}, "augment 'standard'"),
     ],
 )
 def test_wrong_options_get_a_sentence(root, options, message):
     with pytest.raises(UserError, match=message):
-        STREAMS["tinyimagenet-40x5"](data_dir=str(root), **options)
+        make("tinyimagenet-40x5", data_dir=str(root), **options).build()

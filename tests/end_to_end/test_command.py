@@ -85,11 +85,7 @@ def test_a_users_method_stream_and_network(tmp_path):
             """Small."""
 
         def stream(*, size: int = 20):
-            """Two sites.
-
-            Args:
-              size: examples a site.
-            """
+            """Two sites."""
             rng = np.random.default_rng(0)
             y = np.arange(2 * size) % 3
             x = (60 * y[:, None] + rng.integers(0, 30, (2 * size, 8))).astype(np.uint8)
@@ -97,6 +93,15 @@ def test_a_users_method_stream_and_network(tmp_path):
             return cljax.streams.from_arrays(
                 (x, y, task), test=(x, y, task), val=0.1, name="clinic", licence="private"
             )
+
+        class Sites(cljax.streams.StreamSource):
+            """Sites of one's own."""
+
+            size: cljax.Count = 20
+            """Examples a site."""
+
+            def build(self):
+                return stream(size=self.size)
 
         def net():
             return cljax.nets.mlp(6)
@@ -112,6 +117,14 @@ def test_a_users_method_stream_and_network(tmp_path):
     assert config["stream"]["name"] == "clinic" and config["recipe"]["name"] == "default, untuned"
     code, out, _ = command("run", "mine:Mine", "mine:stream", "--help", folder=tmp_path)
     assert code == 0 and "--rate" in out and "How fast it learns" in out and "--size" in out
+    code, out, _ = command("run", "mine:Mine", "mine:Sites", "--help", folder=tmp_path)
+    assert code == 0 and "--size" in out and "Examples a site" in out
+    again = [argument.replace("mine:stream", "mine:Sites") for argument in arguments]
+    code, out, err = command(*again[:-1], "again", folder=tmp_path)
+    assert code == 0, err
+    sites = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert sites["config_hash"] == config["config_hash"]
+    assert sites["stream_options"] == config["stream_options"] == {"size": 30}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from mnist_support import real_data_dir
 
 from cljax.errors import UserError
 from cljax.storage.checkpoint import newest_place
-from cljax.streams import STREAMS
+from cljax.streams import make
 
 WINDOWS = 3000
 COMMAND = [
@@ -47,7 +47,7 @@ def windows_done(out):
 def test_a_run_killed_in_meta_training_goes_on_to_the_same_results(begin, unbroken, tmp_path):  # noqa: F811
     data_dir = real_data_dir()
     try:
-        STREAMS["fashion-5-5"](data_dir=data_dir)
+        make("fashion-5-5", data_dir=data_dir).build()
     except UserError as error:
         pytest.skip(str(error))
     command = [*COMMAND, "--data-dir", str(data_dir)]

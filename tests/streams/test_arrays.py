@@ -46,11 +46,16 @@ def test_a_few_lines_make_a_stream():
 
 
 def test_order_within_a_task():
-    shuffled, kept = make(val=0.0), make(val=0.0, shuffle="none")
+    shuffled = make(val=0.0)
+    kept = streams.in_order(shuffled)
     assert not np.array_equal(shuffled.subsets(0)[0], shuffled.subsets(1)[0])
     assert (np.diff(kept.subsets(0)[0]) > 0).all()
     assert np.array_equal(kept.subsets(0)[0], kept.subsets(1)[0])
-    assert (np.diff(make(shuffle="none", val=0.3).subsets(2)[0]) > 0).all()
+    some = make(val=0.3)
+    assert np.array_equal(streams.in_order(some).subsets(2)[0], np.sort(some.subsets(2)[0]))
+    assert kept.checksum != shuffled.checksum
+    with pytest.raises(UserError, match="a plan of its own"):
+        streams.in_order(streams.task_free(shuffled))
 
 
 @pytest.mark.parametrize("scenario", [None, "class", "task"])
@@ -108,7 +113,6 @@ X, Y, TASK = arrays()
         ({"num_classes": 1}, "training labels hold 1, but the 1 classes are 0 to 0"),
         ({"test": (X, Y + 1, TASK)}, "test labels hold 2, but the 2 classes"),
         ({"val": 1.0}, "val is 1.0"),
-        ({"shuffle": "no"}, "shuffle 'no' is not known"),
         ({"dtype": "picture"}, "dtype is picture"),
         ({"scenario": "domains"}, "did you mean domain"),
         ({"dtype": "float32", "train": (X * np.nan, Y, TASK)}, "not finite"),

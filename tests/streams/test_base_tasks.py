@@ -20,7 +20,7 @@ from cljax.cli import flags as parsed
 from cljax.data import ImageData, digest
 from cljax.errors import UserError
 from cljax.resolve import options_of
-from cljax.streams import STREAMS, folders, on_validation, plan
+from cljax.streams import STREAMS, folders, make, on_validation, plan
 from cljax.streams.cifar import CIFAR100_MNEMONICS
 from cljax.streams.classes import class_groups, name_of, order_1993
 
@@ -86,7 +86,7 @@ def test_groups_by_hand():
         ({"base": 15, "classes_per_task": 6}, "only 5 classes after the 15 of the first task"),
         ({"class_order": "1994"}, "class order '1994' is not known; did you mean 1993"),
         ({"pixels": "lucir"}, "pixels 'lucir' is not known"),
-        ({"augment": "crop"}, "augmentation 'crop' is not known; did you mean crop-flip"),
+        ({"augment": "crop"}, "augment 'crop' is not known; did you mean crop-flip"),
         ({"samples_per_class": 0}, "samples_per_class is 0"),
         ({"samples_per_class": 19, "val": 0.1}, "samples_per_class is 19, but a class of .* 18 tr"),
         ({"samples_per_class": 5, "samples_per_task": 6}, "only one of them can be given"),
@@ -95,13 +95,13 @@ def test_groups_by_hand():
 def test_wrong_options_get_a_sentence(options, message):
     options = {"classes": 20, "base": 10, "classes_per_task": 2, **options}
     with pytest.raises(UserError, match=message):
-        STREAMS["cifar100-b50-5"](pictures(), **options)
+        make("cifar100-b50-5", **options).build(pictures())
 
 
 @pytest.mark.parametrize("tasks", [5, 10, 25])
 def test_cifar100_by_name(tasks):
     name, each = f"cifar100-b50-{tasks}", 50 // tasks
-    stream = STREAMS[name](pictures())
+    stream = STREAMS[name].build(pictures())
     assert (stream.name, stream.num_tasks, stream.num_classes) == (name, tasks + 1, 100)
     assert (stream.scenario, stream.multi_head, stream.published) == ("class", False, False)
     owner = np.maximum(np.arange(100) - 50, -1) // each + 1
@@ -113,13 +113,13 @@ def test_cifar100_by_name(tasks):
         assert (owner[stream.train_y[own]] == t).all() and (owner[stream.test_y[tests]] == t).all()
     # Each image keeps its class: its label is the place of the class in the order.
     assert np.array_equal(order_1993(100)[stream.train_y], pictures().train_y)
-    assert (STREAMS[name].__doc__ or "").startswith(
+    assert STREAMS[name].summary == (
         f"CIFAR-100 in a task of 50 classes, then {tasks} of {each} new ones."
     )
 
 
 def test_images_reach_the_network_as_in_mnemonics_training():
-    stream = STREAMS["cifar100-b50-5"](pictures())
+    stream = STREAMS["cifar100-b50-5"].build(pictures())
     assert stream.transform.augment is not None and stream.transform.augment.name == "crop4-flip"
     assert stream.example.shape == (32, 32, 3) and stream.example.dtype == jnp.float32
     x, task = jnp.asarray(stream.train_x[:4]), jnp.zeros(4, jnp.int32)
@@ -144,7 +144,7 @@ def test_images_reach_the_network_as_in_mnemonics_training():
 def test_the_stream_shrinks():
     def of(**more):
         options = {"classes": 20, "base": 10, "classes_per_task": 2, "val": 0.1, **more}
-        return STREAMS["cifar100-b50-5"](pictures(), **options)
+        return make("cifar100-b50-5", **options).build(pictures())
 
     stream = of(samples_per_class=4)
     assert (stream.name, stream.num_tasks, stream.num_classes) == ("cifar100-b10-5", 6, 20)
@@ -188,7 +188,7 @@ def test_flags_have_the_defaults_of_the_paper_and_parse():
 @pytest.mark.parametrize("order", ["natural", "1993"])
 def test_five_digits_then_one_at_a_time(order):
     data = mnist_support.digits()
-    stream = STREAMS["mnist-b5-5"](data, class_order=order, samples_per_class=20)
+    stream = make("mnist-b5-5", class_order=order, samples_per_class=20).build(data)
     assert (stream.name, stream.num_tasks, stream.scenario) == ("mnist-b5-5", 6, "class")
     digits = np.arange(10) if order == "natural" else order_1993(10)
     assert np.array_equal(stream.manifest["class_order"], digits)
@@ -199,26 +199,28 @@ def test_five_digits_then_one_at_a_time(order):
     seen = [np.flatnonzero(row).tolist() for row in stream.class_mask]
     assert seen == [[0, 1, 2, 3, 4], [5], [6], [7], [8], [9]]
     assert stream.example.shape == (28, 28, 1) and not stream.published
-    two = streams.mnist_b5_5(data, base=3, classes_per_task=4, pixels="normalised")
+    two = streams.IncrementalMNIST(base=3, classes_per_task=4, pixels="normalised").build(data)
     assert two.name == "mnist-b3-2" and two.class_mask.sum(axis=1).tolist() == [3, 4, 3]
 
 
 def test_digits_of_the_sample():
-    stream = streams.mnist_b5_5(sample=True)
+    stream = streams.IncrementalMNIST(sample=True).build()
     assert stream.name == "mnist-b5-5[sample]" and sum(lengths(stream.test_index)) == 2000
     with pytest.raises(UserError, match="base is 10, but of 10 classes"):
-        streams.mnist_b5_5(sample=True, base=10)
+        streams.IncrementalMNIST(sample=True, base=10).build()
     with pytest.raises(UserError, match="pixels 'raw' is not known"):
-        streams.mnist_b5_5(sample=True, pixels="raw")  # pyright: ignore[reportArgumentType]
+        streams.IncrementalMNIST(sample=True, pixels="raw").build()  # pyright: ignore[reportArgumentType]
 
 
 def test_the_real_mnist():
-    stream = streams.mnist_b5_5(data_dir=mnist_support.real_data_dir(), class_order="1993")
+    stream = streams.IncrementalMNIST(
+        data_dir=mnist_support.real_data_dir(), class_order="1993"
+    ).build()
     assert stream.name == "mnist-b5-5" and sum(lengths(stream.test_index)) == 10_000
 
 
 def test_a_run_reports_incremental_accuracy_and_forgetting():
-    stream = streams.mnist_b5_5(sample=True, classes_per_task=3, samples_per_class=30)
+    stream = streams.IncrementalMNIST(sample=True, classes_per_task=3, samples_per_class=30).build()
     done = cljax.run(cljax.Finetune(lr=0.1), stream, seeds=2, net=cljax.nets.mlp(16), epochs=2)
     matrix, counts = done.accuracy_matrix(), np.array(lengths(stream.test_index))
     assert counts[0] > 2 * counts[2]  # tasks of unequal size
@@ -241,7 +243,7 @@ def test_imagenet_subset(monkeypatch):
 
     monkeypatch.setattr(folders, "class_names", lambda path: names)
     monkeypatch.setattr(folders, "images_of", images_of)
-    stream = STREAMS["imagenet100-b50-25"](data_dir="anywhere", image_size=14)
+    stream = make("imagenet100-b50-25", data_dir="anywhere", image_size=14).build()
     assert (stream.name, stream.num_tasks) == ("imagenet100-b50-25", 26)
     assert stream.scenario == "class" and not stream.published
     drawn = sorted(order_1993(1000)[:100].tolist())
@@ -254,21 +256,21 @@ def test_imagenet_subset(monkeypatch):
     by_name = np.argsort(np.argsort(wanted))
     assert np.array_equal(by_name[stream.train_y], pictures(100, 4, 2, 16).train_y)
     assert lengths(stream.subsets(0)) == [200] + [8] * 25
-    few = STREAMS["imagenet100-b50-5"](
+    few = make("imagenet100-b50-5",
         data_dir="anywhere", image_size=14, classes=20, base=10, classes_per_task=2,
         samples_per_class=3,
-    )  # fmt: skip
+    ).build()  # fmt: skip
     assert few.name == "imagenet20-b10-5" and few.manifest["class_names"].tolist() == wanted[:20]
     assert lengths(few.subsets(0)) == [30] + [6] * 5
     # The folder may hold the hundred classes alone; a thousand have an order of their own.
     names = [names[c] for c in drawn]
-    again = STREAMS["imagenet100-b50-5"](data_dir="anywhere", image_size=14)
+    again = make("imagenet100-b50-5", data_dir="anywhere", image_size=14).build()
     assert again.manifest["class_names"].tolist() == wanted
     names = [f"n{c:04d}" for c in range(1000)]
-    whole = streams.imagenet(
+    whole = streams.ImageNet(
         classes=1000, base=500, classes_per_task=100, class_order="1993", image_size=14,
         data_dir="anywhere",
-    )  # fmt: skip
+    ).build()  # fmt: skip
     assert whole.name == "imagenet1k-b500-5"
     assert whole.manifest["class_names"][:10].tolist() == [names[c] for c in FIRST_1000]
     defaults = {o.name: o.default for o in options_of(STREAMS["imagenet100-b50-10"])}
@@ -279,12 +281,12 @@ def test_the_real_cifar100():
     folder = os.environ.get("CLJAX_DATA_DIR") or str(mnist_support.SHARED / "tfds")
     if not any(Path(folder).glob("cifar100/*/dataset_info.json")):
         pytest.skip(f"no CIFAR-100 in {folder}; set CLJAX_DATA_DIR")
-    stream = STREAMS["cifar100-b50-10"](data_dir=folder)
+    stream = make("cifar100-b50-10", data_dir=folder).build()
     assert stream.published and lengths(stream.subsets(0)) == [25_000] + [2500] * 10
     assert lengths(stream.test_index) == [5000] + [500] * 10
     for options in ({"val": 0.1}, {"samples_per_class": 400}, {"class_order": "natural"},
                     {"pixels": "itaml"}, {"base": 10, "classes": 20}, {"base": 40}):  # fmt: skip
-        assert not STREAMS["cifar100-b50-10"](data_dir=folder, **options).published
+        assert not make("cifar100-b50-10", data_dir=folder, **options).build().published
     # The deviation is the mean of each image's own.
     scaled = stream.train_x[::50].astype(np.float32) / 255
     np.testing.assert_allclose(scaled.mean((0, 1, 2)), CIFAR100_MNEMONICS[0], atol=0.01)

@@ -15,15 +15,15 @@ from pictures_support import pictures
 from cljax import streams
 from cljax.errors import UserError
 from cljax.resolve import options_of
-from cljax.streams import STREAMS, on_validation, plan
+from cljax.streams import STREAMS, make, on_validation, plan
 from cljax.streams.cifar import CIFAR100_MEAN, CIFAR100_STD
-from cljax.streams.split import class_groups
+from cljax.streams.classes import class_groups
 
 
 @pytest.mark.parametrize("tasks", [10, 5, 20, 2])
 def test_tasks_by_name(tasks):
     each = 100 // tasks
-    stream = STREAMS[f"cifar100-{tasks}x{each}"](pictures())
+    stream = STREAMS[f"cifar100-{tasks}x{each}"].build(pictures())
     assert stream.name == f"cifar100-{tasks}x{each}" and stream.num_tasks == tasks
     assert (stream.scenario, stream.multi_head, stream.published) == ("class", False, False)
     owner = np.arange(100) // each
@@ -41,8 +41,7 @@ def test_the_flags_of_a_name_have_its_defaults():
         flags = {option.name: option for option in options_of(STREAMS[name])}
         assert flags["classes_per_task"].default == each and "margin" in flags["augment"].help
         assert {"class_order", "class_seed", "val", "multi_head", "data_dir"} <= set(flags)
-    summary = (STREAMS["cifar100-20x5"].__doc__ or "").splitlines()[0]
-    assert summary == "CIFAR-100 in 20 tasks of 5 new classes."
+    assert STREAMS["cifar100-20x5"].summary == "CIFAR-100 in 20 tasks of 5 new classes."
     thousand = {o.name: o.default for o in options_of(STREAMS["imagenet1k-10x100"])}
     assert (thousand["classes"], thousand["classes_per_task"]) == (1000, 100)
 
@@ -57,9 +56,9 @@ def test_the_flags_of_a_name_have_its_defaults():
 def test_outputs_follow_task_after_task_in_any_order(classes, each, order, seed):
     if each > classes:
         each = classes
-    stream = streams.cifar100(
-        pictures(), classes=classes, classes_per_task=each, class_order=order, class_seed=seed
-    )
+    stream = streams.CIFAR100(
+        classes=classes, classes_per_task=each, class_order=order, class_seed=seed
+    ).build(pictures())
     assert stream.num_classes == classes and stream.num_tasks == -(-classes // each)
     owner = np.arange(classes) // each
     assert np.array_equal(stream.class_mask, owner == np.arange(stream.num_tasks)[:, None])
@@ -86,7 +85,7 @@ def test_seeded_orders():
 
 @pytest.mark.parametrize("order", ["natural", "seeded"])
 def test_held_out_images_are_neither_learned_nor_tested(order):
-    stream = streams.cifar100(pictures(), classes=20, classes_per_task=4, class_order=order)
+    stream = streams.CIFAR100(classes=20, classes_per_task=4, class_order=order).build(pictures())
     held = [np.sort(np.concatenate(stream.valid(seed))) for seed in (0, 1)]
     assert not np.array_equal(*held)
     for seed in (0, 1):
@@ -94,18 +93,20 @@ def test_held_out_images_are_neither_learned_nor_tested(order):
         assert not np.intersect1d(learned, held[seed]).size
         assert np.array_equal(np.sort(np.append(learned, held[seed])), np.arange(400))
         assert (np.bincount(stream.train_y[held[seed]]) == 2).all()
-        again = streams.cifar100(pictures(), classes=20, classes_per_task=4, class_order=order)
+        again = streams.CIFAR100(classes=20, classes_per_task=4, class_order=order).build(
+            pictures()
+        )
         assert np.array_equal(np.concatenate(again.subsets(seed)), learned)
     tests = np.sort(np.concatenate(stream.test_index))
     assert np.array_equal(tests, np.arange(60)) and len(stream.test_x) == 60
     tuning = on_validation(stream, 0)
     assert len(tuning.test_index[0]) == 8
-    none = streams.cifar100(pictures(), val=0.0)
+    none = streams.CIFAR100(val=0.0).build(pictures())
     assert sum(map(len, none.subsets(0))) == 2000 and sum(map(len, none.valid(0))) == 0
 
 
 def test_training_images_are_augmented_and_tests_are_not():
-    stream = streams.cifar100(pictures())
+    stream = streams.CIFAR100().build(pictures())
     assert stream.transform.augment is not None
     assert stream.transform.augment.name == "crop4-flip-rotation10"
     assert stream.example.shape == (32, 32, 3) and stream.example.dtype == jnp.float32
@@ -118,13 +119,13 @@ def test_training_images_are_augmented_and_tests_are_not():
     assert np.array_equal(plain, wanted)
     assert shown.shape == plain.shape and not np.array_equal(shown, plain)
     assert np.array_equal(shown, spec.show(x, task, key))
-    bare = streams.cifar100(pictures(), augment="none")
+    bare = streams.CIFAR100(augment="none").build(pictures())
     assert bare.transform.augment is None and bare.checksum != stream.checksum
     assert np.array_equal(bare.spec(4).show(x, task, key), plain)
 
 
 def test_many_heads_and_fewer_images():
-    stream = STREAMS["cifar100-20x5"](pictures(), multi_head=True, samples_per_task=30)
+    stream = make("cifar100-20x5", multi_head=True, samples_per_task=30).build(pictures())
     assert stream.scenario == "task" and stream.spec(10).multi_head
     assert [len(rows) for rows in stream.subsets(0)] == [30] * 20
     assert plan(stream, 0, 10).index.shape == (60, 10)
@@ -132,7 +133,7 @@ def test_many_heads_and_fewer_images():
 
 def test_svhn_tests_with_true_counts():
     data = pictures(10, 20, 5, ragged=True)
-    stream = STREAMS["split-svhn"](data)
+    stream = STREAMS["split-svhn"].build(data)
     assert stream.name == "split-svhn" and not stream.published and stream.num_classes == 10
     assert np.array_equal(stream.class_mask, np.arange(10) // 2 == np.arange(5)[:, None])
     assert [len(rows) for rows in stream.test_index] == [11, 15, 19, 23, 27]
@@ -143,7 +144,7 @@ def test_svhn_tests_with_true_counts():
     seen = stream.transform.apply((), jnp.zeros((1, 32, 32, 3), jnp.uint8), jnp.zeros(1, jnp.int32))
     assert np.allclose(seen[0, 0, 0], [-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])
     assert stream.transform.augment is not None  # flips, although these are digits
-    assert streams.svhn(data, augment="none").transform.augment is None
+    assert streams.SplitSVHN(augment="none").build(data).transform.augment is None
 
 
 @pytest.mark.parametrize(
@@ -154,40 +155,40 @@ def test_svhn_tests_with_true_counts():
         ({"classes": 20, "classes_per_task": 30}, "classes_per_task is 30, but there are only 20"),
         ({"classes_per_task": 0}, "classes_per_task is 0"),
         ({"class_order": "random"}, "class order 'random' is not known"),
-        ({"augment": "standrad"}, "augmentation 'standrad' is not known; did you mean standard"),
-        ({"val": 1.0}, "validation share is 1.0"),
+        ({"augment": "standrad"}, "augment 'standrad' is not known; did you mean standard"),
+        ({"val": 1.0}, "val is 1.0"),
         ({"samples_per_task": 181}, "samples_per_task is 181, but a task of cifar100-10x10 has"),
     ],
 )
 def test_wrong_options_get_a_sentence(options, message):
     with pytest.raises(UserError, match=message):
-        streams.cifar100(pictures(), **options)
+        streams.CIFAR100(**options).build(pictures())
 
 
 def test_data_of_another_form_gets_a_sentence(tmp_path):
     digits = pictures(10, 20, 5, ragged=True)
     grey = digits._replace(train_x=digits.train_x[..., :1])
     with pytest.raises(UserError, match="label 99"):
-        streams.svhn(pictures())
-    for factory in (streams.cifar100, streams.svhn):
+        streams.SplitSVHN().build(pictures())
+    for kind in (streams.CIFAR100, streams.SplitSVHN):
         with pytest.raises(UserError, match=r"shape \[32, 32, 1\]"):
-            factory(grey)
+            kind().build(grey)
         with pytest.raises(UserError, match="ships no sample of"):
-            factory(sample=True)
+            kind(sample=True).build()
         with pytest.raises(UserError, match="No data set"):
-            factory(data_dir=str(tmp_path))
+            kind(data_dir=str(tmp_path)).build()
 
 
 def test_the_real_cifar100():
     folder = os.environ.get("CLJAX_DATA_DIR") or str(SHARED / "tfds")
     if not any(Path(folder).glob("cifar100/*/dataset_info.json")):
         pytest.skip(f"no CIFAR-100 in {folder}; set CLJAX_DATA_DIR")
-    stream = STREAMS["cifar100-10x10"](data_dir=folder, val=0.0)
+    stream = make("cifar100-10x10", data_dir=folder, val=0.0).build()
     assert stream.published and stream.source.startswith("tfds:cifar100/")
     assert [len(rows) for rows in stream.subsets(0)] == [5000] * 10
     assert [len(rows) for rows in stream.test_index] == [1000] * 10
     for options in ({}, {"val": 0.0, "multi_head": True}, {"val": 0.0, "classes": 50}):
-        assert not STREAMS["cifar100-10x10"](data_dir=folder, **options).published
+        assert not make("cifar100-10x10", data_dir=folder, **options).build().published
     # The published means and deviations are those of the training images, scaled to [0, 1].
     scaled = stream.train_x[::50].astype(np.float64) / 255
     np.testing.assert_allclose(scaled.mean((0, 1, 2)), CIFAR100_MEAN, atol=0.01)

@@ -19,19 +19,19 @@ ORDER = [7, 2, 9, 0, 4, 1, 8, 3, 6, 5]
 
 
 def split(**options):
-    return streams.split_mnist(DATA, **options)
+    return streams.SplitMNIST(**options).build(DATA)
 
 
 def test_a_class_order_goes_into_a_stream(tmp_path):
     path = streams.save_class_order(tmp_path / "mine.json", ORDER)
     assert streams.load_class_order(path) == ORDER
-    stream = streams.mnist_b5_5(DATA, class_order=str(path))
+    stream = streams.IncrementalMNIST(class_order=str(path)).build(DATA)
     assert stream.manifest["class_order"].tolist() == ORDER
     assert set(np.asarray(DATA.train_y)[_original(stream, 1)]) == {1}  # the sixth class
-    assert stream.checksum != streams.mnist_b5_5(DATA).checksum
+    assert stream.checksum != streams.IncrementalMNIST().build(DATA).checksum
     streams.save_class_order(path, list(range(10)))
-    assert streams.mnist_b5_5(DATA, class_order=str(path)).checksum == (
-        streams.mnist_b5_5(DATA).checksum
+    assert streams.IncrementalMNIST(class_order=str(path)).build(DATA).checksum == (
+        streams.IncrementalMNIST().build(DATA).checksum
     )
 
 
@@ -54,7 +54,7 @@ def test_a_class_order_that_is_damaged_is_refused(change, message, tmp_path):
     path = streams.save_class_order(tmp_path / "mine.json", ORDER)
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(UserError, match=message):
-        streams.mnist_b5_5(DATA, class_order=str(path))
+        streams.IncrementalMNIST(class_order=str(path)).build(DATA)
 
 
 def test_class_orders_that_cannot_be_get_a_sentence(tmp_path):
@@ -63,12 +63,12 @@ def test_class_orders_that_cannot_be_get_a_sentence(tmp_path):
     with pytest.raises(UserError, match="must end in .json"):
         streams.save_class_order(tmp_path / "mine.txt", ORDER)
     with pytest.raises(UserError, match="FileNotFoundError"):
-        streams.mnist_b5_5(DATA, class_order=str(tmp_path / "none.json"))
+        streams.IncrementalMNIST(class_order=str(tmp_path / "none.json")).build(DATA)
     three = streams.save_class_order(tmp_path / "three.json", [2, 0, 1])
     with pytest.raises(UserError, match="holds 3 classes, but there are 10"):
-        streams.mnist_b5_5(DATA, class_order=str(three))
+        streams.IncrementalMNIST(class_order=str(three)).build(DATA)
     with pytest.raises(UserError, match="did you mean seeded"):
-        streams.mnist_b5_5(DATA, class_order="seedd")
+        streams.IncrementalMNIST(class_order="seedd").build(DATA)
 
 
 def test_a_split_gives_the_same_plan_again(tmp_path):

@@ -1,26 +1,22 @@
 from __future__ import annotations
 
-import inspect
-
 import jax.numpy as jnp
 import mnist_support as support
 import numpy as np
 import pytest
 
-from cljax import streams
+from cljax import resolve, streams
 from cljax.errors import UserError
+from cljax.options import options_of
 from cljax.streams import fixed, orders, plan
 
-FACTORIES = {
-    "mnist-rotations": streams.mnist_rotations,
-    "mnist-permutations": streams.mnist_permutations,
-    "mnist-many-permutations": streams.mnist_many_permutations,
-}
+NAMES = ("mnist-rotations", "mnist-permutations", "mnist-many-permutations")
 
 
 def small(name: str, **options):
     options = {"num_tasks": 4, "samples_per_task": 50, **options}
-    return FACTORIES[name](options.pop("data", support.digits()), **options)
+    data = options.pop("data", support.digits())
+    return streams.make(name, **options).build(data)
 
 
 def seen(stream, x: np.ndarray, task: int) -> np.ndarray:
@@ -30,7 +26,7 @@ def seen(stream, x: np.ndarray, task: int) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_image_of_a_task_goes_through_its_table(name):
     stream = small(name)
     padded = np.pad(stream.test_x, ((0, 0), (0, 1)))
@@ -68,7 +64,7 @@ def test_a_generator_that_changed_is_noticed(monkeypatch):
         fixed.permutations()
 
 
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_subsets_are_fresh_draws_without_replacement(name):
     stream = small(name)
     subsets = stream.subsets(3)
@@ -144,7 +140,9 @@ def test_the_reference_streams_are_reproduced():
     folder = support.real_data_dir()
     with np.load(path) as recorded:
         for kind, key in (("rotations", "rotations_angles"), ("permutations", "permutations")):
-            stream = FACTORIES[f"mnist-{kind}"](data_dir=folder, stream_manifest=str(path))
+            stream = streams.make(
+                f"mnist-{kind}", data_dir=folder, stream_manifest=str(path)
+            ).build()
             assert stream.published and stream.name == f"mnist-{kind}"
             assert np.array_equal(stream.manifest[key], recorded[key])
             indices = recorded[f"{kind}_train_indices"]
@@ -167,7 +165,7 @@ def test_the_checksum_follows_images_angles_and_sizes():
 
 
 def test_the_sample_is_named_everywhere_and_not_compared():
-    stream = streams.mnist_rotations(sample=True)
+    stream = streams.MNISTRotations(sample=True).build()
     assert stream.name == "mnist-rotations[sample]" and not stream.published
     assert len(stream.subsets(0)) == 20 and len(stream.subsets(0)[19]) == 1000
     assert len(stream.valid(0)[0]) == 1000
@@ -177,16 +175,15 @@ def test_the_sample_is_named_everywhere_and_not_compared():
 def test_streams_are_found_without_a_data_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("CLJAX_DATA_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert streams.mnist_permutations(num_tasks=2).name == "mnist-permutations[sample]"
+    assert streams.MNISTPermutations(num_tasks=2).build().name == "mnist-permutations[sample]"
 
 
-def test_flags_are_typed_and_described():
-    assert set(streams.STREAMS) >= {*FACTORIES, "split-mnist"}
-    for name, factory in streams.STREAMS.items():
-        described = inspect.getdoc(factory)
-        for flag, parameter in inspect.signature(factory).parameters.items():
-            assert parameter.annotation is not inspect.Parameter.empty, (name, flag)
-            assert f"{flag}: " in described, (name, flag)
+def test_every_option_is_a_flag_with_its_help():
+    assert set(streams.STREAMS) >= {*NAMES, "split-mnist"}
+    for name, source in streams.STREAMS.items():
+        listed = options_of(source)
+        assert [o.name for o in resolve.options_of(source)] == [o.name for o in listed], name
+        assert source.summary.endswith(".") and all(o.help for o in listed), name
 
 
 @pytest.mark.parametrize(

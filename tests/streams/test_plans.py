@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import mnist_support as support
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cljax
 from cljax import streams
 from cljax.errors import UserError
 from cljax.streams import plan
@@ -17,7 +20,7 @@ DATA = support.digits(200, 20)
 
 
 def stream(num_tasks=3, samples=13):
-    return streams.mnist_rotations(DATA, num_tasks=num_tasks, samples_per_task=samples)
+    return streams.MNISTRotations(num_tasks=num_tasks, samples_per_task=samples).build(DATA)
 
 
 @settings(deadline=None, max_examples=40)
@@ -83,7 +86,7 @@ def test_rows_used_name_every_row_and_its_task():
 
 
 def test_split_mnist_brings_two_digits_a_task():
-    subject = streams.split_mnist(DATA)
+    subject = streams.SplitMNIST().build(DATA)
     assert subject.scenario == "class" and not subject.multi_head and subject.num_tasks == 5
     assert subject.class_mask.sum(axis=0).tolist() == [1] * 10
     everything = []
@@ -101,7 +104,7 @@ def test_split_mnist_brings_two_digits_a_task():
 
 
 def test_split_mnist_options():
-    subject = streams.split_mnist(DATA, num_tasks=2, samples_per_task=7, multi_head=True)
+    subject = streams.SplitMNIST(num_tasks=2, samples_per_task=7, multi_head=True).build(DATA)
     assert subject.scenario == "task" and subject.spec(3).multi_head
     assert [len(rows) for rows in subject.subsets(4)] == [7, 7]
     assert subject.class_mask[1].tolist() == [False] * 5 + [True] * 5
@@ -112,7 +115,7 @@ def test_split_mnist_options():
         ({"samples_per_task": 0}, "samples_per_task is 0"),
     ):
         with pytest.raises(UserError, match=message):
-            streams.split_mnist(DATA, **options)
+            streams.SplitMNIST(**options).build(DATA)
 
 
 def test_split_by_class_refuses_classes_without_images():
@@ -173,3 +176,39 @@ def test_a_plan_is_a_pytree_of_device_arrays():
     steps = jax.tree.map(jnp.asarray, plan(stream(), 0, 5))
     first = jax.tree.map(lambda a: a[0], steps)
     assert first.index.shape == (5,) and first.current.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda steps: tuple(steps), "planner of .* makes .*, but it must make a StepPlan"),
+        (lambda steps: steps._replace(index=steps.index[:, :3]),
+         r"makes int32\[\d+, 3\] as index, but with \d+ batches of 5 that must be int\[\d+, 5\]"),
+        (lambda steps: steps._replace(mask=steps.mask * 1.0),
+         r"float64\[\d+, 5\] as mask, .* bool"),
+        (lambda steps: steps._replace(last=steps.last[1:]), "as last"),
+        (lambda steps: steps._replace(current=0), r"int\[\] as current"),
+    ],
+)  # fmt: skip
+def test_a_planner_of_ones_own_that_makes_no_plan_gets_a_sentence(change, message):
+    base = stream()
+    planner = lambda seed, size, epochs: change(plan(base, seed, size, epochs))
+    own = dataclasses.replace(base, planner=planner)
+    with pytest.raises(UserError, match=message):
+        plan(own, 0, 5)
+    right = dataclasses.replace(base, planner=lambda *of: plan(base, *of))
+    assert np.array_equal(plan(right, 0, 5).index, plan(base, 0, 5).index)
+
+
+@pytest.mark.parametrize(
+    ("apply", "message"),
+    [
+        (lambda tables, x, task: x @ np.ones((5, 5)), "transform of .* fails on stored examples"),
+        (lambda tables, x, task: x.sum() / 255, r"makes float32\[\] of .* a row for each, \[1, "),
+    ],
+)  # fmt: skip
+def test_a_transform_of_ones_own_that_does_not_fit_gets_a_sentence(apply, message):
+    base = stream()
+    own = dataclasses.replace(base, transform=base.transform._replace(apply=apply))
+    with pytest.raises(UserError, match=message):
+        cljax.run(cljax.Finetune(), own, seeds=1, net="mlp:2", batch_size=5)

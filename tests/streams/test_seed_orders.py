@@ -23,7 +23,7 @@ LAMAML = {"class_order": "per-seed", "multi_head": True, "augment": "crop-flip-b
 
 
 def whole(**options):
-    return streams.cifar100(pictures(), **{"classes_per_task": 5, **LAMAML, **options})
+    return streams.CIFAR100(**{"classes_per_task": 5, **LAMAML, **options}).build(pictures())
 
 
 def test_labels_are_places_in_the_seeds_order():
@@ -133,7 +133,7 @@ def test_the_memory_stores_what_was_seen():
         ({"classes": 23}, "classes_per_task is 5, which does not divide the 23 classes"),
         ({"multi_head": False}, "class_order is per-seed with one head"),
         ({"samples_per_task": 91}, "samples_per_task is 91, but a task of cifar100-20x5 has only"),
-        ({"stream_manifest": "x.npz"}, "x.npz records rows of one class order"),
+        ({"stream_manifest": "x.npz"}, "recorded rows are of one order"),
     ],
 )
 def test_wrong_options_get_a_sentence(options, message):
@@ -144,9 +144,9 @@ def test_wrong_options_get_a_sentence(options, message):
 def test_images_of_another_size_get_a_sentence():
     data = pictures()
     with pytest.raises(UserError, match=r"shape \[28, 28, 3\], but this stream needs \[32, 32"):
-        streams.cifar100(data._replace(train_x=data.train_x[:, 2:30, 2:30]))
+        streams.CIFAR100().build(data._replace(train_x=data.train_x[:, 2:30, 2:30]))
     with pytest.raises(UserError, match=r"shape \[32, 30, 3\]"):
-        streams.cifar100(data._replace(test_x=data.test_x[:, :, 2:]))
+        streams.CIFAR100().build(data._replace(test_x=data.test_x[:, :, 2:]))
 
 
 def test_a_narrow_head_and_shared_tests_get_a_sentence():

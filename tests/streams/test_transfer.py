@@ -11,7 +11,17 @@ from mnist_support import digits, real_data_dir
 from cljax.data import ImageData, digest
 from cljax.errors import UserError
 from cljax.resolve import options_of
-from cljax.streams import STREAMS, joined, on_validation, plan, pooled, rows_used, transfer
+from cljax.streams import (
+    STREAMS,
+    TransferOptions,
+    joined,
+    make,
+    on_validation,
+    plan,
+    pooled,
+    rows_used,
+    transfer,
+)
 
 SMALL = ("fashion-5-5", "fashion-4-3-3", "fashion-5-mnist-5", "cifar100-10-5")
 
@@ -32,7 +42,9 @@ def pictures(classes: int, each: int = 20, tests: int = 2, size: int = 4, seed: 
 def made(**options):
     options = {"held": (4, 5, 8, 9), "held_share": 0.5, "steps": 7, "pool": 1, **options}
     groups = options.pop("groups", ((2, 3), (4, 5), (6, 7)))
-    return transfer("made", options.pop("data", pictures(10)), groups, **options)
+    own = {n: options.pop(n) for n in ("steps", "draws", "pool", "val") if n in options}
+    data = options.pop("data", pictures(10))
+    return transfer("made", data, groups, TransferOptions(**own), **options)
 
 
 def test_outputs_follow_the_groups():
@@ -177,7 +189,7 @@ def test_the_checksum_covers_everything():
         ({"held_share": 0.04}, "has 20 training images of class 4, too few to hold out"),
         ({"held": (4, 4)}, "name a class twice"),
         ({"held": (11,)}, "has 0 training images of class 11"),
-        ({"val": 1.0}, "validation share is 1.0"),
+        ({"val": 1.0}, "val is 1.0"),
         ({"groups": ((2, 3), (3, 4))}, "classes of their own"),
         ({"groups": ((2, 3), (4, 12))}, "no training or no test images of class 12"),
     ],
@@ -228,7 +240,7 @@ def data_of(name: str) -> tuple[ImageData, ...]:
 )
 def test_named_streams(name, sizes, held, steps, pool):
     data = data_of(name)
-    stream = STREAMS[name](*data)
+    stream = STREAMS[name].build(*data)
     assert stream.name == name and stream.class_mask.sum(axis=1).tolist() == list(sizes)
     assert stream.held is not None and len(stream.held) == held
     assert stream.train_x.shape[1] == data[0].train_x.shape[1] // pool
@@ -247,7 +259,7 @@ def test_named_streams(name, sizes, held, steps, pool):
     elif name == "fashion-5-mnist-5":
         assert seen[0] == [0, 2, 4, 6, 8] and seen[2] == {1, 3, 5, 7, 9}
         assert seen[1] < set(range(10, 20))
-        halves = STREAMS["fashion-5-5"](data[0])
+        halves = STREAMS["fashion-5-5"].build(data[0])
         held_out = lambda s: s.train_x[s.held]
         assert np.array_equal(held_out(stream), held_out(halves))
         assert (stream.train_y[stream.held] >= 10).all()
@@ -269,7 +281,7 @@ def test_named_streams(name, sizes, held, steps, pool):
     ],
 )
 def test_draws_choose_the_new_classes_alone(name, draws, new):
-    streams = [STREAMS[name](*data_of(name), draw=draw) for draw in range(draws)]
+    streams = [make(name, draw=draw).build(*data_of(name)) for draw in range(draws)]
     old = int(streams[0].class_mask[0].sum())
     chosen = [c for s in streams for c in s.manifest["class_order"][old:].tolist()]
     assert len(set(chosen)) == len(chosen) and set(chosen) <= set(new)
@@ -280,12 +292,13 @@ def test_draws_choose_the_new_classes_alone(name, draws, new):
     assert len({s.checksum for s in streams}) == draws
     for draw in (-1, draws):
         with pytest.raises(UserError, match=f"draw is {draw}, but "):
-            STREAMS[name](*data_of(name), draw=draw)
+            make(name, draw=draw).build(*data_of(name))
 
 
 def test_small_and_large_streams_share_their_draws():
     small, large = (
-        STREAMS[name](*data_of(name), draw=3) for name in ("cifar100-10-5", "cifar10-5-cifar100-5")
+        make(name, draw=3).build(*data_of(name))
+        for name in ("cifar100-10-5", "cifar10-5-cifar100-5")
     )
     later = small.manifest["class_order"][10:] + 10
     assert np.array_equal(later, large.manifest["class_order"][5:])
@@ -302,8 +315,8 @@ def test_tiny_imagenet_from_a_folder(tmp_path):
                 pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
                 image.fromarray(pixels).save(folder / f"{c}_{i}.png")
     data = pictures(10, each=4, tests=1, size=32), pictures(100, each=2, tests=1, size=32)
-    factory = STREAMS["cifar10-5-tinyimagenet-5"]
-    streams = [factory(*data, path=str(tmp_path), draw=draw, val=0.0) for draw in (0, 1)]
+    tiny = STREAMS["cifar10-5-tinyimagenet-5"].replace(val=0.0)
+    streams = [tiny.replace(path=str(tmp_path), draw=draw).build(*data) for draw in (0, 1)]
     for stream in streams:
         assert stream.train_x.shape[1:] == (32, 32, 3) and stream.held.shape == (50, 2)
         assert [len(rows) for rows in stream.subsets(0)] == [20, 15]
@@ -315,13 +328,13 @@ def test_tiny_imagenet_from_a_folder(tmp_path):
         ({"path": str(tmp_path), "draw": 2}, "draw is 2, but 10 classes in parts of 5"),
     ):
         with pytest.raises(UserError, match=message):
-            factory(*data, **options)
+            tiny.replace(**options).build(*data)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_real_small_ones(name):
     try:
-        stream = STREAMS[name](data_dir=real_data_dir())
+        stream = make(name, data_dir=real_data_dir()).build()
     except UserError as error:
         assert "No data set" in str(error)
         pytest.skip(str(error))

@@ -15,7 +15,7 @@ import numpy as np
 from cljax.memory.exemplars import epochs_of
 from cljax.method import Cost, Problem
 from cljax.methods.groups.descent import Descent, DescentOptions, mean_weights
-from cljax.optimizers import Transformation, direction
+from cljax.optimizers import Transformation, make_optimizer
 from cljax.options import Options, Rate
 from cljax.types import (
     Array,
@@ -23,7 +23,6 @@ from cljax.types import (
     Examples,
     Info,
     Needs,
-    Params,
     Pretraining,
     PyTree,
     Spec,
@@ -31,8 +30,7 @@ from cljax.types import (
 )
 
 __all__ = [
-    "PlainOptions", "epochs_for", "from_task_1", "pretraining_of", "scheduled", "source_step",
-    "towards",
+    "PlainOptions", "epochs_for", "from_task_1", "optimizer_of", "pretraining_of", "source_step",
 ]  # fmt: skip
 
 Update: TypeAlias = Callable[[PyTree, Batch, PyTree], tuple[PyTree, Info]]
@@ -78,16 +76,26 @@ def pretraining_of(spec: Spec) -> Pretraining:
     return Pretraining() if spec.pretraining is None else spec.pretraining
 
 
-def towards(how: Pretraining) -> Transformation:
-    """The direction of pretraining's steps."""
-    return direction(how.optimizer, weight_decay=how.weight_decay)
+def optimizer_of(
+    how: Pretraining, step: Array | int = 0, *, weight_decay: float | None = None
+) -> Transformation:
+    """Pretraining's optimiser at a ``step`` [] int32, whose rate drops at the milestones.
+
+    Args:
+      weight_decay: another one than pretraining's.
+    """
+    marks = np.array([round(share * how.steps) for share in how.milestones], np.int32)
+    reached = jnp.sum(step >= jnp.asarray(marks))
+    rate = how.lr * jnp.asarray(0.1, jnp.result_type(float)) ** reached
+    decay = how.weight_decay if weight_decay is None else weight_decay
+    return make_optimizer(how.optimizer, rate, weight_decay=decay)
 
 
 def source_step(
     problem: Problem, how: Pretraining, at: Descent, batch: Batch
 ) -> tuple[Descent, Array]:
     """One step of pretraining, and its loss []; no penalty in it."""
-    by = DescentOptions(optimizer=scheduled(how, towards(how), batch.clock.step))
+    by = DescentOptions(optimizer=optimizer_of(how, batch.clock.step))
     examples, weights = Examples(batch.x, batch.y, batch.task), mean_weights(batch.mask)
     return by.descend(problem, at, examples, weights, batch)
 
@@ -106,19 +114,6 @@ def from_task_1(update: Update) -> Update:
         return state, Info(loss)
 
     return later
-
-
-def scheduled(how: Pretraining, towards: Transformation, step: Array) -> Transformation:
-    """The optimiser of a ``step`` [] int32 of pretraining: a direction, at the rate of then."""
-    marks = np.array([round(share * how.steps) for share in how.milestones], np.int32)
-    reached = jnp.sum(step >= jnp.asarray(marks))
-    rate = how.lr * jnp.asarray(0.1, jnp.result_type(float)) ** reached
-
-    def update(grads: Params, state: PyTree, params: Params) -> tuple[Params, PyTree]:
-        found, state = towards.update(grads, state, params)
-        return jax.tree.map(lambda d: -rate.astype(d.dtype) * d, found), state
-
-    return Transformation(towards.init, update)
 
 
 def epochs_for(how: Pretraining, more: np.ndarray | None = None) -> Any:

@@ -1,6 +1,6 @@
 """Class-incremental methods learn each task in a session of epochs: their options and steps.
 
-    step(batch):   theta = theta - rate * Opt(grad objective(theta))
+    step(batch):   theta = theta + Opt(grad objective(theta)),   a name's steps by -rate
 
 Rates drop at milestones of every task, whose optimiser starts anew.
 """
@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
+from cljax.errors import UserError
 from cljax.losses import masked_mean
 from cljax.method import Cost, Problem
 from cljax.methods.incremental import Forward, Loss, check_single_head, classification
 from cljax.methods.sessions import check_milestones, rate, session
-from cljax.optimizers import Optimizer, Transformation, direction
+from cljax.optimizers import Optimizer, Transformation, make_optimizer
 from cljax.options import Options, Rate, StaticRate, StaticShare
 from cljax.types import (
     Array,
@@ -44,7 +45,8 @@ class SessionOptions(Options):
     lr: Rate = 0.1
     """Step size."""
     optimizer: Optimizer = "sgd"
-    """Sgd, momentum, adam, radam, or directions of your own (``optax.scale_by_...``)."""
+    """Sgd, momentum, adam, radam, or an ``optax.GradientTransformation``, which brings its own step
+    size, schedule and decay."""
     momentum: StaticShare = 0.9
     """Of the optimiser "momentum"."""
     weight_decay: StaticRate = 0.0
@@ -57,7 +59,13 @@ class SessionOptions(Options):
     def check(self) -> None:
         super().check()
         check_milestones(milestones=self.milestones)
-        direction(self.optimizer, momentum=self.momentum, weight_decay=self.weight_decay)
+        self.step(self.lr)
+        if not isinstance(self.optimizer, str) and (self.milestones or self.weight_decay):
+            raise UserError(
+                "An optimizer of your own brings its own schedule and decay, so milestones "
+                f"{list(self.milestones)} and weight_decay {self.weight_decay} would do nothing; "
+                "leave them out."
+            )
 
     @property
     def needs(self) -> Needs:
@@ -68,10 +76,15 @@ class SessionOptions(Options):
         """Raises UserError for a problem without classes of each task's own."""
         check_single_head(self.kind, problem.spec)
 
-    @property
-    def towards(self) -> Transformation:
-        """The optimiser's directions."""
-        return direction(self.optimizer, momentum=self.momentum, weight_decay=self.weight_decay)
+    def step(self, size: Array | float) -> Transformation:
+        """The optimiser, where it is one by name with steps of this size."""
+        return make_optimizer(
+            self.optimizer, size, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+    def opt_state(self, params: Params) -> PyTree:
+        """The optimiser's state before its first step."""
+        return self.step(self.lr).init(params)
 
     def rate(self, clock: Clock) -> Array:
         """The step size [] at a clock."""
@@ -79,9 +92,7 @@ class SessionOptions(Options):
 
     def fresh_optimizer(self) -> Phase:
         """Makes the optimiser's state anew before each task."""
-        return session(
-            lambda state, task: state._replace(opt_state=self.towards.init(state.params))
-        )
+        return session(lambda state, task: state._replace(opt_state=self.opt_state(state.params)))
 
     def descend(
         self,
@@ -111,8 +122,8 @@ class SessionOptions(Options):
 
         size = self.rate(batch.clock) if size is None else size
         (loss, model_state), grads = jax.value_and_grad(value, has_aux=True)(state.params)
-        towards, opt_state = self.towards.update(grads, state.opt_state, state.params)
-        params = tree.add_scaled(state.params, towards, -size)
+        updates, opt_state = self.step(size).update(grads, state.opt_state, state.params)
+        params = jax.tree.map(jnp.add, state.params, updates)
         some = jnp.any(batch.mask)
         moves = jax.tree.map(lambda leaf: some, params)
         if learns is not None:  # momentum and decay would move what has no gradient
