@@ -12,7 +12,7 @@ from cljax import sweep
 from cljax.cli.command import main
 from cljax.runner import artefacts
 
-METHOD = cljax.LaMAML(capacity=6, replay_size=3, glances=1, algebra="low-rank")
+METHOD = cljax.ER(capacity=6, replay_size=3)
 SMALL = {"batch_size": 4, "net": "mlp:5"}
 
 

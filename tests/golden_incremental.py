@@ -61,21 +61,26 @@ def replay(arrays: Mapping[str, Any], case: int) -> Iterator[tuple[str, Any, Any
     # Theirs averages over batch and outputs, then multiplies by tau^2 beta and the outputs.
     strength = settings["distillation_beta"] * settings["temperature"] ** 2
     lwf = LwFExemplars(strength=strength, temperature=settings["temperature"])
-    yield "logits", output(params).logits, read["logits"]
-    less = less_forget_loss(params["features"], teacher.features, every)
+
+    def total(params: dict[str, Any], method: ClassIncremental) -> Any:
+        now = output(params)
+        return method.objective(problem, params, now, teacher, (), batch, outputs)
+
+    @jax.jit
+    def ours(params: dict[str, Any]) -> Any:
+        scores = cosines(params["features"], params["kernel"])
+        less = less_forget_loss(params["features"], teacher.features, every)
+        apart = margin_loss(scores, y, every, outputs, **margin)
+        both = [jax.value_and_grad(total)(params, method) for method in (lucir, lwf)]
+        return output(params).logits, less, apart, both
+
+    logits, less, apart, both = ours(params)
+    yield "logits", logits, read["logits"]
     yield "less forget", settings["lucir_lambda"] * less, read["lucir_less_forget"]
-    scores = cosines(params["features"], params["kernel"])
-    apart = margin_loss(scores, y, every, outputs, **margin)
     yield "margin", settings["margin_weight"] * apart, read["lucir_margin"]
-    for name, method in (("lucir", lucir), ("lwf", lwf)):
-
-        def loss(params: dict[str, Any], method: ClassIncremental = method) -> Any:
-            now = output(params)
-            return method.objective(problem, params, now, teacher, (), batch, outputs)
-
-        value, grads = jax.value_and_grad(loss)(params)
+    for name, (value, grads) in zip(("lucir", "lwf"), both, strict=True):
         yield f"{name} total", value, read[f"{name}_total"]
         yield f"{name} features", grads["features"], read[f"{name}_grad/features"]
         yield f"{name} sigma", grads["sigma"], read[f"{name}_grad/sigma"][0]
-        both = np.concatenate([read[f"{name}_grad/head_old"], read[f"{name}_grad/head_new"]])
-        yield f"{name} rows", grads["kernel"].T, both
+        kernel = np.concatenate([read[f"{name}_grad/head_old"], read[f"{name}_grad/head_new"]])
+        yield f"{name} rows", grads["kernel"].T, kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -124,11 +125,12 @@ def test_shard_map_over_two_devices_finds_what_single_runs_find():
     assert done.returncode == 0 and done.stdout == "same\n", done.stderr
 
 
-def test_the_hyper_gradient_of_a_whole_run_with_respect_to_the_initial_rates():
-    """Of the loss after both tasks, through every meta-update, against finite differences."""
-    stream, model, learner, rows, data = problem(order="second", clip_norm=None)
+@functools.cache
+def whole_run():
+    """Initial rates, and the loss after both tasks as a function of them: value and gradient."""
+    stream, model, learner, rows, data = problem(order="second")
     key = keys.purpose(0, "update")
-    start = learner.init(key)
+    start = jax.jit(learner.init)(key)
     x, y, _ = arrays()
 
     def final_loss(alpha):
@@ -137,16 +139,19 @@ def test_the_hyper_gradient_of_a_whole_run_with_respect_to_the_initial_rates():
         output, _ = model.apply(Variables(state.params, state.model_state), jnp.asarray(x), False)
         return cljax.losses.cross_entropy(output.logits, jnp.asarray(y)).mean()
 
-    loss, gradient = jax.jit(jax.value_and_grad(final_loss))(start.alpha)
-    leaves, structure = jax.tree.flatten(start.alpha)
+    return start.alpha, jax.jit(jax.value_and_grad(final_loss))
+
+
+def test_the_hyper_gradient_of_a_whole_run_with_respect_to_the_initial_rates():
+    """Of the loss after both tasks, through every meta-update, against finite differences."""
+    alpha, both = whole_run()
+    loss, gradient = both(alpha)
+    leaves, structure = jax.tree.flatten(alpha)
     assert jax.tree.structure(gradient) == structure and float(loss) < 0.5
-    evaluate, step = jax.jit(final_loss), 1e-5
-    rng = np.random.default_rng(1)
+    step, rng = 1e-5, np.random.default_rng(1)
     for direction in range(3):
         towards = jax.tree.unflatten(structure, [rng.normal(size=leaf.shape) for leaf in leaves])
-        up, down = (
-            evaluate(cljax.tree.add_scaled(start.alpha, towards, sign * step)) for sign in (1, -1)
-        )
+        up, down = (both(cljax.tree.add_scaled(alpha, towards, sign * step))[0] for sign in (1, -1))
         slope = float((up - down) / (2 * step))
         expected = float(cljax.tree.dot(gradient, towards))
         assert abs(slope) > 1e-4, direction
@@ -155,25 +160,20 @@ def test_the_hyper_gradient_of_a_whole_run_with_respect_to_the_initial_rates():
 
 def test_the_initial_rates_can_be_learned_over_whole_runs():
     """Ten steps of Adam on the hyper-gradient lower the loss after both tasks."""
-    stream, model, learner, rows, data = problem(alpha_init=0.02, order="second")
-    key = keys.purpose(0, "update")
-    start, tx = learner.init(key), optax.adam(0.05)
-    x, y, _ = arrays()
+    alpha, both = whole_run()
+    alpha, tx = jax.tree.map(lambda a: jnp.full_like(a, 0.02), alpha), optax.adam(0.05)
 
-    def final_loss(alpha):
-        state, _ = whole(learner, stream.transform)(start._replace(alpha=alpha), rows, data, key)
-        output, _ = model.apply(Variables(state.params, state.model_state), jnp.asarray(x), False)
-        return cljax.losses.cross_entropy(output.logits, jnp.asarray(y)).mean()
-
-    def step(carry, _):
-        alpha, opt_state = carry
-        loss, gradient = jax.value_and_grad(final_loss)(alpha)
+    @jax.jit
+    def step(alpha, opt_state, gradient):
         updates, opt_state = tx.update(gradient, opt_state, alpha)
-        return (optax.apply_updates(alpha, updates), opt_state), loss
+        return optax.apply_updates(alpha, updates), opt_state
 
-    scan = jax.jit(lambda alpha: jax.lax.scan(step, (alpha, tx.init(alpha)), length=10)[1])
-    losses = scan(start.alpha)
-    assert float(losses[-1]) < 0.8 * float(losses[0])
+    opt_state, losses = tx.init(alpha), []
+    for _ in range(10):
+        loss, gradient = both(alpha)
+        losses.append(float(loss))
+        alpha, opt_state = step(alpha, opt_state, gradient)
+    assert losses[-1] < 0.8 * losses[0]
 
 
 # Methods with an option ``optimizer``; the others share the code of one of them.

@@ -23,7 +23,8 @@ from cljax.runner.config import canonical
 RUN = ["run", "lamaml", "mnist-rotations", "--sample", "--num-tasks", "2", "--samples-per-task",
        "60", "--seeds", "3", "--precision", "float64", "--lanes", "map"]  # fmt: skip
 SWEEP = ["sweep", "online", "mnist-rotations", "--sample", "--num-tasks", "2", "--seeds", "1",
-         "--samples-per-task", "60", "--over", "lr=0.05,0.1,0.2", "--lanes", "map"]  # fmt: skip
+         "--samples-per-task", "60", "--over", "lr=0.05,0.1,0.2", "--lanes", "map",
+         "--net", "mlp:8"]  # fmt: skip
 EIGHT = "--xla_force_host_platform_device_count=8"
 # Run by a process of its own, because the number of devices cannot change later.
 COMPARES = """

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cljax.errors import UserError
-from cljax.evaluation.accuracy import Evaluation, TestData, correct_fn, infer_task, predictors_of
+from cljax.evaluation import accuracy
+from cljax.evaluation.accuracy import Evaluation, correct_fn, infer_task, predictors_of
 from cljax.evaluation.accuracy import test_rows as laid_out
 from cljax.streams.transforms import as_is
 from cljax.types import Predictor
@@ -28,7 +29,7 @@ TOLD = Predictor(
 
 def count(evaluation, x, y, index, task, allowed=None):
     rows, mask, counts = laid_out(index, evaluations=[evaluation])
-    data = TestData(
+    data = accuracy.TestData(
         jnp.asarray(x), jnp.asarray(y), (), jnp.asarray(rows), jnp.asarray(mask), counts
     )
     correct = correct_fn(evaluation, {"logits": LOGITS, "adapted": TOLD}, as_is, OWNER)

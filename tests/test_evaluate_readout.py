@@ -176,7 +176,7 @@ def test_cut_anywhere_and_continued_it_is_the_unbroken_run(lanes, tmp_path):
     while True:
         attempts += 1
         try:
-            found = run(tmp_path, lanes=lanes, stop_after=6)
+            found = run(tmp_path, lanes=lanes, stop_after=12 if lanes == "threads" else 8)
             break
         except Interrupted:
             assert attempts < 20

@@ -92,7 +92,6 @@ def test_one_scan_gives_the_bits_of_segments(reference):
 def test_a_run_is_a_function_of_its_hyper_parameters():
     """vmap over learning rates and grad of the final loss through all tasks."""
     stream = support.stream()
-    data, rows = train_data(stream), device_plan(plan(stream, 0, 4))
 
     def final_loss(alpha_lr):
         method = cljax.LaMAML(
@@ -104,7 +103,7 @@ def test_a_run_is_a_function_of_its_hyper_parameters():
 
     with jax.enable_x64(True):
         data, rows = train_data(stream), device_plan(plan(stream, 0, 4))
-        values = jax.jit(jax.vmap(final_loss))(jnp.array([0.05, 0.05 + 1e-6]))
+        values = np.asarray(jax.jit(jax.vmap(final_loss))(jnp.array([0.05, 0.05 + 1e-6])))
         slope = jax.jit(jax.grad(final_loss))(jnp.asarray(0.05))
     np.testing.assert_allclose(slope, (values[1] - values[0]) / 1e-6, rtol=1e-3)
 

@@ -172,7 +172,8 @@ def config_of(**options):
     """The config of a run that is not run."""
     options = {"method": METHOD, "stream": support.stream(), "batch_size": 4, "net": "mlp:5",
                **options}  # fmt: skip
-    return prepare(options.pop("method"), options.pop("stream"), **options).config
+    method, stream = options.pop("method"), options.pop("stream")
+    return prepare(method, stream, RunOptions(**options)).config
 
 
 def test_the_hash_names_what_decides_the_results_and_nothing_else():

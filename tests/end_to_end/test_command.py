@@ -12,7 +12,17 @@ import pytest
 
 from cljax.cli.command import main
 
-SMALL = ["--sample", "--num-tasks", "2", "--samples-per-task", "40", "--seeds", "2"]
+SMALL = [
+    "--sample",
+    "--net",
+    "mlp:8",
+    "--num-tasks",
+    "2",
+    "--samples-per-task",
+    "40",
+    "--seeds",
+    "2",
+]
 
 
 def command(*arguments, folder, **environment):

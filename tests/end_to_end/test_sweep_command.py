@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -21,7 +22,7 @@ from cljax.cli import job as jobs
 
 DATA = ["mnist-rotations", "--sample", "--num-tasks", "2", "--samples-per-task", "60"]
 GRID = ["--over", "alpha_init=0.05,0.1", "--over", "batch_size=10,20", "--seeds", "2"]
-SWEEP = ["sweep", "lamaml", *DATA, *GRID]
+SWEEP = ["sweep", "lamaml", *DATA, "--net", "mlp:8", *GRID]
 SETTINGS = {f"alpha_init={a},batch_size={b}" for a in ("0.05", "0.1") for b in ("10", "20")}
 PATIENCE = 280  # seconds for a process
 
@@ -45,14 +46,14 @@ def rows(out):
 
 @pytest.fixture(name="unbroken", scope="module")
 def _unbroken(tmp_path_factory):
-    """A sweep by a process of its own, in a folder, and what it said; copy the folder."""
+    """A sweep in a folder, and what it said; copy the folder."""
     folder = tmp_path_factory.mktemp("unbroken") / "sweep"
-    done = subprocess.run(
-        [sys.executable, "-m", "cljax", *SWEEP, "--out", str(folder)], timeout=PATIENCE,
-        cwd=folder.parent, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder, done
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with pytest.raises(SystemExit) as done:
+            cli.main([*SWEEP, "--out", str(folder)])
+    assert done.value.code == 0, err.getvalue()
+    return folder, types.SimpleNamespace(stdout=out.getvalue(), stderr=err.getvalue())
 
 
 @pytest.fixture(name="copied")

@@ -44,9 +44,11 @@ def test_sync_and_lamaml_differ_only_in_the_outer_step():
     assert max(jax.tree.leaves(difference)) > 1e-4
 
 
-@pytest.mark.parametrize("multi_head", [False, True])
-@pytest.mark.parametrize("inner_relu", [False, True])
-@pytest.mark.parametrize("meta_reduce", ["mean", "sum", "last"])
+@pytest.mark.parametrize(
+    ("multi_head", "inner_relu", "meta_reduce"),
+    [(False, True, "mean"), (True, False, "mean"), (True, False, "sum"), (False, False, "last"),
+     (True, True, "last")],
+)  # fmt: skip
 def test_low_rank_equals_the_general_path(multi_head, inner_relu, meta_reduce):
     options = {**OPTIONS, "inner_relu": inner_relu, "meta_reduce": meta_reduce, "alpha_lr": 0.3}
     batches = support.batches(6, multi_head=multi_head)
@@ -59,7 +61,7 @@ def test_low_rank_equals_the_general_path(multi_head, inner_relu, meta_reduce):
 
 
 @pytest.mark.parametrize("order", ["first", "second"])
-@pytest.mark.parametrize("filled", [0, 1, 3, 7, 30])
+@pytest.mark.parametrize("filled", [0, 1, 30])
 def test_masked_replay_equals_sliced_replay(order, filled):
     """A meta-batch with masked rows is the ragged mean over the valid ones."""
     learner = support.bind(cljax.LaMAML(order=order, **OPTIONS))
@@ -77,6 +79,7 @@ def test_masked_replay_equals_sliced_replay(order, filled):
     loss_fn = cljax.losses.classification_loss(cljax.nets.mlp(5)(4), problem)
     inner = Examples(batch.x[:, None], batch.y[:, None], batch.task[:, None])
 
+    @jax.jit
     def value(replay, mask):
         meta = jax.tree.map(
             lambda a, b: jnp.concatenate([a, b]), replay, Examples(batch.x, batch.y, batch.task)
