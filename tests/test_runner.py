@@ -10,6 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
+import incremental_support
 import jax
 import numpy as np
 import pytest
@@ -73,6 +74,30 @@ def test_the_folder_holds_the_contract(tmp_path):
         expected = np.concatenate(support.stream().subsets(1))
         np.testing.assert_array_equal(manifest["seed1_train_rows"], expected)
     assert (done.path / "plots" / "accuracy_matrix.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_confusion_matrix_counts_every_test_and_its_diagonal_the_right_ones(finished):
+    stream, counts = support.stream(), finished.confusion_matrix()
+    tested = np.concatenate([stream.test_y[rows] for rows in stream.tests(0)])
+    for own, matrix in zip(counts, finished.accuracy_matrix(), strict=True):
+        np.testing.assert_array_equal(own.sum(axis=1), np.bincount(tested, minlength=4))
+        right = matrix[-1] @ [len(rows) for rows in stream.tests(0)]
+        assert np.trace(own) == pytest.approx(right)
+    with np.load(finished.path / "kept.npz") as kept:  # after each task, those seen so far
+        np.testing.assert_array_equal(kept["confusion/1/3"], counts[1])
+        assert [kept[f"confusion/0/{row}"].sum() for row in (1, 2, 3)] == [9, 19, 30]
+    batched = run(lanes="vmap")
+    np.testing.assert_array_equal(batched.confusion_matrix(), counts)
+
+
+def test_where_confusion_is_not_counted_it_is_said():
+    readout = cljax.Evaluation("r", "features", "task", readout=cljax.Readout(steps=1))
+    for done in (
+        run(evaluations=[readout], seeds=1, stream=incremental_support.stream()),
+        run(method=cljax.Finetune(lr=1e30), seeds=[0, 1]),
+    ):
+        with pytest.raises(UserError, match="has no confusion matrix"):
+            done.confusion_matrix()
 
 
 def test_the_first_evaluation_is_the_headline_when_a_run_is_read_back(tmp_path):

@@ -33,6 +33,8 @@ class History(NamedTuple):
     # per run: row of the matrix -> histogram of learned rates, see ``cljax.runner.snapshots``
     rates: tuple[Mapping[int, np.ndarray], ...] = ()
     online_sizes: np.ndarray | None = None  # [U], new examples of each update
+    # per run: row of the matrix -> [C, C] int, tests by class and by the headline's prediction
+    confusion: tuple[Mapping[int, np.ndarray], ...] = ()
 
 
 def history_of(
@@ -81,6 +83,7 @@ def history_of(
         time=dict(spent),
         rates=tuple(dict(sorted(record.rates.items())) for record in records),
         online_sizes=sizes,
+        confusion=tuple(dict(sorted(record.confusion.items())) for record in records),
     )
 
 

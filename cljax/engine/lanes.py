@@ -94,6 +94,8 @@ class Record:
     anytime: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     phase_losses: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
     rates: dict[int, np.ndarray] = field(default_factory=dict)  # row -> histogram
+    # row -> [C, C], the headline's predictions of each class of the tests of that row
+    confusion: dict[int, np.ndarray] = field(default_factory=dict)
     divergence: Divergence | None = None
 
 
@@ -270,17 +272,20 @@ def _evaluation(
     alive = [member for member in lane.members if setup.records[member].divergence is None]
 
     def work() -> list[Event]:
-        accuracies = {}
+        accuracies: dict[str, np.ndarray] = {}
+        confusion: Any = 0  # [L, C, C], the headline's
         for e in setup.evaluations:
             table = np.full((len(lane.members), num_tasks), np.nan)
             own = {name: views[name] for name in predictors_of(e)}
             for t in asked:
                 allowed = allowed_outputs(setup.stream.class_mask, e.scenario, t, seen)
-                correct = setup.programs.corrects[e.name](
+                tally = setup.programs.tallies[e.name](
                     lane.hyper, own, lane.tests, setup.images,
                     *read_by(e, lane.fits, setup.data), np.int32(t), allowed,
                 )  # fmt: skip
-                table[:, t] = host_copy(correct) / lane.counts[..., t]
+                table[:, t] = host_copy(tally.correct) / lane.counts[..., t]
+                if t in tasks and not isinstance(tally.confusion, tuple):
+                    confusion = confusion + host_copy(tally.confusion)
             accuracies[e.name] = table
         events = []
         for i, (member, seed) in enumerate(zip(lane.members, lane.seeds, strict=True)):
@@ -291,6 +296,8 @@ def _evaluation(
                 if anytime:
                     unseen = np.arange(num_tasks) > task
                     record.anytime[name, step] = np.where(unseen, np.nan, table[i])
+            if row is not None and member in alive and np.ndim(confusion):
+                record.confusion[row] = confusion.reshape(-1, *confusion.shape[-2:])[i]
             headline = accuracies[setup.evaluations[0].name][i]
             mean = float(np.nanmean(headline[asked]))
             num_steps = setup.items[-1].stop
@@ -320,6 +327,7 @@ def recorded(record: Record) -> Snapshot:
         for (name, task), row in list(record.phase_losses.items())
     }
     arrays |= {f"rates/{row}": rates.copy() for row, rates in list(record.rates.items())}
+    arrays |= {f"confusion/{row}": counts.copy() for row, counts in list(record.confusion.items())}
     position = {"divergence": record.divergence and list(record.divergence)}
     return Snapshot(arrays, position)
 
@@ -345,6 +353,8 @@ def restored(setup: Setup, lane: Lane, kept: Snapshot) -> Place:
                 record.anytime[evaluation or _headline(setup), int(step)] = array
             elif kind == "rates":
                 record.rates[int(rest)] = array
+            elif kind == "confusion":
+                record.confusion[int(rest)] = array
             else:
                 phase, _, task = rest.rpartition("/")
                 record.phase_losses[phase, int(task)] = array

@@ -21,7 +21,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cljax import keys
-from cljax.evaluation.accuracy import Evaluation, TestData, TestImages, correct_fn, predictors_of
+from cljax.evaluation.accuracy import (
+    MOST_CONFUSED,
+    Evaluation,
+    Tally,
+    TestData,
+    TestImages,
+    predictors_of,
+    tally_fn,
+)
 from cljax.evaluation.readout import readout_fn
 from cljax.method import Method
 from cljax.streams.base import Stream, Transform
@@ -73,8 +81,8 @@ class Programs(NamedTuple):
     init: Callable[[Hyper, Array], PyTree]
     segments: dict[str, Callable[..., Carry]]  # (hyper, carry, plan, data, key, start, stop)
     views: dict[str, Callable[..., PyTree]]  # predictor -> (hyper, state) -> its view, copied
-    # (hyper, views, tests, images, fits, data, task, allowed) -> []; see ``read_by``
-    corrects: dict[str, Callable[..., Array]]
+    # (hyper, views, tests, images, fits, data, task, allowed) -> Tally; see ``read_by``
+    tallies: dict[str, Callable[..., Tally]]
     state: PyTree  # shapes and types of the state, with a leading axis where lanes are stacked
 
 
@@ -311,15 +319,23 @@ def compile_programs(
     waiting = compiler.compiled(init, (0, 0), inputs.hyper, key)
     segments = _segments(compiler, bind, stream, inputs, state, key, online=online, loop=loop)
     views, shown = _views(compiler, bind, inputs.hyper, evaluations, state)
-    corrects = {
-        evaluation.name: _correct(compiler, bind, stream, inputs, evaluation, shown)
+    tallies = {
+        evaluation.name: _tally(
+            compiler,
+            bind,
+            stream,
+            inputs,
+            evaluation,
+            shown,
+            confusion=evaluation is evaluations[0] and stream.num_classes <= MOST_CONFUSED,
+        )
         for evaluation in evaluations
     }
     return Programs(
         waiting.result(),
         {name: finish() for name, finish in segments.items()},
         {name: future.result() for name, future in views.items()},
-        {name: future.result() for name, future in corrects.items()},
+        {name: future.result() for name, future in tallies.items()},
         state,
     )
 
@@ -392,31 +408,33 @@ def _views(
     return {name: compiler.compiled(view_of(name), (0, 0), hyper, state) for name in names}, shown
 
 
-def _correct(
+def _tally(
     compiler: _Compiler,
     bind: Callable[[Method], Learner],
     stream: Stream,
     inputs: Inputs,
     evaluation: Evaluation,
     shown: Mapping[str, PyTree],
+    *,
+    confusion: bool,
 ) -> Any:
-    """A future of the program that counts an evaluation's right predictions of one task."""
+    """A future of the program that counts an evaluation's predictions of one task."""
 
-    def correct(
+    def tally(
         hyper: Hyper, views: PyTree, tests: tuple[Array, Array], images: TestImages,
         fits: PyTree, data: PyTree, task: Array, allowed: Array,
-    ) -> Array:  # fmt: skip
+    ) -> Tally:  # fmt: skip
         predictors = bind(hyper.method).predictors
         made_of = (evaluation, predictors, stream.transform, stream.class_mask)
         asked = TestData(*_ordered(images, hyper), *tests, None)  # type: ignore
         if evaluation.readout is None:
-            return correct_fn(*made_of)(views, asked, task, allowed)
+            return tally_fn(*made_of, confusion=confusion)(views, asked, task, allowed)
         fitted = TestData(*_ordered(data, hyper), *fits, None)  # type: ignore
-        return readout_fn(*made_of)(views, asked, fitted, task)
+        return Tally(readout_fn(*made_of)(views, asked, fitted, task))
 
     axes = (0, 0, 0 if inputs.own_tests else None, None, 0, None, None, None)
     return compiler.compiled(
-        correct, axes, inputs.hyper, {name: shown[name] for name in predictors_of(evaluation)},
+        tally, axes, inputs.hyper, {name: shown[name] for name in predictors_of(evaluation)},
         inputs.tests, inputs.images, *read_by(evaluation, inputs.fits, inputs.data),
         jax.ShapeDtypeStruct((), jnp.int32),
         jax.ShapeDtypeStruct(stream.class_mask.shape[1:], bool),

@@ -2,7 +2,8 @@
 
     for each chunk of a task's test rows:
         scores  = predictor.scores(view, chunk)         # [B, C]
-        correct += sum(argmax(scores within the allowed outputs) == y)
+        guess   = argmax(scores within the allowed outputs)
+        correct += sum(guess == y);   confusion[y, guess] += 1
 
 The allowed outputs are the scenario: a task's own (``task``), those of the tasks seen so far
 (``class``), or all of them (``domain``). With a continuum the task is inferred first, from p
@@ -28,11 +29,12 @@ from cljax.streams.orders import permutation
 from cljax.types import Array, Batch, Clock, Evaluation, Predictor, PyTree
 
 __all__ = [
-    "Evaluation", "TestData", "TestImages", "TestRows", "allowed_outputs", "check_infers",
-    "correct_fn", "infer_task", "places", "predictors_of", "test_data", "test_images", "test_rows",
-    "unlabelled", "wanted",
+    "MOST_CONFUSED", "Evaluation", "Tally", "TestData", "TestImages", "TestRows",
+    "allowed_outputs", "check_infers", "correct_fn", "infer_task", "places", "predictors_of",
+    "tally_fn", "test_data", "test_images", "test_rows", "unlabelled", "wanted",
 ]  # fmt: skip
 
+MOST_CONFUSED = 200  # classes of a stream whose confusion matrices are counted
 _CHUNK = 1000  # test images a step: large enough for full speed, small enough for any memory
 
 
@@ -61,6 +63,13 @@ class TestData(NamedTuple):
     rows: Array
     mask: Array
     counts: np.ndarray
+
+
+class Tally(NamedTuple):
+    """Test images of a task, counted."""
+
+    correct: Array  # [] int32, those that come out right
+    confusion: Any = ()  # [C, C] int32, by their class and by the predicted one; (): not counted
 
 
 def test_data(stream: Stream, evaluations: Sequence[Evaluation] = ()) -> TestData:
@@ -143,13 +152,21 @@ def check_infers(evaluation: Evaluation, predictors: Mapping[str, Predictor]) ->
         )
 
 
-def correct_fn(
+def correct_fn(*made_of: Any) -> Callable[..., Array]:
+    """As ``tally_fn``, which takes the same arguments: the right ones alone, [] int32."""
+    tally = tally_fn(*made_of)
+    return lambda *args: tally(*args).correct
+
+
+def tally_fn(
     evaluation: Evaluation,
     predictors: Mapping[str, Predictor],
     transform: Transform,
     class_mask: np.ndarray,
-) -> Callable[..., Array]:
-    """``(views, data, task, allowed, learned=None) -> []``: tests of ``task`` that come out right.
+    *,
+    confusion: bool = False,
+) -> Callable[..., Tally]:
+    """``(views, data, task, allowed, learned=None) -> Tally`` of the tests of ``task``.
 
     ``views`` are the views of ``predictors_of(evaluation)`` by name; ``task`` [] int32 and
     ``allowed`` [C] bool are traced, so one program serves every entry. ``learned`` [] int32 is the
@@ -157,17 +174,18 @@ def correct_fn(
 
     Args:
       class_mask: [T, C] bool, of the stream that was learned, whatever tests are asked.
+      confusion: count each class's predictions too.
     """
     predictor = predictors[evaluation.predictor]
     owner, place = jnp.asarray(class_mask), jnp.asarray(places(class_mask))
 
-    def correct(
+    def tally(
         views: Mapping[str, PyTree], data: TestData, task: Array, allowed: Array,
         learned: Array | None = None,
-    ) -> Array:  # fmt: skip
+    ) -> Tally:  # fmt: skip
         learned = task if learned is None else learned
 
-        def chunk(total: Array, rows_mask: tuple[Array, Array]) -> tuple[Array, None]:
+        def chunk(total: Tally, rows_mask: tuple[Array, Array]) -> tuple[Tally, None]:
             rows, mask = rows_mask
             batch = unlabelled(data, transform, rows, mask, task)
             told = jnp.full(rows.shape, learned, jnp.int32)
@@ -186,12 +204,17 @@ def correct_fn(
                 hits = place[guess] == place[data.y[rows]]
             else:
                 hits = owner[learned][guess]
-            return total + jnp.sum(hits & mask, dtype=jnp.int32), None
+            correct = total.correct + jnp.sum(hits & mask, dtype=jnp.int32)
+            counts = total.confusion
+            if confusion:
+                counts = counts.at[data.y[rows], guess].add(mask.astype(jnp.int32))
+            return Tally(correct, counts), None
 
-        zero = jnp.zeros((), jnp.int32)
-        return jax.lax.scan(chunk, zero, (data.rows[task], data.mask[task]))[0]
+        zero, classes = jnp.zeros((), jnp.int32), owner.shape[1]
+        none = Tally(zero, jnp.zeros((classes, classes), jnp.int32) if confusion else ())
+        return jax.lax.scan(chunk, none, (data.rows[task], data.mask[task]))[0]
 
-    return correct
+    return tally
 
 
 def places(class_mask: np.ndarray) -> np.ndarray:

@@ -85,10 +85,23 @@ def results_of(
         "evaluations": evaluations,
         "accuracy_matrix": _nullable(first[:, 1:]),
         "anytime": _curves(curves),
+        "confusion": _confusion(history),
         "diverged": [found and found.step for found in history.diverged],
         "divergence": [found and found._asdict() for found in history.diverged],
         "cost": _cost(method, model, spec, history),
     }
+
+
+def _confusion(history: History) -> list[Any] | None:
+    """For each seed, its tests after the last task by class and predicted class; null: diverged.
+
+    None where they were not counted.
+    """
+    last = next(iter(history.evaluations.values())).shape[1] - 1
+    counts = [rows.get(last) for rows in history.confusion]
+    if all(own is None for own in counts):
+        return None
+    return [None if own is None else own.tolist() for own in counts]
 
 
 def _lost(history: History) -> str:

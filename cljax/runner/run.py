@@ -101,6 +101,26 @@ class Run:
         check_known("evaluation", name, evaluations)
         return np.array(evaluations[name]["accuracy_matrix"], float)
 
+    def confusion_matrix(self) -> np.ndarray:
+        """[S, C, C] counts of the tests after the last task, by the headline evaluation.
+
+        Rows are their classes, columns the classes that were predicted; where each seed has its own
+        class order, both are in that order. Of a seed that diverged all are 0. Those after earlier
+        tasks are in ``kept.npz``, see ``cljax.runner.snapshots``.
+
+        Raises:
+          UserError: where they were not counted: a readout, or more than 200 classes.
+        """
+        counts = self.results.get("confusion")
+        if counts is None:
+            raise UserError(
+                "This run has no confusion matrix: all its seeds diverged, its headline is a "
+                "readout, the stream has more than 200 classes, or it is of an earlier version."
+            )
+        classes = self.config["stream_facts"]["num_classes"]
+        none = np.zeros((classes, classes), np.int64)
+        return np.stack([none if own is None else np.array(own, np.int64) for own in counts])
+
     def table(self, form: Literal["text", "latex", "csv"] = "text") -> str:
         """The metrics in percent with 95 % intervals, and what was published.
 

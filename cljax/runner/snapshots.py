@@ -5,6 +5,7 @@
                 memory/y, task         [K] int32
                 memory/groups, counts  [G] int32, tasks or classes, and the examples of each
     outer/TASK             [S, n] validation losses of exemplars while they are learned
+    confusion/SEED/ROW     [C, C] int32, tests by class and by the class that the headline predicts
 
 A row is one of the accuracy matrix: 0 before training, t after task t. Rates are those that a
 method learns for its weights (``State.alpha``, La-MAML, arXiv:2007.13904), all weights together.
@@ -47,6 +48,11 @@ def keep(folder: Path, stream: Stream, history: Any) -> None:
     }
     arrays |= {f"memory/{name}": a for name, a in memory_of(history.states[0], stream).items()}
     arrays |= {f"outer/{task}": losses for task, losses in enumerate(outer_losses(history))}
+    arrays |= {
+        f"confusion/{seed}/{row}": counts
+        for seed, rows in zip(history.seeds, history.confusion, strict=True)
+        for row, counts in rows.items()
+    }
     if arrays:
         artefacts.write_arrays(folder / NAME, arrays)
 
