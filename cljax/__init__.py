@@ -59,7 +59,7 @@ from cljax.references.published import published
 from cljax.runner.options import RunOptions
 from cljax.runner.run import Run, resume, run
 from cljax.sweep.compare import Study, Tune, compare
-from cljax.sweep.found import load_any as load
+from cljax.sweep.folders import load_any as load
 from cljax.types import Readout
 from cljax.version import __version__
 

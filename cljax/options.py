@@ -222,12 +222,48 @@ def _check(name: str, value: Any, kind: _Kind) -> None:
         check(**{name: value})
 
 
+class _Rest(tuple[tuple[str, Any], ...]):
+    """What of options is no leaf: (name, value) in order, part of the structure of their tree.
+
+    Values that cannot be compared, such as arrays, are equal to themselves alone.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Rest)
+            and len(self) == len(other)
+            and all(a == b and _same(x, y) for (a, x), (b, y) in zip(self, other, strict=True))
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(tuple((name, _hash(value)) for name, value in self))
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return a is b or bool(a == b)
+    except (TypeError, ValueError):
+        return False
+
+
+def _hash(value: Any) -> int:
+    try:
+        return hash(value)
+    except TypeError:
+        return 0
+
+
 def _flatten(made: Options, child: Callable[[str, Any], Any]) -> tuple[list[Any], tuple[Any, ...]]:
     """Its leaves, and the rest by name; a word in the place of a leaf belongs to the rest."""
     values = {name: getattr(made, name) for name in _kinds(type(made))}
     marked = (name for name, kind in _kinds(type(made)).items() if kind.leaf)
     leaves = [name for name in marked if not isinstance(values[name], str)]
-    rest = tuple((name, value) for name, value in values.items() if name not in leaves)
+    rest = _Rest((name, value) for name, value in values.items() if name not in leaves)
     return [child(name, values[name]) for name in leaves], rest
 
 

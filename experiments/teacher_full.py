@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from common import Report, Table, arguments, device, printed
 from teacher_figures import draw_lengths, draw_multipliers, keep_lengths, lengths, watched
-from teacher_tables import LEARNED, Found, cells, readouts, write_readouts
+from teacher_tables import LEARNED, Readouts, cells, readouts, write_readouts
 
 import cljax
 from cljax.data import ImageData
@@ -119,7 +119,7 @@ def main() -> None:
     for label in args.only or ():
         cljax.errors.check_known("row", label, known)
 
-    found: dict[str, Found] = {}
+    found: dict[str, Readouts] = {}
     more: list[Table | str] = []
     command = f"python experiments/teacher_full.py --data-dir DIR --experiment {args.experiment}"
     title = f"The multi-task teacher at the published size, experiment {args.experiment}"

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import jax
 from common import Report, Table, arguments, printed
 from teacher_figures import draw_lengths, draw_multipliers, keep_lengths, lengths, watched
-from teacher_tables import LEARNED, Found, cells, readouts, write_readouts
+from teacher_tables import LEARNED, Readouts, cells, readouts, write_readouts
 
 import cljax
 from cljax.recipes.teacher import BASELINES
@@ -173,7 +173,7 @@ def main() -> None:
         if label != ONE_START:
             cljax.errors.check_known("row", label, known)
 
-    found: dict[str, Found] = {}
+    found: dict[str, Readouts] = {}
     more: list[Table | str] = []
     config: Mapping[str, Any] = {}
     title = f"The multi-task teacher, experiment {args.experiment}: {TITLES[args.experiment]}"

@@ -21,7 +21,7 @@ from cljax.plot.parts import PALETTE, tidy
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-__all__ = ["GIVES_UP", "LEARNED", "Found", "cells", "readouts", "write_readouts"]
+__all__ = ["GIVES_UP", "LEARNED", "Readouts", "cells", "readouts", "write_readouts"]
 
 LEARNED = "learned rule"
 CLAIMED = ("sgd", "lwf", "ewc")  # that the paper says it forgets less than
@@ -35,7 +35,7 @@ _COLOURS = {
 _MARKS = dict(zip(_COLOURS, "oXs^Dv<>", strict=True))
 
 
-class Found(NamedTuple):
+class Readouts(NamedTuple):
     """Readouts of a row while new tasks are learned; S seeds, K points, T tasks."""
 
     seeds: tuple[int, ...]
@@ -44,10 +44,10 @@ class Found(NamedTuple):
     seconds: float  # a seed
 
 
-def readouts(runs: Sequence[cljax.Run], seeds: Sequence[int] | None = None) -> Found:
+def readouts(runs: Sequence[cljax.Run], seeds: Sequence[int] | None = None) -> Readouts:
     """The readouts of runs that differ in their seeds alone; of some ``seeds``, if given."""
     parts = [_readouts(run) for run in runs]
-    found = Found(
+    found = Readouts(
         sum((part.seeds for part in parts), ()), parts[0].steps,
         np.concatenate([part.values for part in parts]),
         float(np.average([part.seconds for part in parts], weights=[len(p.seeds) for p in parts])),
@@ -58,7 +58,7 @@ def readouts(runs: Sequence[cljax.Run], seeds: Sequence[int] | None = None) -> F
     return found._replace(seeds=tuple(seeds), values=found.values[rows])
 
 
-def _readouts(run: cljax.Run) -> Found:
+def _readouts(run: cljax.Run) -> Readouts:
     entry, spent = run.results["evaluations"]["readout"], run.results["time"]
     matrix = np.array(entry["accuracy_matrix"], float)  # [S, T + 1, T]
     curves = entry["anytime"]
@@ -67,7 +67,7 @@ def _readouts(run: cljax.Run) -> Found:
     new = [i for i, step in enumerate(steps) if not np.isnan(values[0, i, 1:]).all()]
     start = matrix[:, 1][:, None]  # after the source task, before any new one
     first = steps[new[0]] - (steps[new[1]] - steps[new[0]])
-    return Found(
+    return Readouts(
         tuple(run.results["seeds"]),
         np.array([0, *(steps[i] - first for i in new)]),
         np.concatenate([start, values[:, new]], axis=1),
@@ -75,7 +75,7 @@ def _readouts(run: cljax.Run) -> Found:
     )
 
 
-def cells(found: Found) -> list[Any]:
+def cells(found: Readouts) -> list[Any]:
     """Readout of each task before the first new one and at the end, and seconds a seed."""
     ends = [
         spread(found.values[:, point, task], scale=100)
@@ -86,7 +86,7 @@ def cells(found: Found) -> list[Any]:
 
 
 def write_readouts(
-    out: Path, head: Report, rows: Mapping[str, Found], more: Sequence[Table | str] = ()
+    out: Path, head: Report, rows: Mapping[str, Readouts], more: Sequence[Table | str] = ()
 ) -> None:
     """Writes the report of an experiment to ``out``, with its curves beside it.
 
@@ -109,7 +109,7 @@ def write_readouts(
     _draw(rows, out.with_suffix(".png"))
 
 
-def _differences(rows: Mapping[str, Found]) -> list[Table | str]:
+def _differences(rows: Mapping[str, Readouts]) -> list[Table | str]:
     """The learned rule less each other method, at the end, paired over seeds."""
     last = {label: found.values[:, -1] for label, found in rows.items()}
     ours = last.pop(LEARNED, None)
@@ -132,7 +132,7 @@ def _differences(rows: Mapping[str, Found]) -> list[Table | str]:
     return [said, "", Table(columns, body), ""]
 
 
-def _claim(rows: Mapping[str, Found]) -> list[Table | str]:
+def _claim(rows: Mapping[str, Readouts]) -> list[Table | str]:
     """The paper's claim against each hand-made rule, decided by 95 % intervals of paired seeds."""
     last = {label: found.values[:, -1] for label, found in rows.items()}
     if LEARNED not in last or len(last[LEARNED]) < 2:
@@ -158,7 +158,7 @@ def _decided(gains: np.ndarray, least: float) -> str:
     return "yes" if limits[0] > least else "no" if limits[1] < least else "undecided"
 
 
-def _draw(rows: Mapping[str, Found], path: Path) -> None:
+def _draw(rows: Mapping[str, Readouts], path: Path) -> None:
     """A panel a task: mean readout over seeds while new tasks are learned, with 95 % bands."""
     tasks = next(iter(rows.values())).values.shape[2]
     figure, panels = plt.subplots(1, tasks, figsize=(4.3 * tasks + 1.8, 3.9), layout="constrained")

@@ -9,6 +9,7 @@ import re
 import types
 import typing
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -144,3 +145,13 @@ def test_arguments_of_another_kind_are_a_sentence(call, said, tmp_path):
     with pytest.raises(errors.UserError, match=said) as raised:
         call(support.stream(), tmp_path)
     assert "\n" not in str(raised.value) and "pickle" not in str(raised.value)
+
+
+def test_arrays_among_options_are_told_apart_by_being_the_same():
+    """A method's structure is compared wherever JAX looks for a program that it has."""
+    one, other = (cljax.Teacher(rule={"w": np.full(2, value)}) for value in (0.0, 1.0))
+    structure = jax.tree.structure
+    assert structure(one) == structure(one.replace(lr=0.5)) != structure(other)
+    assert hash(structure(one)) == hash(structure(one.replace(lr=0.5)))
+    seen = jax.jit(lambda method: method.lr)
+    assert float(seen(one)) == float(seen(other))

@@ -48,7 +48,7 @@ def resume(folder: Path, arguments: list[str]) -> int:
     which machines to join; code that it names is imported only with ``--trust``.
     """
     from cljax.runner.consent import check_consent
-    from cljax.sweep.found import config_of
+    from cljax.sweep.folders import config_of
 
     begun = config_of(folder).get("begun_as")
     if begun is None:

@@ -36,10 +36,10 @@ import numpy as np
 from cljax.errors import UserError, check_flag, given
 from cljax.memory.bilevel import Bilevel, Gradient, Inner, Judged, Norm, outer_gradient
 from cljax.memory.exemplars import Budget
+from cljax.memory.folds import FoldSchedule, Turn, geometry_of, learnable, new_phases, old_phase
 from cljax.memory.learned import Learned, begin, empty, finish, moved, shown
 from cljax.memory.policy import ExemplarPolicy
 from cljax.memory.selection import SELECTIONS, Selection
-from cljax.memory.turns import Course, Turn, geometry_of, learnable, new_phases, old_phase
 from cljax.options import Count, Rate, Share, StaticShare
 from cljax.types import Batch, Info, Model, Phase, PyTree, Spec, Variables
 
@@ -163,15 +163,15 @@ class Mnemonics(ExemplarPolicy):
         return made._replace(anchors=made.pixels) if self.turns == "simultaneous" else made
 
     def phases(self, model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
-        course = Course(
+        schedule = FoldSchedule(
             budget, geometry_of(budget, self.folds, self.real),
             functools.partial(self.outer_step, model, spec), self.inner_steps, self.old_steps,
             self.inner_images, self.outer_epochs, self.folds,
             union=self.validation == "all", everyone=self.outputs == "all",
         )  # fmt: skip
         made = list(SELECTIONS[self.start].phases(model, spec, budget))
-        made += new_phases(spec, course) if self.new else []
-        made += [old_phase(spec, course)] if self.old and len(budget.shares) > 1 else []
+        made += new_phases(spec, schedule) if self.new else []
+        made += [old_phase(spec, schedule)] if self.old and len(budget.shares) > 1 else []
         return tuple(made)
 
     def outer_step(

@@ -42,7 +42,7 @@ from cljax.methods.adapted import adapt_key, adapted_predictor, protocols
 from cljax.methods.groups.exemplars import ExemplarOptions
 from cljax.methods.groups.sessions import SessionOptions
 from cljax.methods.incremental import seen_outputs
-from cljax.methods.micro import by_task
+from cljax.methods.micro_batches import by_task
 from cljax.methods.sessions import rate, session
 from cljax.nets.masked import masked
 from cljax.optimizers import Optimizer

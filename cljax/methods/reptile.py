@@ -37,7 +37,7 @@ from cljax.method import Cost, Method, Problem
 from cljax.methods.groups.exemplars import ExemplarOptions
 from cljax.methods.groups.sessions import LossOptions
 from cljax.methods.incremental import Loss, blanked, seen_outputs
-from cljax.methods.micro import over_tasks, part
+from cljax.methods.micro_batches import over_tasks, part
 from cljax.nets.masked import masked
 from cljax.optimizers import Optimizer
 from cljax.options import Count, Rate

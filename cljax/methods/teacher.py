@@ -37,9 +37,9 @@ from cljax.update_rules import meta_training
 from cljax.update_rules.curriculum import Curriculum, check_curriculum
 from cljax.update_rules.episodes import check_stream
 from cljax.update_rules.gate import SGD, Gate, NormUnit, learned_step, lstm_gate
-from cljax.update_rules.meta_training import Course, Sources, Training
+from cljax.update_rules.meta_training import MetaTraining, MetaTrainingSetup, Sources
 from cljax.update_rules.stored import load_rule
-from cljax.update_rules.windows import Estimator, Pupils
+from cljax.update_rules.windows import Estimator, StudentTeacher
 
 __all__ = ["State", "Teacher"]
 
@@ -51,7 +51,7 @@ class State(NamedTuple):
     model_state: PyTree
     carry: PyTree
     theta: PyTree  # of the rule, once it is learned
-    training: Training | tuple[()]
+    training: MetaTraining | tuple[()]
     sources: Descent | tuple[()]  # leaves [N, ...]: networks that episodes start from
 
 
@@ -179,7 +179,7 @@ class Teacher(Method):
                 lambda key, num: jnp.zeros(num, jnp.int32), lambda state, source: state.params
             )
             return (begin, *meta_training.phases(course, problem.model, alone, calibrate=calibrate))
-        nursery = Phase(
+        source_networks = Phase(
             "checkpoints", epochs_for(pretraining_of(problem.spec)), lambda state, batch, key: (),
             functools.partial(_raise_sources, problem), augment=True,
         )  # fmt: skip
@@ -188,7 +188,7 @@ class Teacher(Method):
             lambda state, source: jax.tree.map(lambda a: a[source], state.sources.params),
         )
         follow = meta_training.phases(course, problem.model, several, calibrate=calibrate)
-        return (begin, nursery, *follow)
+        return (begin, source_networks, *follow)
 
     def learned_rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
         return (lambda state: state.theta) if self.rule is None else None
@@ -206,17 +206,17 @@ class Teacher(Method):
         """Theta of a rule that is not learned here."""
         return load_rule(self.rule, self.rule_seed, gate)
 
-    def _course(self, problem: Problem) -> Course:
+    def _course(self, problem: Problem) -> MetaTrainingSetup:
         model, spec = problem
         slow = jax.default_backend() == "cpu" and convolves(model, spec.example)
-        pupils = Pupils(
+        pair = StudentTeacher(
             model, self._gate(problem), self.lr,
             spec.batch_size if self.old_size is None else self.old_size, self.longest,
             2 if self.order == 2 else 1, self.detach,
             self.order == 2 if self.remat is None else self.remat, slow,
         )  # fmt: skip
-        return Course(
-            pupils, self.curriculum, _adam(self.meta_lr, self.clip_norm), self.estimator,
+        return MetaTrainingSetup(
+            pair, self.curriculum, _adam(self.meta_lr, self.clip_norm), self.estimator,
             self.episodes_at_once, self.episodes, self.windows, self.target, spec,
         )  # fmt: skip
 

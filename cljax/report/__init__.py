@@ -5,7 +5,7 @@
 ``report`` writes them; the command is ``cljax report``.
 """
 
-from cljax.report.folders import Found, open_folders
+from cljax.report.folders import ReportFolder, open_folders
 from cljax.report.page import Made, report
 
-__all__ = ["Found", "Made", "open_folders", "report"]
+__all__ = ["ReportFolder", "Made", "open_folders", "report"]

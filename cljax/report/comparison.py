@@ -17,7 +17,7 @@ from cljax.errors import UserError
 from cljax.references import protocol
 from cljax.references.tables import METRICS_FIRST, Spread, Table, columns, spreads
 from cljax.report import figures
-from cljax.report.folders import Found, headline_of, matrix_of
+from cljax.report.folders import ReportFolder, headline_of, matrix_of
 from cljax.report.parts import Part, attempt, notice
 from cljax.runner.run import Run
 from cljax.sweep.compare import Pair, Study
@@ -40,9 +40,9 @@ _FIRST = (*METRICS_FIRST, "forgetting")
 _COLUMNS = 4  # metrics in a table
 
 
-def groups_of(runs: Sequence[Found]) -> dict[tuple[Any, ...], list[Found]]:
+def groups_of(runs: Sequence[ReportFolder]) -> dict[tuple[Any, ...], list[ReportFolder]]:
     """Runs by what they were tested on and how; only those of one group are paired."""
-    groups: dict[tuple[Any, ...], list[Found]] = {}
+    groups: dict[tuple[Any, ...], list[ReportFolder]] = {}
     for run in runs:
         results = run.results
         entry = results["evaluations"][headline_of(results)]
@@ -52,7 +52,7 @@ def groups_of(runs: Sequence[Found]) -> dict[tuple[Any, ...], list[Found]]:
     return groups
 
 
-def table(runs: Sequence[Found], metric: str) -> Table:
+def table(runs: Sequence[ReportFolder], metric: str) -> Table:
     """Metrics of every run, in percent with intervals; the stream is a column where it differs."""
     found = [spreads(run.results) for run in runs]
     known = columns(found)
@@ -69,7 +69,7 @@ def table(runs: Sequence[Found], metric: str) -> Table:
     return Table(f"Percent{one}, mean over seeds with 95 % t-interval", head, rows)
 
 
-def cost_table(runs: Sequence[Found]) -> Table:
+def cost_table(runs: Sequence[ReportFolder]) -> Table:
     """What every run took, of one seed but for the seconds."""
     rows = []
     for run in runs:
@@ -86,7 +86,7 @@ def cost_table(runs: Sequence[Found]) -> Table:
     return Table(caption, head, rows)
 
 
-def tuning_table(runs: Sequence[Found]) -> Table | None:
+def tuning_table(runs: Sequence[ReportFolder]) -> Table | None:
     """How the settings of runs were chosen, where a sweep chose those of any."""
     if not any(run.config.get("tuning") for run in runs):
         return None
@@ -98,7 +98,7 @@ def tuning_table(runs: Sequence[Found]) -> Table | None:
     return Table("How settings were chosen", ["run", "chosen"], rows)
 
 
-def pairs_of(runs: Sequence[Found], metric: str) -> list[Pair]:
+def pairs_of(runs: Sequence[ReportFolder], metric: str) -> list[Pair]:
     """Paired differences of all runs of a group, over the seeds that both have.
 
     Raises:
@@ -143,7 +143,7 @@ def pair_rows(pairs: Sequence[Pair], stream: str, metric: str) -> list[list[Any]
 
 
 def compared(
-    runs: Sequence[Found], metric: str, drawn: bool = True
+    runs: Sequence[ReportFolder], metric: str, drawn: bool = True
 ) -> Iterator[tuple[Part, Table | None, list[list[Any]]]]:
     """The comparison's parts, each with its table for LaTeX and its rows for CSV, if any."""
     made = table(runs, metric)
@@ -175,7 +175,7 @@ def compared(
             yield from ((part, None, []) for part in _pictures(own, key[0]))
 
 
-def _pictures(runs: Sequence[Found], stream: str) -> Iterator[Part]:
+def _pictures(runs: Sequence[ReportFolder], stream: str) -> Iterator[Part]:
     """Mean accuracy over time and forgetting, all runs in one figure; at most eight of them."""
     some = runs[:8]
     note = "" if len(some) == len(runs) else f" The first {len(some)} of {len(runs)} runs."

@@ -19,13 +19,13 @@ from cljax.errors import UserError
 from cljax.runner import artefacts, snapshots
 from cljax.storage import files
 
-__all__ = ["Found", "headline_of", "matrix_of", "open_folders", "progress_of"]
+__all__ = ["ReportFolder", "headline_of", "matrix_of", "open_folders", "progress_of"]
 
 Kind = Literal["run", "unfinished", "sweep", "nothing"]
 
 
 @dataclass(frozen=True)
-class Found:
+class ReportFolder:
     """A folder as a report sees it."""
 
     path: Path
@@ -53,7 +53,7 @@ class Found:
         return " on ".join(map(str, names)) if len(names) == 2 and all(names) else str(self.path)
 
 
-def open_folders(folders: Sequence[str | Path]) -> list[Found]:
+def open_folders(folders: Sequence[str | Path]) -> list[ReportFolder]:
     """What the folders hold, in order; a study's folder stands for the runs that it reports.
 
     Raises:
@@ -72,7 +72,7 @@ def open_folders(folders: Sequence[str | Path]) -> list[Found]:
     return found
 
 
-def _open(path: Path, name: str) -> Found:
+def _open(path: Path, name: str) -> ReportFolder:
     """What one folder holds; nothing, and why, where any of its files is not as it was written."""
     try:
         if not path.is_dir():
@@ -80,18 +80,18 @@ def _open(path: Path, name: str) -> Found:
             raise UserError(f"{path} {there}.")
         if (path / "sweep.json").exists():
             made = sweep.load(path)
-            return Found(path, "sweep", name, made.config, made.results or {})
+            return ReportFolder(path, "sweep", name, made.config, made.results or {})
         present = [(path / file).exists() for file in ("config.json", "results.json")]
         if not any(present):
             raise UserError(
                 f"{path} is no run's folder: it has neither config.json nor results.json."
             )
         if not present[1]:
-            return Found(path, "unfinished", name, artefacts.config_of(path))
+            return ReportFolder(path, "unfinished", name, artefacts.config_of(path))
         config, results = artefacts.load(path)
-        return Found(path, "run", name, config, results, snapshots.read(path))
+        return ReportFolder(path, "run", name, config, results, snapshots.read(path))
     except UserError as error:
-        return Found(path, "nothing", name, problems=(str(error),))
+        return ReportFolder(path, "nothing", name, problems=(str(error),))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -21,7 +21,7 @@ from cljax.errors import UserError, check_flag, check_path, check_text, given
 from cljax.references import tables
 from cljax.report import cells, comparison, sections
 from cljax.report import figures as drawn
-from cljax.report.folders import Found, matrix_of, open_folders
+from cljax.report.folders import ReportFolder, matrix_of, open_folders
 from cljax.report.parts import Part, attempt, notice
 from cljax.report.sweeps import of_sweep
 from cljax.runner import artefacts
@@ -118,7 +118,7 @@ def report(
     return Made(page, tuple(written), problems, left_out)
 
 
-def _told(found: Sequence[Found], runs: Sequence[Found], figures: bool) -> list[Part]:
+def _told(found: Sequence[ReportFolder], runs: Sequence[ReportFolder], figures: bool) -> list[Part]:
     """What of a report about several folders is left out."""
     compared = {one.name for one in runs}
     lines = [
@@ -134,7 +134,7 @@ def _told(found: Sequence[Found], runs: Sequence[Found], figures: bool) -> list[
     return [notice(line) for line in lines]
 
 
-def _bodies(found: Sequence[Found], figures: bool) -> list[Part]:
+def _bodies(found: Sequence[ReportFolder], figures: bool) -> list[Part]:
     """The parts about each folder."""
     few, parts = len(found) > _MANY or not figures, []
     for one in found:
@@ -149,7 +149,7 @@ def _place(folders: Sequence[str | Path]) -> Path:
     return one / "report.html" if len(folders) == 1 and one.is_dir() else Path("report.html")
 
 
-def _whole(found: Found) -> bool:
+def _whole(found: ReportFolder) -> bool:
     """Whether a run's results have all that comparisons and tables of them need."""
 
     def check() -> None:
@@ -169,7 +169,7 @@ def _whole(found: Found) -> bool:
 
 
 def _compared(
-    runs: list[Found], metric: str, figures: bool
+    runs: list[ReportFolder], metric: str, figures: bool
 ) -> tuple[list[Part], list[tables.Table], list[list[object]]]:
     parts, latex, pairs = [Part("<h2>Comparison</h2>")], [], []
     for part, table, rows in comparison.compared(runs, metric, figures):
@@ -179,16 +179,16 @@ def _compared(
     return parts, latex, pairs
 
 
-def _heading(found: Found) -> Part:
+def _heading(found: ReportFolder) -> Part:
     label = f" ({found.name})" if found.kind != "nothing" else ""
     return Part(f'<h2 id="{_anchor(found)}">{escape(found.title + label)}</h2>')
 
 
-def _anchor(found: Found) -> str:
+def _anchor(found: ReportFolder) -> str:
     return "run-" + "".join(c if c.isalnum() else "-" for c in found.name)
 
 
-def _of(found: Found, few: bool) -> list[Part]:
+def _of(found: ReportFolder, few: bool) -> list[Part]:
     made = [notice(text) for text in found.problems]
     if found.kind == "run":
         return [*made, *sections.of_run(found, few)]
@@ -197,7 +197,7 @@ def _of(found: Found, few: bool) -> list[Part]:
     return [*made, *of_sweep(found)] if found.kind == "sweep" else made
 
 
-def _page(found: list[Found], parts: list[Part]) -> str:
+def _page(found: list[ReportFolder], parts: list[Part]) -> str:
     title = found[0].title if len(found) == 1 else f"Report of {len(found)} folders"
     links = "".join(
         f'<li><a href="#{_anchor(one)}">{escape(one.title)}</a> <span class="small">'

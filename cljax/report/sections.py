@@ -10,7 +10,7 @@ from cljax.references import protocol
 from cljax.references.tables import Spread, Table, html, spreads
 from cljax.report import cells, figures
 from cljax.report.configuration import of_config
-from cljax.report.folders import Found, matrix_of, progress_of
+from cljax.report.folders import ReportFolder, matrix_of, progress_of
 from cljax.report.parts import Part, attempt, notice, titled
 
 __all__ = ["of_run", "of_unfinished"]
@@ -18,7 +18,7 @@ __all__ = ["of_run", "of_unfinished"]
 _CELLS = "Test accuracy (%) on each task (columns) after each task (rows), mean over seeds"
 
 
-def of_run(found: Found, few: bool) -> Iterator[Part]:
+def of_run(found: ReportFolder, few: bool) -> Iterator[Part]:
     """Everything about a finished run; with ``few``, its matrix as a table and no figures."""
     results = found.results
     yield attempt("The metrics", lambda: _metrics(found))
@@ -37,7 +37,7 @@ def of_run(found: Found, few: bool) -> Iterator[Part]:
     yield from of_config(found.config)
 
 
-def _figures(found: Found) -> Iterator[Part]:
+def _figures(found: ReportFolder) -> Iterator[Part]:
     name, results = found.name, found.results
     drawn = [
         attempt("The accuracy matrix", lambda: figures.accuracy(name, results)),
@@ -56,7 +56,7 @@ def _figures(found: Found) -> Iterator[Part]:
     yield from titled(3, "Memory", memory)
 
 
-def of_unfinished(found: Found) -> Iterator[Part]:
+def of_unfinished(found: ReportFolder) -> Iterator[Part]:
     """What there is of a run without results."""
     seeds = progress_of(found.path)
     past, whole = sum(step for _, step, _, _ in seeds), sum(num for _, _, num, _ in seeds)
@@ -75,7 +75,7 @@ def of_unfinished(found: Found) -> Iterator[Part]:
     yield from of_config(found.config)
 
 
-def _metrics(found: Found) -> Table:
+def _metrics(found: ReportFolder) -> Table:
     results = found.results
     metrics = spreads(results)
     seeds = [f"seed {seed}" for seed in results["seeds"]]
@@ -93,7 +93,7 @@ def _metrics(found: Found) -> Table:
     return Table(caption, ["metric", "mean [95 %]", "std", *shown], rows)
 
 
-def _remarks(found: Found) -> Part:
+def _remarks(found: ReportFolder) -> Part:
     """What is absent, and which seeds diverged."""
     results = found.results
     lines = [
@@ -113,7 +113,7 @@ def _remarks(found: Found) -> Part:
     return Part(text)
 
 
-def _published(found: Found) -> Part | Table | None:
+def _published(found: ReportFolder) -> Part | Table | None:
     if not found.config:
         return notice(f"{found.name} has no configuration, so nothing else is known of it.")
     if not found.config["stream_facts"]["published"]:

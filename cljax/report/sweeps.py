@@ -8,7 +8,7 @@ from html import escape
 from cljax import sweep
 from cljax.references.tables import Spread, Table
 from cljax.report.figures import Picture
-from cljax.report.folders import Found
+from cljax.report.folders import ReportFolder
 from cljax.report.parts import Part, attempt, notice
 
 __all__ = ["of_sweep"]
@@ -16,7 +16,7 @@ __all__ = ["of_sweep"]
 _SHOWN = 60  # settings in a table, and lanes in a list
 
 
-def of_sweep(found: Found) -> Iterator[Part]:
+def of_sweep(found: ReportFolder) -> Iterator[Part]:
     """The grid, best setting first; of an unfinished sweep, how far it is."""
     if not found.config:
         return
@@ -28,7 +28,7 @@ def of_sweep(found: Found) -> Iterator[Part]:
     yield attempt("The lanes", lambda: _lanes(found))
 
 
-def _settings(found: Found) -> Table:
+def _settings(found: ReportFolder) -> Table:
     settings, config = found.results["settings"], found.config
     over = list(settings[0]["setting"])
     rows = []
@@ -45,7 +45,7 @@ def _settings(found: Found) -> Table:
     return Table(caption, [*(over or ["setting"]), f"{config['metric']} [95 %]", "diverged"], rows)
 
 
-def _heat_map(found: Found) -> Picture | None:
+def _heat_map(found: ReportFolder) -> Picture | None:
     path = found.path / "plots" / "heat_map.png"
     if not path.exists():
         return None
@@ -57,7 +57,7 @@ def _heat_map(found: Found) -> Picture | None:
     )
 
 
-def _lanes(found: Found) -> Part:
+def _lanes(found: ReportFolder) -> Part:
     names = [sweep.Lane(**entry).name for entry in found.config["lanes"]]
     done = [name for name in names if (found.path / "lanes" / name / "results.json").exists()]
     lines = "".join(f"<li>{escape(name)}</li>" for name in done[:_SHOWN])

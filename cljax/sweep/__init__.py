@@ -10,7 +10,7 @@ on tests, and their seeds start at 1000, apart from those that runs report.
 """
 
 from cljax.sweep.execute import run
-from cljax.sweep.found import Setting, Sweep, load, merge, status
+from cljax.sweep.folders import Setting, Sweep, load, merge, status
 from cljax.sweep.lanes import FIRST_SEED, Lane, grid, label
 from cljax.sweep.layout import Plan, plan
 

@@ -26,7 +26,7 @@ from cljax.runner.run import checkpoints_of
 from cljax.storage.checkpoint import newest_place
 from cljax.storage.files import as_json
 from cljax.storage.locks import tidy
-from cljax.sweep.found import Sweep, at_work, config_of, fault, load, merge
+from cljax.sweep.folders import Sweep, at_work, config_of, fault, load, merge
 from cljax.sweep.layout import Plan
 
 __all__ = ["run"]

@@ -34,8 +34,8 @@ from cljax.types import Array, Model, Output, Params, PyTree, Tape, Variables
 from cljax.update_rules.cells import stack
 
 __all__ = [
-    "SGD", "Found", "Gate", "NormUnit", "check_fits", "learned_step", "learned_update", "lstm_gate",
-    "multipliers", "taped",
+    "SGD", "ForwardPass", "Gate", "NormUnit", "check_fits", "learned_step", "learned_update",
+    "lstm_gate", "multipliers", "taped",
 ]  # fmt: skip
 
 SGD = 1 / math.tanh(1.0)  # kappa at which the rule starts as plain SGD
@@ -60,7 +60,7 @@ class Group(NamedTuple):
     hidden: int  # H
 
 
-class Found(NamedTuple):
+class ForwardPass(NamedTuple):
     """What a forward and backward pass gives the rule."""
 
     grads: Params
@@ -183,9 +183,9 @@ def learned_step(
             return loss_fn(output, batch), tape
 
         (value, tape), grads = jax.value_and_grad(loss, has_aux=True)(params)
-        return Found(grads, tape, value), carry
+        return ForwardPass(grads, tape, value), carry
 
-    def apply(params: Params, carry: PyTree, found: Found) -> tuple[Params, PyTree]:
+    def apply(params: Params, carry: PyTree, found: ForwardPass) -> tuple[Params, PyTree]:
         seen = jax.lax.stop_gradient(params) if detach else params
         delta, carry = gate.apply(theta, seen, found.grads, found.tape, carry)
         return jax.tree.map(lambda p, d, g: p - lr * d * g, params, delta, found.grads), carry

@@ -33,22 +33,22 @@ from cljax.types import Array, Batch, Info, Model, Params, Phase, PyTree, Spec, 
 from cljax.update_rules.curriculum import Curriculum, Level, level_at
 from cljax.update_rules.episodes import drawn_classes, held_rows, labelled, new_classes
 from cljax.update_rules.windows import (
+    EpisodeBatch,
     Estimator,
-    Lanes,
-    Pupils,
     Shown,
+    StudentTeacher,
     Window,
     per_step,
     taken,
     window,
 )
 
-__all__ = ["Chance", "Course", "Sources", "Training", "phases", "start"]
+__all__ = ["EpisodeDraws", "MetaTrainingSetup", "Sources", "MetaTraining", "phases", "start"]
 
-Step: TypeAlias = Callable[[Any, Batch, "Chance"], tuple[Any, Info]]
+Step: TypeAlias = Callable[[Any, Batch, "EpisodeDraws"], tuple[Any, Info]]
 
 
-class Chance(NamedTuple):
+class EpisodeDraws(NamedTuple):
     """What an episode draws when it begins; leaves have a leading axis E."""
 
     heads: Params  # a fresh network, of which the new tasks' rows of the head are taken
@@ -66,11 +66,11 @@ class Sources(NamedTuple):
     params: Callable[[Any, Array], Params]
 
 
-class Training(NamedTuple):
+class MetaTraining(NamedTuple):
     """Everything that meta-training changes besides the rule itself, the state's ``theta``."""
 
     opt_state: PyTree  # of the rule
-    lanes: Lanes
+    lanes: EpisodeBatch
     classes: Array  # [E, P, n] int32, of the episodes under way
     part: Array  # [E] int32, which new task
     peak: Array  # [E] the largest loss so far, while rho is calibrated
@@ -82,10 +82,10 @@ class Training(NamedTuple):
     count: Array  # [] int32
 
 
-class Course(NamedTuple):
+class MetaTrainingSetup(NamedTuple):
     """How meta-training goes; all static but for the rates."""
 
-    pupils: Pupils
+    pair: StudentTeacher
     curriculum: Curriculum
     optimizer: Any  # optax's, of theta
     estimator: Estimator
@@ -96,17 +96,19 @@ class Course(NamedTuple):
     spec: Spec
 
 
-def start(course: Course, theta: PyTree, params: Params, rho: Array | float | None) -> Training:
+def start(
+    course: MetaTrainingSetup, theta: PyTree, params: Params, rho: Array | float | None
+) -> MetaTraining:
     """The beginning, with lanes that wait to be drawn."""
     num, parts, each = course.lanes, course.spec.num_tasks - 1, new_classes(course.spec)
     spread = lambda tree: jax.tree.map(lambda a: jnp.broadcast_to(a[None], (num, *a.shape)), tree)
     dtype = jax.tree.leaves(params)[0].dtype
     none = jnp.zeros(num, jnp.int32)
-    lanes = Lanes(
-        spread(params), spread(params), spread(course.pupils.gate.start()), none,
+    lanes = EpisodeBatch(
+        spread(params), spread(params), spread(course.pair.gate.start()), none,
         jnp.ones(num, bool),
     )  # fmt: skip
-    return Training(
+    return MetaTraining(
         course.optimizer.init(theta), lanes,
         jnp.zeros((num, parts, each), jnp.int32), none, jnp.zeros(num, dtype),
         jnp.asarray(1.0 if rho is None else rho, dtype), jnp.zeros((), jnp.int32),
@@ -115,7 +117,9 @@ def start(course: Course, theta: PyTree, params: Params, rho: Array | float | No
     )  # fmt: skip
 
 
-def phases(course: Course, model: Model, sources: Sources, *, calibrate: bool) -> tuple[Phase, ...]:
+def phases(
+    course: MetaTrainingSetup, model: Model, sources: Sources, *, calibrate: bool
+) -> tuple[Phase, ...]:
     """What follows the source task, for states with fields ``theta`` and ``training``.
 
     Args:
@@ -148,9 +152,9 @@ def _gathered(draw: Any, begin: Any) -> Phase:
         none, one = np.zeros(1, np.int32), np.ones(1, bool)
         return StepPlan(own, np.zeros_like(own), np.ones(own.shape, bool), none, none, one, one)
 
-    def update(state: Any, batch: Batch, chance: Chance) -> tuple[Any, Info]:
+    def update(state: Any, batch: Batch, chance: EpisodeDraws) -> tuple[Any, Info]:
         count = batch.index.shape[0]
-        training: Training = state.training
+        training: MetaTraining = state.training
         training = training._replace(
             rows=training.rows.at[:count].set(batch.index), count=jnp.asarray(count, jnp.int32)
         )
@@ -160,7 +164,7 @@ def _gathered(draw: Any, begin: Any) -> Phase:
     return Phase("source-rows", plan, draw, update, stored=True)
 
 
-def _phase(name: str, course: Course, steps: int, draw: Any, update: Step) -> Phase:
+def _phase(name: str, course: MetaTrainingSetup, steps: int, draw: Any, update: Step) -> Phase:
     def plan(task: int, rows: StepPlan) -> StepPlan | None:
         if task:
             return None
@@ -171,17 +175,17 @@ def _phase(name: str, course: Course, steps: int, draw: Any, update: Step) -> Ph
     return Phase(name, plan, draw, update, select=functools.partial(_selected, course))
 
 
-def _selected(course: Course, state: Any, row: StepPlan, key: Array) -> StepPlan:
+def _selected(course: MetaTrainingSetup, state: Any, row: StepPlan, key: Array) -> StepPlan:
     """A window's rows, [K, E, old + new] end to end, each drawn from all that it may be alike."""
-    training: Training = state.training
+    training: MetaTraining = state.training
     held, each = jnp.asarray(held_rows(course.spec)), new_classes(course.spec)
-    shape = (course.curriculum.steps_cap, course.lanes, 2 * course.pupils.old)
+    shape = (course.curriculum.steps_cap, course.lanes, 2 * course.pair.old)
     shares = [jax.random.uniform(jax.random.fold_in(key, i), shape) for i in range(4)]
     upto = lambda share, count: jnp.minimum((share * count).astype(jnp.int32), count - 1)
     part = jnp.broadcast_to(training.part[None, :, None], shape)
     # Old examples are those of the source task, and of the parts of the episode before this one.
     place = upto(shares[0], training.count + part * each * held.shape[1])
-    fresh = jnp.arange(shape[2])[None, None] >= course.pupils.old
+    fresh = jnp.arange(shape[2])[None, None] >= course.pair.old
     owner = jnp.where(fresh, part, upto(shares[1], jnp.maximum(part, 1)))
     lane = jnp.arange(course.lanes)[None, :, None]
     classes = training.classes[lane, owner, upto(shares[2], jnp.full(shape, each))]
@@ -192,24 +196,29 @@ def _selected(course: Course, state: Any, row: StepPlan, key: Array) -> StepPlan
 
 
 def _draw(
-    course: Course, model: Model, sources: Sources, state: Any, batch: Batch, key: Array
-) -> Chance:
+    course: MetaTrainingSetup, model: Model, sources: Sources, state: Any, batch: Batch, key: Array
+) -> EpisodeDraws:
     of_head, of_class, of_source = (jax.random.fold_in(key, i) for i in range(3))
     num = course.lanes
     heads = jax.vmap(lambda k: Problem(model, course.spec).variables(k).params)(
         jax.random.split(of_head, num)
     )
     classes = jax.vmap(lambda k: drawn_classes(course.spec, k))(jax.random.split(of_class, num))
-    return Chance(heads, classes, sources.draw(of_source, num))
+    return EpisodeDraws(heads, classes, sources.draw(of_source, num))
 
 
 def _begun(
-    course: Course, model: Model, sources: Sources, state: Any, chance: Chance, which: Array
+    course: MetaTrainingSetup,
+    model: Model,
+    sources: Sources,
+    state: Any,
+    chance: EpisodeDraws,
+    which: Array,
 ) -> Any:
     """The state with new episodes in the lanes ``which`` [E] bool."""
     rows_of_head = model.head
     assert rows_of_head is not None
-    training: Training = state.training
+    training: MetaTraining = state.training
     known = jnp.asarray(course.spec.class_mask[0])
 
     def fresh(head: Params, source: Array) -> Params:
@@ -222,7 +231,7 @@ def _begun(
     params = jax.vmap(fresh)(chance.heads, chance.source)
     lanes = training.lanes
     none, no = jnp.zeros_like(lanes.step), jnp.zeros_like(lanes.done)
-    new = Lanes(params, params, jax.tree.map(jnp.zeros_like, lanes.carry), none, no)
+    new = EpisodeBatch(params, params, jax.tree.map(jnp.zeros_like, lanes.carry), none, no)
     pick = lambda a, b: jnp.where(which.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
     after = training._replace(
         lanes=jax.tree.map(pick, new, lanes),
@@ -234,11 +243,11 @@ def _begun(
     return state._replace(training=after)
 
 
-def _trained(course: Course, begin: Any) -> Step:
+def _trained(course: MetaTrainingSetup, begin: Any) -> Step:
     """A step of meta-training; nothing once enough episodes have ended."""
 
-    def step(state: Any, batch: Batch, chance: Chance) -> tuple[Any, Info]:
-        training: Training = state.training
+    def step(state: Any, batch: Batch, chance: EpisodeDraws) -> tuple[Any, Info]:
+        training: MetaTraining = state.training
         lanes, rho = training.lanes, training.rho
         level = level_at(course.curriculum, training.episodes)
         # A second part goes on from where the first one ended, so it is allowed more.
@@ -247,21 +256,21 @@ def _trained(course: Course, begin: Any) -> Step:
         shown = _shown(course, training, batch)
         theta, opt_state = state.theta, training.opt_state
         if course.estimator == "window":
-            grads, seen = window(course.pupils, theta, lanes, shown, level, rho)
+            grads, seen = window(course.pair, theta, lanes, shown, level, rho)
             updates, moved = course.optimizer.update(grads, opt_state, theta)
             some = jnp.any(seen.live)
             theta = jax.tree.map(lambda p, u: jnp.where(some, p + u, p), theta, updates)
             opt_state = jax.tree.map(lambda new, old: jnp.where(some, new, old), moved, opt_state)
         else:
             theta, opt_state, seen = per_step(
-                course.pupils, theta, opt_state, course.optimizer, lanes, shown, level, rho
+                course.pair, theta, opt_state, course.optimizer, lanes, shown, level, rho
             )
         training = _moved_on(course, training._replace(opt_state=opt_state), seen)
         state = state._replace(theta=theta, training=training)
         state = begin(state, chance, _over(course, state.training))
         return state, Info(jnp.sum(seen.losses) / jnp.maximum(jnp.sum(seen.live), 1))
 
-    def unless_over(state: Any, batch: Batch, chance: Chance) -> tuple[Any, Info]:
+    def unless_over(state: Any, batch: Batch, chance: EpisodeDraws) -> tuple[Any, Info]:
         idle = lambda state: (state, Info(jnp.zeros((), state.training.rho.dtype)))
         return jax.lax.cond(
             state.training.episodes < course.episodes,
@@ -273,18 +282,18 @@ def _trained(course: Course, begin: Any) -> Step:
     return unless_over
 
 
-def _calibrated(course: Course, begin: Any) -> Step:
+def _calibrated(course: MetaTrainingSetup, begin: Any) -> Step:
     """A step of calibration: the rule as it is, no bound, the largest loss of each episode."""
 
-    def step(state: Any, batch: Batch, chance: Chance) -> tuple[Any, Info]:
-        training: Training = state.training
+    def step(state: Any, batch: Batch, chance: EpisodeDraws) -> tuple[Any, Info]:
+        training: MetaTraining = state.training
         one, step = jnp.ones_like(training.rho), batch.clock.step
         left = jnp.minimum(
             course.target - step * course.curriculum.steps_cap, course.curriculum.steps_cap
         )
         level = Level(jnp.full_like(training.peak, jnp.inf), left)
         shown = _shown(course, training, batch)
-        seen = taken(course.pupils, state.theta, training.lanes, shown, level, one)
+        seen = taken(course.pair, state.theta, training.lanes, shown, level, one)
         peak = jnp.maximum(training.peak, jnp.max(seen.losses, axis=0))
         middle = jnp.maximum(jnp.median(peak), jnp.finfo(peak.dtype).tiny)
         last = batch.clock.last
@@ -296,7 +305,7 @@ def _calibrated(course: Course, begin: Any) -> Step:
     return step
 
 
-def _moved_on(course: Course, training: Training, seen: Window) -> Training:
+def _moved_on(course: MetaTrainingSetup, training: MetaTraining, seen: Window) -> MetaTraining:
     """Records the episodes that ended in a window; others with parts left begin the next one."""
     over = _over(course, training._replace(lanes=seen.lanes))
     further = seen.lanes.done & ~over
@@ -315,13 +324,13 @@ def _moved_on(course: Course, training: Training, seen: Window) -> Training:
     )
 
 
-def _over(course: Course, training: Training) -> Array:
+def _over(course: MetaTrainingSetup, training: MetaTraining) -> Array:
     """[E] bool, the lanes whose episodes have no part left."""
     return training.lanes.done & (training.part + 1 >= course.spec.num_tasks - 1)
 
 
-def _shown(course: Course, training: Training, batch: Batch) -> Shown:
+def _shown(course: MetaTrainingSetup, training: MetaTraining, batch: Batch) -> Shown:
     """A window's examples, leaves [K, E, n, ...], labelled as its episodes number their classes."""
-    shape = (course.curriculum.steps_cap, course.lanes, 2 * course.pupils.old)
+    shape = (course.curriculum.steps_cap, course.lanes, 2 * course.pair.old)
     x = jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1:]), batch.x)
     return Shown(x, *labelled(course.spec, batch.y.reshape(shape), training.classes))

@@ -35,7 +35,8 @@ from cljax.update_rules.curriculum import Level
 from cljax.update_rules.gate import Gate, learned_step
 
 __all__ = [
-    "Estimator", "Lanes", "Pupils", "Shown", "Window", "huber", "per_step", "taken", "window",
+    "EpisodeBatch", "Estimator", "Shown", "StudentTeacher", "Window", "huber", "per_step", "taken",
+    "window",
 ]  # fmt: skip
 
 Estimator: TypeAlias = Literal["window", "per-step"]
@@ -49,7 +50,7 @@ class Shown(NamedTuple):
     outputs: Array  # [..., n, C] bool, those that an example competes over
 
 
-class Lanes(NamedTuple):
+class EpisodeBatch(NamedTuple):
     """E episodes under way; every leaf has a leading axis E."""
 
     teacher: Params
@@ -59,7 +60,7 @@ class Lanes(NamedTuple):
     done: Array  # [E] bool, waits for the end of the window
 
 
-class Pupils(NamedTuple):
+class StudentTeacher(NamedTuple):
     """What stays the same: the networks and how they learn."""
 
     model: Model
@@ -76,7 +77,7 @@ class Pupils(NamedTuple):
 class Window(NamedTuple):
     """What a window gives: the meta-gradient or the rule after it, lanes, and what was seen."""
 
-    lanes: Lanes
+    lanes: EpisodeBatch
     losses: Array  # [K, E], 0 where a step does not count
     live: Array  # [K, E] bool, the steps that count
 
@@ -89,7 +90,12 @@ def huber(gap: Array) -> Array:
 
 
 def window(
-    pupils: Pupils, theta: PyTree, lanes: Lanes, shown: Shown, level: Level, rho: Array
+    pair: StudentTeacher,
+    theta: PyTree,
+    lanes: EpisodeBatch,
+    shown: Shown,
+    level: Level,
+    rho: Array,
 ) -> tuple[PyTree, Window]:
     """One window, and the gradient of its mean loss in theta.
 
@@ -101,12 +107,12 @@ def window(
       gradient is zero: one theta for all lanes is worth more speed than such a window.
     """
 
-    # Lanes that wait see zeros: whatever their examples hold must not reach the others' gradient.
+    # Episodes that wait see zeros: what their examples hold must not reach the others' gradient.
     clear = lambda a: jnp.where(lanes.done.reshape(1, -1, *(1,) * (a.ndim - 2)), 0, a)
     shown = shown._replace(x=jax.tree.map(clear, shown.x))
 
     def objective(theta: PyTree) -> tuple[Array, Window]:
-        seen = taken(pupils, theta, lanes, shown, level, rho)
+        seen = taken(pair, theta, lanes, shown, level, rho)
         return jnp.sum(seen.losses) / jnp.maximum(jnp.sum(seen.live), 1), seen
 
     grads, seen = jax.grad(objective, has_aux=True)(theta)
@@ -114,35 +120,42 @@ def window(
 
 
 def taken(
-    pupils: Pupils, theta: PyTree, lanes: Lanes, shown: Shown, level: Level, rho: Array
+    pair: StudentTeacher,
+    theta: PyTree,
+    lanes: EpisodeBatch,
+    shown: Shown,
+    level: Level,
+    rho: Array,
 ) -> Window:
     """A window's steps with the rule as it is; arguments as of ``window``."""
 
-    def body(lanes: Lanes, xs: tuple[Array, Shown]) -> tuple[Lanes, tuple[Array, Array]]:
+    def body(
+        lanes: EpisodeBatch, xs: tuple[Array, Shown]
+    ) -> tuple[EpisodeBatch, tuple[Array, Array]]:
         k, batch = xs
 
-        def step(lanes: Lanes) -> tuple[Lanes, tuple[Array, Array]]:
-            each = lambda lane, own: _step(pupils, theta, lane, own, rho)
+        def step(lanes: EpisodeBatch) -> tuple[EpisodeBatch, tuple[Array, Array]]:
+            each = lambda lane, own: _step(pair, theta, lane, own, rho)
             after, loss = jax.vmap(each)(lanes, batch)
-            return _after(pupils, lanes, after, loss, level.threshold)
+            return _after(pair, lanes, after, loss, level.threshold)
 
         return jax.lax.cond(k < level.steps, step, _skipped, lanes)
 
     steps = jnp.arange(shown.y.shape[0])
-    if pupils.remat:
-        body = jax.checkpoint(body, prevent_cse=pupils.no_loop)  # type: ignore[arg-type]
+    if pair.remat:
+        body = jax.checkpoint(body, prevent_cse=pair.no_loop)  # type: ignore[arg-type]
     after, (losses, live) = loop(
-        body, lanes, (steps, shown), unroll_steps=True if pupils.no_loop else 1
+        body, lanes, (steps, shown), unroll_steps=True if pair.no_loop else 1
     )
     return Window(after, losses, live)
 
 
 def per_step(
-    pupils: Pupils,
+    pair: StudentTeacher,
     theta: PyTree,
     opt_state: PyTree,
     optimizer: Any,
-    lanes: Lanes,
+    lanes: EpisodeBatch,
     shown: Shown,
     level: Level,
     rho: Array,
@@ -157,10 +170,10 @@ def per_step(
       theta, the optimiser's state, and the window.
     """
     num_steps = shown.y.shape[0]
-    news = jax.tree.map(lambda a: a[:, :, pupils.old :], shown)
+    news = jax.tree.map(lambda a: a[:, :, pair.old :], shown)
 
-    def tapes(lanes: Lanes, batch: Shown) -> PyTree:
-        return jax.vmap(lambda lane, own: _rule(pupils, None).gradient(
+    def tapes(lanes: EpisodeBatch, batch: Shown) -> PyTree:
+        return jax.vmap(lambda lane, own: _rule(pair, None).gradient(
             lane.student, lane.carry, own)[0])(lanes, batch)  # fmt: skip
 
     first = jax.tree.map(lambda a: a[0], news)
@@ -176,8 +189,8 @@ def per_step(
 
             def again(theta: PyTree, student: Params, carry: PyTree) -> tuple[Params, PyTree]:
                 def one(student: Params, carry: PyTree, found: PyTree, own: Shown) -> Any:
-                    rule = _rule(pupils, theta)
-                    if pupils.order == 2:
+                    rule = _rule(pair, theta)
+                    if pair.order == 2:
                         found, carry = rule.gradient(student, carry, own)
                     return rule.apply(student, carry, found)
 
@@ -196,21 +209,23 @@ def per_step(
 
         def taken(at: tuple[Any, ...]) -> tuple[Any, tuple[Array, Array]]:
             theta, opt_state, lanes, store = at
-            new = jax.tree.map(lambda a: a[:, pupils.old :], batch)
+            new = jax.tree.map(lambda a: a[:, pair.old :], batch)
             found = tapes(lanes, new)
             entry = (lanes.student, lanes.carry, found)
 
-            def stepped(lane: Lanes, found: PyTree, own: Shown) -> tuple[Lanes, Array, Params]:
-                student, carry = _rule(pupils, theta).apply(lane.student, lane.carry, found)
-                teacher = _taught(pupils, lane.teacher, own)
+            def stepped(
+                lane: EpisodeBatch, found: PyTree, own: Shown
+            ) -> tuple[EpisodeBatch, Array, Params]:
+                student, carry = _rule(pair, theta).apply(lane.student, lane.carry, found)
+                teacher = _taught(pair, lane.teacher, own)
                 loss, slope = jax.value_and_grad(
-                    lambda student: _loss(pupils, teacher, student, own, rho)
+                    lambda student: _loss(pair, teacher, student, own, rho)
                 )(student)
                 after = lane._replace(teacher=teacher, student=student, carry=carry)
                 return after, loss, slope
 
             after, loss, slope = jax.vmap(stepped)(lanes, found, batch)
-            after, (loss, live) = _after(pupils, lanes, after, loss, level.threshold)
+            after, (loss, live) = _after(pair, lanes, after, loss, level.threshold)
             # What a lane that does not count holds must not reach the others' gradient.
             clear = lambda leaf: jnp.where(_spread(live, leaf), leaf, 0)
             entry = jax.tree.map(clear, entry)
@@ -232,64 +247,77 @@ def per_step(
 
     (theta, opt_state, after, _), (losses, live) = loop(
         body, (theta, opt_state, lanes, store), (jnp.arange(num_steps), shown),
-        unroll_steps=True if pupils.no_loop else 1,
+        unroll_steps=True if pair.no_loop else 1,
     )  # fmt: skip
     return theta, opt_state, Window(after, losses, live)
 
 
-def _rule(pupils: Pupils, theta: PyTree) -> InnerStep:
+def _rule(pair: StudentTeacher, theta: PyTree) -> InnerStep:
     def loss(output: Output, batch: Shown) -> Array:
         return jnp.mean(cross_entropy(output.logits, batch.y, batch.outputs))
 
-    return learned_step(pupils.gate, theta, loss, pupils.model, pupils.lr, detach=pupils.detach)
+    return learned_step(
+        pair.gate,
+        theta,
+        loss,
+        pair.model,
+        pair.lr,
+        detach=pair.detach,
+    )
 
 
 def _step(
-    pupils: Pupils, theta: PyTree, lane: Lanes, shown: Shown, rho: Array
-) -> tuple[Lanes, Array]:
+    pair: StudentTeacher, theta: PyTree, lane: EpisodeBatch, shown: Shown, rho: Array
+) -> tuple[EpisodeBatch, Array]:
     """One inner step of one episode, and its loss []."""
-    rule = _rule(pupils, theta)
-    new = jax.tree.map(lambda a: a[pupils.old :], shown)
+    rule = _rule(pair, theta)
+    new = jax.tree.map(lambda a: a[pair.old :], shown)
     found, carry = rule.gradient(lane.student, lane.carry, new)
-    if pupils.order == 1:
+    if pair.order == 1:
         found = jax.lax.stop_gradient(found)
     student, carry = rule.apply(lane.student, carry, found)
-    teacher = _taught(pupils, lane.teacher, shown)
-    loss = _loss(pupils, teacher, student, shown, rho)
+    teacher = _taught(pair, lane.teacher, shown)
+    loss = _loss(pair, teacher, student, shown, rho)
     return lane._replace(teacher=teacher, student=student, carry=carry), loss
 
 
-def _taught(pupils: Pupils, teacher: Params, shown: Shown) -> Params:
+def _taught(pair: StudentTeacher, teacher: Params, shown: Shown) -> Params:
     """The teacher after a plain step on old and new examples; no derivative goes through it."""
 
     def loss(params: Params) -> Array:
-        logits = pupils.model.apply(Variables(params, {}), shown.x, False)[0].logits
+        logits = pair.model.apply(Variables(params, {}), shown.x, False)[0].logits
         return jnp.mean(cross_entropy(logits, shown.y, shown.outputs))
 
     teacher = jax.lax.stop_gradient(teacher)
     grads = jax.grad(loss)(teacher)
-    return jax.tree.map(lambda p, g: p - pupils.lr * g, teacher, grads)
+    return jax.tree.map(lambda p, g: p - pair.lr * g, teacher, grads)
 
 
-def _loss(pupils: Pupils, teacher: Params, student: Params, shown: Shown, rho: Array) -> Array:
-    features = lambda params: pupils.model.apply(Variables(params, {}), shown.x, False)[0].features
+def _loss(
+    pair: StudentTeacher, teacher: Params, student: Params, shown: Shown, rho: Array
+) -> Array:
+    features = lambda params: pair.model.apply(Variables(params, {}), shown.x, False)[0].features
     return rho * huber(jax.lax.stop_gradient(features(teacher)) - features(student))
 
 
 def _after(
-    pupils: Pupils, before: Lanes, after: Lanes, loss: Array, threshold: Array
-) -> tuple[Lanes, tuple[Array, Array]]:
-    """Lanes after a step: those that were done, or are no longer finite, stay where they were."""
+    pair: StudentTeacher,
+    before: EpisodeBatch,
+    after: EpisodeBatch,
+    loss: Array,
+    threshold: Array,
+) -> tuple[EpisodeBatch, tuple[Array, Array]]:
+    """Episodes after a step: those that were done, or are not finite, stay where they were."""
     live = ~before.done & jnp.isfinite(loss)
     kept: Callable[..., Array] = lambda new, old: jnp.where(_spread(live, new), new, old)
     step = before.step + ~before.done
     # A loss that is not a number is not below the threshold either.
-    ended = ~(loss <= threshold) | (step >= pupils.longest)
+    ended = ~(loss <= threshold) | (step >= pair.longest)
     moved = jax.tree.map(kept, after, before)
     return moved._replace(step=step, done=before.done | ended), (jnp.where(live, loss, 0.0), live)
 
 
-def _skipped(lanes: Lanes) -> tuple[Lanes, tuple[Array, Array]]:
+def _skipped(lanes: EpisodeBatch) -> tuple[EpisodeBatch, tuple[Array, Array]]:
     dtype = jax.tree.leaves(lanes.student)[0].dtype
     return lanes, (jnp.zeros(lanes.done.shape, dtype), jnp.zeros(lanes.done.shape, bool))
 

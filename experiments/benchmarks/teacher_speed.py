@@ -38,7 +38,7 @@ from cljax.nets.transfer import convolves
 from cljax.types import Variables
 from cljax.update_rules import lstm_gate
 from cljax.update_rules.curriculum import Level
-from cljax.update_rules.windows import Lanes, Pupils, Shown, window
+from cljax.update_rules.windows import EpisodeBatch, Shown, StudentTeacher, window
 
 sys.path.append(str(Path(__file__).parents[1]))
 from common import Report, Table, arguments, device, number, printed, write
@@ -69,7 +69,7 @@ TINY = {
 }
 
 
-def parts(problem: Problem, longest: int, **how: bool) -> tuple[Pupils, Any]:
+def parts(problem: Problem, longest: int, **how: bool) -> tuple[StudentTeacher, Any]:
     """What stays the same in a window, and variables of the network."""
     model = resolve.net(problem.net)(CLASSES)
     variables = model.init(jax.random.key(0), jnp.zeros((2, *problem.shape)))
@@ -78,20 +78,22 @@ def parts(problem: Problem, longest: int, **how: bool) -> tuple[Pupils, Any]:
         model, example, hidden=problem.hidden, hidden_norm=problem.hidden_norm
     )  # fmt: skip
     slow = jax.default_backend() == "cpu" and convolves(model, example)
-    return Pupils(model, gate, 0.1, problem.batch, longest, **{"no_loop": slow, **how}), variables
+    return StudentTeacher(
+        model, gate, 0.1, problem.batch, longest, **{"no_loop": slow, **how}
+    ), variables
 
 
 def step_of(problem: Problem, steps: int, longest: int, at: int = 0, **how: bool):
     """A step of meta-training, and arguments: episodes at their inner step ``at``."""
-    pupils, variables = parts(problem, longest, **how)
+    pair, variables = parts(problem, longest, **how)
     adam = optax.adam(1e-3)
-    theta = pupils.gate.init(jax.random.key(1))
+    theta = pair.gate.init(jax.random.key(1))
     spread = lambda tree: jax.tree.map(
         lambda a: jnp.broadcast_to(a[None], (problem.lanes, *a.shape)), tree
     )
     params, none = spread(variables.params), jnp.full(problem.lanes, at, jnp.int32)
-    lanes = Lanes(
-        params, params, spread(pupils.gate.start()), none, jnp.zeros(problem.lanes, bool)
+    lanes = EpisodeBatch(
+        params, params, spread(pair.gate.start()), none, jnp.zeros(problem.lanes, bool)
     )  # fmt: skip
     shape = (steps, problem.lanes, 2 * problem.batch)
     x = jax.random.normal(jax.random.key(2), (*shape, *problem.shape))
@@ -100,7 +102,7 @@ def step_of(problem: Problem, steps: int, longest: int, at: int = 0, **how: bool
 
     def step(theta, opt_state, lanes, shown):
         level = Level(jnp.asarray(1e9), jnp.asarray(steps, jnp.int32))
-        grads, seen = window(pupils, theta, lanes, shown, level, jnp.asarray(1.0))
+        grads, seen = window(pair, theta, lanes, shown, level, jnp.asarray(1.0))
         updates, opt_state = adam.update(grads, opt_state, theta)
         return optax.apply_updates(theta, updates), opt_state, seen.lanes, seen.losses
 
@@ -115,14 +117,14 @@ def counted(function, *args: Any) -> float:
 
 def least_flops(problem: Problem) -> tuple[float, float, float]:
     """F(b), G, and what an inner step of one episode must take."""
-    pupils, variables = parts(problem, 500)
+    pair, variables = parts(problem, 500)
     x = jnp.zeros((problem.batch, *problem.shape))
-    forward = lambda params, x: pupils.model.apply(Variables(params, {}), x, False)[0].features
-    tape = pupils.model.tape
+    forward = lambda params, x: pair.model.apply(Variables(params, {}), x, False)[0].features
+    tape = pair.model.tape
     assert tape is not None
     seen = jax.tree.map(jnp.zeros_like, tape(Variables(variables.params, {}), x)[1])
-    theta, carry = pupils.gate.init(jax.random.key(1)), pupils.gate.start()
-    rule = lambda theta, params, seen, carry: pupils.gate.apply(theta, params, params, seen, carry)
+    theta, carry = pair.gate.init(jax.random.key(1)), pair.gate.start()
+    rule = lambda theta, params, seen, carry: pair.gate.apply(theta, params, params, seen, carry)
     passed = counted(forward, variables.params, x)
     ruled = counted(rule, theta, variables.params, seen, carry)
     return passed, ruled, 17 * passed + 3 * ruled

@@ -19,7 +19,7 @@ from cljax.types import Variables
 from cljax.update_rules import windows
 from cljax.update_rules.curriculum import Curriculum, Level, check_curriculum, level_at
 from cljax.update_rules.gate import learned_step, lstm_gate
-from cljax.update_rules.windows import Lanes, Pupils, Shown, huber
+from cljax.update_rules.windows import EpisodeBatch, Shown, StudentTeacher, huber
 
 OLD = 3
 # Compiled once for all tests of the same options.
@@ -29,9 +29,9 @@ per_step = jax.jit(windows.per_step, static_argnums=(0, 3))
 
 
 class Problem(NamedTuple):
-    pupils: Pupils
+    pair: StudentTeacher
     theta: object
-    lanes: Lanes
+    lanes: EpisodeBatch
     shown: Shown
 
 
@@ -66,9 +66,9 @@ def make(num=2, steps=4):
         jax.random.split(jax.random.key(4), num)
     )
     carry = jax.tree.map(lambda a: jnp.broadcast_to(a[None], (num, *a.shape)), gate.start())
-    lanes = Lanes(params, params, carry, jnp.zeros(num, jnp.int32), jnp.zeros(num, bool))
-    pupils = Pupils(model, gate, 0.3, OLD, longest=100)
-    return Problem(pupils, theta, lanes, Shown(x, y, outputs))
+    lanes = EpisodeBatch(params, params, carry, jnp.zeros(num, jnp.int32), jnp.zeros(num, bool))
+    pair = StudentTeacher(model, gate, 0.3, OLD, longest=100)
+    return Problem(pair, theta, lanes, Shown(x, y, outputs))
 
 
 def level(steps=4, threshold=jnp.inf):
@@ -79,19 +79,19 @@ ONE = 2.0  # rho
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def alone(pupils, theta, lanes, shown):
+def alone(pair, theta, lanes, shown):
     """Each loss's own gradient, [E, T, ...], by a loop of Python that shares nothing."""
 
     def losses(theta, lanes, shown):
         w, student, carry = lanes.teacher, lanes.student, lanes.carry
-        model, seen = pupils.model, []
+        model, seen = pair.model, []
         for t in range(shown.y.shape[0]):
             x, y, outputs = jax.tree.map(lambda a, t=t: a[t], shown)
             ce = lambda p, s, x=x, y=y, o=outputs: cross_entropy(
                 model.apply(Variables(p, {}), x[s], False)[0].logits, y[s], o[s]
             ).mean()
             g = jax.grad(ce)(w, slice(None))
-            w = jax.tree.map(lambda p, g: p - pupils.lr * g, w, g)
+            w = jax.tree.map(lambda p, g: p - pair.lr * g, w, g)
             w = jax.lax.stop_gradient(w)
 
             def forward(p, x=x, y=y, o=outputs):
@@ -99,11 +99,11 @@ def alone(pupils, theta, lanes, shown):
                 return cross_entropy(output.logits, y[OLD:], o[OLD:]).mean(), tape
 
             g, tape = jax.grad(forward, has_aux=True)(student)
-            if pupils.order == 1:
+            if pair.order == 1:
                 g, tape = jax.lax.stop_gradient((g, tape))
-            shown_weights = jax.lax.stop_gradient(student) if pupils.detach else student
-            delta, carry = pupils.gate.apply(theta, shown_weights, g, tape, carry)
-            student = jax.tree.map(lambda p, d, g: p - pupils.lr * d * g, student, delta, g)
+            shown_weights = jax.lax.stop_gradient(student) if pair.detach else student
+            delta, carry = pair.gate.apply(theta, shown_weights, g, tape, carry)
+            student = jax.tree.map(lambda p, d, g: p - pair.lr * d * g, student, delta, g)
             features = lambda p, x=x: model.apply(Variables(p, {}), x, False)[0].features
             gap = jnp.abs(features(w) - features(student))
             seen.append(ONE * jnp.where(gap <= 1, 0.5 * gap**2, gap - 0.5).mean())
@@ -126,8 +126,8 @@ def close(a, b, rtol=1e-9, atol=1e-14):
 
 
 def run(problem, steps=4, **options):
-    pupils = problem.pupils._replace(**options)
-    return window(pupils, problem.theta, problem.lanes, problem.shown, level(steps), ONE)
+    pair = problem.pair._replace(**options)
+    return window(pair, problem.theta, problem.lanes, problem.shown, level(steps), ONE)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -137,7 +137,7 @@ def test_the_meta_gradient_is_that_of_finite_differences(problem, steps):
     assert int(seen.live.sum()) == 2 * steps
 
     def value(theta):
-        found = taken(problem.pupils, theta, problem.lanes, problem.shown, level(steps), ONE)
+        found = taken(problem.pair, theta, problem.lanes, problem.shown, level(steps), ONE)
         return float(found.losses.sum() / found.live.sum())
 
     theta, h = problem.theta, 1e-5
@@ -153,8 +153,8 @@ def test_the_meta_gradient_is_that_of_finite_differences(problem, steps):
 def test_a_window_is_back_propagation_through_its_steps(problem, order, detach):
     """Covering the episode, it is full back-propagation; lanes are averaged."""
     grads, _ = run(problem, order=order, detach=detach)
-    pupils = problem.pupils._replace(order=order, detach=detach)
-    close(grads, mean(alone(pupils, *problem[1:])))
+    pair = problem.pair._replace(order=order, detach=detach)
+    close(grads, mean(alone(pair, *problem[1:])))
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) > 1e-5
 
 
@@ -169,25 +169,25 @@ def test_recomputing_steps_or_leaving_no_loop_changes_nothing(problem):
 
 def test_truncation_forgets_what_came_before(problem):
     """Two windows of two steps: values of four in a row, the gradient of the last two alone."""
-    pupils, theta, lanes, shown = problem
+    pair, theta, lanes, shown = problem
     cut = lambda a, b: jax.tree.map(lambda s: s[a:b], shown)
-    _, first = window(pupils, theta, lanes, cut(0, 2), level(2), ONE)
-    grads, second = window(pupils, theta, first.lanes, cut(2, 4), level(2), ONE)
+    _, first = window(pair, theta, lanes, cut(0, 2), level(2), ONE)
+    grads, second = window(pair, theta, first.lanes, cut(2, 4), level(2), ONE)
     _, whole = run(problem)
     close(second.lanes, whole.lanes)
     close(jnp.concatenate([first.losses, second.losses]), whole.losses)
     full, _ = run(problem)
     assert not np.allclose(jax.tree.leaves(grads)[0], jax.tree.leaves(full)[0])
     later = jax.tree.map(lambda a: jnp.roll(a, -2, axis=0), shown)
-    close(grads, mean(at(alone(pupils, theta, first.lanes, later), slice(None), slice(2))))
+    close(grads, mean(at(alone(pair, theta, first.lanes, later), slice(None), slice(2))))
 
 
 def test_steps_beyond_the_truncation_are_not_taken(problem):
     """Padded with rubbish, a window of two of four steps is one of two."""
-    pupils, theta, lanes, shown = problem
+    pair, theta, lanes, shown = problem
     rubbish = shown._replace(x=shown.x.at[2:].set(jnp.nan))
-    grads, seen = window(pupils, theta, lanes, rubbish, level(2), ONE)
-    expected, kept = window(pupils, theta, lanes, at(shown, slice(2)), level(2), ONE)
+    grads, seen = window(pair, theta, lanes, rubbish, level(2), ONE)
+    expected, kept = window(pair, theta, lanes, at(shown, slice(2)), level(2), ONE)
     close(grads, expected)
     close(seen.lanes, kept.lanes)
     assert not seen.live[2:].any()
@@ -195,19 +195,19 @@ def test_steps_beyond_the_truncation_are_not_taken(problem):
 
 
 def test_a_lane_that_is_done_counts_nothing_and_stays(problem):
-    pupils, theta, lanes, shown = problem
+    pair, theta, lanes, shown = problem
     done = lanes._replace(done=jnp.array([False, True]))
     spoilt = shown._replace(x=shown.x.at[:, 1].set(jnp.nan))
-    grads, seen = window(pupils, theta, done, spoilt, level(), ONE)
+    grads, seen = window(pair, theta, done, spoilt, level(), ONE)
     close(grads, mean(at(alone(*problem), 0), 0))
     close(at(seen.lanes, 1), at(done, 1))
 
 
 def test_a_window_in_which_a_lane_leaves_the_finite_numbers_teaches_nothing(problem):
     """The lane ends where it was; the other goes on."""
-    pupils, theta, lanes, shown = problem
+    pair, theta, lanes, shown = problem
     spoilt = shown._replace(x=shown.x.at[2:, 1].set(jnp.nan))
-    grads, seen = window(pupils, theta, lanes, spoilt, level(), ONE)
+    grads, seen = window(pair, theta, lanes, spoilt, level(), ONE)
     assert not any(map(jnp.any, jax.tree.leaves(grads)))
     assert seen.live[:, 1].tolist() == [True, True, False, False]
     assert seen.lanes.done.tolist() == [False, True]
@@ -216,11 +216,11 @@ def test_a_window_in_which_a_lane_leaves_the_finite_numbers_teaches_nothing(prob
 
 
 def test_an_episode_ends_after_the_loss_that_passes_the_bound(problem):
-    pupils, theta, lanes, shown = problem
+    pair, theta, lanes, shown = problem
     losses = run(problem)[1].losses[:, 0]
     step = int(jnp.argmax(losses > losses[0] * 1.0001))
     bound = float(losses[step] * 0.9999)
-    _, seen = window(pupils, theta, lanes, shown, level(threshold=bound), ONE)
+    _, seen = window(pair, theta, lanes, shown, level(threshold=bound), ONE)
     first = int(jnp.argmax(losses > bound))
     assert seen.live[:, 0].tolist() == [t <= first for t in range(4)]
     assert int(seen.lanes.step[0]) == first + 1
@@ -228,9 +228,9 @@ def test_an_episode_ends_after_the_loss_that_passes_the_bound(problem):
 
 
 def test_an_episode_ends_at_its_longest(problem):
-    pupils, theta, lanes, shown = problem
-    far = lanes._replace(step=jnp.array([pupils.longest - 3, 0], jnp.int32))
-    _, seen = window(pupils, theta, far, shown, level(), ONE)
+    pair, theta, lanes, shown = problem
+    far = lanes._replace(step=jnp.array([pair.longest - 3, 0], jnp.int32))
+    _, seen = window(pair, theta, far, shown, level(), ONE)
     assert seen.live.sum(0).tolist() == [3, 4]
     assert seen.lanes.done.tolist() == [True, False]
 
@@ -259,54 +259,52 @@ RECORDER = recorder(4)
 @pytest.mark.parametrize(("order", "detach"), [(1, True), (1, False), (2, False)])
 def test_per_step_gradients_are_those_of_each_loss_alone(problem, order, detach):
     """Where theta stands still, update t is the lanes' mean gradient of L_t, back to step 1."""
-    pupils, theta, lanes, shown = problem
-    pupils = pupils._replace(order=order, detach=detach)
+    pair, theta, lanes, shown = problem
+    pair = pair._replace(order=order, detach=detach)
     _, state, seen = per_step(
-        pupils, theta, RECORDER.init(theta), RECORDER, lanes, shown, level(), ONE
+        pair, theta, RECORDER.init(theta), RECORDER, lanes, shown, level(), ONE
     )
-    close(state.grads, mean(alone(pupils, theta, lanes, shown), 0))
+    close(state.grads, mean(alone(pair, theta, lanes, shown), 0))
     close(seen, run(problem)[1])
 
 
 def test_per_step_leaves_out_a_lost_lane(problem):
-    pupils, theta, lanes, shown = problem
+    pair, theta, lanes, shown = problem
     spoilt = shown._replace(x=shown.x.at[1:, 1].set(jnp.nan))
-    _, state, _ = per_step(
-        pupils, theta, RECORDER.init(theta), RECORDER, lanes, spoilt, level(), ONE
-    )
+    _, state, _ = per_step(pair, theta, RECORDER.init(theta), RECORDER, lanes, spoilt, level(), ONE)
     close(at(state.grads, 2), at(alone(*problem), 0, 2))
 
 
 def test_per_step_moves_the_rule_within_a_window(problem):
     """With rate 0.1, step by step: the first update's theta takes the second inner step."""
-    pupils, start, lanes, shown = problem
+    pair, start, lanes, shown = problem
     by = optax.sgd(0.1)
-    theta, _, seen = per_step(pupils, start, by.init(start), by, lanes, shown, level(2), ONE)
+    theta, _, seen = per_step(pair, start, by.init(start), by, lanes, shown, level(2), ONE)
     first = mean(at(alone(*problem), slice(None), 0), 0)
     moved = jax.tree.map(lambda p, g: p - 0.1 * g, start, first)
-    after = taken(pupils, start, lanes, shown, level(1), ONE).lanes
+    after = taken(pair, start, lanes, shown, level(1), ONE).lanes
     later = jax.tree.map(lambda a: jnp.roll(a, -1, axis=0), shown)
-    expected = taken(pupils, moved, after, later, level(1), ONE)
+    expected = taken(pair, moved, after, later, level(1), ONE)
     close(seen.losses[1], expected.losses[0])
     close(seen.lanes.student, expected.lanes.student)
     assert not np.array_equal(jax.tree.leaves(theta)[0], jax.tree.leaves(moved)[0])
 
 
 def test_a_student_that_sees_all_and_steps_plainly_is_the_teacher(problem):
-    pupils, _, lanes, shown = problem
-    fresh = pupils.gate.init(jax.random.key(0))
-    found = taken(pupils._replace(old=0), fresh, lanes, shown, level(), ONE)
+    pair, _, lanes, shown = problem
+    fresh = pair.gate.init(jax.random.key(0))
+    found = taken(pair._replace(old=0), fresh, lanes, shown, level(), ONE)
     close(found.lanes.student, found.lanes.teacher, rtol=1e-12)
     np.testing.assert_allclose(found.losses, 0.0, atol=1e-24)
 
 
 def test_a_window_is_what_unroll_makes_of_the_rule(problem):
-    pupils, theta, lanes, shown = problem
+    pair, theta, lanes, shown = problem
     new = jax.tree.map(lambda a: a[:, 0, OLD:], shown)
     loss = lambda output, batch: cross_entropy(output.logits, batch.y, batch.outputs).mean()
-    step = learned_step(pupils.gate, theta, loss, pupils.model, pupils.lr)
+    step = learned_step(pair.gate, theta, loss, pair.model, pair.lr)
     out = jax.jit(lambda start, new: unroll(step, start, new))(at(lanes.student, 0), new)
-    found = taken(pupils, theta, lanes, shown, level(), ONE).lanes
+    found = taken(pair, theta, lanes, shown, level(), ONE).lanes
     close(at(found.student, 0), out.params, rtol=1e-12)
     close(at(found.carry, 0), out.carry, rtol=1e-12)
 

@@ -14,9 +14,9 @@ import cljax
 from cljax.errors import UserError
 from cljax.memory import exemplars as store
 from cljax.memory import learned as pixels
+from cljax.memory.folds import geometry_of
 from cljax.memory.mnemonics import Mnemonics
 from cljax.memory.policies import named
-from cljax.memory.turns import geometry_of
 from cljax.methods.with_exemplars import View
 from cljax.nets import mlp
 from cljax.streams.base import plan

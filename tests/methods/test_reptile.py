@@ -23,7 +23,7 @@ from incremental_support import (
 
 import cljax
 from cljax.errors import UserError
-from cljax.methods.micro import over_tasks, part
+from cljax.methods.micro_batches import over_tasks, part
 
 TASKS = [0, 1, 0, 1, 1, 0, 1, 0, 1]  # with one masked: 3 of task 0, 5 of task 1
 MASKED = [2]

@@ -21,7 +21,15 @@ from cljax.memory.exemplars import Budget, epochs_of, recall, rows_of
 from cljax.streams.orders import permutation
 from cljax.types import Array, Batch, Info, Phase, PyTree, Spec, StepPlan
 
-__all__ = ["Course", "Geometry", "Turn", "geometry_of", "learnable", "new_phases", "old_phase"]
+__all__ = [
+    "FoldSchedule",
+    "Geometry",
+    "Turn",
+    "geometry_of",
+    "learnable",
+    "new_phases",
+    "old_phase",
+]
 
 
 class Turn(NamedTuple):
@@ -60,7 +68,7 @@ def geometry_of(budget: Budget, folds: int, real: float) -> Geometry:
     return Geometry(free, place, fold)
 
 
-class Course(NamedTuple):
+class FoldSchedule(NamedTuple):
     """How exemplars take turns, and what a turn does.
 
     ``learn(state, batch, draws, turn, judged) -> (state, info)``; ``judged.x`` None: the turn's
@@ -79,11 +87,11 @@ class Course(NamedTuple):
     everyone: bool  # all outputs seen compete, and inner steps hold all classes seen
 
 
-def new_phases(spec: Spec, course: Course) -> list[Phase]:
+def new_phases(spec: Spec, schedule: FoldSchedule) -> list[Phase]:
     """One phase for the first task and one for the others, where those need fewer classes."""
-    budget, geometry = course.budget, course.geometry
-    sizes = budget.seen if course.everyone else np.diff(budget.seen, prepend=0)
-    turns = course.steps * course.images
+    budget, geometry = schedule.budget, schedule.geometry
+    sizes = budget.seen if schedule.everyone else np.diff(budget.seen, prepend=0)
+    turns = schedule.steps * schedule.images
 
     def phase(name: str, serves: Callable[[int], bool], width: int) -> Phase:
         def plan(task: int, rows: StepPlan) -> StepPlan | None:
@@ -91,35 +99,35 @@ def new_phases(spec: Spec, course: Course) -> list[Phase]:
                 return None
             own = rows.index[rows.mask & (rows.epoch == 0)[:, None] & (rows.index >= 0)]
             owner = np.full(len(own), task, np.int32)
-            if course.union and task:
+            if schedule.union and task:
                 count = int(budget.seen[task - 1] * budget.shares[task])
                 others, of = rows_of(budget, task)
                 own, owner = np.append(own, others[:count]), np.append(owner, of[:count])
             size = rows.index.shape[1]
-            return epochs_of(own, owner, size, task, course.epochs, "mnemonics", "new")
+            return epochs_of(own, owner, size, task, schedule.epochs, "mnemonics", "new")
 
         def update(state: PyTree, batch: Batch, draws: PyTree) -> tuple[PyTree, Info]:
             task, capacity = batch.clock.task, budget.capacity
             seen, shares, free = _tables(budget, geometry)
             first = jnp.where(task > 0, seen[task - 1], 0)
-            position = jnp.arange(width) + (0 if course.everyone else first)
+            position = jnp.arange(width) + (0 if schedule.everyone else first)
             place = (batch.clock.step * turns + jnp.arange(turns)) % free[task]
-            place = place.reshape(course.steps, 1, course.images)
+            place = place.reshape(schedule.steps, 1, schedule.images)
             slots = position[None, :, None] * shares[task] + place
             there = jnp.broadcast_to((position < seen[task])[None, :, None], slots.shape)
-            flat = lambda a: a.reshape(course.steps, -1)
+            flat = lambda a: a.reshape(schedule.steps, -1)
             slots, there = flat(jnp.minimum(slots, capacity - 1)), flat(there)
             owner, at = _owners(capacity, shares[task])
             learned = (owner >= first) & (owner < seen[task]) & (at < free[task])
             turn = Turn(slots, there, learned, learned, slots[0])
-            owned = _outputs(spec, task, not course.everyone, old=False)
+            owned = _outputs(spec, task, not schedule.everyone, old=False)
             kept = state.exemplars.mask.at[-2 - batch.index].get(mode="clip")
             mask = batch.mask & ((batch.index >= 0) | kept)
             judged = Judged(batch.x, batch.y, mask, owned)
-            return course.learn(state, batch, draws, turn, judged)
+            return schedule.learn(state, batch, draws, turn, judged)
 
         recalled = None
-        if course.union:
+        if schedule.union:
             recalled = lambda state, x, y, index: recall(state.exemplars, x, y, index)
         return Phase(name, plan, _draw, update, augment=True, recall=recalled)
 
@@ -131,13 +139,13 @@ def new_phases(spec: Spec, course: Course) -> list[Phase]:
     ]
 
 
-def old_phase(spec: Spec, course: Course) -> Phase:
+def old_phase(spec: Spec, schedule: FoldSchedule) -> Phase:
     """Folds take turns: step s moves fold s modulo their number, judged by the others."""
-    budget, geometry, folds = course.budget, course.geometry, course.folds
+    budget, geometry, folds = schedule.budget, schedule.geometry, schedule.folds
     width = int(budget.seen[-2])
     most = -(-int(geometry.free[1:].max()) // folds)  # exemplars of a class in a fold
-    count = -(-most // course.images) if course.old_steps is None else course.old_steps
-    turns = count * course.images
+    count = -(-most // schedule.images) if schedule.old_steps is None else schedule.old_steps
+    turns = count * schedule.images
 
     def plan(task: int, rows: StepPlan) -> StepPlan | None:
         if task == 0:
@@ -148,12 +156,12 @@ def old_phase(spec: Spec, course: Course) -> Phase:
         size = rows.index.shape[1]
         judges = [
             epochs_of(
-                others[fold != f], owner[fold != f], size, task, course.epochs, "mnemonics", f
+                others[fold != f], owner[fold != f], size, task, schedule.epochs, "mnemonics", f
             )
             for f in range(folds)
         ]
         parts = []
-        for epoch in range(course.epochs):
+        for epoch in range(schedule.epochs):
             own = [np.flatnonzero(steps.epoch == epoch) for steps in judges]
             each = min(map(len, own))  # folds may differ by one exemplar a class
             for b in range(each):
@@ -174,7 +182,7 @@ def old_phase(spec: Spec, course: Course) -> Phase:
         place = jnp.asarray(geometry.place)[task][position][:, f + folds * i]  # [W, turns]
         slots = position[:, None] * shares[task] + place
         arranged = lambda a: (
-            a.reshape(width, count, course.images).swapaxes(0, 1).reshape(count, -1)
+            a.reshape(width, count, schedule.images).swapaxes(0, 1).reshape(count, -1)
         )
         there = jnp.broadcast_to((position < past)[:, None], slots.shape)
         slots = arranged(jnp.minimum(slots, capacity - 1))
@@ -184,9 +192,9 @@ def old_phase(spec: Spec, course: Course) -> Phase:
         judges = jnp.clip(-2 - batch.index, 0, capacity - 1)
         turn = Turn(slots, arranged(there), olds & (of_slot == f), olds & (of_slot >= 0), judges)
         kept = state.exemplars
-        owned = _outputs(spec, task, not course.everyone, old=True)
+        owned = _outputs(spec, task, not schedule.everyone, old=True)
         mask = batch.mask & kept.mask[judges]
-        return course.learn(state, batch, draws, turn, Judged(None, kept.y[judges], mask, owned))
+        return schedule.learn(state, batch, draws, turn, Judged(None, kept.y[judges], mask, owned))
 
     return Phase("adjust", plan, _draw, update, stored=True)
 
