@@ -15,7 +15,7 @@ from cljax.engine.lanes import Divergence
 from cljax.engine.learn import History
 from cljax.references import protocol, tables
 from cljax.report import sections
-from cljax.report.folders import Found
+from cljax.report.folders import ReportFolder
 from cljax.runner.options import RunOptions
 from cljax.runner.prepare import prepare
 from cljax.runner.results import results_of
@@ -115,7 +115,7 @@ def test_tables_protocol_and_report_say_so(make):
     text = protocol.paragraph(config)
     assert "LA and BTI are not reported: " in text and "BTI their difference" not in text
     assert {row[0] for row in tables.metrics(found).rows}.isdisjoint(LOST)
-    folder = Found(None, "run", "one", config, found)  # type: ignore[arg-type]
+    folder = ReportFolder(None, "run", "one", config, found)  # type: ignore[arg-type]
     page = "".join(str(part) for part in sections.of_run(folder, few=True))
     assert f"BTI: {found['absent']['BTI']}" in page and not folder.forgets
     run = cljax.Run(config, found)

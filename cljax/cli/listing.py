@@ -15,8 +15,10 @@ def names(arguments: list[str]) -> int:
     import inspect
 
     from cljax import data
+    from cljax.memory import POLICIES
     from cljax.methods import CHECKED, METHODS
     from cljax.nets import NETS
+    from cljax.penalties import PENALTIES
     from cljax.recipes import recipes
     from cljax.streams import STREAMS
 
@@ -27,6 +29,8 @@ def names(arguments: list[str]) -> int:
         "nets": [(name, first_line(make)) for name, make in NETS.items()],
         "data": [(name, source.licence) for name, source in data.SOURCES.items()],
         "recipes": [(r.method, r.stream, r.name) for r in recipes()],
+        "penalties": [(name, made().summary) for name, made in PENALTIES.items()],
+        "policies": [(name, policy.summary) for name, policy in POLICIES.items()],
     }
     if {"-h", "--help"} & set(arguments):
         print(
