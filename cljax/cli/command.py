@@ -35,7 +35,7 @@ COMMANDS = {
     "run": "run METHOD STREAM [flags]   train, test, and leave a folder of results",
     "resume": "resume DIR [--trust]        go on with an interrupted run or sweep",
     "sweep": "sweep METHOD STREAM --over NAME=V1,V2 [flags] | sweep status DIR | sweep merge DIR",
-    "list": "list [KIND] [FILTER]        methods, streams, nets, data, recipes, penalties, policies",
+    "list": "list [KIND] [FILTER]        methods, streams, nets, data, recipes, penalties, ...",
     "data": "data NAME ...               where data sets are, their sizes and licences",
     "protocol": "protocol METHOD STREAM      the paragraph for a paper",
     "report": "report DIR ...              a page about runs and sweeps, with tables and figures",
