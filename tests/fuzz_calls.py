@@ -38,7 +38,7 @@ _WRONG = (
     int, len, Path("none"), "2", "mnist-rotations", "er",
 )  # fmt: skip
 
-_MAIN = ["run", "prepare", "evaluate", "sweep.plan", "compare", "learn"]  # drawn more often
+_MAIN = ["run", "RunOptions", "evaluate", "sweep.plan", "compare", "learn"]  # drawn more often
 
 
 class Call(NamedTuple):

@@ -159,7 +159,8 @@ def _prepared(
     """A lane's run, with its setting in place of the base's values."""
     of_method = {name: value for name, value in lane.setting.items() if name not in OF_RUN}
     method = base_method.replace(**{**base.method_options, **of_method})
-    of_run = {name: getattr(options, name) or getattr(base, name) for name in OF_RUN}
+    of_run = {name: getattr(base, name) for name in OF_RUN}
+    of_run |= given(**{name: getattr(options, name) for name in OF_RUN})
     of_run |= {name: value for name, value in lane.setting.items() if name in OF_RUN}
     origins = {**(options.origins or {}), **dict.fromkeys(lane.setting, "sweep")}
     return prepare(method, stream, options.replace(seeds=[lane.seed], origins=origins, **of_run))
@@ -173,7 +174,7 @@ def _of_recipe(made: Prepared, base: Recipe) -> Prepared:
 
 def _base(recipe: Recipe, what: Any, stream: Any, options: RunOptions) -> Any:
     """The recipe's fields, if all of the sweep can be told by names and values."""
-    net = options.net or recipe.net
+    net = recipe.net if options.net is None else options.net
     named = isinstance(what, (Recipe, str)) and not isinstance(stream, Stream)
     if not named or not isinstance(net, str):
         return None
