@@ -57,7 +57,8 @@ RESULTS = Path("experiments/results")
 READING, ABSENT = "## Reading", "-"
 NUMBER = r"[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?"  # as results show it
 By = Literal["ci95", "std"]
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def arguments(
