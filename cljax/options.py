@@ -58,7 +58,7 @@ from cljax.errors import (
 __all__ = [
     "Bound", "Check", "Count", "Leaf", "Natural", "Option", "Options", "Positive", "Rate", "Real",
     "Share", "StaticRate", "StaticShare", "check_single", "documentation", "flat", "options_of",
-    "positional", "real_options",
+    "outline", "positional", "real_options",
 ]  # fmt: skip
 
 
@@ -325,6 +325,22 @@ def real_options(made: Options) -> tuple[str, ...]:
         for option in options_of(made)
         if option.leaf and option.value is not None and not isinstance(option.value, str)
     )
+
+
+def outline(made: Options) -> dict[str, Any]:
+    """What a program is compiled for: the values by name, a mark in the place of real numbers.
+
+    Options that are held stand inside their holder, so that none hides another of its name.
+    """
+    found: dict[str, Any] = {}
+    for name, kind in _kinds(type(made)).items():
+        value = getattr(made, name)
+        if isinstance(value, Options):
+            value = {"kind": value.kind, "options": outline(value)}
+        elif kind.leaf and value is not None and not isinstance(value, str):
+            value = {"real": True}
+        found[name] = value
+    return found
 
 
 def documentation(cls: type) -> dict[str, str]:

@@ -17,7 +17,6 @@ from cljax.engine.learn import Event, History, Hooks, learn
 from cljax.engine.options import Running, check_running
 from cljax.engine.signals import signals
 from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError, in_words
-from cljax.options import flat, real_options
 from cljax.runner import artefacts
 from cljax.runner.options import training_of
 from cljax.runner.progress import journal
@@ -185,8 +184,9 @@ def _run_group(
     """Runs lanes that share programs, and writes each one's folder as it ends."""
     first = plan.prepared[numbers[0]]
     model = first.net(plan.stream.num_classes)
-    values = [flat(plan.prepared[i].method) for i in numbers]
-    real = real_options(first.method)
+    # One structure for all, with each lane's own real options.
+    structure = jax.tree.structure(first.method)
+    leaves = [jax.tree.leaves(plan.prepared[i].method) for i in numbers]
 
     def write(number: int, history: History) -> None:
         if jax.process_index() > 0:  # of several: the first one writes
@@ -206,7 +206,7 @@ def _run_group(
     identity = {**first.config, "config_hash": plan.config["sweep_hash"]}
     identity["stream"] = {**first.config["stream"], "checksum": plan.stream.checksum}
     learn(
-        [first.method.replace(**{name: own[name] for name in real}) for own in values],
+        [jax.tree.unflatten(structure, own) for own in leaves],
         model,
         plan.stream,
         [plan.lanes[i].seed for i in numbers],

@@ -19,7 +19,7 @@ from cljax.runner import run as runs
 from cljax.runner.config import plain
 from cljax.runner.consent import check_consent
 from cljax.storage import files, integrity, shapes
-from cljax.sweep.lanes import OF_RUN, Lane, duration, label
+from cljax.sweep.lanes import OF_RUN, Lane, duration, label, short
 
 __all__ = [
     "Setting",
@@ -353,12 +353,12 @@ def _heat_map(sweep: Sweep, path: Path) -> None:
     from cljax import plot
 
     settings = sweep.settings
-    varied = lambda name: len({str(s.setting.get(name)) for s in settings}) > 1
+    varied = lambda name: len({short(s.setting.get(name)) for s in settings}) > 1
     names = [name for name in sweep.config["over"] if varied(name)]
     if not names:
         return
     axes = [
-        _ordered({str(s.setting.get(n)): s.setting.get(n) for s in settings}) for n in names[:2]
+        _ordered({short(s.setting.get(n)): s.setting.get(n) for s in settings}) for n in names[:2]
     ]
     rows = axes[1] if len(axes) > 1 else [""]
     values = np.full((len(rows), len(axes[0])), np.nan)
@@ -366,8 +366,8 @@ def _heat_map(sweep: Sweep, path: Path) -> None:
     low = sweep.config["metric"] in metrics.LOWER_IS_BETTER
     better = operator.lt if low else operator.gt
     for s in settings:
-        at = (rows.index(str(s.setting.get(names[1]))) if len(names) > 1 else 0,
-              axes[0].index(str(s.setting.get(names[0]))))  # fmt: skip
+        at = (rows.index(short(s.setting.get(names[1]))) if len(names) > 1 else 0,
+              axes[0].index(short(s.setting.get(names[0]))))  # fmt: skip
         lost[at] |= any(step is not None for step in s.diverged)
         if s.mean is not None and (np.isnan(values[at]) or better(s.mean, values[at])):
             values[at] = s.mean

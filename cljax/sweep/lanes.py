@@ -16,8 +16,10 @@ from cljax.keys import (
     check_seed,
     check_seeds,
 )
+from cljax.options import Options
+from cljax.runner.config import plain
 
-__all__ = ["FIRST_SEED", "OF_RUN", "Lane", "On", "duration", "grid", "label", "lanes_of"]
+__all__ = ["FIRST_SEED", "OF_RUN", "Lane", "On", "duration", "grid", "label", "lanes_of", "short"]
 
 FIRST_SEED = 1000  # of tuning; the seeds that runs report start at 0
 OF_RUN = ("net", "batch_size", "epochs")  # what a setting may change beside the method's options
@@ -55,7 +57,7 @@ def grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
 
 def label(setting: Mapping[str, Any]) -> str:
     """A setting as text that can name a folder."""
-    parts = [f"{name}={_short(value)}" for name, value in sorted(setting.items())]
+    parts = [f"{name}={short(value)}" for name, value in sorted(setting.items())]
     text = ",".join(parts) or "default"
     text = re.sub(r"[^A-Za-z0-9=.,_+-]+", "-", text)
     if len(text) <= 120:
@@ -91,12 +93,15 @@ def lanes_of(
     return lanes
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A value as part of a folder's name: of an object what it is called, and of what content."""
     if isinstance(value, float):
         return f"{value:.12g}"
     if value is None or isinstance(value, (bool, int, str, tuple, list, np.generic)):
         return str(value)
+    if isinstance(value, (Options, Mapping)):  # as an object, or as ``sweep.json`` has it
+        written = plain(value)
+        return f"{written.get('name', 'dict')}-{digest_of(written)[:8]}"
     name = getattr(value, "__name__", type(value).__name__).strip("<>")
     return f"{name}-{digest_of(content(value).json)[:8]}"
 

@@ -15,7 +15,7 @@ from cljax.checks import check_method, check_network, model_of
 from cljax.engine.bundles import resolve_lanes
 from cljax.errors import UserError, check_known, check_positive, given, in_words
 from cljax.method import Method
-from cljax.options import flat, real_options
+from cljax.options import flat, outline, real_options
 from cljax.recipes import Recipe
 from cljax.runner.config import canonical, plain
 from cljax.runner.options import RunOptions, options_from
@@ -220,7 +220,7 @@ def _groups(prepared: Sequence[Prepared]) -> tuple[tuple[int, ...], ...]:
     for i, made in enumerate(prepared):
         real = dict.fromkeys(real_options(made.method))
         own = {**made.config, "seeds": None, "stream": None}
-        own["method"] = {"name": made.method.name, "options": {**flat(made.method), **real}}
+        own["method"] = {"name": made.method.name, "options": outline(made.method)}
         own["identity"] = _without(made.config["identity"], real)
         names = ("method", "net", "batch_size", "epochs", "entries", "evaluations", "lanes",
                  "identity")  # fmt: skip
