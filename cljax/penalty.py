@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax.errors import UserError, in_words
 from cljax.options import Options
-from cljax.types import Array, Batch, Info, Network, Params, Phase, PyTree, StepPlan
+from cljax.types import Array, Batch, Info, Network, Params, Phase, PyTree, StepPlan, Variables
 
 __all__ = ["Penalty", "check_penalty", "penalised", "penalty_phases", "penalty_state"]
 
@@ -38,6 +38,10 @@ class Penalty(Options):
     def init(self, params: Params) -> PyTree:
         """The penalty's own state before the first update."""
         return ()
+
+    def begin(self, variables: Variables) -> PyTree:
+        """``init``, for penalties that remember the model state as well."""
+        return self.init(variables.params)
 
     def value(self, state: PyTree, params: Params) -> Array:
         """What is added to the loss, [] nats."""
@@ -74,9 +78,9 @@ def check_penalty(penalty: Any) -> None:
         )
 
 
-def penalty_state(penalty: Penalty | None, params: Params) -> PyTree:
+def penalty_state(penalty: Penalty | None, variables: Variables) -> PyTree:
     """What a method keeps for its penalty in its state's field ``penalty``."""
-    return () if penalty is None else penalty.init(params)
+    return () if penalty is None else penalty.begin(variables)
 
 
 def penalised(

@@ -52,7 +52,7 @@ from cljax.methods.groups.descent import PenaltyOptions
 from cljax.methods.groups.replay import ReplayOptions, beside
 from cljax.options import Bound, Count, Rate
 from cljax.penalty import penalised
-from cljax.types import Array, Batch, Examples, Info, Params, PyTree
+from cljax.types import Array, Batch, Examples, Info, Params, PyTree, Variables
 
 __all__ = [
     "CMAML", "Draws", "LaMAML", "State", "SyncLaMAML", "draw_order", "meta_loss",
@@ -213,7 +213,7 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
         memory, task = self.empty(problem), jnp.zeros((), jnp.int32)
         old_memory = memory if self.replay_source == "old-tasks" else None
         alpha = tree.full_like(params, self.alpha_init)
-        kept = self.penalty_state(params)
+        kept = self.penalty_state(Variables(params, model_state))
         return State(params, model_state, alpha, memory, old_memory, task, kept)
 
     def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> Draws:

@@ -17,7 +17,8 @@ connections" (arXiv:1809.10635), whose numbers later tables quote.
 Differs: their cross-entropy is this KL divergence but for a constant. Li and Hoiem write CE +
 strength * D over the past outputs alone, D the sum over past tasks: ``outputs="past",
 weights="one"``. They train the new outputs alone first, decay all weights, and tau^2 is not theirs:
-it keeps the gradient's size. The old network shares the current one's BatchNorm statistics.
+it keeps the gradient's size. The old network predicts with the BatchNorm statistics that it had
+as its task ended.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ __all__ = ["LwF", "State"]
 
 
 class State(NamedTuple):
-    """The old network's parameters, and how many tasks it has seen, [] int32."""
+    """The old network, its statistics included, and how many tasks it has seen, [] int32."""
 
-    teacher: Params
+    teacher: Variables
     tasks: Array
 
 
@@ -55,14 +56,14 @@ class LwF(Penalty, name="lwf"):
     """Share is 1 / t of the loss and 1 - 1 / t of the distillation, over past tasks their mean;
     one is their sum with the whole loss."""
 
-    def init(self, params: Params) -> State:
-        return State(params, jnp.zeros((), jnp.int32))
+    def begin(self, variables: Variables) -> State:
+        return State(variables, jnp.zeros((), jnp.int32))
 
     def share(self, state: State) -> Array | float:
         return 1.0 / (state.tasks + 1) if self.weights == "share" else 1.0
 
     def distil(self, state: State, params: Params, batch: Batch, network: Network) -> Array:
-        old = network.logits(Variables(state.teacher, network.model_state), batch.x)
+        old = network.logits(state.teacher, batch.x)
         new = network.logits(Variables(params, network.model_state), batch.x)
         class_mask = jnp.asarray(network.spec.class_mask)
         tasks = jnp.arange(len(class_mask))
@@ -84,4 +85,4 @@ class LwF(Penalty, name="lwf"):
     def consolidate(
         self, state: State, params: Params, batch: Batch, network: Network, key: Array
     ) -> State:
-        return State(params, state.tasks + 1)
+        return State(Variables(params, network.model_state), state.tasks + 1)

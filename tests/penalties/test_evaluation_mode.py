@@ -11,7 +11,7 @@ import support
 
 import cljax
 from cljax.method import Problem
-from cljax.types import Batch, Clock
+from cljax.types import Batch, Clock, Variables
 
 C, D = support.NUM_CLASSES, support.NUM_INPUTS
 CASES = [(1, 1, 0), (5, 5, 1), (7, 4, 2)]  # rows, of them valid, seed
@@ -60,7 +60,7 @@ def test_the_fisher_by_hand(kind, rows, valid, seed):
     params, batch, network, features, logits = problem(rows, valid, seed)
     labels = np.asarray(batch.y)[:valid]
     if kind == "sampled":
-        everyone = network.logits(cljax.types.Variables(params, network.model_state), batch.x)
+        everyone = network.logits(Variables(params, network.model_state), batch.x)
         labels = np.asarray(jax.random.categorical(jax.random.key(1), everyone))[:valid]
     slopes = softmax(logits) - np.eye(C)[labels]
     each = features[:, :, None] * slopes[:, None]
@@ -80,12 +80,19 @@ def test_the_sensitivity_of_mas_by_hand(rows, valid, seed):
 
 @EVERY
 def test_the_distillation_of_lwf_by_hand(rows, valid, seed):
-    """The teacher's targets too are those of the running statistics."""
+    """The old network's targets are those of its own running statistics, not the current ones."""
     params, batch, network, features, logits = problem(rows, valid, seed)
     penalty = cljax.LwF(1.0, temperature=2.0, outputs="past", weights="one")
     tilt = 0.3 * jnp.arange(C)[None]
     teacher = {"head": {**params["head"], "kernel": params["head"]["kernel"] + tilt}}
-    state = penalty.init(teacher)._replace(tasks=jnp.asarray(1, jnp.int32))
+    state = penalty.begin(Variables(params, network.model_state))
+    rng = np.random.default_rng(10 + seed)
+    mean, var = rng.normal(size=D), rng.uniform(0.5, 3, D)
+    then = network._replace(
+        model_state={"batch_stats": {"mean": jnp.asarray(mean), "var": jnp.asarray(var)}}
+    )
+    state = penalty.consolidate(state, teacher, batch, then, jax.random.key(0))
+    features = ((np.asarray(batch.x) - mean) / np.sqrt(var + 1e-5))[:valid]
     old = softmax(features @ np.asarray(teacher["head"]["kernel"]) / 2)
     new = softmax(logits / 2)
     expected = 4 * (old * np.log(old / new)).sum(1).mean()

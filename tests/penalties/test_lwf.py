@@ -10,6 +10,7 @@ import support
 
 import cljax
 from cljax.method import Problem
+from cljax.types import Variables
 
 
 @pytest.fixture(autouse=True)
@@ -43,12 +44,12 @@ def distilled(penalty, setting, tasks, multi_head=False):
     model, network, (old, new) = setting
     batch = support.at(support.batches(3, multi_head=multi_head), 2)
     batch = batch._replace(mask=batch.mask.at[1].set(False))
-    state = penalty.init(old)
+    state = penalty.begin(Variables(old, {}))
     for _ in range(tasks):
         state = penalty.consolidate(state, old, batch, network, jax.random.key(0))
     rows = np.asarray(batch.mask)
     logits = [
-        np.asarray(model.apply(cljax.types.Variables(p, {}), batch.x, False)[0].logits)[rows]
+        np.asarray(model.apply(Variables(p, {}), batch.x, False)[0].logits)[rows]
         for p in (old, new)
     ]
     found = jax.jit(lambda s, p: penalty.distil(s, p, batch, network))(state, new)
@@ -124,7 +125,8 @@ def test_its_gradient_is_zero_right_after_a_task(multi_head):
     _, network, (params, _) = setting(multi_head)
     penalty = cljax.LwF(outputs="past")
     batch = support.at(support.batches(1, multi_head=multi_head), 0)
-    state = penalty.consolidate(penalty.init(params), params, batch, network, jax.random.key(0))
+    state = penalty.begin(Variables(params, {}))
+    state = penalty.consolidate(state, params, batch, network, jax.random.key(0))
     grads = jax.grad(lambda p: penalty.distil(state, p, batch, network))(params)
     assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) < 1e-12
 
@@ -133,7 +135,8 @@ def test_it_runs_on_two_heads():
     """Outputs of tasks that have not come yet get no gradient from it."""
     _, network, (old, new) = setting(True)
     penalty, batch = cljax.LwF(), support.at(support.batches(1, multi_head=True), 0)
-    state = penalty.consolidate(penalty.init(old), old, batch, network, jax.random.key(0))
+    state = penalty.begin(Variables(old, {}))
+    state = penalty.consolidate(state, old, batch, network, jax.random.key(0))
     grads = jax.grad(lambda p: penalty.distil(state, p, batch, network))(new)
     head = np.asarray(grads["Dense_1"]["bias"])
     assert np.abs(head[:4]).max() > 0 and not head[4:].any()

@@ -12,7 +12,7 @@ from cljax.method import Cost, Problem
 from cljax.optimizers import Optimizer, Transformation, make_optimizer
 from cljax.options import Bound, Options, Rate
 from cljax.penalty import Penalty, check_penalty, penalised, penalty_phases, penalty_state
-from cljax.types import Array, Batch, Examples, Needs, Params, Phase, PyTree
+from cljax.types import Array, Batch, Examples, Needs, Params, Phase, PyTree, Variables
 
 __all__ = ["Descent", "DescentOptions", "PenaltyOptions", "mean_weights"]
 
@@ -45,9 +45,9 @@ class PenaltyOptions(Options):
         """Where tasks end, if a penalty consolidates there."""
         return Needs(boundaries=self.penalty is not None)
 
-    def penalty_state(self, params: Params) -> PyTree:
+    def penalty_state(self, variables: Variables) -> PyTree:
         """What the state keeps for the penalty, () without one."""
-        return penalty_state(self.penalty, params)
+        return penalty_state(self.penalty, variables)
 
     def phases(self, problem: Problem) -> tuple[Phase, ...]:
         """The phase that consolidates the penalty, if there is one."""
@@ -75,8 +75,9 @@ class DescentOptions(PenaltyOptions):
 
     def start(self, problem: Problem, key: Array) -> Descent:
         """What the first step starts from."""
-        params, model_state = problem.variables(key)
-        return Descent(params, model_state, self.step.init(params), self.penalty_state(params))
+        variables = problem.variables(key)
+        opt_state, kept = self.step.init(variables.params), self.penalty_state(variables)
+        return Descent(variables.params, variables.model_state, opt_state, kept)
 
     def descend(
         self, problem: Problem, at: Descent, examples: Examples, weights: Array, batch: Batch
