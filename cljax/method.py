@@ -47,8 +47,8 @@ from cljax.types import (
 )
 
 __all__ = [
-    "Cost", "Method", "Problem", "check_features", "features_predictor", "logits_predictor",
-    "with_features",
+    "Cost", "Method", "Problem", "check_features", "features_predictor", "holds_network",
+    "logits_predictor", "with_features",
 ]  # fmt: skip
 
 
@@ -202,6 +202,19 @@ def with_features(learner: Learner, model: Model) -> Learner:
     return learner._replace(predictors={**added, **learner.predictors})
 
 
+def holds_network(init: Callable[[Array], Any], problem: Problem) -> bool:
+    """Whether the fields ``params`` and ``model_state`` of a state are one network of the problem.
+
+    Args:
+      init: key -> the state, which is traced alone.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state, network = jax.eval_shape(lambda k: (init(k), problem.variables(k)), key)
+    own = (state.params, state.model_state) if isinstance(state, WithNetwork) else None
+    shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
+    return shapes(own) == shapes(network)
+
+
 def check_features(learner: Learner, model: Model, spec: Spec) -> None:
     """Checks that the state of a learner holds the network that ``with_features`` looks into.
 
@@ -210,13 +223,7 @@ def check_features(learner: Learner, model: Model, spec: Spec) -> None:
     """
     if "features" in learner.predictors:
         return
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    state, network = jax.eval_shape(
-        lambda k: (learner.init(k), Problem(model, spec).variables(k)), key
-    )
-    held = (state.params, state.model_state) if isinstance(state, WithNetwork) else None
-    shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
-    if shapes(held) != shapes(network):
+    if not holds_network(learner.init, Problem(model, spec)):
         raise UserError(
             "A readout needs features, but the method's state has no params and model_state of "
             "the network to take them from; give its learner a predictor named features."

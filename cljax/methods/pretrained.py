@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 
 from cljax.checks import check_method
 from cljax.errors import UserError, check_positive, check_rate
-from cljax.method import Cost, Method, Problem
+from cljax.method import Cost, Method, Problem, holds_network
 from cljax.methods.groups.descent import Descent
 from cljax.methods.groups.pretraining import epochs_for, from_task_1, optimizer_of, source_step
 from cljax.options import positional
-from cljax.states import WithNetwork
 from cljax.types import (
     Array,
     Batch,
@@ -115,11 +114,15 @@ class Pretrained(Method):
 
     def fit(self, problem: Problem) -> None:
         self.method.fit(problem)
+        if not holds_network(functools.partial(self.method.init, problem), problem):
+            raise UserError(
+                f"{self.name} cannot start from pretrained weights, because its state has no "
+                "params and model_state of one network; choose another method, or a stream "
+                "without pretraining."
+            )
 
     def init(self, problem: Problem, key: Array) -> State:
         inner = self.method.init(problem, key)
-        if not isinstance(inner, WithNetwork):
-            raise UserError(f"The state of {self.name} has no params and model_state to pretrain.")
         return State(inner, optimizer_of(self.how).init(inner.params))
 
     def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> PyTree:

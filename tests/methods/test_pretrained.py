@@ -124,6 +124,18 @@ def test_exemplars_join_a_pretrained_method_unless_it_has_a_plan_of_its_own():
         cljax.WithExemplars(joint, "herding", exemplars_per_class=2)
 
 
+@pytest.mark.parametrize("how", ["by hand", "of the stream"])
+def test_a_method_without_one_network_to_pretrain_is_refused(how):
+    method = cljax.Independent(lr=0.1)
+    with pytest.raises(UserError, match="independent cannot start from pretrained weights"):
+        if how == "by hand":
+            support.bind(cljax.Pretrained(method, HOW))
+        else:
+            with jax.enable_x64(False):
+                net = cljax.nets.mlp(4)
+                cljax.run(method, transfer_support.stream(), seeds=1, net=net, batch_size=5)
+
+
 def test_what_is_no_method_is_refused():
     with pytest.raises(UserError, match="must be a Method"):
         cljax.Pretrained(cljax.ER)
