@@ -167,9 +167,10 @@ def compare(
             raise Interrupted(f"interrupted; {done}.", kept=kept)
         settings[name], tuning[name] = tuned.best(), tuned.tuning()
     for name, (method, _) in methods.items():
-        method = (method() if isinstance(method, type) else method).replace(
-            **settings[name].setting
-        )
+        # As it was given: of an object, the sweep's folder has the name alone.
+        best = sweep.label(settings[name].setting)
+        chosen = next(setting for setting in grids[name] if sweep.label(setting) == best)
+        method = (method() if isinstance(method, type) else method).replace(**chosen)
         runs[name] = run_one(
             method, opened, seeds=reported, net=net, out=folder / "report" / name,
             running=running, tuning=tuning[name], **options,

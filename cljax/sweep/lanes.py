@@ -8,18 +8,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 
 from cljax.errors import UserError, check_positive, in_words
 from cljax.identity.content import content, digest_of
-from cljax.keys import (
-    check_seed,
-    check_seeds,
-)
+from cljax.keys import check_seed, check_seeds
 from cljax.options import Options
 from cljax.runner.config import plain
 
-__all__ = ["FIRST_SEED", "OF_RUN", "Lane", "On", "duration", "grid", "label", "lanes_of", "short"]
+__all__ = [
+    "FIRST_SEED", "OF_RUN", "Lane", "On", "duration", "grid", "is_data", "label", "lanes_of",
+    "short", "written",
+]  # fmt: skip
 
 FIRST_SEED = 1000  # of tuning; the seeds that runs report start at 0
 OF_RUN = ("net", "batch_size", "epochs")  # what a setting may change beside the method's options
@@ -94,16 +95,31 @@ def lanes_of(
 
 
 def short(value: Any) -> str:
-    """A value as part of a folder's name: of an object what it is called, and of what content."""
+    """A value as part of a folder's name, the same for an object and for what is written of it."""
+    value = written(value)
     if isinstance(value, float):
         return f"{value:.12g}"
-    if value is None or isinstance(value, (bool, int, str, tuple, list, np.generic)):
-        return str(value)
-    if isinstance(value, (Options, Mapping)):  # as an object, or as ``sweep.json`` has it
-        written = plain(value)
-        return f"{written.get('name', 'dict')}-{digest_of(written)[:8]}"
+    if isinstance(value, Mapping):
+        return f"{value.get('name', 'dict')}-{digest_of(value)[:8]}"
+    return str(value)
+
+
+def written(value: Any) -> Any:
+    """A value as ``sweep.json`` has it: of an object what it is called, and of what content."""
+    if is_data(value) or isinstance(value, Options):
+        return plain(value)
     name = getattr(value, "__name__", type(value).__name__).strip("<>")
     return f"{name}-{digest_of(content(value).json)[:8]}"
+
+
+def is_data(value: Any) -> bool:
+    """Whether a value is numbers and text alone, which JSON holds."""
+    if isinstance(value, Mapping):
+        return all(is_data(entry) for entry in value.values())
+    if isinstance(value, (list, tuple)):
+        return not hasattr(value, "_asdict") and all(is_data(entry) for entry in value)
+    known = (bool, int, float, str, np.generic, np.ndarray, jax.Array)
+    return value is None or isinstance(value, known)
 
 
 def duration(seconds: float) -> str:

@@ -17,14 +17,14 @@ from cljax.errors import UserError, check_known, check_positive, given, in_words
 from cljax.method import Method
 from cljax.options import flat, outline, real_options
 from cljax.recipes import Recipe
-from cljax.runner.config import canonical, plain
+from cljax.runner.config import canonical
 from cljax.runner.options import RunOptions, options_from
 from cljax.runner.prepare import Prepared, begun_as, prepare
 from cljax.runner.results import flops
 from cljax.streams.base import Stream, on_validation
 from cljax.streams.base import plan as steps
 from cljax.streams.options import StreamSource
-from cljax.sweep.lanes import OF_RUN, Lane, On, duration, label, lanes_of
+from cljax.sweep.lanes import OF_RUN, Lane, On, duration, is_data, label, lanes_of, written
 from cljax.types import Learner
 
 __all__ = ["OF_EXECUTION", "Plan", "plan"]
@@ -107,6 +107,7 @@ def plan(
     identity = [made.config["config_hash"] for made in prepared] + [lane.name for lane in lanes]
     state_bytes = max(_state_bytes(prepared[group[0]]) for group in groups)
     named = isinstance(what, (Recipe, str))
+    swept = [value for lane in lanes for value in lane.setting.values()]
     config = {
         "kind": "sweep",
         "method": base.method if named else prepared[0].method.name,  # a lambda has no name
@@ -114,9 +115,12 @@ def plan(
         "on": on,
         "metric": metric,
         "over": list(dict.fromkeys(name for lane in lanes for name in lane.setting)),
-        "lanes": [{"setting": plain(lane.setting), "seed": lane.seed} for lane in lanes],
+        "lanes": [
+            {"setting": {name: written(v) for name, v in lane.setting.items()}, "seed": lane.seed}
+            for lane in lanes
+        ],
         "hashes": [made.config["config_hash"] for made in prepared],  # of each lane
-        "base": _base(base, what, stream, asked),
+        "base": _base(base, what, stream, asked) if all(map(is_data, swept)) else None,
         "sweep_hash": hashlib.sha256("".join([*identity, on, metric]).encode()).hexdigest(),
         "begun_as": None,
     }
