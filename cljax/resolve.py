@@ -25,7 +25,7 @@ from cljax.nets import NETS
 from cljax.options import Options
 from cljax.streams import STREAMS, Stream, StreamSource
 from cljax.streams.base import check_stream
-from cljax.streams.catalogue import entry_of
+from cljax.streams.catalogue import entry_of, find
 from cljax.types import Net
 
 __all__ = [
@@ -81,7 +81,7 @@ def stream_source(name: str) -> Any:
     For ``my.module:attribute`` that is a ``StreamSource`` or its class, a ``Stream``, or a function
     that makes either.
     """
-    made = _factory("stream", name, STREAMS)
+    made: Any = find(name) or _factory("stream", name, STREAMS)
     return called(made, name) if _is_class_of_sources(made) else made
 
 

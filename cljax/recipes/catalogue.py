@@ -7,6 +7,7 @@ from cljax.methods import METHODS
 from cljax.recipes import itaml, lamaml, lamaml_table3, mer, mnemonics, teacher
 from cljax.recipes.base import Recipe
 from cljax.streams import STREAMS
+from cljax.streams.catalogue import find
 
 __all__ = ["default", "recipe", "recipes"]
 
@@ -45,9 +46,11 @@ def recipe(
     """
     check_text(method=method, stream=stream, **given(source=source, variant=variant))
     if source is None and variant is None:
-        for kind, name, known in (("method", method, METHODS), ("stream", stream, STREAMS)):
-            if ":" not in name:  # else it is of one's own
-                check_known(kind, name.removesuffix("[sample]"), known)
+        pair = stream.removesuffix("[sample]")
+        if ":" not in method:  # else it is of one's own
+            check_known("method", method, METHODS)
+        if ":" not in stream and find(pair) is None:
+            check_known("stream", pair, STREAMS)
         return default(method, stream)
     pair = [r for r in recipes() if (r.method, r.stream) == (method, stream)]
     fitting = [

@@ -24,7 +24,7 @@ from cljax.streams.svhn import SplitSVHN
 from cljax.streams.taskfree import Blurry, Gaussian, IBlurry, TaskFree
 from cljax.streams.tinyimagenet import TinyImageNet
 
-__all__ = ["STREAMS", "Entry", "entry_of", "make"]
+__all__ = ["STREAMS", "Entry", "entry_of", "find", "make"]
 
 # As in mnemonics training (Liu et al. 2020): half of the classes first.
 _CIFAR_HALF = CIFAR100(
@@ -80,6 +80,13 @@ STREAMS: Mapping[str, StreamSource] = MappingProxyType(
         },
     }
 )
+# Other streams with tasks, without them: no list shows these, but a run records their names.
+_UNLISTED: Mapping[str, StreamSource] = {
+    f"{name}-{kind.kind}": kind(stream=made)
+    for name, made in _WITH_TASKS.items()
+    for kind in (*_SHARED, IBlurry)
+    if kind not in _WITHOUT.get(name, ())
+}
 
 
 class Entry(NamedTuple):
@@ -95,8 +102,16 @@ def make(name: str, **options: Any) -> StreamSource:
     Raises:
       UserError: for an unknown name or option, or a value that is none.
     """
-    check_known("stream", name, STREAMS)
-    return STREAMS[name].replace(**options)
+    made = find(name)
+    if made is None:
+        check_known("stream", name, STREAMS)
+    assert made is not None
+    return made.replace(**options)
+
+
+def find(name: Any) -> StreamSource | None:
+    """The built-in stream of a name, listed or not, or None."""
+    return (STREAMS.get(name) or _UNLISTED.get(name)) if isinstance(name, str) else None
 
 
 def entry_of(source: StreamSource) -> Entry | None:
@@ -104,8 +119,12 @@ def entry_of(source: StreamSource) -> Entry | None:
 
     So ``CIFAR100(classes_per_task=5, val=0.0)`` is cifar100-20x5 with another ``val``.
     """
+    return _nearest(source, STREAMS) or _nearest(source, _UNLISTED)
+
+
+def _nearest(source: StreamSource, streams: Mapping[str, StreamSource]) -> Entry | None:
     values, entries = flat(source), []
-    for name, listed in STREAMS.items():
+    for name, listed in streams.items():
         if _classes(listed) == _classes(source):
             defaults = flat(listed)
             changed = {n: value for n, value in values.items() if value != defaults[n]}

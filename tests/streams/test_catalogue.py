@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import textwrap
 
 import jax
@@ -100,23 +101,39 @@ def test_every_name_is_the_entry_of_its_own_stream():
         (streams.TaskFree(stream=streams.MNISTRotations()), "mnist-rotations-task-free", {}),
         (streams.TaskFree(stream=streams.MNISTPermutations(num_tasks=3), order="shuffled"),
          "mnist-permutations-task-free", {"num_tasks": 3, "order": "shuffled"}),
+        # Names that no list shows.
+        (streams.Blurry(stream=streams.SplitSVHN()), "split-svhn-blurry", {}),
+        (streams.IBlurry(stream=streams.TinyImageNet(classes_per_task=8), fraction=0.2),
+         "tinyimagenet-40x5-i-blurry", {"classes_per_task": 8, "fraction": 0.2}),
+        (streams.Gaussian(stream=streams.CIFAR100(base=50), width=2.0),
+         "cifar100-10x10-gaussian", {"base": 50, "width": 2.0}),
     ],
 )  # fmt: skip
 def test_an_object_has_the_name_that_it_differs_from_least(source, name, options):
     assert entry_of(source) == (name, options)
-    assert flat(STREAMS[name].replace(**options)) == flat(source)
+    assert flat(streams.make(name, **options)) == flat(source)
 
 
 def test_a_stream_that_no_name_has_runs_as_what_it_opens():
     class Mine(streams.MNISTRotations):
         """Of one's own."""
 
-    for source in (Mine(**SMALL), streams.Blurry(stream=streams.MNISTManyPermutations(**SMALL))):
+    for source in (Mine(**SMALL), streams.Blurry(stream=Mine(**SMALL))):
         assert entry_of(source) is None
         config = prepare("er", source, ONE).config
-        assert config["stream"]["name"].startswith(("mine", "mnist-many"))
+        assert config["stream"]["name"].startswith("mine")
         assert "begun_as" not in config
         assert config["config_hash"] == prepare("er", source.build(), ONE).config["config_hash"]
+
+
+def test_a_stream_that_no_list_shows_is_recorded_and_resumed_by_its_name():
+    source = streams.Blurry(stream=streams.MNISTManyPermutations(**SMALL), fraction=0.2)
+    config = prepare("er", source, ONE).config
+    begun = json.loads(json.dumps(config["begun_as"]))
+    assert begun["stream"] == "mnist-many-permutations-blurry"
+    again = prepare(cljax.Recipe(**begun), None, ONE).config
+    assert without_place(again) == without_place(config)
+    assert config["config_hash"] == prepare("er", source.build(), ONE).config["config_hash"]
 
 
 def test_options_are_arguments_of_jax_and_are_checked_when_made():
