@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from jax.core import Tracer
 from cljax.errors import UserError, in_words
 from cljax.types import Array
 
-__all__ = ["check_seed", "check_seeds", "derived", "purpose"]
+__all__ = ["check_seed", "check_seeds", "derived", "is_list", "purpose"]
 
 _SEEDS = 2**32  # a generator's key takes the lower 32 bits alone
 
@@ -51,9 +51,7 @@ def check_seeds(seeds: Any) -> tuple[int, ...]:
     Raises:
       UserError: for none, for one that is there twice, or for one out of range.
     """
-    listed = not isinstance(seeds, (str, bytes, Mapping)) and isinstance(seeds, Iterable)
-    listed = listed and getattr(seeds, "ndim", 1) == 1
-    chosen = tuple(map(check_seed, seeds)) if listed else ()
+    chosen = tuple(map(check_seed, seeds)) if is_list(seeds) else ()
     if not chosen:
         raise UserError(
             f"seeds is {in_words(seeds)}, but it must be a list of seeds, such as [0, 1, 2]."
@@ -61,6 +59,13 @@ def check_seeds(seeds: Any) -> tuple[int, ...]:
     if len(set(chosen)) < len(chosen):
         raise UserError(f"seeds are {list(chosen)}, but they must be distinct.")
     return chosen
+
+
+def is_list(values: Any) -> bool:
+    """Whether values come in an order, and every time that they are asked for."""
+    if isinstance(values, (str, bytes, Mapping, Set, Iterator)):
+        return False
+    return isinstance(values, Iterable) and getattr(values, "ndim", 1) == 1
 
 
 def purpose(seed: int, name: str, *counters: int) -> Array:

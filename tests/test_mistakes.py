@@ -327,9 +327,15 @@ def test_keys_labels_seeds_and_models_of_other_types_are_refused(stream):
     _refused("lr is -1", fit, lr=-1)
     for model in (1.5, cljax.nets.mlp(2), None):
         _refused("The model is", learn, cljax.Finetune(), model, stream, [0], batch_size=4)
-    for seeds in (object(), int, "3"):
+    for seeds in (object(), int, "3", {1, 2}, frozenset([0]), {0: 1}.keys(), iter([0, 1])):
         _refused("seeds is", learn, cljax.Finetune(), None, stream, seeds, batch_size=4)
         _refused("seeds", cljax.run, cljax.Finetune(), stream, seeds=seeds)
+        _refused("seeds", cljax.sweep.plan, cljax.Finetune(), stream, [{}], seeds=seeds)
+    methods = {"a": (cljax.Finetune, {"lr": [0.1]})}
+    for tune in (cljax.Tune(seeds={1000, 1001}), cljax.Tune(seeds=iter([1000]))):  # type: ignore
+        _refused("seeds is a", cljax.compare, methods, stream, tune=tune)
+    for seeds in ((0, 1), range(2), np.arange(2), jnp.arange(2)):
+        assert cljax.keys.check_seeds(seeds) == (0, 1)
     _refused("The seed an object", cljax.streams.on_validation, stream, object())
 
 

@@ -45,7 +45,7 @@ from cljax.evaluation.accuracy import (
     test_rows,
 )
 from cljax.evaluation.readout import check_readouts, fitted_rows
-from cljax.keys import check_seed
+from cljax.keys import check_seed, is_list
 from cljax.method import Method, check_features, with_features
 from cljax.nets.transfer import convolves
 from cljax.storage import checkpoint
@@ -148,7 +148,7 @@ def _runs(
     method: Method | Sequence[Method], seeds: Sequence[int]
 ) -> tuple[list[Method], list[int]]:
     """A method and a seed for each run."""
-    if isinstance(seeds, (str, bytes)) or not np.iterable(seeds):
+    if not is_list(seeds):
         raise UserError(f"seeds is {in_words(seeds)}, but it must be a list, one for each run.")
     seeds = [check_seed(seed) for seed in seeds]
     check_positive(seeds=len(seeds))
