@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
+import jax
 import numpy as np
 from jax.core import Tracer
 
@@ -73,9 +74,14 @@ def check_rate(**rates: Any) -> None:
 
 
 def check_above_zero(**values: Any) -> None:
-    """Raises UserError unless every value is finite and above 0; tracers pass."""
+    """Raises UserError unless every value is finite and above 0, as JAX holds it; tracers pass."""
     for name, value in values.items():
-        _check_number(name, value, lambda number: number > 0, "a finite number above 0")
+        above = _check_number(name, value, lambda number: number > 0, "a finite number above 0")
+        if above is not None and above < (least := _limits().tiny):
+            raise UserError(
+                f"{name} is {in_words(value)}, which is 0 in {_limits().dtype}, but it must be "
+                f"above 0: at least {least:.3g}."
+            )
 
 
 def check_share(**shares: Any) -> None:
@@ -166,14 +172,20 @@ def _check_whole(name: str, value: Any, least: int) -> None:
         raise UserError(f"{name} is {in_words(value)}, but it must be {right} and at most {MOST}.")
 
 
-def _check_number(name: str, value: Any, right: Callable[[float], bool], what: str) -> None:
+def _limits() -> np.finfo:
+    """Of the floats that JAX computes with now; below ``tiny`` it rounds to 0."""
+    return np.finfo(jax.dtypes.canonicalize_dtype(np.float64))
+
+
+def _check_number(name: str, value: Any, right: Callable[[float], bool], what: str) -> float | None:
+    """The number, or None of a tracer."""
     if callable(value):
         raise UserError(
             f"{name} is a function, but it must be a number; a schedule goes into an optax "
             "optimiser, for methods that take one."
         )
     if isinstance(value, Tracer):
-        return
+        return None
     try:
         wrong = isinstance(value, (bool, str, bytes)) or getattr(value, "ndim", 0)
         number = math.nan if wrong else float(value)
@@ -183,6 +195,13 @@ def _check_number(name: str, value: Any, right: Callable[[float], bool], what: s
         number = math.inf
     if not (math.isfinite(number) and right(number)):
         raise UserError(f"{name} is {in_words(value)}, but it must be {what}.")
+    most = float(_limits().max)
+    if abs(number) > most:
+        raise UserError(
+            f"{name} is {in_words(value)}, which is infinite in {_limits().dtype}, but it must be "
+            f"at most {most:.3g} in size."
+        )
+    return number
 
 
 def check_known(kind: str, name: Any, known: Iterable[str]) -> None:

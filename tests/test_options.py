@@ -112,6 +112,34 @@ def test_an_option_that_is_of_another_kind_or_out_of_range_is_refused_by_its_nam
     assert not accepted, "\n".join(map(str, accepted))
 
 
+NUMBERS = [
+    (cljax.ER(), "lr"), (cljax.Finetune(), "clip_norm"), (cljax.EWC(), "strength"),
+    (cljax.BiC(), "temperature"), (cljax.memory.Mnemonics(), "damping"), (cljax.HAT(), "s_max"),
+    (cljax.streams.Gaussian(stream=cljax.streams.MNISTRotations()), "width"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [1e39, 3.5e38, 10**39, np.float64(1e300)])
+@pytest.mark.parametrize(("made", "name"), NUMBERS)
+def test_a_number_that_is_infinite_in_float32_is_refused_there_alone(made, name, value):
+    with pytest.raises(errors.UserError, match=f"^{name} is .* infinite in float32, .* 3.4e.38"):
+        made.replace(**{name: value})
+    made.replace(**{name: 3.4e38})
+    with jax.enable_x64(True):
+        made.replace(**{name: value})
+
+
+@pytest.mark.parametrize("value", [1e-60, 1e-39, np.float64(1e-300)])
+def test_what_must_be_above_0_is_so_in_float32_as_well(value):
+    for made, name in ((cljax.Finetune(), "clip_norm"), (cljax.BiC(), "temperature")):
+        with pytest.raises(errors.UserError, match=f"^{name} is .* which is 0 in float32"):
+            made.replace(**{name: value})
+        made.replace(**{name: 1.2e-38})
+        with jax.enable_x64(True):
+            made.replace(**{name: value})
+    assert cljax.ER(lr=value).lr == value  # a rate may be 0
+
+
 def arrays(y=1, **options):
     labels, task = np.array([0, y, 0, y]), np.array([0, 0, 1, 1])
     data = (np.zeros((4, 3), np.uint8), labels, task)
