@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -571,3 +572,19 @@ def test_tuning_needs_validation_images():
     with pytest.raises(UserError, match="no validation images for task 0"):
         planned(RATES, stream=empty)
     assert planned(RATES, stream=empty, on="test").lanes
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3], ids=["lanes", "setting", "seed"])
+def test_a_file_in_the_place_of_a_lanes_folder_is_named_and_stays(depth, tmp_path):
+    plan = planned(sweep.grid(lr=[0.1]), seeds=1)
+    done = sweep.run(plan, tmp_path)
+    taken = Path(*(tmp_path / "lanes" / plan.lanes[0].name).parts[: len(tmp_path.parts) + depth])
+    shutil.rmtree(taken)
+    taken.write_text("mine")
+    said = f"{re.escape(str(taken))} is a file in the place of a lane's folder"
+    for call in (lambda: sweep.run(plan, tmp_path), lambda: sweep.merge(done.path)):
+        with pytest.raises(UserError, match=said):
+            call()
+    assert "1 damaged" in sweep.status(tmp_path) and taken.read_text() == "mine"
+    taken.unlink()
+    assert sweep.run(plan, tmp_path).best().setting == {"lr": 0.1}

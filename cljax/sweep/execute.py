@@ -25,7 +25,7 @@ from cljax.runner.run import checkpoints_of
 from cljax.storage.checkpoint import newest_place
 from cljax.storage.files import as_json
 from cljax.storage.locks import tidy
-from cljax.sweep.folders import Sweep, at_work, config_of, fault, load, merge
+from cljax.sweep.folders import Sweep, at_work, config_of, fault, in_place, load, merge
 from cljax.sweep.layout import Plan
 
 __all__ = ["run"]
@@ -114,6 +114,9 @@ def _run_groups(
     first = jax.process_index() == 0
     index, count = map(int, part.split("-of-"))
     faults = _faults(folder, plan)
+    for i, wrong in faults.items():
+        if in_place(_place(folder, plan, i)) is not None:  # which is not ours to remove
+            raise UserError(f"The lane {plan.lanes[i].name} cannot be written: {wrong}")
     with signals() as interrupted:
         for number, group in enumerate(plan.groups):
             mine = [i for i in group if i % count == index]

@@ -27,6 +27,7 @@ __all__ = [
     "at_work",
     "config_of",
     "fault",
+    "in_place",
     "load",
     "load_any",
     "merge",
@@ -295,6 +296,9 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 def fault(place: Path, config_hash: str) -> str | None:
     """What is wrong with the files of a lane: None if nothing, "" if it is not finished."""
+    taken = in_place(place)
+    if taken is not None:
+        return f"{taken} is a file in the place of a lane's folder; move it away."
     if not (place / "results.json").exists():
         return ""
     try:
@@ -304,6 +308,12 @@ def fault(place: Path, config_hash: str) -> str | None:
     if config["config_hash"] != config_hash:
         return f"{place / 'config.json'} is of another run."
     return None
+
+
+def in_place(place: Path) -> Path | None:
+    """The file that stands where a lane's folder, or one around it in its sweep, belongs."""
+    around = (place, place.parent, place.parent.parent)
+    return next((path for path in around if path.exists() and not path.is_dir()), None)
 
 
 def _lanes(config: Mapping[str, Any]) -> list[tuple[Lane, str]]:
