@@ -24,13 +24,13 @@ from cljax.types import Evaluation
 T, S = 3, 2
 
 
-def stream(num_tasks=T, **options):
+def stream(num_tasks=T, val=0.0, **options):
     rng = np.random.default_rng(0)
     task = np.repeat(np.arange(num_tasks), 8)
     y = 2 * task + np.arange(len(task)) % 2
     data = (rng.normal(size=(len(y), 4)).astype(np.float32), y, task)
     return cljax.streams.from_arrays(
-        data, test=data, val=0.0, dtype="float32", scenario="class", **options
+        data, test=data, val=val, dtype="float32", scenario="class", **options
     )
 
 
@@ -122,6 +122,48 @@ def test_tables_protocol_and_report_say_so(make):
     with pytest.raises(cljax.errors.UserError, match="metric LA is absent: .*[^.]\\.$"):
         run.metric("LA")
     assert "LA the mean accuracy" in protocol.paragraph(results(cljax.Finetune())[0])
+
+
+@pytest.mark.parametrize(
+    ("metric", "source", "method", "options", "reason"),
+    [
+        ("FWT", stream(), cljax.Finetune, {"entries": "full"}, "both of its terms are 0"),
+        ("LA", stream(), cljax.Joint, {}, "goes on learning"),
+        ("BTI", cljax.streams.blurry(stream(), 0.5), cljax.Finetune, {}, "have no ends"),
+        ("F", stream(1), cljax.Finetune, {}, "needs at least 2 tasks, but the stream has 1"),
+        ("prequential_accuracy", stream(), cljax.Finetune, {}, "run with online=True"),
+        ("average_anytime_accuracy", stream(), cljax.Finetune, {}, "set eval_every"),
+    ],
+)
+def test_no_sweep_or_comparison_is_ranked_by_a_measure_that_will_be_absent(
+    metric, source, method, options, reason, tmp_path
+):
+    options = {"net": "mlp:3", "batch_size": 4, **options}
+    said = f"The metric {metric} would be absent .*{reason}"
+    ranked = {"metric": metric, "seeds": 1, "on": "test"}
+    with pytest.raises(cljax.errors.UserError, match=said):
+        cljax.sweep.plan(method(), source, [{}], **ranked, **options)
+    if metric == "LA":  # also of the second method, before the first one runs
+        methods = {"a": (cljax.Finetune, {"lr": [0.1]}), "b": (method, {"lr": [0.1]})}
+        tune = cljax.Tune(metric=metric, seeds=(100,))
+        with pytest.raises(cljax.errors.UserError, match=said):
+            cljax.compare(
+                methods, stream(val=0.25), tune=tune, seeds=1, out=tmp_path / "c", **options
+            )
+        assert not (tmp_path / "c").exists()
+
+
+def test_a_sweep_is_ranked_by_a_measure_that_an_evaluation_or_an_option_makes():
+    base = {"net": "mlp:3", "batch_size": 4, "seeds": 1, "on": "test"}
+    for metric, options in (
+        ("FWT", {"entries": "full", "evaluations": [Evaluation(scenario="task")]}),
+        ("prequential_accuracy", {"online": True}),
+        ("average_anytime_accuracy", {"eval_every": 2}),
+    ):
+        plan = cljax.sweep.plan(
+            cljax.Finetune(), stream(), [{}], metric=metric, **base, **options
+        )  # fmt: skip
+        assert plan.config["metric"] == metric
 
 
 def test_a_stream_of_one_task_has_nothing_to_forget():

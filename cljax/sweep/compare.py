@@ -156,10 +156,13 @@ def compare(
     folder = Path(out).expanduser()
     source = opened if tune.tasks is None else first_tasks(opened, tune.tasks)
     settings, tuning, runs = {}, {}, {}
-    for name, (method, _) in methods.items():
-        plan = sweep.plan(
+    plans = {
+        name: sweep.plan(
             method, source, grids[name], seeds=tune.seeds, metric=tune.metric, net=net, **options
         )
+        for name, (method, _) in methods.items()
+    }
+    for name, plan in plans.items():
         tuned = sweep.run(plan, folder / "tune" / name, running=running)
         if tuned.exit_code:
             kept = tuned.exit_code == RESUMABLE or bool(settings)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from cljax import keys, metrics, recipes, resolve, tree
 from cljax.checks import check_method, check_network, model_of
@@ -102,6 +103,8 @@ def plan(
         prepared = [_of_recipe(made, base) for made in prepared]
     groups = _groups(prepared)
     for made in (prepared[group[0]] for group in groups):
+        _check_measured(metric, made)
+    for made in (prepared[group[0]] for group in groups):
         model = model_of(made.net, made.stream.num_classes)
         check_network(model, made.stream.example, made.stream.num_classes, made.stream.name)
     identity = [made.config["config_hash"] for made in prepared] + [lane.name for lane in lanes]
@@ -148,6 +151,24 @@ def _check(
             f"matrix, but entries is {options.entries}; change it."
         )
     check_positive(**given(lanes_at_a_time=lanes_at_a_time))
+
+
+def _check_measured(metric: str, made: Prepared) -> None:
+    """Raises UserError for a metric that a run would leave out, with the reason."""
+    config, num_tasks = made.config, made.stream.num_tasks
+    row = np.zeros((1, num_tasks))
+    whole = metrics.compute(
+        np.zeros((num_tasks + 1, num_tasks)), np.ones(num_tasks), config["unmeasured"]
+    )
+    online = metrics.compute_online(
+        row[:, :1] if config["online"] else None, [1], [row] if config["eval_every"] else []
+    )
+    absent = {**whole.absent, **online.absent, **config["unmeasured"]}
+    if metric in absent:
+        raise UserError(
+            f"The metric {metric} would be absent from every run of {config['method']['name']}, so "
+            f"it ranks no setting: {absent[metric]}"
+        )
 
 
 def _check_settings(lanes: Sequence[Lane], base: Recipe, method: Method) -> None:
