@@ -52,7 +52,8 @@ def class_folders(
       size: height and width of training images, whose shorter side is resized to it.
       test_resize: what the shorter side of test images is resized to; None for ``size``.
       test_size: height and width of the square cut from them; None for ``size``.
-      classes: names of those to read, None for all; labels number them in the order of names.
+      classes: names of those to read, None for all; labels number them in the order of names. A
+        folder that is named like tests is a class only where it is among them.
       test_share: where there is no folder of training images, the share of each class's images,
         chosen by a hash of their names, that are tests.
       licence: of the images, for reports.
@@ -74,7 +75,7 @@ def class_folders(
             f"test_size is {test_size}, but no such square fits in images of which the shorter "
             f"side is {test_resize}."
         )
-    names = class_names(root)
+    names = class_names(root, tests=classes is not None)
     if classes is not None:
         for name in classes:
             check_known(f"class of {root}", name, names)

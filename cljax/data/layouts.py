@@ -7,8 +7,9 @@
 The folders of a split may have any usual name, in any capitals: train, training or train_set; test,
 testing or tst; val, valid, validation; or a name of several words of which one is such, as
 seg_train. Where there are tests and validation images, both sorted by class,
-the tests test. A folder named so is a class only where it holds images itself and others beside it
-are named otherwise.
+the tests test. A folder named like training images is a class only where it holds images itself and
+others beside it are named otherwise; one named like tests is refused there, for its images would be
+learned from, unless a caller asks for it by its name.
 
 What is hidden is skipped: names that begin with a dot, and what desktops leave behind. Links to
 folders are followed.
@@ -56,12 +57,15 @@ class Layout(NamedTuple):
     test: Part
 
 
-def class_names(path: str | os.PathLike[str]) -> list[str]:
+def class_names(path: str | os.PathLike[str], *, tests: bool = False) -> list[str]:
     """The classes of a folder, in the order of their numbers.
 
+    Args:
+      tests: whether a folder that is named like tests may be a class, as for who chooses by name.
+
     Raises:
-      UserError: if there is no such folder, it has no folders of classes, or two of their names
-        differ in capitals alone.
+      UserError: if there is no such folder, it has no folders of classes, two of their names differ
+        in capitals alone, or one beside others is named like tests.
     """
     root = Path(path).expanduser()
     if not _is_folder(root):
@@ -74,6 +78,8 @@ def class_names(path: str | os.PathLike[str]) -> list[str]:
         )
     if inside == root:
         _check_one_level(root, names)
+        if not tests:
+            _check_no_tests(root, names)
     lower: dict[str, str] = {}
     for name in names:
         if not name.isprintable():
@@ -175,7 +181,7 @@ def strangers(root: Path, found: Layout) -> list[str]:
     if named:
         said.append(
             f"The folder {root / named[0]} is taken for a class, though it is named like a part of "
-            "a split, for it holds images and no folders; name it otherwise if it is one."
+            "a split, for it holds images and no folders; move it elsewhere if it is one."
         )
     for part, folder in split.items():
         if folder not in within and _holds_images(folder):
@@ -218,6 +224,19 @@ def _check_one_level(root: Path, names: Sequence[str]) -> None:
             raise UserError(
                 f"The folder {root / name} holds {deeper[0]} with folders of its own, so it is no "
                 f"class; name {root / name} instead."
+            )
+
+
+def _check_no_tests(root: Path, names: Sequence[str]) -> None:
+    """Tests without folders of their own, beside those of classes, are no class."""
+    for name in names:
+        part = _part_of(name)
+        if part in ("test", "val"):
+            num = len(_images(root / name))
+            raise UserError(
+                f"The folder {root / name} with {num} images is named like the {part} images of a "
+                "split, but lies beside folders of classes; move it elsewhere, or name it "
+                "otherwise if it is a class."
             )
 
 

@@ -270,12 +270,26 @@ def test_tests_test_where_there_are_validation_images_too(tmp_path):
     assert "Valid (val images) was not read. The tests are those of" in sentence
 
 
-@pytest.mark.parametrize("name", ["train", "test", "Validation"])
+@pytest.mark.parametrize("name", ["train", "Training", "seg_train"])
 def test_a_class_may_be_called_like_a_split_where_others_are_not(tmp_path, name):
     root = classes(tmp_path / "r", "boat", "car", name)
     assert split_of(root) == {} and data.class_names(root) == sorted(["boat", "car", name])
     with pytest.warns(UserWarning, match=f"{name} is taken for a class"):
         assert len(data.class_folders(root, size=4).train_y) == 9
+
+
+@pytest.mark.parametrize("name", ["test", "Testing", "val", "Validation", "seg_test"])
+def test_tests_beside_folders_of_classes_are_refused_unless_they_are_asked_for(tmp_path, name):
+    root = classes(tmp_path / "r", "boat", "car", name)
+    named = {"path": str(root), "num_tasks": 1, "image_size": 4, "augment": "none"}
+    for call in (lambda: data.class_folders(root, size=4), streams.ClassFolders(**named).build):
+        with pytest.raises(
+            UserError, match=f"{name} with [34] images is named like the (test|val)"
+        ):
+            call()
+    assert data.class_folders(root, size=4, classes=["boat", "car"]).train_y.max() == 1
+    with pytest.warns(UserWarning, match=f"{name} is taken for a class"):
+        data.class_folders(root, size=4, classes=["boat", name])
 
 
 REFUSED = {
@@ -394,14 +408,6 @@ def test_a_class_whose_name_is_no_text_is_refused(tmp_path, name):
     except OSError:
         pytest.skip("this file system has names of text alone")
     with pytest.raises(UserError, match="a name that is no text"):
-        data.class_folders(tmp_path, size=4)
-
-
-@pytest.mark.parametrize("name", ["test", "Testing", "val"])
-def test_a_class_that_is_named_like_a_part_of_a_split_is_said(tmp_path, name):
-    for i, own in enumerate(("a", "b", name)):
-        small(tmp_path, own, 60 * i, 5)
-    with pytest.warns(UserWarning, match=f"{name} is taken for a class"):
         data.class_folders(tmp_path, size=4)
 
 
