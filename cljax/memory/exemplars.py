@@ -190,7 +190,11 @@ def rows_of(budget: Budget, task: int) -> tuple[np.ndarray, np.ndarray]:
 def epochs_of(
     rows: np.ndarray, owner: np.ndarray, batch_size: int, task: int, epochs: int, *name: int | str
 ) -> StepPlan:
-    """A phase's steps: passes over rows, of these tasks, each in an order that ``name`` chooses."""
+    """A phase's steps: passes over rows, of these tasks, each in an order that ``name`` chooses.
+
+    That order is of places and the same for all seeds: what lies at a place is the seed's, if rows
+    stand as they arrive or name slots of exemplars.
+    """
     parts = []
     for epoch in range(epochs):
         order = permutation(len(rows), *name, task, epoch)

@@ -170,8 +170,10 @@ class BiC(ClassIncremental, name="bic"):
             # Padding repeats a row that is valid elsewhere, or one held out.
             held, where = np.unique(index, return_index=True)
             some = (held != -1) & ~np.isin(held, index[mask])
-            held, tasks = held[some], tasks.reshape(-1)[where[some]]
-            parts = []
+            # By arrival, which the seed chooses: by row, all seeds would have one order of classes.
+            arrival = np.argsort(where[some])
+            held, where = held[some][arrival], where[some][arrival]
+            tasks, parts = tasks.reshape(-1)[where], []
             for epoch in range(self.correction_epochs):
                 order = permutation(len(held), "bic", task, epoch)
                 parts.append(

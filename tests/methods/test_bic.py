@@ -196,11 +196,11 @@ def test_outputs_are_corrected_by_their_own_task():
     np.testing.assert_array_equal(z, [[3.0, 1.0, 2.5, 1.0]])
 
 
-def held_out(source, method, batch_size=8, epochs=2):
+def held_out(source, method, batch_size=8, epochs=2, seed=0):
     """Whole plan, plan of stage 1, and each task's rows of stage 2."""
     arranged = method.arrange(source)
     whole = cljax.Replayed(capacity=60, exemplars="herding").arrange(source)
-    rows, all_rows = plan(arranged, 0, batch_size, epochs), plan(whole, 0, batch_size, epochs)
+    rows, all_rows = (plan(made, seed, batch_size, epochs) for made in (arranged, whole))
     learner = method.bind(cljax.nets.mlp(5)(6), arranged.spec(batch_size))
     steps = []
     for task in range(3):
@@ -264,6 +264,17 @@ def test_the_budget_holds_exemplars_and_what_is_held_out():
                         for j in range(min(share - count, 21))]  # fmt: skip
             assert sorted(slots) == expected
             assert len(images(jax.tree.map(lambda a, h=here: a[h], rows))) == 2 * (24 - count)
+
+
+def test_each_seed_has_an_order_of_its_own_in_stage_2():
+    """Of images in the order of their rows, which are often sorted by class."""
+    source, orders = stream(), []
+    for seed in (0, 1, 2):
+        _, _, steps = held_out(source, cljax.BiC(capacity=60, correction_epochs=2), seed=seed)
+        once = steps[2].epoch == 0
+        first = steps[2].index[once][steps[2].mask[once]]
+        orders.append(tuple(np.argsort(np.argsort(first)).tolist()))
+    assert len(set(orders)) == 3
 
 
 def test_the_tasks_of_what_is_held_out_are_its_own():
