@@ -53,10 +53,13 @@ def user_cache() -> Path | None:
 def fingerprint(folder: Path) -> str:
     """Twelve hexadecimal digits that name what a prepared data folder holds.
 
-    Records are told by their content; of more than 256 MB by size and times, where the time of the
-    last change to a file is one that nobody sets back.
+    Its descriptions, by which records are read, and the records are told by their content; records
+    of more than 256 MB by size and times, where the time of the last change to a file is one that
+    nobody sets back.
     """
     total = hashlib.sha256((folder / "dataset_info.json").read_bytes())
+    features = folder / "features.json"  # which feature is the image, which the label, and how kept
+    total.update(b"|" + (features.read_bytes() if features.is_file() else b""))
     paths = sorted(folder.glob("*record*"))
     whole = sum(path.stat().st_size for path in paths) <= _READ_WHOLE
     for path in paths:

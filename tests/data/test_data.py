@@ -406,6 +406,19 @@ def test_records_of_equal_size_and_other_content_are_another_data_set(
     assert cache.fingerprint(folder) != before
 
 
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_other_words_about_the_same_records_are_another_data_set(tmp_path, name):
+    """They say which feature is the label, and how the image is kept."""
+    folder = recorded(tmp_path, b"a" * 50)
+    marks = {cache.fingerprint(folder)}
+    for text in ('{"label": 1}', '{"label": 2}'):
+        times = (folder / "dataset_info.json").stat()
+        (folder / name).write_text(text)
+        os.utime(folder / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+        marks.add(cache.fingerprint(folder))
+    assert len(marks) == 3
+
+
 def test_copied_records_are_the_same_data_set(tmp_path):
     one, other = recorded(tmp_path / "a", b"a" * 50), recorded(tmp_path / "b", b"a" * 50)
     assert cache.fingerprint(one) == cache.fingerprint(other)
