@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from cljax.inner_loop import InnerStep, loop
+from cljax.inner_loop import InnerStep, scan
 from cljax.losses import cross_entropy
 from cljax.types import Array, Model, Output, Params, PyTree, Variables
 from cljax.update_rules.curriculum import Level
@@ -144,7 +144,7 @@ def taken(
     steps = jnp.arange(shown.y.shape[0])
     if pair.remat:
         body = jax.checkpoint(body, prevent_cse=pair.no_loop)  # type: ignore[arg-type]
-    after, (losses, live) = loop(
+    after, (losses, live) = scan(
         body, lanes, (steps, shown), unroll_steps=True if pair.no_loop else 1
     )
     return Window(after, losses, live)
@@ -245,7 +245,7 @@ def per_step(
 
         return jax.lax.cond(k < level.steps, taken, skipped, at)
 
-    (theta, opt_state, after, _), (losses, live) = loop(
+    (theta, opt_state, after, _), (losses, live) = scan(
         body, (theta, opt_state, lanes, store), (jnp.arange(num_steps), shown),
         unroll_steps=True if pair.no_loop else 1,
     )  # fmt: skip
