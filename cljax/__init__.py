@@ -19,13 +19,12 @@ from cljax import (
     types,
 )  # fmt: skip
 from cljax.engine.allocator import keep_freed_memory
-from cljax.engine.options import Running, Training
+from cljax.engine.options import Running
 from cljax.evaluation.accuracy import Evaluation
-from cljax.evaluation.again import Scores, Trained, evaluate
+from cljax.evaluation.again import evaluate
 from cljax.evaluation.continuum import continuum_lower_bound
 from cljax.evaluation.linear import readout
-from cljax.implicit import implicit_gradient
-from cljax.inner_loop import InnerStep, Unrolled, optax_step, sgd_step, split, unroll
+from cljax.inner_loop import sgd_step, split, unroll
 from cljax.method import Method, Problem
 from cljax.methods.bic import BiC
 from cljax.methods.er import ER
@@ -51,32 +50,31 @@ from cljax.methods.replayed import Oracle, Replayed
 from cljax.methods.reptile import FOMAML, Reptile
 from cljax.methods.teacher import Teacher
 from cljax.methods.with_exemplars import WithExemplars
-from cljax.options import Count, Options, Rate, Real, Share, positional
-from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
-from cljax.penalty import Penalty
+from cljax.options import Count, Rate, Real, Share, positional
 from cljax.recipes import Recipe, recipe
 from cljax.references.published import published
-from cljax.runner.options import RunOptions
 from cljax.runner.run import Run, resume, run
-from cljax.sweep.compare import Study, Tune, compare
+from cljax.sweep.compare import Tune, compare
 from cljax.sweep.folders import load_any as load
-from cljax.types import Readout
 from cljax.version import __version__
 
 _LATER = ("geometry", "plot", "report")  # imported when first asked for: they take a while
 
 __all__ = [
-    "AGEM", "BiC", "CMAML", "Count", "ER", "EWC", "Evaluation", "FOMAML", "Finetune", "FixedRep",
-    "GEM", "HAT", "ICaRL", "ICaRLTI", "IID", "ITAML", "Independent", "InnerStep", "Joint", "LUCIR",
-    "LaER", "LaMAML", "LwF", "LwFExemplars", "MAS", "MER", "MetaBGD", "Method", "Multitask", "OML",
-    "Online", "OnlineEWC", "Options", "Oracle", "Penalty", "Pretrained", "Problem", "RWalk", "Rate",
-    "Readout", "Real", "Recipe", "Rep", "Replayed", "Reptile", "Run", "RunOptions", "Running",
-    "SGD", "SI", "Scores", "Share", "Study", "SyncLaMAML", "Teacher", "Trained", "Training", "Tune",
-    "Unrolled", "WithExemplars", "__version__", "compare", "continuum_lower_bound", "data",
-    "errors", "evaluate", "implicit_gradient", "keep_freed_memory", "load", "losses", "memory",
-    "methods", "metrics", "nets", "optax_step", "penalties", "positional", "published", "readout",
-    "recipe", "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "tree", "types",
-    "unroll",
+    # Runs.
+    "__version__", "Evaluation", "Recipe", "Run", "Running", "Tune", "compare", "evaluate",
+    "keep_freed_memory", "load", "published", "recipe", "resume", "run",
+    # Methods.
+    "AGEM", "BiC", "CMAML", "ER", "Finetune", "FixedRep", "FOMAML", "GEM", "HAT", "ICaRL",
+    "ICaRLTI", "IID", "Independent", "ITAML", "Joint", "LaER", "LaMAML", "LUCIR", "LwFExemplars",
+    "MER", "MetaBGD", "Multitask", "OML", "Online", "Oracle", "Pretrained", "Rep", "Replayed",
+    "Reptile", "SGD", "SyncLaMAML", "Teacher", "WithExemplars",
+    # Pieces of a method, and of a loop of one's own.
+    "Count", "Method", "Problem", "Rate", "Real", "Share", "continuum_lower_bound", "positional",
+    "readout", "sgd_step", "split", "unroll",
+    # Rooms.
+    "data", "errors", "losses", "memory", "methods", "metrics", "nets", "penalties", "stats",
+    "streams", "sweep", "tree", "types",
 ]  # fmt: skip
 
 

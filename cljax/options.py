@@ -149,7 +149,7 @@ class Options:
         Raises:
           UserError: for a name that is no option, or a value that is none.
         """
-        known, own = {option.name: option.holder for option in options_of(self)}, {}
+        known, own = {option.name: option.holder for option in _values(self)}, {}
         for name, value in changes.items():
             if name not in self.options:
                 check_known(f"option of {self.kind}", name, known)
@@ -289,28 +289,45 @@ class Option(NamedTuple):
     holder: str | None = None
 
 
-def options_of(made: Options) -> list[Option]:
-    """The options of an object, then those of the options that it holds, without their holders."""
-    own, held = [], []
-    hints, helps = typing.get_type_hints(type(made)), documentation(type(made))
+class _Value(NamedTuple):
+    """An ``Option`` without what only flags show; it is a field of ``of``."""
+
+    name: str
+    value: Any
+    leaf: bool
+    of: Options
+    holder: str | None
+
+
+def _values(made: Options) -> list[_Value]:
+    """The values of an object's options, then those of the options that it holds."""
+    direct, inner = [], []
     for name, kind in _kinds(type(made)).items():
         value = getattr(made, name)
         if isinstance(value, Options):
-            held += [option._replace(holder=name) for option in options_of(value)]
+            inner += [option._replace(holder=name) for option in _values(value)]
         else:
-            own.append(Option(name, hints[name], value, helps.get(name, ""), kind.leaf))
-    names = {option.name for option in own}
-    return own + [option for option in held if option.name not in names]
+            direct.append(_Value(name, value, kind.leaf, made, None))
+    names = {option.name for option in direct}
+    return direct + [option for option in inner if option.name not in names]
+
+
+def options_of(made: Options) -> list[Option]:
+    """The options of an object, then those of the options that it holds, without their holders."""
+    return [
+        Option(name, _hints(type(of))[name], value, documentation(type(of)).get(name, ""), leaf, by)
+        for name, value, leaf, of, by in _values(made)
+    ]
 
 
 def flat(made: Options) -> dict[str, Any]:
     """The values of ``options_of`` by name."""
-    return {option.name: option.value for option in options_of(made)}
+    return {option.name: option.value for option in _values(made)}
 
 
 def check_single(made: Options) -> None:
     """Raises UserError for leaves that hold a value for each of several lanes."""
-    for option in options_of(made):
+    for option in _values(made):
         if option.leaf and np.ndim(option.value):
             raise UserError(
                 f"{option.name} is {in_words(option.value)}, but a run takes a single number; "
@@ -322,7 +339,7 @@ def real_options(made: Options) -> tuple[str, ...]:
     """The names of leaves that now hold a number, which may be another without recompilation."""
     return tuple(
         option.name
-        for option in options_of(made)
+        for option in _values(made)
         if option.leaf and option.value is not None and not isinstance(option.value, str)
     )
 
@@ -343,7 +360,13 @@ def outline(made: Options) -> dict[str, Any]:
     return found
 
 
-def documentation(cls: type) -> dict[str, str]:
+@functools.cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+@functools.cache
+def documentation(cls: type) -> Mapping[str, str]:
     """Field -> the docstring below it, in the class or in one that it is made of."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):

@@ -74,7 +74,8 @@ def check_penalty(penalty: Any) -> None:
     """Raises UserError unless this is a penalty, or None."""
     if penalty is not None and not isinstance(penalty, Penalty):
         raise UserError(
-            f"penalty is {in_words(penalty)}, but it must be a penalty, such as cljax.EWC(100.0)."
+            f"penalty is {in_words(penalty)}, but it must be a penalty, such as "
+            "cljax.penalties.EWC(100.0)."
         )
 
 

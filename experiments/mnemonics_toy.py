@@ -198,7 +198,7 @@ def _losses(stream, recipe, policy: str) -> np.ndarray:
     first = cljax.streams.base.first_tasks(stream, 1)
     history = learn(
         method, resolve.net(recipe.net)(10), first, [0],
-        cljax.Training(batch_size=recipe.batch_size, epochs=recipe.epochs),
+        cljax.engine.options.Training(batch_size=recipe.batch_size, epochs=recipe.epochs),
     )  # fmt: skip
     return history.phase_losses["mnemonics"][0][0]
 

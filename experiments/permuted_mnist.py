@@ -36,10 +36,10 @@ TUNING_SEED = 100
 def method_of(name: str, strength: float | None) -> cljax.Method:
     penalty = None
     if name == "ewc":
-        penalty = cljax.EWC(strength, num_examples=1000)
+        penalty = cljax.penalties.EWC(strength, num_examples=1000)
     if name == "si":
         # As the table was made; the authors' code cuts the total at zero instead.
-        penalty = cljax.SI(strength, importance="clip-each")
+        penalty = cljax.penalties.SI(strength, importance="clip-each")
     return cljax.Finetune(lr=1e-3, optimizer="adam", penalty=penalty)
 
 

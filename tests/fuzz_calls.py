@@ -106,8 +106,9 @@ def public(folder: Path) -> dict[str, Call]:
         "sedes": (), "batchsize": (),
     }  # fmt: skip
     whats = (
-        cljax.Finetune(), method, "er", "err", cljax.LaMAML, cljax.EWC(100.0), cljax.EWC,
-        cljax.Finetune(penalty=cljax.SI()), cljax.Finetune(optimizer=optax.adam(1e-3)),
+        cljax.Finetune(), method, "er", "err", cljax.LaMAML, cljax.penalties.EWC(100.0),
+        cljax.penalties.EWC,
+        cljax.Finetune(penalty=cljax.penalties.SI()), cljax.Finetune(optimizer=optax.adam(1e-3)),
         "lamaml:reference", cljax.GEM(), cljax.ICaRL(capacity=8), cljax.Finetune(lr=1e30),
     )  # fmt: skip
     streams = (stream, stream, stream, cljax.streams.MNISTRotations, (rows, labels), "split")
@@ -126,7 +127,7 @@ def public(folder: Path) -> dict[str, Call]:
         "run": Call(cljax.run, {"what": whats, "stream": streams, "out": (None,),
                     "progress": (None, len), "running": running, **of_run}),
         "Running": Call(cljax.Running, of_running),
-        "RunOptions": Call(cljax.RunOptions, {**of_run, "running": running}),
+        "RunOptions": Call(cljax.runner.options.RunOptions, {**of_run, "running": running}),
         "learn": Call(support.learn, {"method": (method,), "model": (model,), "stream": (stream,),
                       "seeds": ([0],), "batch_size": (12,), "epochs": (1,),
                       "entries": ("lower",), "lanes_at_a_time": (None, 1), "segment": (None, 1),
@@ -176,7 +177,7 @@ def public(folder: Path) -> dict[str, Call]:
                        "batches": (jnp.ones((2, 1)),), "order": (1, 2), "last": (None, 1),
                        "segments": (1,), "remat": (False,), "unroll_steps": (1, True)},
                        frozenset({"params", "batches", "step"})),
-        "optax_step": Call(cljax.optax_step, {"loss_fn": (loss,), "optimizer": (
+        "optax_step": Call(cljax.inner_loop.optax_step, {"loss_fn": (loss,), "optimizer": (
                            optax.sgd(0.1), optax.lbfgs(), optax.MultiSteps(optax.sgd(0.1), 2))}),
         "sgd_step": Call(cljax.sgd_step, {"loss_fn": (loss,), "lr": (0.1,), "clip": (None, 1.0)}),
         "readout": Call(cljax.readout, {"features": (rows,), "labels": (labels,),

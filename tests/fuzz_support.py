@@ -169,7 +169,7 @@ def _likely(kind: Any) -> tuple[str, ...]:
 
 def defaults(factory: Callable[..., Any]) -> dict[str, tuple[Any, ...]]:
     """The keyword arguments of a factory, each with its default as what suits."""
-    if isinstance(factory, cljax.Options):
+    if isinstance(factory, cljax.options.Options):
         return {name: (value,) for name, value in factory.options.items()}
     return {
         parameter.name: (parameter.default,)

@@ -27,7 +27,7 @@ def test_a_method_with_a_penalty_has_the_options_of_both():
 def test_its_options_are_recorded_by_value():
     method = make("si", strength=0.5, lr=0.2)
     assert method.name == "si" and method.options["lr"] == 0.2
-    assert method.options["penalty"] == cljax.SI(0.5)
+    assert method.options["penalty"] == cljax.penalties.SI(0.5)
 
 
 @pytest.mark.parametrize("name", ["icarl", "bic", "lwf-exemplars", "lucir"])
@@ -58,13 +58,13 @@ def test_an_unknown_option_is_refused_with_its_neighbour():
 
 
 def test_a_penalty_is_part_of_a_runs_identity_by_its_options():
-    a, b = (plain(cljax.ER(penalty=cljax.EWC(s)).options) for s in (1.0, 2.0))
+    a, b = (plain(cljax.ER(penalty=cljax.penalties.EWC(s)).options) for s in (1.0, 2.0))
     assert a != b and a["penalty"]["options"]["strength"] == 1.0
 
 
 def test_a_users_own_functions_are_told_apart_by_what_they_close_over():
     def mine(strength):
-        class Mine(cljax.Penalty):
+        class Mine(cljax.penalties.Penalty):
             def value(self, state, params):
                 return strength * 0.0
 

@@ -321,7 +321,7 @@ def test_optimisers_schedules_and_penalties_are_told_by_content():
         return lambda step: rate / (1 + step)
 
     def quadratic(factor):
-        class Quadratic(cljax.EWC):
+        class Quadratic(cljax.penalties.EWC):
             def value(self, state, params):
                 return factor * jnp.zeros(())
 
@@ -336,8 +336,9 @@ def test_optimisers_schedules_and_penalties_are_told_by_content():
         make(optimizer=optax.sgd(0.1)), make(optimizer=optax.sgd(0.2)),
         make(optimizer=optax.sgd(schedule(0.1))), make(optimizer=optax.sgd(schedule(0.2))),
         make(optimizer=optax.sgd(optax.cosine_decay_schedule(0.1, 6))),
-        make(penalty=cljax.EWC(1.0)), make(penalty=cljax.EWC(2.0)), make(penalty=quadratic(1.0)),
-        make(penalty=quadratic(2.0)), cljax.resolve.method("ewc", strength=1.0), make(),
+        make(penalty=cljax.penalties.EWC(1.0)), make(penalty=cljax.penalties.EWC(2.0)),
+        make(penalty=quadratic(1.0)), make(penalty=quadratic(2.0)),
+        cljax.resolve.method("ewc", strength=1.0), make(),
         Faster(), make(lr=np.float32(0.01)), make(lr=0.01),
     ]  # fmt: skip
     hashes = [hash_of(method) for method in methods]

@@ -50,7 +50,7 @@ def hash_of_run(name: str) -> str:
 
 def hash_of_objects() -> str:
     """The hash of a run that is given by objects, as README's second screen has them."""
-    method = cljax.ER(lr=0.1, capacity=100, penalty=cljax.EWC(100.0, num_examples=50))
+    method = cljax.ER(lr=0.1, capacity=100, penalty=cljax.penalties.EWC(100.0, num_examples=50))
     stream = cljax.streams.MNISTRotations(sample=True, num_tasks=2, samples_per_task=100)
     options = RunOptions(
         seeds=2, net=cljax.nets.mlp(100, 100), online=True, readout=True, lanes="threads"

@@ -36,8 +36,8 @@ def _refused(match, fn, *args, **options):
 
 def test_what_is_no_method_is_refused_with_what_makes_one(stream):
     for what, match in (
-        (cljax.EWC(100.0), "penalty ewc, but a penalty is carried by a method"),
-        (cljax.SI(), "cljax.Finetune\\(penalty=...\\)"),
+        (cljax.penalties.EWC(100.0), "penalty ewc, but a penalty is carried by a method"),
+        (cljax.penalties.SI(), "cljax.Finetune\\(penalty=...\\)"),
         (cljax.LaMAML, "the class LaMAML, .* call it: LaMAML\\(\\)"),
         (cljax.ER, "call it: ER\\(\\)"),
         (None, "The method is None"),
@@ -198,7 +198,7 @@ def test_optimisers_that_need_more_than_a_gradient_are_refused():
             if optimizer is not None:
                 _refused(match, make, optimizer=optimizer)
         if not isinstance(optimizer, str):
-            _refused(match, cljax.optax_step, lambda w, x: w, optimizer)
+            _refused(match, cljax.inner_loop.optax_step, lambda w, x: w, optimizer)
     cljax.Finetune(optimizer=optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation())
     cljax.Finetune(optimizer=optax.sgd(optax.constant_schedule(0.1)))  # where a schedule goes
     cljax.Finetune(optimizer=optax.masked(optax.sgd(0.1), {"other": True}))  # for other names
@@ -220,7 +220,7 @@ def test_a_keyword_that_is_not_known_is_named_with_its_neighbours(stream):
 
 
 def test_the_keywords_of_run_are_the_fields_of_its_options():
-    fields = [field.name for field in dataclasses.fields(cljax.RunOptions)]
+    fields = [field.name for field in dataclasses.fields(cljax.runner.options.RunOptions)]
     assert list(inspect.signature(cljax.run).parameters) == ["what", "stream", *fields]
     assert all(f"  {name}: " in (cljax.run.__doc__ or name) for name in fields)
 
@@ -274,7 +274,7 @@ def test_studies_and_sweeps_are_checked(stream):
     tune = cljax.Tune(seeds=(1000,))
     for methods, match in (
         ({"er": cljax.ER}, "must be a dict of name -> \\(method"),
-        ({"er": (cljax.EWC(1.0), {})}, "penalty ewc, but a penalty is carried by a method"),
+        ({"er": (cljax.penalties.EWC(1.0), {})}, "penalty ewc, but a penalty is carried by a"),
         ([cljax.ER], "must be a dict"),
         ({}, "must be a dict"),
         ({"er": ("er", {"lr": [0.1]})}, "The method is 'er'"),
@@ -283,7 +283,7 @@ def test_studies_and_sweeps_are_checked(stream):
     right = {"er": (cljax.ER, {"lr": [0.1]})}
     _refused("must be a cljax.Tune", cljax.compare, right, stream, tune=3)
     _refused("must be a Stream", cljax.compare, right, cljax.streams.SplitMNIST)
-    _refused("carried by a method", cljax.sweep.plan, cljax.EWC(1.0), stream, [{}])
+    _refused("carried by a method", cljax.sweep.plan, cljax.penalties.EWC(1.0), stream, [{}])
     for settings in ({"lr": [0.1]}, "lr", [("lr", 0.1)], None):
         _refused("must be a list of settings", cljax.sweep.plan, cljax.ER, stream, settings)
     _refused("must be a Plan", cljax.sweep.run, stream)

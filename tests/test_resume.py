@@ -17,7 +17,7 @@ from cljax.storage import checkpoint
 
 IDENTITY = {"config_hash": "one", "versions": "these"}
 LAMAML = cljax.LaMAML(capacity=6, replay_size=3, glances=2, algebra="low-rank")
-EWC = cljax.Finetune(lr=0.05, optimizer="adam", penalty=cljax.EWC(3.0, num_examples=7))
+EWC = cljax.Finetune(lr=0.05, optimizer="adam", penalty=cljax.penalties.EWC(3.0, num_examples=7))
 MNEMONICS = cljax.LUCIR(
     per_class=2, capacity=None, exemplars="mnemonics:inner_steps=2,outer_epochs=1",
     balanced_epochs=1, optimizer="momentum",

@@ -91,7 +91,7 @@ def test_the_confusion_matrix_counts_every_test_and_its_diagonal_the_right_ones(
 
 
 def test_where_confusion_is_not_counted_it_is_said():
-    readout = cljax.Evaluation("r", "features", "task", readout=cljax.Readout(steps=1))
+    readout = cljax.Evaluation("r", "features", "task", readout=cljax.types.Readout(steps=1))
     for done in (
         run(evaluations=[readout], seeds=1, stream=incremental_support.stream()),
         run(method=cljax.Finetune(lr=1e30), seeds=[0, 1]),

@@ -44,7 +44,7 @@ class PathState(NamedTuple):
     path: cljax.types.Params
 
 
-class PathPenalty(cljax.Penalty):
+class PathPenalty(cljax.penalties.Penalty):
     strength: cljax.Real = cljax.positional(default=1.0)
 
     def init(self, params):
@@ -152,7 +152,7 @@ def test_a_class_in_a_notebook():
     methods = {
         "naive": cljax.Finetune(lr=0.1),
         "replay": cljax.ER(lr=0.1, capacity=200),
-        "ewc": cljax.Finetune(lr=0.1, penalty=cljax.EWC(100.0, num_examples=20)),
+        "ewc": cljax.Finetune(lr=0.1, penalty=cljax.penalties.EWC(100.0, num_examples=20)),
     }
     runs = {name: cljax.run(m, stream, seeds=2, net="mlp:20") for name, m in methods.items()}
     plot.accuracy_matrix(runs["replay"])

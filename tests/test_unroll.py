@@ -112,14 +112,14 @@ def test_orders_differ_and_agree_for_one_step_of_params(problem):
 def test_optax_sgd_equals_our_step(problem):
     params, _, batches, probe = problem
     ours = cljax.unroll(cljax.sgd_step(loss, 0.1), params, batches)
-    theirs = cljax.unroll(cljax.optax_step(loss, optax.sgd(0.1)), params, batches)
+    theirs = cljax.unroll(cljax.inner_loop.optax_step(loss, optax.sgd(0.1)), params, batches)
     assert_trees_close(ours.params, theirs.params, 1e-14)
 
 
 def test_an_optimiser_keeps_its_moments_between_steps(problem):
     params, _, batches, _ = problem
     optimizer = optax.adam(0.1)
-    out = cljax.unroll(cljax.optax_step(loss, optimizer), params, batches)
+    out = cljax.unroll(cljax.inner_loop.optax_step(loss, optimizer), params, batches)
     state, expected = optimizer.init(params), params
     for i in range(3):
         chunk = jax.tree.map(lambda a, i=i: a[i], batches)
@@ -174,7 +174,7 @@ def test_truncated_equals_a_loop_that_stops_gradients(problem, order, last):
         return jax.tree.map(lambda p, a, m: p - a * m, params, alpha, momentum), momentum
 
     def unrolled(params, alpha, batches, **options):
-        step = cljax.InnerStep(
+        step = cljax.inner_loop.InnerStep(
             init=lambda p: jax.tree.map(jnp.zeros_like, p),
             gradient=lambda p, c, b: (jax.grad(lambda p: loss(p, b).mean())(p), c),
             apply=lambda *args: apply(alpha, *args),

@@ -41,9 +41,10 @@ def named(policy: Policy) -> ExemplarPolicy:
         )
     name, _, rest = policy.partition(":")
     check_known("exemplar policy", name, POLICIES)
-    takes = {option.name: option.type for option in options_of(POLICIES[name])}
-    options = {}
-    for part in rest.split(",") if rest else ():
+    if not rest:
+        return POLICIES[name]
+    takes, options = {option.name: option.type for option in options_of(POLICIES[name])}, {}
+    for part in rest.split(","):
         option, equals, value = part.partition("=")
         if not equals or option not in takes:
             known = ", ".join(takes) or "none"

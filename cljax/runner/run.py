@@ -212,7 +212,7 @@ def run(
     Args:
       what: a ``Recipe``, a ``Method``, or a method's name.
       stream: a ``Stream``, a ``StreamSource`` or its name; not needed with a recipe.
-      **options: the fields of ``cljax.RunOptions``, listed below.
+      **options: the fields of ``cljax.runner.options.RunOptions``, listed below.
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.

@@ -84,8 +84,8 @@ def plan(
       recipe: where the other options come from, itself or SOURCE[:VARIANT]; None: for a method by
         name its pair's own, or defaults; for an object what it was made with.
       lanes_at_a_time: None: what fits.
-      **options: fields of ``cljax.RunOptions``, such as seeds (how many: from 1000 on, from 0 on
-        with on="test"; or which), entries, lanes or precision.
+      **options: fields of ``cljax.runner.options.RunOptions``, such as seeds (how many: from 1000
+        on, from 0 on with on="test"; or which), entries, lanes or precision.
 
     Raises:
       UserError: for anything the caller can put right, in one sentence.

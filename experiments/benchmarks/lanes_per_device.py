@@ -32,7 +32,7 @@ def measured(num: int, stream: cljax.streams.Stream, policy: str) -> tuple[float
     began = time.perf_counter()
     history = learn(
         methods, cljax.nets.mlp(100, 100)(10), stream, list(range(num)),
-        cljax.Training(batch_size=10, lanes=policy, entries="diagonal-last"),
+        cljax.engine.options.Training(batch_size=10, lanes=policy, entries="diagonal-last"),
         running=cljax.Running(segment_seconds=5.0),
     )  # fmt: skip
     assert history is not None

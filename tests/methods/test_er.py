@@ -144,7 +144,7 @@ def test_la_er_with_fixed_rates_is_er():
     support.assert_close(la_er.params, er.params, 1e-12)
 
 
-class PathPenalty(cljax.Penalty):
+class PathPenalty(cljax.penalties.Penalty):
     """A penalty of a user's own."""
 
     strength: cljax.Real = cljax.positional(default=1.0)

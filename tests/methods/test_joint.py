@@ -107,7 +107,7 @@ def test_methods_that_ask_for_tasks_refuse_a_stream_without():
         cljax.Joint(),
         cljax.Independent(),
         cljax.GEM(),
-        cljax.Finetune(penalty=cljax.SI()),
+        cljax.Finetune(penalty=cljax.penalties.SI()),
     ):
         with pytest.raises(UserError, match="such as mnist-rotations"):
             learn(method, NET(4), stream, [0], batch_size=4)

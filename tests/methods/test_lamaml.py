@@ -209,7 +209,7 @@ def test_a_penalty_joins_the_meta_update():
     """The step with a penalty is the step on the meta-gradient plus the penalty's gradient."""
     strength = 0.7
 
-    class Anchored(cljax.Penalty):
+    class Anchored(cljax.penalties.Penalty):
         def init(self, params):
             return params
 

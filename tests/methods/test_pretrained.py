@@ -65,8 +65,9 @@ def test_what_it_does_not_change_is_the_methods():
     assert method.arrange(stream).checksum == cljax.Joint().arrange(stream).checksum
     problem = cljax.Problem(cljax.nets.mlp(5)(4), support.spec())
     assert method.cost(problem) == Cost(1, support.BATCH)
-    ewc = support.bind(cljax.Pretrained(cljax.Finetune(penalty=cljax.EWC()), HOW))
-    names = [phase.name for phase in support.bind(cljax.Finetune(penalty=cljax.EWC())).phases]
+    penalised = cljax.Finetune(penalty=cljax.penalties.EWC())
+    ewc = support.bind(cljax.Pretrained(penalised, HOW))
+    names = [phase.name for phase in support.bind(penalised).phases]
     assert [phase.name for phase in ewc.phases] == ["pretrain", *names]
 
 

@@ -65,7 +65,7 @@ def test_the_fisher_by_hand(kind, rows, valid, seed):
     slopes = softmax(logits) - np.eye(C)[labels]
     each = features[:, :, None] * slopes[:, None]
     expected = each.mean(0) ** 2 if kind == "mean-gradient" else (each**2).mean(0)
-    found = consolidated(cljax.EWC(1.0, fisher=kind), params, batch, network)
+    found = consolidated(cljax.penalties.EWC(1.0, fisher=kind), params, batch, network)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
     assert expected.max() > 1e-3
 
@@ -74,7 +74,7 @@ def test_the_fisher_by_hand(kind, rows, valid, seed):
 def test_the_sensitivity_of_mas_by_hand(rows, valid, seed):
     params, batch, network, features, logits = problem(rows, valid, seed)
     expected = np.abs(2 * features[:, :, None] * logits[:, None]).mean(0)
-    found = consolidated(cljax.MAS(1.0), params, batch, network)
+    found = consolidated(cljax.penalties.MAS(1.0), params, batch, network)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
@@ -82,7 +82,7 @@ def test_the_sensitivity_of_mas_by_hand(rows, valid, seed):
 def test_the_distillation_of_lwf_by_hand(rows, valid, seed):
     """The old network's targets are those of its own running statistics, not the current ones."""
     params, batch, network, features, logits = problem(rows, valid, seed)
-    penalty = cljax.LwF(1.0, temperature=2.0, outputs="past", weights="one")
+    penalty = cljax.penalties.LwF(1.0, temperature=2.0, outputs="past", weights="one")
     tilt = 0.3 * jnp.arange(C)[None]
     teacher = {"head": {**params["head"], "kernel": params["head"]["kernel"] + tilt}}
     state = penalty.begin(Variables(params, network.model_state))

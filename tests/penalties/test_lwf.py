@@ -61,7 +61,7 @@ def distilled(penalty, setting, tasks, multi_head=False):
 @pytest.mark.parametrize("outputs", ["seen", "past"])
 def test_on_one_head_new_outputs_have_a_target_of_zero(tasks, outputs, weights):
     tau, strength = 3.0, 0.5
-    penalty = cljax.LwF(strength, temperature=tau, outputs=outputs, weights=weights)
+    penalty = cljax.penalties.LwF(strength, temperature=tau, outputs=outputs, weights=weights)
     found, (old, new), state = distilled(penalty, class_setting(), tasks)
     past, now = slice(0, 2 * tasks), slice(0, 2 * tasks + 2)
     expected = 0.0
@@ -83,7 +83,7 @@ def test_on_one_head_new_outputs_have_a_target_of_zero(tasks, outputs, weights):
 @pytest.mark.parametrize("weights", ["share", "one"])
 def test_with_heads_each_past_task_counts_by_itself(tasks, weights):
     tau, strength = 3.0, 0.5
-    penalty = cljax.LwF(strength, temperature=tau, weights=weights)
+    penalty = cljax.penalties.LwF(strength, temperature=tau, weights=weights)
     found, (old, new), _ = distilled(penalty, setting(True), tasks, multi_head=True)
     total = 0.0
     for head in [slice(0, 4), slice(4, 8)][:tasks]:
@@ -106,7 +106,7 @@ def test_the_loss_of_task_t_counts_one_in_t(name):
     """A network that is its own teacher: what is left is the loss, of which a t-th moves it."""
     make = getattr(cljax, name)
     plain = support.bind(make(**ONE_STEP[name]))
-    held = support.bind(make(**ONE_STEP[name], penalty=cljax.LwF(outputs="past")))
+    held = support.bind(make(**ONE_STEP[name], penalty=cljax.penalties.LwF(outputs="past")))
     batch = support.at(support.batches(1), 0)
     moved = []
     for learner, tasks in ((plain, 0), (held, 3)):
@@ -123,7 +123,7 @@ def test_the_loss_of_task_t_counts_one_in_t(name):
 @pytest.mark.parametrize("multi_head", [False, True])
 def test_its_gradient_is_zero_right_after_a_task(multi_head):
     _, network, (params, _) = setting(multi_head)
-    penalty = cljax.LwF(outputs="past")
+    penalty = cljax.penalties.LwF(outputs="past")
     batch = support.at(support.batches(1, multi_head=multi_head), 0)
     state = penalty.begin(Variables(params, {}))
     state = penalty.consolidate(state, params, batch, network, jax.random.key(0))
@@ -134,7 +134,7 @@ def test_its_gradient_is_zero_right_after_a_task(multi_head):
 def test_it_runs_on_two_heads():
     """Outputs of tasks that have not come yet get no gradient from it."""
     _, network, (old, new) = setting(True)
-    penalty, batch = cljax.LwF(), support.at(support.batches(1, multi_head=True), 0)
+    penalty, batch = cljax.penalties.LwF(), support.at(support.batches(1, multi_head=True), 0)
     state = penalty.begin(Variables(old, {}))
     state = penalty.consolidate(state, old, batch, network, jax.random.key(0))
     grads = jax.grad(lambda p: penalty.distil(state, p, batch, network))(new)

@@ -77,7 +77,7 @@ def explicit(terms, params, factor):
 @pytest.mark.parametrize("anchors", ["every", "last"])
 def test_ewc_is_the_explicit_sum_over_tasks(anchors):
     decay = 0.5
-    penalty = cljax.EWC(3.0, fisher="empirical", anchors=anchors, decay=decay)
+    penalty = cljax.penalties.EWC(3.0, fisher="empirical", anchors=anchors, decay=decay)
     batches = support.batches(4)
     batches = batches._replace(mask=batches.mask.at[1, 2:].set(False))
     first, second = (jax.tree.map(lambda a, s=s: a[s], batches) for s in (slice(0, 2), slice(2, 4)))
@@ -102,7 +102,7 @@ def test_ewc_is_the_explicit_sum_over_tasks(anchors):
 def test_the_mean_gradient_is_squared_over_the_first_examples():
     """As the code of MER: (grad of the mean loss of the task's first m examples)^2."""
     learner = support.bind(
-        cljax.Finetune(penalty=cljax.EWC(2.0, fisher="mean-gradient", num_examples=3))
+        cljax.Finetune(penalty=cljax.penalties.EWC(2.0, fisher="mean-gradient", num_examples=3))
     )
     from cljax.streams import plan
 
@@ -112,7 +112,7 @@ def test_the_mean_gradient_is_squared_over_the_first_examples():
     steps = learner.phases[0].plan(1, part)
     assert steps is not None and steps.index.shape == (1, 3) and steps.last.tolist() == [True]
     np.testing.assert_array_equal(steps.index[0], stream.subsets(0)[1][:3])
-    penalty, params = cljax.EWC(2.0, fisher="mean-gradient", num_examples=3), params_of(0)
+    penalty, params = cljax.penalties.EWC(2.0, fisher="mean-gradient", num_examples=3), params_of(0)
     batches = support.batches(1)
     state = consolidated(penalty, penalty.init(params), params, batches)
     grads = jax.grad(lambda p: losses(p, examples_of(support.at(batches, 0))).mean())(params)
@@ -121,7 +121,8 @@ def test_the_mean_gradient_is_squared_over_the_first_examples():
 
 def test_the_mean_gradient_is_that_of_all_steps():
     """The mean is over the valid examples of every step, then it is squared."""
-    penalty, params = cljax.EWC(2.0, fisher="mean-gradient", num_examples=None), params_of(0)
+    penalty = cljax.penalties.EWC(2.0, fisher="mean-gradient", num_examples=None)
+    params = params_of(0)
     batches = support.batches(3)
     batches = batches._replace(mask=batches.mask.at[1, 2:].set(False))
     state = consolidated(penalty, penalty.init(params), params, batches)
@@ -133,7 +134,7 @@ def test_the_mean_gradient_is_that_of_all_steps():
 def test_a_fisher_over_all_examples_of_tasks_of_unequal_size(fisher):
     parts = np.split(np.arange(130, dtype=np.int32), [70, 75])
     stream = support.stream(per_task=50, subsets=lambda seed: tuple(parts))
-    penalty = cljax.EWC(2.0, fisher=fisher, num_examples=None)
+    penalty = cljax.penalties.EWC(2.0, fisher=fisher, num_examples=None)
     history = learn(cljax.Finetune(penalty=penalty), MODEL, stream, [0], batch_size=10)
     held = tree.dot(*[history.states[0].penalty.importance] * 2)
     assert 0 < float(held) < np.inf
@@ -141,7 +142,7 @@ def test_a_fisher_over_all_examples_of_tasks_of_unequal_size(fisher):
 
 def test_sampled_labels_follow_the_network():
     """Over many draws the Fisher approaches its expectation under the network's own labels."""
-    penalty, params = cljax.EWC(1.0), params_of(0)
+    penalty, params = cljax.penalties.EWC(1.0), params_of(0)
     batch = support.batches(1)
     many = jax.tree.map(lambda a: jnp.concatenate([a] * 600), batch)
     state = consolidated(penalty, penalty.init(params), params, many)
@@ -177,7 +178,7 @@ def test_the_first_task_is_finetuning(name):
 
 
 def test_si_from_a_recorded_path():
-    penalty = cljax.SI(2.0, damping=0.1)
+    penalty = cljax.penalties.SI(2.0, damping=0.1)
     theta = [params_of(i) for i in range(4)]
     state, path = penalty.init(theta[0]), tree.full_like(theta[0], 0.0)
     for i in (0, 1):
@@ -197,7 +198,7 @@ def test_si_from_a_recorded_path():
 
 
 def test_si_sees_the_gradient_without_the_penalty():
-    learner = support.bind(cljax.Finetune(lr=0.1, penalty=cljax.SI(1.0)))
+    learner = support.bind(cljax.Finetune(lr=0.1, penalty=cljax.penalties.SI(1.0)))
     batches = support.batches(1)
     state = learner.init(jax.random.key(0))
     weight = tree.full_like(state.params, 3.0)
@@ -213,7 +214,7 @@ def test_si_sees_the_gradient_without_the_penalty():
 
 
 def test_mas_is_the_mean_sensitivity_of_the_outputs():
-    penalty, params = cljax.MAS(1.0), params_of(0)
+    penalty, params = cljax.penalties.MAS(1.0), params_of(0)
     batches = support.batches(2)
     batches = batches._replace(mask=batches.mask.at[0, 0].set(False))
     state = consolidated(penalty, penalty.init(params_of(1)), params, batches)
@@ -235,7 +236,7 @@ def test_mas_is_the_mean_sensitivity_of_the_outputs():
 
 def test_rwalk_over_one_window():
     rate, damping = 0.7, 0.05
-    penalty = cljax.RWalk(1.5, rate=rate, window=2, damping=damping)
+    penalty = cljax.penalties.RWalk(1.5, rate=rate, window=2, damping=damping)
     theta = [params_of(i) for i in range(4)]
     state = penalty.init(theta[0])
     fisher = path = tree.full_like(theta[0], 0.0)
@@ -261,13 +262,13 @@ def test_rwalk_over_one_window():
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: cljax.EWC(float("nan")),
-        lambda: cljax.EWC(fisher="exact"),
-        lambda: cljax.EWC(num_examples=0),
-        lambda: cljax.SI(damping=float("inf")),
-        lambda: cljax.MAS(num_examples=0),
-        lambda: cljax.RWalk(window=0),
-        lambda: cljax.LwF(float("nan")),
+        lambda: cljax.penalties.EWC(float("nan")),
+        lambda: cljax.penalties.EWC(fisher="exact"),
+        lambda: cljax.penalties.EWC(num_examples=0),
+        lambda: cljax.penalties.SI(damping=float("inf")),
+        lambda: cljax.penalties.MAS(num_examples=0),
+        lambda: cljax.penalties.RWalk(window=0),
+        lambda: cljax.penalties.LwF(float("nan")),
     ],
 )
 def test_bad_options_are_refused(make):

@@ -19,7 +19,7 @@ def _float64():
 
 def after(paths, moves, damping=0.1, **options):
     """Importance after tasks with such paths [T, P], in which theta moved so far [T, P]."""
-    penalty = cljax.SI(1.0, damping=damping, **options)
+    penalty = cljax.penalties.SI(1.0, damping=damping, **options)
     theta = {"w": jnp.zeros(paths.shape[1])}
     state = penalty.init(theta)
     for path, move in zip(paths, moves, strict=True):
@@ -73,4 +73,4 @@ def test_importance_is_never_negative_and_large_paths_hold():
 
 def test_an_unknown_importance_is_refused():
     with pytest.raises(UserError, match="clip-total"):
-        cljax.SI(importance="clip")  # type: ignore
+        cljax.penalties.SI(importance="clip")  # type: ignore

@@ -139,8 +139,9 @@ def test_methods_without_tasks_run_there_with_online_measures(method, how):
 NEED_TASKS = [
     cljax.GEM(), cljax.AGEM(), cljax.ICaRL(), cljax.ITAML(), cljax.LUCIR(), cljax.BiC(),
     cljax.Replayed(), cljax.Reptile(), cljax.FixedRep(), cljax.Joint(), cljax.Independent(),
-    cljax.Multitask(), cljax.Finetune(penalty=cljax.EWC(1.0)), cljax.ER(penalty=cljax.SI()),
-    cljax.LaMAML(penalty=cljax.MAS()),
+    cljax.Multitask(), cljax.Finetune(penalty=cljax.penalties.EWC(1.0)),
+    cljax.ER(penalty=cljax.penalties.SI()),
+    cljax.LaMAML(penalty=cljax.penalties.MAS()),
 ]  # fmt: skip
 
 

@@ -35,7 +35,7 @@ class PenaltyOptions(Options):
     """Of methods that carry a penalty; their state has the fields ``params`` and ``penalty``."""
 
     penalty: Penalty | None = None
-    """A regulariser beside the loss, such as ``cljax.EWC(100.0)``; None is without."""
+    """A regulariser beside the loss, such as ``cljax.penalties.EWC(100.0)``; None is without."""
 
     def check(self) -> None:
         check_penalty(self.penalty)
