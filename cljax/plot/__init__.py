@@ -7,6 +7,7 @@ Accuracies come in as fractions and are shown in percent.
 """
 
 from cljax.plot.accuracy import (
+    Ticks,
     accuracy_matrix,
     heat_map,
     mean_curve,
@@ -19,6 +20,6 @@ from cljax.plot.features import tsne
 from cljax.plot.report import forgetting_bars, rate_histograms
 
 __all__ = [
-    "accuracy_matrix", "exemplar_grid", "forgetting_bars", "heat_map", "mean_curve", "outer_loss",
-    "over_time", "rate_histograms", "save", "task_curves", "tsne",
+    "Ticks", "accuracy_matrix", "exemplar_grid", "forgetting_bars", "heat_map", "mean_curve",
+    "outer_loss", "over_time", "rate_histograms", "save", "task_curves", "tsne",
 ]  # fmt: skip
