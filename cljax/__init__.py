@@ -19,6 +19,7 @@ from cljax import (
     types,
 )  # fmt: skip
 from cljax.engine.allocator import keep_freed_memory
+from cljax.engine.batches import batches
 from cljax.engine.options import Running, Training
 from cljax.evaluation.accuracy import Evaluation
 from cljax.evaluation.again import Scores, Trained, evaluate
@@ -72,7 +73,7 @@ __all__ = [
     "Online", "OnlineEWC", "Options", "Oracle", "Penalty", "Pretrained", "Problem", "RWalk", "Rate",
     "Readout", "Real", "Recipe", "Rep", "Replayed", "Reptile", "Run", "RunOptions", "Running",
     "SGD", "SI", "Scores", "Share", "Study", "SyncLaMAML", "Teacher", "Trained", "Training", "Tune",
-    "Unrolled", "WithExemplars", "__version__", "compare", "continuum_lower_bound", "data",
+    "Unrolled", "WithExemplars", "__version__", "batches", "compare", "continuum_lower_bound", "data",
     "errors", "evaluate", "implicit_gradient", "keep_freed_memory", "load", "losses", "memory",
     "methods", "metrics", "nets", "optax_step", "penalties", "positional", "published", "readout",
     "recipe", "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "tree", "types",
