@@ -68,16 +68,16 @@ _LATER = ("geometry", "plot", "report")  # imported when first asked for: they t
 
 __all__ = [
     "AGEM", "BiC", "CMAML", "Count", "ER", "EWC", "Evaluation", "FOMAML", "Finetune", "FixedRep",
-    "GEM", "HAT", "ICaRL", "ICaRLTI", "IID", "ITAML", "Independent", "InnerStep", "Joint", "LUCIR",
-    "LaER", "LaMAML", "LwF", "LwFExemplars", "MAS", "MER", "MetaBGD", "Method", "Multitask", "OML",
-    "Online", "OnlineEWC", "Options", "Oracle", "Penalty", "Pretrained", "Problem", "RWalk", "Rate",
-    "Readout", "Real", "Recipe", "Rep", "Replayed", "Reptile", "Run", "RunOptions", "Running",
-    "SGD", "SI", "Scores", "Share", "Study", "SyncLaMAML", "Teacher", "Trained", "Training", "Tune",
-    "Unrolled", "WithExemplars", "__version__", "batches", "compare", "continuum_lower_bound", "data",
-    "errors", "evaluate", "implicit_gradient", "keep_freed_memory", "load", "losses", "memory",
-    "methods", "metrics", "nets", "optax_step", "penalties", "positional", "published", "readout",
-    "recipe", "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "tree", "types",
-    "unroll",
+    "GEM", "HAT", "ICaRL", "ICaRLTI", "IID", "ITAML", "Independent", "InnerStep", "Joint",
+    "LUCIR", "LaER", "LaMAML", "LwF", "LwFExemplars", "MAS", "MER", "MetaBGD", "Method",
+    "Multitask", "OML", "Online", "OnlineEWC", "Options", "Oracle", "Penalty", "Pretrained",
+    "Problem", "RWalk", "Rate", "Readout", "Real", "Recipe", "Rep", "Replayed", "Reptile", "Run",
+    "RunOptions", "Running", "SGD", "SI", "Scores", "Share", "Study", "SyncLaMAML", "Teacher",
+    "Trained", "Training", "Tune", "Unrolled", "WithExemplars", "__version__", "batches",
+    "compare", "continuum_lower_bound", "data", "errors", "evaluate", "implicit_gradient",
+    "keep_freed_memory", "load", "losses", "memory", "methods", "metrics", "nets", "optax_step",
+    "penalties", "positional", "published", "readout", "recipe", "resume", "run", "sgd_step",
+    "split", "stats", "streams", "sweep", "tree", "types", "unroll",
 ]  # fmt: skip
 
 

@@ -39,6 +39,7 @@ from cljax.types import (
     Needs,
     Network,
     Output,
+    Params,
     Phase,
     Predictor,
     PyTree,

@@ -19,7 +19,7 @@ import numpy as np
 from cljax import keys
 from cljax.engine.programs import AUGMENT, batch_of, train_data
 from cljax.streams.base import Stream, plan
-from cljax.types import Array, Batch
+from cljax.types import Array, Batch, StepPlan
 
 __all__ = ["batches"]
 
@@ -42,13 +42,14 @@ def batches(
     data, update_key = train_data(stream), keys.purpose(seed, "update")
 
     @jax.jit
-    def made(row: object, i: Array) -> tuple[Batch, Array]:
+    def made(row: StepPlan, i: Array) -> tuple[Batch, Array]:
         key = jax.random.fold_in(update_key, i)
         own = jax.random.fold_in(key, AUGMENT)
         return batch_of((), row, data, stream.transform, i, key=own), key
 
     def each() -> Iterator[tuple[Batch, Array]]:
         for i in range(len(steps.current)):
-            yield made(jax.tree.map(lambda a: np.asarray(a)[i], steps), jnp.asarray(i, jnp.int32))
+            row = StepPlan(*(np.asarray(leaf)[i] for leaf in steps))
+            yield made(row, jnp.asarray(i, jnp.int32))
 
     return each()

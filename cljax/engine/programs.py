@@ -22,9 +22,9 @@ from cljax.streams.base import Stream, Transform
 from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, Recall, StepPlan
 
 __all__ = [
-    "AUGMENT", "Carry", "Hyper", "Step", "TrainData", "arriving", "batch_of", "begin", "check_leaves",
-    "device_plan", "leaf_names", "make_segment", "make_step", "make_update", "online_correct",
-    "train_data", "whole",
+    "AUGMENT", "Carry", "Hyper", "Step", "TrainData", "arriving", "batch_of", "begin",
+    "check_leaves", "device_plan", "leaf_names", "make_segment", "make_step", "make_update",
+    "online_correct", "train_data", "whole",
 ]  # fmt: skip
 
 Step = Callable[[PyTree, "Row", "TrainData", Array, Array], tuple[PyTree, Info, Array]]
