@@ -19,6 +19,7 @@ from cljax import (
     types,
 )  # fmt: skip
 from cljax.engine.allocator import keep_freed_memory
+from cljax.engine.batches import batches
 from cljax.engine.options import Running
 from cljax.evaluation.accuracy import Evaluation
 from cljax.evaluation.again import evaluate
@@ -62,8 +63,8 @@ _LATER = ("geometry", "plot", "report")  # imported when first asked for: they t
 
 __all__ = [
     # Runs.
-    "__version__", "Evaluation", "Recipe", "Run", "Running", "Tune", "compare", "evaluate",
-    "keep_freed_memory", "load", "published", "recipe", "resume", "run",
+    "__version__", "Evaluation", "Recipe", "Run", "Running", "Tune", "batches", "compare",
+    "evaluate", "keep_freed_memory", "load", "published", "recipe", "resume", "run",
     # Methods.
     "AGEM", "BiC", "CMAML", "ER", "Finetune", "FixedRep", "FOMAML", "GEM", "HAT", "ICaRL",
     "ICaRLTI", "IID", "Independent", "ITAML", "Joint", "LaER", "LaMAML", "LUCIR", "LwFExemplars",

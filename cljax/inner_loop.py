@@ -255,7 +255,11 @@ def scan(
     unroll_steps: int | bool,
 ) -> tuple[Any, PyTree]:
     """``jax.lax.scan``, but True leaves no loop of a single step either."""
-    return jax.lax.scan(body, state, xs, length, unroll=0 if unroll_steps is True else unroll_steps)
+    sizes = [length] if length is not None else [len(a) for a in jax.tree.leaves(xs)]
+    if unroll_steps is True and sizes[:1] == [1]:
+        state, outputs = body(state, jax.tree.map(lambda a: a[0], xs))
+        return state, jax.tree.map(lambda a: jnp.asarray(a)[None], outputs)
+    return jax.lax.scan(body, state, xs, length, unroll=unroll_steps)
 
 
 def _scan(

@@ -25,19 +25,21 @@ import jax
 import jax.numpy as jnp
 
 from cljax.errors import UserError
-from cljax.losses import LossFn, classification_loss, cross_entropy, head_mask
+from cljax.losses import LossFn, classification_loss, cross_entropy, head_mask, masked_mean
 from cljax.options import Options
 from cljax.states import WithNetwork
 from cljax.types import (
     Array,
     Batch,
     Evaluation,
+    Examples,
     Info,
     Learner,
     Model,
     Needs,
     Network,
     Output,
+    Params,
     Phase,
     Predictor,
     PyTree,
@@ -62,6 +64,20 @@ class Problem(NamedTuple):
     def loss_fn(self) -> LossFn:
         """Losses [B] in nats over the outputs that compete, see ``cljax.losses.LossFn``."""
         return classification_loss(self.model, self.spec)
+
+    def value_and_grad(self, state: Any, batch: Batch) -> tuple[tuple[Array, PyTree], Params]:
+        """``((loss, model_state), gradient)`` of the mean loss over a batch's valid rows, in nats.
+
+        Args:
+          state: with ``params`` and ``model_state``.
+        """
+        examples = Examples(batch.x, batch.y, batch.task)
+
+        def loss(params: Params) -> tuple[Array, PyTree]:
+            losses, model_state = self.loss_fn(params, state.model_state, examples, batch.mask)
+            return masked_mean(losses, batch.mask), model_state
+
+        return jax.value_and_grad(loss, has_aux=True)(state.params)
 
     def variables(self, key: Array) -> Variables:
         """The network's first variables, for examples as the stream shows them."""

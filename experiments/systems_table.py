@@ -1,7 +1,9 @@
-"""README's tables of systems (what each is and needs, what is reproduced) and of speed.
+"""Tables that people read: of systems in README.md, of numbers and of speed in a guide.
 
-    python experiments/systems_table.py            # writes them into README.md, between markers
-    python experiments/systems_table.py --check    # exits with 1 where README.md says otherwise
+    python experiments/systems_table.py            # writes them, between markers
+    python experiments/systems_table.py --check    # exits with 1 where a file says otherwise
+
+A system: what it is, needs and reproduces.
 
 What is reproduced comes from the JSON files in experiments/results (their format: ``common.py``): a
 published number, ours with its 95 % interval, and the verdict that stands beside it there. A number
@@ -22,7 +24,8 @@ from cljax.methods import CHECKED
 from cljax.stats import with_interval
 
 HERE = Path(__file__).resolve().parent
-RESULTS, README = HERE / "results", HERE.parent / "README.md"
+RESULTS, ROOT = HERE / "results", HERE.parent
+README, GUIDE = ROOT / "README.md", ROOT / "notebooks" / "guides" / "results.md"
 MARKS = "<!-- {}, by experiments/systems_table.py -->", "<!-- end of {} -->"
 
 # Names, what it is, memory, what it asks for.
@@ -236,13 +239,13 @@ def speeds(folder: Path = RESULTS) -> str:
     for what, name, picks, text in SPEEDS:
         results = read(folder / f"{name}.json")
         command = results["command"].removeprefix("python experiments/")
-        link = f"[`{command}`](experiments/results/{name}.md)"
+        link = f"[`{command}`](../../experiments/results/{name}.md)"
         rows.append(f"| {what} | {text.format(*(picked(results, p) for p in picks))} | {link} |")
     return "\n".join(rows)
 
 
 def systems(folder: Path = RESULTS) -> str:
-    """The table of systems, and all numbers below it."""
+    """The table of systems."""
     found, small = lines(folder), in_small(folder)
     rows = ["| name | what it is | memory | asks for | checked | reproduced |", "| --- " * 6 + "|"]
     for names, what, memory, asks in SYSTEMS:
@@ -251,29 +254,35 @@ def systems(folder: Path = RESULTS) -> str:
         shown = ", ".join(f"`{name}`" for name in own)
         cells = (shown, what, memory, asks, checked, status(own, found, small))
         rows.append(f"| {' | '.join(cells)} |")
-    rows += [
-        "",
-        "Reproduced: how many of the published numbers ours agree with, by two one-sided tests",
-        "with the margin that the file states (equivalent, or undecided with the difference inside",
-        "the margin). In small: at another size, so not compared.", "",
-        f"<details><summary>All {len(found)} numbers</summary>", "",
+    return "\n".join(rows)
+
+
+def numbers(folder: Path = RESULTS) -> str:
+    """Every published number beside ours, and how many agree."""
+    found = lines(folder)
+    judged = [line for line in found if line.verdict != "-"]
+    rows = [
+        f"Ours agree with {sum(map(agrees, judged))} of {len(judged)} published numbers.", "",
         "| method | what | published | ours, 95 % interval | verdict |", "| --- " * 5 + "|",
         *(f"| `{n.method}` | {n.where} | {n.published} | {n.ours} | {n.verdict} |" for n in found),
-        "", "</details>",
     ]  # fmt: skip
     return "\n".join(rows)
 
 
-def replaced(readme: str, folder: Path = RESULTS) -> str:
-    """The README with both tables in their places."""
-    for name, made in (("systems", systems(folder)), ("speed", speeds(folder))):
+# Which tables stand in which file.
+PLACES = {README: {"systems": systems}, GUIDE: {"numbers": numbers, "speed": speeds}}
+
+
+def replaced(text: str, file: Path, folder: Path = RESULTS) -> str:
+    """A file's text with its tables in their places."""
+    for name, made in PLACES[file].items():
         start, end = (mark.format(name) for mark in MARKS)
-        before, found, rest = readme.partition(start)
+        before, found, rest = text.partition(start)
         _, closed, after = rest.partition(end)
         if not (found and closed):
-            raise SystemExit(f"README.md lacks the markers {start} and {end}.")
-        readme = f"{before}{start}\n\n{made}\n\n{end}{after}"
-    return readme
+            raise SystemExit(f"{file.name} lacks the markers {start} and {end}.")
+        text = f"{before}{start}\n\n{made(folder)}\n\n{end}{after}"
+    return text
 
 
 def main() -> None:
@@ -282,15 +291,15 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="print the tables alone")
     args = parser.parse_args()
     if args.smoke:
-        print(f"{systems()}\n\n{speeds()}")
+        print(f"{systems()}\n\n{numbers()}\n\n{speeds()}")
         return
-    now = README.read_text("utf-8")
-    new = replaced(now)
-    if args.check:
-        if now != new:
-            sys.exit("README.md's tables are stale; run experiments/systems_table.py.")
-        return
-    README.write_text(new, "utf-8")
+    for file in PLACES:
+        now = file.read_text("utf-8")
+        new = replaced(now, file)
+        if args.check and now != new:
+            sys.exit(f"{file.name}'s tables are stale; run experiments/systems_table.py.")
+        if not args.check:
+            file.write_text(new, "utf-8")
 
 
 if __name__ == "__main__":

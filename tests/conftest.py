@@ -41,6 +41,10 @@ assert _cljax is not None and _cljax.origin is not None
 _paths = [str(Path(_cljax.origin).parents[1]), os.environ.get("PYTHONPATH", "")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
 
+if not hasattr(jax, "enable_x64"):  # before jax 0.8
+    from jax.experimental import enable_x64
+
+    jax.enable_x64 = enable_x64
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The same examples every time, and none stored; a test that needs more of them says so.
 hypothesis.settings.register_profile(

@@ -1,4 +1,4 @@
-"""Results of experiments: what Markdown and JSON say, and README's tables made from them."""
+"""Results of experiments: what Markdown and JSON say, and the tables made from them."""
 
 from __future__ import annotations
 
@@ -191,9 +191,11 @@ def test_items_come_back_in_their_order_from_threads(scripts) -> None:
     assert scripts.common.over_seeds(lambda i: i**2, range(7)) == [i**2 for i in range(7)]
 
 
-def test_the_readme_says_what_the_results_say(scripts) -> None:
-    now = (ROOT / "README.md").read_text("utf-8")
-    assert scripts.systems_table.replaced(now) == now, "run python experiments/systems_table.py"
+def test_readme_and_guide_say_what_the_results_say(scripts) -> None:
+    tables = scripts.systems_table
+    for file in tables.PLACES:
+        now = file.read_text("utf-8")
+        assert tables.replaced(now, file) == now, "run python experiments/systems_table.py"
 
 
 def test_every_method_stands_in_the_table_of_systems_once(scripts) -> None:

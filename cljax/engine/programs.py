@@ -22,9 +22,9 @@ from cljax.streams.base import Stream, Transform
 from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, Recall, StepPlan
 
 __all__ = [
-    "Carry", "Hyper", "Step", "TrainData", "arriving", "batch_of", "begin", "check_leaves",
-    "device_plan", "leaf_names", "make_segment", "make_step", "make_update", "online_correct",
-    "train_data", "whole",
+    "AUGMENT", "Carry", "Hyper", "Step", "TrainData", "arriving", "batch_of", "begin",
+    "check_leaves", "device_plan", "leaf_names", "make_segment", "make_step", "make_update",
+    "online_correct", "train_data", "whole",
 ]  # fmt: skip
 
 Step = Callable[[PyTree, "Row", "TrainData", Array, Array], tuple[PyTree, Info, Array]]
@@ -46,7 +46,7 @@ class TrainData(NamedTuple):
 
 
 # Purposes of keys beside the draws' own.
-_AUGMENT, _SELECT = zlib.crc32(b"augment"), zlib.crc32(b"select")
+AUGMENT, _SELECT = zlib.crc32(b"augment"), zlib.crc32(b"select")
 Row = StepPlan  # a row of a plan: the same fields without the leading axis
 
 
@@ -134,7 +134,7 @@ def make_step(
         state: PyTree, row: Row, data: TrainData, key: Array, i: Array
     ) -> tuple[PyTree, Info, Array]:
         key = jax.random.fold_in(key, i)
-        own = jax.random.fold_in(key, _AUGMENT) if augmented else None
+        own = jax.random.fold_in(key, AUGMENT) if augmented else None
         if select is not None:
             row = select(state, row, jax.random.fold_in(key, _SELECT))
         batch = batch_of(

@@ -96,9 +96,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays as ``.npz``; ``read_arrays`` reads them."""
+    """Writes arrays as ``.npz``; ``read_arrays`` reads them.
+
+    Raises:
+      TypeError: for an array of objects, which would have to be pickled.
+    """
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise TypeError(f"{name} is an array of objects.")
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     write_bytes(path, buffer.getvalue())
 
 

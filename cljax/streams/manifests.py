@@ -24,6 +24,7 @@ import numpy as np
 
 from cljax.errors import UserError
 from cljax.keys import check_seeds
+from cljax.storage.files import write_arrays
 from cljax.streams.base import (
     Stream,
     check_stream,
@@ -86,7 +87,7 @@ def save_split(path: str | os.PathLike[str], stream: Stream, seeds: Sequence[int
     path = _ending(path, ".npz")
     check_stream(stream)
     seeds = check_seeds(seeds)
-    np.savez_compressed(path, allow_pickle=False, **rows_used(stream, seeds))
+    write_arrays(path, rows_used(stream, seeds))
     return path
 
 
