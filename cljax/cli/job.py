@@ -75,7 +75,13 @@ def running_flags() -> Flags:
 def _flags_of(options: Any) -> Flags:
     from cljax.resolve import options_of
 
-    return {o.name: (o.type, o.default, _lower(o.help)) for o in options_of(options)}
+    listed = options_of(options)
+    return {_flag(o.name): (o.type, o.default, _lower(o.help)) for o in listed}
+
+
+def _flag(name: str) -> str:
+    """The flag of an option of a run."""
+    return "state" if name == "keep_state" else name
 
 
 def _lower(text: str) -> str:
@@ -276,4 +282,5 @@ def running_of(flags: dict[str, Any]) -> Any:
     """How a run is kept and cut up, by its flags."""
     from cljax.engine.options import Running
 
-    return Running(**{name: flags[name] for name in Running().options})
+    named = {name: _flag(name) for name in Running().options}
+    return Running(**{name: flags[flag] for name, flag in named.items() if flag in flags})
