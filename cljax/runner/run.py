@@ -5,7 +5,6 @@ prepare  ->  learn  ->  metrics  ->  files
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 import shutil
@@ -23,12 +22,12 @@ from cljax.engine.learn import Checkpoints, Event, History, Hooks, learn
 from cljax.engine.options import Running, check_running
 from cljax.engine.signals import signals
 from cljax.errors import Diverged, Interrupted, UserError, check_known
-from cljax.evaluation.again import Trained
 from cljax.method import Method
 from cljax.options import Options, documentation
 from cljax.recipes import Recipe
 from cljax.references import cite, protocol
 from cljax.runner import artefacts
+from cljax.runner.answers import Answers
 from cljax.runner.config import since
 from cljax.runner.options import RunOptions, options_from, training_of
 from cljax.runner.prepare import Prepared, prepare
@@ -37,7 +36,7 @@ from cljax.runner.remade import remade
 from cljax.runner.results import results_of
 from cljax.runner.settings import decisive
 from cljax.runner.snapshots import keep
-from cljax.runner.trained import keep_states, stored_states, trained_of
+from cljax.runner.trained import keep_states
 from cljax.storage.checkpoint import FORMAT, newest_place
 from cljax.streams.base import Stream, rows_used
 from cljax.streams.options import StreamSource
@@ -50,7 +49,7 @@ _BEGUN = ("config.json", "metrics.jsonl", "manifest")  # of a run before its fir
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Answers):
     """A finished run: what its folder holds, its final states among it."""
 
     config: Mapping[str, Any]
@@ -65,25 +64,6 @@ class Run:
     def diverged(self) -> bool:
         """Whether all seeds diverged, so that there are no numbers."""
         return all(step is not None for step in self.results["diverged"])
-
-    @functools.cached_property
-    def state(self) -> Trained:
-        """The final states with what made them, for ``cljax.evaluate``; without diverged seeds.
-
-        Of a run that was read back they come from its folder, into the method that it names.
-
-        Raises:
-          UserError: for a run whose states are not stored or are damaged, whose method, network or
-            stream cannot be made from its folder, or whose seeds all diverged.
-        """
-        made, states = self.prepared, self.states
-        if self.path is None and made is None:
-            raise UserError("The final states are not stored: this run has no folder.")
-        if made is None or not states:
-            assert self.path is not None
-            made = made or remade(self.path, self.config, trust=self.trust)
-            states = stored_states(self.path, self.config, made)
-        return trained_of(self.config, self.results["diverged"], made, states)
 
     def metric(self, name: str) -> np.ndarray:
         """Values of a metric, one a seed, as fractions.
