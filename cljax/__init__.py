@@ -58,6 +58,7 @@ from cljax.recipes import Recipe, recipe
 from cljax.references.published import published
 from cljax.runner.options import RunOptions
 from cljax.runner.run import Run, resume, run
+from cljax.storage.weights import load_weights
 from cljax.sweep.compare import Study, Tune, compare
 from cljax.sweep.folders import load_any as load
 from cljax.types import Readout
@@ -73,10 +74,10 @@ __all__ = [
     "Readout", "Real", "Recipe", "Rep", "Replayed", "Reptile", "Run", "RunOptions", "Running",
     "SGD", "SI", "Scores", "Share", "Study", "SyncLaMAML", "Teacher", "Trained", "Training", "Tune",
     "Unrolled", "WithExemplars", "__version__", "compare", "continuum_lower_bound", "data",
-    "errors", "evaluate", "implicit_gradient", "keep_freed_memory", "load", "losses", "memory",
-    "methods", "metrics", "nets", "optax_step", "penalties", "positional", "published", "readout",
-    "recipe", "resume", "run", "sgd_step", "split", "stats", "streams", "sweep", "tree", "types",
-    "unroll",
+    "errors", "evaluate", "implicit_gradient", "keep_freed_memory", "load", "load_weights",
+    "losses", "memory", "methods", "metrics", "nets", "optax_step", "penalties", "positional",
+    "published", "readout", "recipe", "resume", "run", "sgd_step", "split", "stats", "streams",
+    "sweep", "tree", "types", "unroll",
 ]  # fmt: skip
 
 

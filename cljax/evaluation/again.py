@@ -31,7 +31,7 @@ from cljax.evaluation.readout import check_readouts
 from cljax.streams.base import Stream, check_stream, of_seed
 from cljax.types import Array, Evaluation, Learner, PyTree
 
-__all__ = ["Scores", "Trained", "evaluate"]
+__all__ = ["Scores", "Trained", "class_names_of", "evaluate"]
 
 
 class Trained(NamedTuple):
@@ -164,7 +164,7 @@ def _labels(stream: Stream, learned: Stream, seed: int) -> list[np.ndarray]:
     Raises:
       UserError: for a task without tests, or classes that were not learned or have other outputs.
     """
-    here, there = (_class_names(s, seed) for s in (stream, learned))
+    here, there = (class_names_of(s, seed) for s in (stream, learned))
     stream, learned = (of_seed(s, seed) for s in (stream, learned))
     labels = [np.unique(stream.test_y[rows]) for rows in stream.test_index]
     empty = [t for t, own in enumerate(labels) if not own.size]
@@ -189,7 +189,7 @@ def _labels(stream: Stream, learned: Stream, seed: int) -> list[np.ndarray]:
     return labels
 
 
-def _class_names(stream: Stream, seed: int) -> np.ndarray | None:
+def class_names_of(stream: Stream, seed: int) -> np.ndarray | None:
     """What each output is called in the data; None where the stream does not say."""
     if stream.class_orders is not None:
         outputs = stream.class_orders(seed)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from cljax.errors import UserError, check_known
-from cljax.evaluation.again import Trained
+from cljax.evaluation.again import Trained, class_names_of
 from cljax.evaluation.predict import Prediction, Question, predict, question, seed_among
 from cljax.keys import purpose
 from cljax.method import Problem
@@ -19,7 +21,9 @@ from cljax.runner.prepare import Prepared
 from cljax.runner.remade import remade
 from cljax.runner.trained import stored_states, trained_of
 from cljax.states import WithNetwork, unwrapped
+from cljax.storage.weights import save_weights
 from cljax.types import PyTree, Variables
+from cljax.version import __version__
 
 __all__ = ["Answers"]
 
@@ -125,3 +129,44 @@ class Answers:
                 "run.state.states."
             )
         return {"params": found.params, **found.model_state}
+
+    def class_names(self, seed: int | None = None) -> list[str]:
+        """What each output of the network is called in the data, else its number."""
+        stream, seed = self.made.stream, seed_among(self.config["seeds"], seed)
+        names = class_names_of(stream, seed)
+        listed = np.arange(stream.num_classes) if names is None else names[: stream.num_classes]
+        return [str(name) for name in listed]
+
+    def save_weights(self, path: str | Path, seed: int | None = None) -> Path:
+        """Writes the network's variables as a safetensors file; ``cljax.load_weights`` reads it.
+
+        Arrays are named by their paths, such as ``params/Dense_0/kernel``; the metadata says the
+        method, the stream, the config's hash, the seed, the network, its outputs and the names of
+        their classes, and the shape and type of an example.
+
+        Args:
+          path: of the file, such as "model.safetensors".
+          seed: whose variables; None: the first one's.
+
+        Returns:
+          The path.
+
+        Raises:
+          UserError: as ``variables``, without the package safetensors, or if it cannot be written.
+        """
+        variables, seed = self.variables(seed), seed_among(self.state.seeds, seed)
+        stream, example = self.made.stream, self.made.stream.example
+        metadata = {
+            "made_by": f"cljax {__version__}",
+            "method": str(self.results["method"]),
+            "stream": str(self.results["stream"]),
+            "config_hash": str(self.config["config_hash"]),
+            "seed": str(seed),
+            "net": str(self.config["net"]),
+            "outputs": str(stream.num_classes),
+            "classes": json.dumps(self.class_names(seed)),
+        }
+        if isinstance(example, jax.ShapeDtypeStruct):
+            said = {"shape": list(example.shape), "dtype": str(example.dtype)}
+            metadata["example"] = json.dumps(said)
+        return save_weights(path, variables, metadata)
