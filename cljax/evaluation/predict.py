@@ -163,7 +163,7 @@ def as_stored(x: Any, stream: Stream) -> np.ndarray:
     Raises:
       UserError: for another shape or type, or values out of range.
     """
-    kind, shape = stream.train_x.dtype, stream.train_x.shape[1:]
+    kind, shape = stream.test_x.dtype, stream.test_x.shape[1:]
     try:
         x = np.asarray(x)
     except ValueError:
@@ -185,7 +185,7 @@ def as_stored(x: Any, stream: Stream) -> np.ndarray:
 
 
 def _of_type(x: np.ndarray, stream: Stream) -> np.ndarray:
-    kind, name = stream.train_x.dtype, stream.name
+    kind, name = stream.test_x.dtype, stream.name
     low, high = (x.min(), x.max()) if x.size else (0, 0)
     if not (np.isfinite(low) and np.isfinite(high)):
         raise UserError("The examples hold values that are not finite; put them right first.")
@@ -263,7 +263,7 @@ def _batch_size(rows: int, continuum: int | None) -> int:
 def _by_task(stream: Stream) -> bool:
     """Whether what the network sees of an example depends on its task."""
     transform: Transform = stream.transform
-    x = jax.ShapeDtypeStruct((1, *stream.train_x.shape[1:]), stream.train_x.dtype)
+    x = jax.ShapeDtypeStruct((1, *stream.test_x.shape[1:]), stream.test_x.dtype)
     task = jax.ShapeDtypeStruct((1,), np.int32)
     # What is traced last depends on the task if any of its arguments does.
     traced = jax.make_jaxpr(transform.apply)(transform.tables, x, task)

@@ -38,6 +38,8 @@ def save_weights(
     numpy = optional("safetensors.numpy", "safetensors", "save_weights", extra="weights")
     check_path(path=path)
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise UserError(f"{path} cannot be written: it is a folder; name a file.")
     arrays = {name: np.asarray(host_copy(leaf), order="C") for name, leaf in _named(variables)}
     try:
         files.write_bytes(path, numpy.save(arrays, dict(metadata)))
