@@ -34,7 +34,7 @@ class Job(NamedTuple):
 Flags: TypeAlias = dict[str, tuple[Any, Any, str]]  # name -> (type, default, help)
 _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 _IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", "loop", "precision")
-TRUST = (bool, False, "import the code (package.module:factory) that the folder names")
+TRUST = (bool, False, "import the code (package.module:factory) that DIR names")
 _DISTRIBUTED = (
     str | None,
     None,
@@ -59,6 +59,7 @@ def run_flags() -> Flags:
             None,
             "folder of the sweep that chose these values, for the record",
         ),
+        "trust": TRUST,
         "tensorboard": _TENSORBOARD,
         "distributed": _DISTRIBUTED,
     }
@@ -189,6 +190,12 @@ def options_of_run(job: Job) -> Any:
     set_precision(flags["precision"])
     given = {name: flags[name] for name in RunOptions().options if name in flags}
     given["seeds"] = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
+    if given.get("start") is not None:
+        from cljax.runner.run import load
+
+        given["start"] = load(given["start"], trust=flags["trust"]).state
+        if job.origins["seeds"] != "command line":
+            given["seeds"] = given["start"].seeds
     options = RunOptions(**given, origins=job.origins, running=running_of(flags))
     if flags.get("tuned_by") is None:
         return options

@@ -12,6 +12,7 @@ Source of the scenarios: van de Ven, Tolias, "Three scenarios for continual lear
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
@@ -28,6 +29,7 @@ from cljax.evaluation.accuracy import (
     test_data,
 )
 from cljax.evaluation.readout import check_readouts
+from cljax.method import Method
 from cljax.streams.base import Stream, check_stream, of_seed
 from cljax.types import Array, Evaluation, Learner, PyTree
 
@@ -41,6 +43,10 @@ class Trained(NamedTuple):
     learned: Stream  # its tasks, all of which the states have learned, and their classes
     seeds: tuple[int, ...]
     states: tuple[PyTree, ...]
+    method: Method | None = None
+    # Each evaluation of the run, and its accuracies [S, T+1, T]; NaN: not evaluated.
+    matrices: tuple[tuple[Evaluation, np.ndarray], ...] = ()
+    folder: Path | None = None  # from which alone it can be read back
 
 
 class Scores(NamedTuple):

@@ -61,7 +61,7 @@ class Answers:
         if not states:
             assert self.path is not None
             states = stored_states(self.path, self.config, made)
-        return trained_of(self.config, self.results["diverged"], made, states)
+        return trained_of(self.config, self.results, made, states, self.path)
 
     @functools.cached_property
     def _questions(self) -> Mapping[str, Question]:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from cljax.errors import UserError
+from cljax.evaluation.again import Trained
 from cljax.recipes import Recipe
+from cljax.runner import artefacts
 from cljax.runner.consent import check_consent
 from cljax.runner.options import stored_options
 from cljax.runner.prepare import Prepared, prepare
+from cljax.runner.trained import stored_states, trained_of
 
-__all__ = ["remade"]
+__all__ = ["finished_states", "remade"]
 
 
 def remade(folder: Path, config: Mapping[str, Any], *, trust: bool) -> Prepared:
@@ -34,7 +37,11 @@ def remade(folder: Path, config: Mapping[str, Any], *, trust: bool) -> Prepared:
     try:
         recipe = Recipe(**begun)
         check_consent(folder, [recipe.method, recipe.stream], [recipe.net], trust=trust)
-        return prepare(recipe, None, stored_options(config))
+        start = None
+        if config.get("start"):
+            before = Path(config["started_from"]["folder"])
+            start = finished_states(before, *artefacts.load(before), trust=trust)
+        return prepare(recipe, None, stored_options(config, start=start))
     except UserError:
         raise
     except (TypeError, ValueError, KeyError, AttributeError) as error:
@@ -42,3 +49,15 @@ def remade(folder: Path, config: Mapping[str, Any], *, trust: bool) -> Prepared:
             f"{folder / 'config.json'} asks for a run that cannot be made ({error}); it is damaged "
             "or of another version: run again in another folder."
         ) from error
+
+
+def finished_states(
+    folder: Path, config: Mapping[str, Any], results: Mapping[str, Any], *, trust: bool
+) -> Trained:
+    """The final states of a finished run, from its folder alone.
+
+    Raises:
+      UserError: as ``remade`` and ``cljax.runner.trained.stored_states``.
+    """
+    made = remade(folder, config, trust=trust)
+    return trained_of(config, results, made, stored_states(folder, config, made), folder)

@@ -22,6 +22,7 @@ from cljax.engine.learn import Checkpoints, Event, History, Hooks, learn
 from cljax.engine.options import Running, check_running
 from cljax.engine.signals import signals
 from cljax.errors import Diverged, Interrupted, UserError, check_known
+from cljax.evaluation.again import Trained
 from cljax.method import Method
 from cljax.options import Options, documentation
 from cljax.recipes import Recipe
@@ -204,12 +205,23 @@ def run(
 
     """
     asked = options_from("cljax.run", options)
+    if asked.start is not None:
+        asked = _with_start(asked, anew="seeds" not in options)
     prepared = prepare(what, stream, asked)
     if asked.out is None:
         history, results = _learn(prepared, asked.progress, asked.running, None)
         return Run(prepared.config, results, None, history.states, prepared=prepared)
     out = Path("runs") / _folder_name(prepared.config) if asked.out == "auto" else asked.out
     return _run_in(artefacts.place(out), prepared, asked.progress, asked.running)
+
+
+def _with_start(asked: RunOptions, *, anew: bool) -> RunOptions:
+    """The options with the states to go on from, and with their seeds if none were given."""
+    start = asked.start
+    if isinstance(start, (str, Path)):
+        start = load(start).state
+    seeds = start.seeds if anew and isinstance(start, Trained) else asked.seeds
+    return asked.replace(start=start, seeds=seeds)
 
 
 def _run_in(
@@ -398,7 +410,8 @@ def _learn(
         progress = _stops_at_divergence(method.name, progress)
     history = learn(
         method, model, prepared.stream, config["seeds"], training_of(config), running=running,
-        hooks=Hooks(progress, interrupted), checkpoints=checkpoints, spent_s=prepared.seconds,
+        hooks=Hooks(progress, interrupted), checkpoints=checkpoints, start=prepared.start,
+        spent_s=prepared.seconds,
     )  # fmt: skip
     assert history is not None
     learned = time.perf_counter()

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from cljax import keys
 from cljax.errors import UserError
 from cljax.evaluation.again import Trained
-from cljax.runner.config import another_run
+from cljax.runner.config import another_run, evaluation_of
 from cljax.runner.prepare import Prepared, learner_of
 from cljax.storage import checkpoint
 from cljax.storage.checkpoint import Snapshot, host_copy
@@ -96,20 +97,33 @@ def _stored(folder: Path, config: Mapping[str, Any], seed: int, like: PyTree) ->
 
 def trained_of(
     config: Mapping[str, Any],
-    diverged: Sequence[int | None],
+    results: Mapping[str, Any],
     made: Prepared,
     states: Sequence[PyTree],
+    folder: Path | None,
 ) -> Trained:
     """Final states with what made them; without those of seeds that diverged.
 
     Raises:
       UserError: if all did.
     """
-    whole = [i for i, step in enumerate(diverged) if step is None]
+    whole = [i for i, step in enumerate(results["diverged"]) if step is None]
     if not whole:
         raise UserError("All seeds of this run diverged, so there is no final state.")
     seeds, chosen = (tuple(part[i] for i in whole) for part in (config["seeds"], states))
-    return Trained(lambda stream: learner_of(made, stream), made.stream, seeds, chosen)
+    evaluations = [evaluation_of(entry) for entry in config["evaluations"]]
+    matrices = [
+        np.array(results["evaluations"][e.name]["accuracy_matrix"], float) for e in evaluations
+    ]
+    return Trained(
+        lambda stream: learner_of(made, stream),
+        made.stream,
+        seeds,
+        chosen,
+        made.method,
+        tuple((e, own[whole]) for e, own in zip(evaluations, matrices, strict=True)),
+        folder if config.get("begun_as") else None,
+    )
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
