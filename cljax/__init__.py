@@ -55,6 +55,7 @@ from cljax.options import Count, Rate, Real, Share, positional
 from cljax.recipes import Recipe, recipe
 from cljax.references.published import published
 from cljax.runner.run import Run, resume, run
+from cljax.storage.weights import load_weights
 from cljax.sweep.compare import Tune, compare
 from cljax.sweep.folders import load_any as load
 from cljax.version import __version__
@@ -64,7 +65,8 @@ _LATER = ("geometry", "plot", "report")  # imported when first asked for: they t
 __all__ = [
     # Runs.
     "__version__", "Evaluation", "Recipe", "Run", "Running", "Tune", "batches", "compare",
-    "evaluate", "keep_freed_memory", "load", "published", "recipe", "resume", "run",
+    "evaluate", "keep_freed_memory", "load", "load_weights", "published", "recipe",
+    "resume", "run",
     # Methods.
     "AGEM", "BiC", "CMAML", "ER", "Finetune", "FixedRep", "FOMAML", "GEM", "HAT", "ICaRL",
     "ICaRLTI", "IID", "Independent", "ITAML", "Joint", "LaER", "LaMAML", "LUCIR", "LwFExemplars",

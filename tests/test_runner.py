@@ -47,7 +47,7 @@ def test_the_folder_holds_the_contract(tmp_path):
     done = run(out=tmp_path / "run", eval_every=2, online=True)
     names = {path.name for path in done.path.iterdir()}
     files = {"config.json", "results.json", "metrics.jsonl", "kept.npz", "files.json"}
-    assert names == files | {"manifest", "plots"}
+    assert names == files | {"manifest", "plots", "state"}
     config = json.loads((done.path / "config.json").read_text())
     results = json.loads((done.path / "results.json").read_text())
     assert config["command"] and results["commit"] == config["commit"]

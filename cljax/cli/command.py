@@ -1,4 +1,4 @@
-"""The command ``cljax``: run, resume, sweep, list, data, protocol, report, cite, docs.
+"""The command ``cljax``: run, resume, predict, sweep, list, data, protocol, report, cite, docs.
 
 Exit codes: 0 done, 2 the user's mistake (one sentence
 on standard error), 3 every seed (every lane of a sweep) diverged, so that there are no numbers, 75
@@ -34,6 +34,7 @@ __all__ = ["main"]
 COMMANDS = {
     "run": "run METHOD STREAM [flags]   train, test, and leave a folder of results",
     "resume": "resume DIR [--trust]        go on with an interrupted run or sweep",
+    "predict": "predict DIR IMAGES [flags]  labels of new images, by a finished run",
     "sweep": "sweep METHOD STREAM --over NAME=V1,V2 [flags] | sweep status DIR | sweep merge DIR",
     "list": "list [KIND] [FILTER]        methods, streams, nets, data, recipes, penalties, ...",
     "data": "data NAME ...               where data sets are, their sizes and licences",
@@ -91,6 +92,7 @@ def _dispatch(arguments: list[str]) -> int:
     return {
         "run": _run,
         "resume": _resume,
+        "predict": _predict,
         "sweep": _sweep,
         "list": _list,
         "data": _data,
@@ -112,6 +114,12 @@ def _run(arguments: list[str]) -> int:
         began = time.perf_counter()
         done = run(job.recipe, **options.replace(progress=progress).options)
     return _told(done, began)
+
+
+def _predict(arguments: list[str]) -> int:
+    from cljax.cli import predict
+
+    return predict.main(arguments)
 
 
 def _sweep(arguments: list[str]) -> int:

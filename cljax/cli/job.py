@@ -34,7 +34,7 @@ class Job(NamedTuple):
 Flags: TypeAlias = dict[str, tuple[Any, Any, str]]  # name -> (type, default, help)
 _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 _IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", "loop", "precision")
-TRUST = (bool, False, "import the code (package.module:factory) that the folder names")
+TRUST = (bool, False, "import the code (package.module:factory) that DIR names")
 _DISTRIBUTED = (
     str | None,
     None,
@@ -59,6 +59,7 @@ def run_flags() -> Flags:
             None,
             "folder of the sweep that chose these values, for the record",
         ),
+        "trust": TRUST,
         "tensorboard": _TENSORBOARD,
         "distributed": _DISTRIBUTED,
     }
@@ -75,7 +76,13 @@ def running_flags() -> Flags:
 def _flags_of(options: Any) -> Flags:
     from cljax.resolve import options_of
 
-    return {o.name: (o.type, o.default, _lower(o.help)) for o in options_of(options)}
+    listed = options_of(options)
+    return {_flag(o.name): (o.type, o.default, _lower(o.help)) for o in listed}
+
+
+def _flag(name: str) -> str:
+    """The flag of an option of a run."""
+    return "state" if name == "keep_state" else name
 
 
 def _lower(text: str) -> str:
@@ -183,6 +190,12 @@ def options_of_run(job: Job) -> Any:
     set_precision(flags["precision"])
     given = {name: flags[name] for name in RunOptions().options if name in flags}
     given["seeds"] = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
+    if given.get("start") is not None:
+        from cljax.runner.run import load
+
+        given["start"] = load(given["start"], trust=flags["trust"]).state
+        if job.origins["seeds"] != "command line":
+            given["seeds"] = given["start"].seeds
     options = RunOptions(**given, origins=job.origins, running=running_of(flags))
     if flags.get("tuned_by") is None:
         return options
@@ -276,4 +289,5 @@ def running_of(flags: dict[str, Any]) -> Any:
     """How a run is kept and cut up, by its flags."""
     from cljax.engine.options import Running
 
-    return Running(**{name: flags[name] for name in Running().options})
+    named = {name: _flag(name) for name in Running().options}
+    return Running(**{name: flags[flag] for name, flag in named.items() if flag in flags})

@@ -80,7 +80,8 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
         consent(rest[:2])
     flags = {**jobs.run_flags(), **_FLAGS}
     flags["seeds"] = (int, 5, _SEEDS)
-    del flags["tuned_by"]  # of a run
+    for name in ("tuned_by", "state", "start", "trust"):  # of a run
+        del flags[name]
     job = jobs.job_of("sweep", rest, flags)
     if consent is not None:
         pairs = [pair.partition("=") for pair in over]

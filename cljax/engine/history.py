@@ -16,7 +16,7 @@ __all__ = ["History", "history_of"]
 
 
 class History(NamedTuple):
-    """What runs leave. S runs, T tasks, U updates."""
+    """What runs leave. S runs, T tasks, U updates (of their own, where they go on from others)."""
 
     seeds: tuple[int, ...]
     states: tuple[PyTree, ...]  # final state of each run
@@ -57,20 +57,21 @@ def history_of(
     numbers = sorted(finals)
     carries = [finals[number] for number in numbers]
     records = [setup.records[number] for number in numbers]
+    begun = setup.begins_at
     names, tasks = [e.name for e in setup.evaluations], range(setup.stream.num_tasks)
     phases = dict.fromkeys(item.program for item in setup.items if item.program != "task")
     online, sizes = None, None
     if setup.online:
-        online = np.stack([np.asarray(carry.online_correct) for carry in carries])
-        sizes = _new_examples(rows, setup.stream).sum(axis=1)
+        online = np.stack([np.asarray(carry.online_correct)[begun:] for carry in carries])
+        sizes = _new_examples(rows, setup.stream).sum(axis=1)[begun:]
     return History(
         seeds=tuple(seeds[number] for number in numbers),
         states=tuple(carry.state for carry in carries),
         evaluations={name: np.stack([r.matrices[name] for r in records]) for name in names},
         test_counts=counts,
-        losses=np.stack([np.asarray(carry.losses) for carry in carries]),
+        losses=np.stack([np.asarray(carry.losses)[begun:] for carry in carries]),
         online_correct=online,
-        batch_sizes=rows.mask.sum(axis=1),
+        batch_sizes=rows.mask.sum(axis=1)[begun:],
         anytime={name: tuple(_curve(record, name) for record in records) for name in names},
         phase_losses={
             name: tuple(

@@ -75,6 +75,7 @@ class Lane(NamedTuple):
     fits: PyTree  # the same of what readouts are fitted on; () without any
     counts: np.ndarray  # [T] or [L, T], test images of each task
     batching: Batching | None
+    start: PyTree = None  # the state that it begins with; None: a new one
 
 
 @dataclass
@@ -104,6 +105,13 @@ class Setup(NamedTuple):
     items: list[Item]
     running: Running
     records: list[Record]
+    first: int = 0  # the item that runs begin with, of the first task that is not learned yet
+
+    @property
+    def begins_at(self) -> int:
+        """The number of the first update."""
+        rest = (item for item in self.items[self.first :] if item.program == "task")
+        return next(item.start for item in rest)
 
 
 class Place(NamedTuple):
@@ -125,10 +133,14 @@ def advance(setup: Setup, lane: Lane, place: Place) -> tuple[Place, Outcome]:
     """One segment of a lane, at most, and what follows from it."""
     items, programs = setup.items, setup.programs
     if place.item < 0:
-        state = programs.init(lane.hyper, _key(lane, "init"))
+        row, task = items[setup.first].task, max(items[setup.first].task - 1, 0)
+        if lane.start is None:
+            state = programs.init(lane.hyper, _key(lane, "init"))
+        else:  # a copy, because segments donate what they are given
+            state = jax.tree.map(jnp.copy, lane.start)
         main = _fresh(setup, lane, state, "task", -1)
-        test = _evaluation(setup, lane, state, 0, 0, row=0, anytime=False)
-        return _arrived(setup, lane, main, 0, place.pace), ([], test)
+        test = _evaluation(setup, lane, state, task, setup.begins_at, row=row, anytime=False)
+        return _arrived(setup, lane, main, setup.first, place.pace), ([], test)
     item, carry = items[place.item], place.carry
     assert carry is not None and place.main is not None
     training = item.program == "task"

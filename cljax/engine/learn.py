@@ -36,6 +36,7 @@ from cljax.engine.options import Running, Training
 from cljax.engine.programs import Carry, train_data
 from cljax.engine.schedule import Item, schedule
 from cljax.engine.signals import at_once
+from cljax.engine.start import Start, started
 from cljax.errors import UserError, check_flag, check_known, check_positive, in_words
 from cljax.evaluation.accuracy import (
     Evaluation,
@@ -81,6 +82,7 @@ def learn(
     checkpoints: Checkpoints | None = None,
     labels: Sequence[str] | None = None,
     validate: bool = False,
+    start: Start | None = None,
     spent_s: float = 0.0,
 ) -> History | None:
     """Trains on a stream, task after task, once for each seed.
@@ -94,6 +96,7 @@ def learn(
       hooks: what is called while it runs.
       checkpoints: where to go on from, and to keep what is done.
       labels: a name for each run, by which a checkpoint knows it again; None: its number.
+      start: states to begin with, after the stream's first tasks; None: new ones.
       validate: test on each seed's validation rows instead of the tests, for tuning.
       spent_s: seconds of preparing before this call, which the times include; those of earlier
         attempts are in the checkpoint and count too.
@@ -114,11 +117,13 @@ def learn(
     names = [str(i) for i in range(len(seeds))] if labels is None else labels
     hypers = hypers_of(methods, outline.class_orders(seeds))
     lanes = bundle(names, seeds, hypers, outline.inputs, batching, own_tests=outline.own_tests)
+    lanes = started(lanes, start)
     emit = hooks.progress or (lambda event: None)
     emit(Event("compile"))
     workers = _cores() if policy == "threads" else 1
     with at_once(ThreadPoolExecutor(workers)) as pool:
         setup = _setup(outline, lanes[0], training, running, pool, num_runs=len(seeds))
+        setup = setup if start is None else _begun(setup, start)
         compiled_s = time.perf_counter() - began
         places, spent = _resumed(setup, lanes, checkpoints, emit)
         spent["data_s"] += spent_s
@@ -273,6 +278,15 @@ def _setup(
         programs, data, images, stream, evaluations, training.entries, training.online,
         outline.items, running, records,
     )  # fmt: skip
+
+
+def _begun(setup: Setup, start: Start) -> Setup:
+    """Runs that begin with a later task, and what is known of the tasks before it."""
+    first = next(i for i, item in enumerate(setup.items) if item.task == start.task)
+    for name, matrices in start.matrices.items():
+        for record, known in zip(setup.records, matrices, strict=True):
+            record.matrices[name][: start.task + 1, : start.task] = known
+    return setup._replace(first=first)
 
 
 def _check_state(method: Method, learner: Learner) -> None:

@@ -61,6 +61,8 @@ class Running(Options):
     """Lanes in one program, or under way; default what fits."""
     devices: Count | None = None
     """Split lanes=vmap or lanes=map over so many; default all GPUs."""
+    keep_state: bool = True
+    """Keep each seed's final state in the folder, to predict with and go on from."""
 
     def check(self) -> None:
         """Raises UserError for an interval that is none."""

@@ -31,7 +31,7 @@ from cljax.types import Array, Batch, Clock, Evaluation, Predictor, PyTree
 __all__ = [
     "MOST_CONFUSED", "Evaluation", "Tally", "TestData", "TestImages", "TestRows",
     "allowed_outputs", "check_infers", "correct_fn", "infer_task", "places", "predictors_of",
-    "tally_fn", "test_data", "test_images", "test_rows", "unlabelled", "wanted",
+    "scores_fn", "tally_fn", "test_data", "test_images", "test_rows", "unlabelled", "wanted",
 ]  # fmt: skip
 
 MOST_CONFUSED = 200  # classes of a stream whose confusion matrices are counted
@@ -176,7 +176,7 @@ def tally_fn(
       class_mask: [T, C] bool, of the stream that was learned, whatever tests are asked.
       confusion: count each class's predictions too.
     """
-    predictor = predictors[evaluation.predictor]
+    scores_of = scores_fn(evaluation, predictors, class_mask)
     owner, place = jnp.asarray(class_mask), jnp.asarray(places(class_mask))
 
     def tally(
@@ -188,16 +188,7 @@ def tally_fn(
         def chunk(total: Tally, rows_mask: tuple[Array, Array]) -> tuple[Tally, None]:
             rows, mask = rows_mask
             batch = unlabelled(data, transform, rows, mask, task)
-            told = jnp.full(rows.shape, learned, jnp.int32)
-            outputs = jnp.broadcast_to(allowed[None], (*rows.shape, *allowed.shape))
-            if evaluation.continuum is not None:
-                scores = predictors[evaluation.infer].scores(views[evaluation.infer], batch)
-                told = infer_task(scores, mask, owner & allowed[None], evaluation.continuum)
-                outputs = owner[told] & outputs
-            if predictor.needs_task_ids:
-                batch = batch._replace(task=told)
-            scores = predictor.scores(views[evaluation.predictor], batch)
-            guess = jnp.argmax(jnp.where(outputs, scores, -jnp.inf), axis=-1)
+            guess = jnp.argmax(scores_of(views, batch, learned, allowed), axis=-1)
             if evaluation.hit == "class":
                 hits = guess == data.y[rows]
             elif evaluation.hit == "place":
@@ -217,6 +208,31 @@ def tally_fn(
     return tally
 
 
+def scores_fn(
+    evaluation: Evaluation, predictors: Mapping[str, Predictor], class_mask: np.ndarray
+) -> Callable[[Mapping[str, PyTree], Batch, Array, Array], Array]:
+    """``(views, batch, task, allowed) -> [B, C]``: scores, -inf for outputs that do not compete.
+
+    Arguments as those of ``tally_fn``; ``task`` [] is told to predictors that need it, or with a
+    continuum the inferred one in its stead.
+    """
+    predictor, owner = predictors[evaluation.predictor], jnp.asarray(class_mask)
+
+    def scores(views: Mapping[str, PyTree], batch: Batch, task: Array, allowed: Array) -> Array:
+        told = jnp.full(batch.mask.shape, task, jnp.int32)
+        outputs = jnp.broadcast_to(allowed[None], (*told.shape, *allowed.shape))
+        if evaluation.continuum is not None:
+            found = predictors[evaluation.infer].scores(views[evaluation.infer], batch)
+            told = infer_task(found, batch.mask, owner & allowed[None], evaluation.continuum)
+            outputs = owner[told] & outputs
+        if predictor.needs_task_ids:
+            batch = batch._replace(task=told)
+        found = predictor.scores(views[evaluation.predictor], batch)
+        return jnp.where(outputs, found, -jnp.inf)
+
+    return scores
+
+
 def places(class_mask: np.ndarray) -> np.ndarray:
     """[C] int, each class's place among those of its task; its own number where tasks share any.
 
@@ -230,7 +246,7 @@ def places(class_mask: np.ndarray) -> np.ndarray:
 
 
 def unlabelled(
-    data: TestData, transform: Transform, rows: Array, mask: Array, task: Array | int
+    data: TestData | TestImages, transform: Transform, rows: Array, mask: Array, task: Array | int
 ) -> Batch:
     """Examples as a predictor gets them: rows [B] seen as ``task``, which it is not told of."""
     x = transform.apply(data.tables, data.x[rows], jnp.full(rows.shape, task, jnp.int32))

@@ -12,6 +12,7 @@ Source of the scenarios: van de Ven, Tolias, "Three scenarios for continual lear
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax
@@ -28,10 +29,11 @@ from cljax.evaluation.accuracy import (
     test_data,
 )
 from cljax.evaluation.readout import check_readouts
+from cljax.method import Method
 from cljax.streams.base import Stream, check_stream, of_seed
 from cljax.types import Array, Evaluation, Learner, PyTree
 
-__all__ = ["Scores", "Trained", "evaluate"]
+__all__ = ["Scores", "Trained", "class_names_of", "evaluate"]
 
 
 class Trained(NamedTuple):
@@ -41,6 +43,10 @@ class Trained(NamedTuple):
     learned: Stream  # its tasks, all of which the states have learned, and their classes
     seeds: tuple[int, ...]
     states: tuple[PyTree, ...]
+    method: Method | None = None
+    # Each evaluation of the run, and its accuracies [S, T+1, T]; NaN: not evaluated.
+    matrices: tuple[tuple[Evaluation, np.ndarray], ...] = ()
+    folder: Path | None = None  # from which alone it can be read back
 
 
 class Scores(NamedTuple):
@@ -164,7 +170,7 @@ def _labels(stream: Stream, learned: Stream, seed: int) -> list[np.ndarray]:
     Raises:
       UserError: for a task without tests, or classes that were not learned or have other outputs.
     """
-    here, there = (_class_names(s, seed) for s in (stream, learned))
+    here, there = (class_names_of(s, seed) for s in (stream, learned))
     stream, learned = (of_seed(s, seed) for s in (stream, learned))
     labels = [np.unique(stream.test_y[rows]) for rows in stream.test_index]
     empty = [t for t, own in enumerate(labels) if not own.size]
@@ -189,7 +195,7 @@ def _labels(stream: Stream, learned: Stream, seed: int) -> list[np.ndarray]:
     return labels
 
 
-def _class_names(stream: Stream, seed: int) -> np.ndarray | None:
+def class_names_of(stream: Stream, seed: int) -> np.ndarray | None:
     """What each output is called in the data; None where the stream does not say."""
     if stream.class_orders is not None:
         outputs = stream.class_orders(seed)

@@ -4,11 +4,11 @@ from cljax.nets import transfer
 from cljax.nets.cnn import cnn
 from cljax.nets.convnet import convnet
 from cljax.nets.dense import mlp
-from cljax.nets.equinox import from_equinox
+from cljax.nets.equinox import from_equinox, to_equinox
 from cljax.nets.haiku import from_haiku
 from cljax.nets.linen import from_linen
 from cljax.nets.masked import masked
-from cljax.nets.nnx import from_nnx
+from cljax.nets.nnx import from_nnx, to_nnx
 from cljax.nets.resnet import resnet8, resnet14, resnet18, resnet18_third, resnet32
 
 NETS = {
@@ -24,5 +24,6 @@ NETS = {
 
 __all__ = [
     "NETS", "cnn", "convnet", "from_equinox", "from_haiku", "from_linen", "from_nnx", "masked",
-    "mlp", "resnet8", "resnet14", "resnet18", "resnet18_third", "resnet32", "transfer",
+    "mlp", "resnet8", "resnet14", "resnet18", "resnet18_third", "resnet32", "to_equinox", "to_nnx",
+    "transfer",
 ]  # fmt: skip

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from cljax.errors import UserError, in_words
-from cljax.types import Output
+import jax
 
-__all__ = ["check_maker", "output_of"]
+from cljax.errors import UserError, in_words
+from cljax.types import Model, Output
+
+__all__ = ["check_maker", "check_variables", "output_of"]
 
 
 def check_maker(adapter: str, make: Any, kinds: tuple[type, ...], right: str) -> None:
@@ -36,3 +39,21 @@ def output_of(returned: Any, library: str) -> Output:
         f"The {library} module returns {in_words(returned)}, but it must return the pair (logits, "
         "features): the outputs, and what the last layer makes them of."
     )
+
+
+def check_variables(library: str, model: Model, variables: Mapping[str, Any]) -> None:
+    """Raises UserError unless variables, in Flax's form, are those of a module's model."""
+    made = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), None)
+
+    def shapes(tree: Any) -> dict[str, list[int]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(p, simple=True, separator="/"): [*a.shape] for p, a in leaves}
+
+    expected, found = shapes({"params": made.params, **made.model_state}), shapes(variables)
+    for name in {**expected, **found}:
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"The variables are of another network than this {library} module: {name} is "
+                f"{found.get(name, 'not there')}, but the module has "
+                f"{expected.get(name, 'none such')}."
+            )

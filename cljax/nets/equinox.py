@@ -7,18 +7,18 @@ and Equinox's own ``State``, is ``model_state``; the rest never changes and stay
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from cljax.errors import UserError
-from cljax.nets.adapted import check_maker, output_of
+from cljax.nets.adapted import check_maker, check_variables, output_of
 from cljax.nets.optional import optional
 from cljax.types import Array, Lens, Model, Output, Params, PyTree, Variables
 
-__all__ = ["from_equinox"]
+__all__ = ["from_equinox", "to_equinox"]
 
 _AXIS = "batch"  # of ``eqx.nn.BatchNorm(axis_name=...)``
 
@@ -105,3 +105,30 @@ def _with_head(model: Model, head: str) -> Model:
         set=lambda params, kernel: {**params, f"{head}/weight": kernel.T},
     )
     return model._replace(head=flags, rows=rows)
+
+
+def to_equinox(make: Callable[[Array], Any], variables: Mapping[str, Any]) -> Any:
+    """The Equinox module that ``make(key)`` makes, with the variables of a run.
+
+    Args:
+      make: as ``from_equinox`` takes it.
+      variables: in Flax's form, of ``run.variables()`` or ``cljax.load_weights``.
+
+    Returns:
+      The module, in training mode; of one with an ``eqx.nn.State``, the pair of both.
+
+    Raises:
+      UserError: without the package equinox, or for variables of another module.
+    """
+    eqx = optional("equinox", "equinox", "to_equinox")
+    check_variables("Equinox", from_equinox(make), variables)
+    module, state = eqx.nn.make_with_state(make)(jax.random.key(0))
+    paths, structure = jax.tree_util.tree_flatten_with_path(module)
+    given = {**variables["params"], **variables.get("buffers", {})}
+    named = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    module = jax.tree.unflatten(structure, [given.get(named(path), leaf) for path, leaf in paths])
+    kept = variables.get("state")
+    if kept is None:
+        return module
+    leaves = [kept[str(i)] for i in range(len(kept))]
+    return module, jax.tree.unflatten(jax.tree.structure(state), leaves)

@@ -7,17 +7,17 @@ of those. Parameters and other arrays are nested dicts by attribute, as Linen's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from cljax.errors import UserError, check_known
-from cljax.nets.adapted import check_maker, output_of
+from cljax.nets.adapted import check_maker, check_variables, output_of
 from cljax.nets.heads import outputs_last, rows_of
 from cljax.types import Array, Model, Output, PyTree, Variables
 
-__all__ = ["from_nnx"]
+__all__ = ["from_nnx", "to_nnx"]
 
 
 def from_nnx(make: Callable[[Any], Any], *, head: str | None = None) -> Model:
@@ -76,3 +76,21 @@ def from_nnx(make: Callable[[Any], Any], *, head: str | None = None) -> Model:
         head=None if head is None else outputs_last(head),
         rows=None if head is None else rows_of(head, "kernel"),
     )
+
+
+def to_nnx(make: Callable[[Any], Any], variables: Mapping[str, Any]) -> Any:
+    """The NNX module that ``make(rngs)`` makes, with the variables of a run.
+
+    Args:
+      make: as ``from_nnx`` takes it.
+      variables: in Flax's form, of ``run.variables()`` or ``cljax.load_weights``.
+
+    Raises:
+      UserError: for variables of another module, or one that draws random numbers.
+    """
+    from flax import nnx
+
+    check_variables("NNX", from_nnx(make), variables)
+    graph, _ = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    others = {name: part for name, part in variables.items() if name != "params"}
+    return nnx.merge(graph, nnx.State(variables["params"]), nnx.State(others))

@@ -1,4 +1,4 @@
-"""Packages that only some networks need, imported when one of those is made."""
+"""Packages that only some networks need, or their files, imported when one of those is made."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from cljax.errors import UserError
 __all__ = ["optional"]
 
 
-def optional(module: str, package: str, used_by: str) -> Any:
+def optional(module: str, package: str, used_by: str, *, extra: str = "adapters") -> Any:
     """The imported ``module``.
+
+    Args:
+      extra: of cljax, that installs the package.
 
     Raises:
       UserError: if it cannot be imported, naming the ``package`` to install.
@@ -21,5 +24,5 @@ def optional(module: str, package: str, used_by: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"{used_by} needs the package {package}, which is not installed; "
-            "pip install 'cljax[adapters]'."
+            f"pip install 'cljax[{extra}]'."
         ) from error

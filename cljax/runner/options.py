@@ -15,6 +15,7 @@ from cljax.checks import check_progress
 from cljax.engine.lanes import Event
 from cljax.engine.options import Entries, Running, Training, check_running
 from cljax.errors import UserError, check_known, in_words
+from cljax.evaluation.again import Trained
 from cljax.options import Check, Count
 from cljax.runner.config import evaluation_of
 from cljax.types import Net
@@ -47,6 +48,8 @@ class RunOptions(Training):
     """Where values came from, by option, for the record."""
     tuning: Mapping[str, Any] | None = None
     """How values were chosen, for the record; see ``cljax.sweep.Sweep.tuning``."""
+    start: Trained | str | Path | None = None
+    """Finished run to go on from with new tasks, its folder or run.state."""
     out: str | Path | None = None
     """Folder of the results, where the same run already finished is read back; "auto" is
     runs/METHOD-STREAM-HASH8, None in memory only."""

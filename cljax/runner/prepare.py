@@ -17,8 +17,10 @@ import numpy as np
 from cljax import resolve
 from cljax.checks import check_method, check_network, model_of
 from cljax.engine.bundles import resolve_lanes
+from cljax.engine.start import Start
 from cljax.errors import UserError, check_positive
 from cljax.evaluation.accuracy import Evaluation
+from cljax.evaluation.again import Trained
 from cljax.keys import check_seed, check_seeds
 from cljax.method import Method, with_features
 from cljax.methods.pretrained import Pretrained
@@ -29,7 +31,9 @@ from cljax.references import protocol
 from cljax.runner.config import config_hash, entry_of, environment, plain
 from cljax.runner.options import RunOptions
 from cljax.runner.parts import identify, net_name
+from cljax.runner.starting import check_start, digest_of_start, origin_of, starting
 from cljax.streams.base import Stream
+from cljax.streams.continued import continued
 from cljax.streams.options import StreamSource
 from cljax.types import Learner, Model, Net, Readout
 
@@ -48,6 +52,7 @@ class Prepared(NamedTuple):
     stream: Stream
     net: Net
     seconds: float  # what preparing took
+    start: Start | None = None  # what it begins with, where it goes on from another run
 
 
 def prepare(
@@ -70,6 +75,9 @@ def prepare(
     stream = resolve.open_unlisted(stream)
     recipe, method, source, notices = _resolve(what, stream)
     given = method
+    start = None if options.start is None else check_start(options.start, method, chosen)
+    if start is not None:
+        source = continued(start.learned, source)
     if source.pretraining is not None:
         method = Pretrained(method, source.pretraining)
     of_run = _with_recipe(options, recipe)
@@ -80,6 +88,11 @@ def prepare(
         recipe, notices = dataclasses.replace(recipe, tuning=options.tuning), []
     evaluations = _evaluations(options, learner, source)
     parts = identify(given, network, source, evaluations, options.id)
+    begins = None
+    if start is not None:
+        sizes = source.num_tasks, source.num_classes
+        begins = starting(start, learner, *sizes, chosen, evaluations)
+        notices = [*notices, _goes_on(start)]
     source = dataclasses.replace(source, checksum=parts.checksum)
     surroundings = environment()
     config = {
@@ -100,6 +113,14 @@ def prepare(
         "recipe": {"name": recipe.name, "status": _status(recipe), "notes": recipe.notes},
         "origins": {**_origins(what, recipe, given, options), **(options.origins or {})},
         "tuning": plain(recipe.tuning),
+        **(
+            {}
+            if start is None
+            else {
+                "start": digest_of_start(start, chosen),
+                "started_from": origin_of(start),
+            }
+        ),
         "notices": [*notices, *_untold(parts.identity)],
         "stream_facts": _facts(source),
         "needs": method.needs._asdict(),
@@ -113,11 +134,19 @@ def prepare(
         **surroundings,
         "versions": {**surroundings["versions"], **parts.packages},
     }
-    if isinstance(what, (Recipe, str)) and not isinstance(stream, Stream):
+    here = start is not None and start.folder is None  # its start is in no folder
+    if isinstance(what, (Recipe, str)) and not isinstance(stream, Stream) and not here:
         named = of_run.net if isinstance(of_run.net, str) else None
         config["begun_as"] = None if named is None else begun_as(recipe, named)
     config["config_hash"] = config_hash(config)
-    return Prepared(config, method, source, network, time.perf_counter() - began)
+    return Prepared(config, method, source, network, time.perf_counter() - began, begins)
+
+
+def _goes_on(start: Trained) -> str:
+    """That a run did not begin anew."""
+    learned = start.learned
+    where = "" if start.folder is None else f" from {start.folder}"
+    return f"It goes on{where} after the {learned.num_tasks} tasks of {learned.name}."
 
 
 def _check_precision(precision: str) -> None:

@@ -28,14 +28,16 @@ from cljax.options import Options, documentation
 from cljax.recipes import Recipe
 from cljax.references import cite, protocol
 from cljax.runner import artefacts
+from cljax.runner.answers import Answers
 from cljax.runner.config import since
-from cljax.runner.consent import check_consent
-from cljax.runner.options import RunOptions, options_from, stored_options, training_of
-from cljax.runner.prepare import Prepared, learner_of, prepare
+from cljax.runner.options import RunOptions, options_from, training_of
+from cljax.runner.prepare import Prepared, prepare
 from cljax.runner.progress import journal
+from cljax.runner.remade import remade
 from cljax.runner.results import results_of
 from cljax.runner.settings import decisive
 from cljax.runner.snapshots import keep
+from cljax.runner.trained import keep_states
 from cljax.storage.checkpoint import FORMAT, newest_place
 from cljax.streams.base import Stream, rows_used
 from cljax.streams.options import StreamSource
@@ -48,8 +50,8 @@ _BEGUN = ("config.json", "metrics.jsonl", "manifest")  # of a run before its fir
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run: what its folder holds, and the final states while they are in memory."""
+class Run(Answers):
+    """A finished run: what its folder holds, its final states among it."""
 
     config: Mapping[str, Any]
     results: Mapping[str, Any]
@@ -57,30 +59,12 @@ class Run:
     states: tuple[PyTree, ...] = ()
     resumed: bool = False  # True: read back, not run now
     prepared: Prepared | None = field(default=None, repr=False)  # what it was made of
+    trust: bool = field(default=False, repr=False)  # whether code that its folder names may run
 
     @property
     def diverged(self) -> bool:
         """Whether all seeds diverged, so that there are no numbers."""
         return all(step is not None for step in self.results["diverged"])
-
-    @property
-    def state(self) -> Trained:
-        """The final states with what made them, for ``cljax.evaluate``; without diverged seeds.
-
-        Raises:
-          UserError: for a run that was read back, or whose seeds all diverged.
-        """
-        if self.prepared is None:
-            raise UserError(
-                f"The run in {self.path} was read back, and its final states are not stored; run "
-                "it without out, or in another folder."
-            )
-        made, diverged = self.prepared, self.results["diverged"]
-        whole = [i for i, step in enumerate(diverged) if step is None]
-        if not whole:
-            raise UserError("All seeds of this run diverged, so there is no final state.")
-        chosen = [tuple(part[i] for i in whole) for part in (self.config["seeds"], self.states)]
-        return Trained(lambda stream: learner_of(made, stream), made.stream, *chosen)
 
     def metric(self, name: str) -> np.ndarray:
         """Values of a metric, one a seed, as fractions.
@@ -221,12 +205,23 @@ def run(
 
     """
     asked = options_from("cljax.run", options)
+    if asked.start is not None:
+        asked = _with_start(asked, anew="seeds" not in options)
     prepared = prepare(what, stream, asked)
     if asked.out is None:
         history, results = _learn(prepared, asked.progress, asked.running, None)
         return Run(prepared.config, results, None, history.states, prepared=prepared)
     out = Path("runs") / _folder_name(prepared.config) if asked.out == "auto" else asked.out
     return _run_in(artefacts.place(out), prepared, asked.progress, asked.running)
+
+
+def _with_start(asked: RunOptions, *, anew: bool) -> RunOptions:
+    """The options with the states to go on from, and with their seeds if none were given."""
+    start = asked.start
+    if isinstance(start, (str, Path)):
+        start = load(start).state
+    seeds = start.seeds if anew and isinstance(start, Trained) else asked.seeds
+    return asked.replace(start=start, seeds=seeds)
 
 
 def _run_in(
@@ -239,14 +234,14 @@ def _run_in(
     config = prepared.config
     if artefacts.finished(folder, config):
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # of a kill at the very end
-        return _as_recorded(load(folder), config)
+        return _read_back(folder, prepared)
     if jax.process_index() > 0:  # of several: the first one writes
         checkpoints = checkpoints_of(config, folder, running)
         history, results = _learn(prepared, progress, running, checkpoints)
         return Run(config, results, folder, history.states, prepared=prepared)
     with artefacts.claim(folder):
         if artefacts.finished(folder, config):  # by the process that held it until now
-            return _as_recorded(load(folder), config)
+            return _read_back(folder, prepared)
         checkpoints = checkpoints_of(config, folder, running)
         new = not (folder / "config.json").exists()
         try:
@@ -269,6 +264,10 @@ def _run_in(
     return _as_recorded(
         done if _same_tuning(begun, config) else replace(done, config=begun), config
     )
+
+
+def _read_back(folder: Path, prepared: Prepared) -> Run:
+    return _as_recorded(replace(load(folder), prepared=prepared), prepared.config)
 
 
 def _same_tuning(recorded: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
@@ -316,6 +315,8 @@ def _kept_run(
             history, results = _learn(prepared, record, running, checkpoints, interrupted)
         _keep_rules(prepared, history, folder)
         keep(folder, prepared.stream, history)
+        if running.keep_state:
+            keep_states(folder, prepared.config, history.seeds, history.states)
         _plots(folder / "plots", results)
         artefacts.finish(folder, results)
     return history, results
@@ -367,32 +368,20 @@ def resume(
     if not (folder / "config.json").exists():
         raise UserError(f"{folder} holds no run to resume; begin it with cljax run.")
     if (folder / "results.json").exists():
-        return load(folder)
+        return load(folder, trust=trust)
     config = artefacts.config_of(folder)
-    begun = config.get("begun_as")
-    if begun is None:
-        raise UserError(
-            f"The run in {folder} was begun with Python objects, so only Python can resume it: "
-            "call cljax.run as before, with the same out."
-        )
-    try:
-        recipe = Recipe(**begun)
-        check_consent(folder, [recipe.method, recipe.stream], [recipe.net], trust=trust)
-        prepared = prepare(recipe, None, stored_options(config))
-    except UserError:
-        raise
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{folder / 'config.json'} asks for a run that cannot be made ({error}); it is damaged "
-            "or of another version: run again in another folder."
-        ) from error
+    prepared = remade(folder, config, trust=trust)
     return _run_in(folder, prepared, progress, running)
 
 
-def load(folder: str | Path) -> Run:
+def load(folder: str | Path, *, trust: bool = False) -> Run:
     """Reads back a finished run.
 
     Nothing is imported or written, and every file must be as it was written.
+
+    Args:
+      trust: the run's ``state``, when it is asked for, may import the code that the folder names
+        (``package.module:factory``).
 
     Raises:
       UserError: if the folder does not hold one, or one of its files is missing, differs from what
@@ -400,7 +389,7 @@ def load(folder: str | Path) -> Run:
     """
     folder = artefacts.place(folder)
     config, results = artefacts.load(folder)
-    return Run(config, results, folder, resumed=True)
+    return Run(config, results, folder, resumed=True, trust=trust)
 
 
 def _folder_name(config: Mapping[str, Any]) -> str:
@@ -421,7 +410,8 @@ def _learn(
         progress = _stops_at_divergence(method.name, progress)
     history = learn(
         method, model, prepared.stream, config["seeds"], training_of(config), running=running,
-        hooks=Hooks(progress, interrupted), checkpoints=checkpoints, spent_s=prepared.seconds,
+        hooks=Hooks(progress, interrupted), checkpoints=checkpoints, start=prepared.start,
+        spent_s=prepared.seconds,
     )  # fmt: skip
     assert history is not None
     learned = time.perf_counter()

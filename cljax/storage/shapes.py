@@ -65,6 +65,8 @@ CONFIG: Shape = {
         {"metric": str, "on": str, "stream": str, "grid": Each(list), "chosen": dict,
          "settings": int, "seeds": [int], "runs": int}
     ),
+    "start": Maybe(str),
+    "started_from": Maybe({"folder": (str, _NONE), "stream": str, "num_tasks": int}),
     "notices": [str],
     "versions": dict,
     "settings": {"xla_flags": dict},

@@ -47,7 +47,7 @@ from cljax.streams.options import (
 from cljax.streams.split import split_by_class
 from cljax.streams.transforms import IMAGENET_MEAN, IMAGENET_STD, normalised
 
-__all__ = ["ClassFolders", "ImageNet"]
+__all__ = ["ClassFolders", "FolderOptions", "ImageNet"]
 
 # iTAML's sizes at 112 pixels: training images resized to 120, tests to 115.
 _TRAIN, _TEST = 120 / 112, 115 / 112
@@ -55,7 +55,7 @@ _USUAL = 256 / 224  # of either, elsewhere
 Augment: TypeAlias = Literal["imagenet", "crop-flip", "standard", "none"]
 
 
-class _Folders(SplitOptions):
+class FolderOptions(SplitOptions):
     """Of streams of images in folders."""
 
     image_size: Count = 112
@@ -66,6 +66,15 @@ class _Folders(SplitOptions):
     same without the rotation, of images stored at 8/7 of the size, as tests are resized; standard
     is a crop of the image with a margin of 4, flip and rotation."""
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Sides of stored training images, and what a test's shorter side becomes before a cut."""
+        size = self.image_size
+        if self.augment == "imagenet":
+            return round(size * _TRAIN), round(size * _TEST)
+        usual = round(size * _USUAL) if self.augment == "crop-flip" else size
+        return usual, usual
+
     def stream(
         self, name: str, path: str, groups: list[list[int]], names: list[str], test_share: float
     ) -> Stream:
@@ -75,12 +84,10 @@ class _Folders(SplitOptions):
           groups: of each task, places in ``names``.
         """
         size = self.image_size
-        stored, test_resize, augmented = size, size, None
+        (stored, test_resize), augmented = self.sizes, None
         if self.augment == "imagenet":
-            stored, test_resize = round(size * _TRAIN), round(size * _TEST)
             augmented = compose(random_resized_crop(size, stored), horizontal_flip(), rotation(10))
         elif self.augment == "crop-flip":
-            stored = test_resize = round(size * _USUAL)
             augmented = compose(random_resized_crop(size, stored), horizontal_flip())
         elif self.augment == "standard":
             augmented = crop_flip_rotation()
@@ -98,7 +105,7 @@ class _Folders(SplitOptions):
         return replace(stream, manifest={"class_names": np.array(chosen)})
 
 
-class ClassFolders(PartOptions, _Folders, ManifestOptions, StreamSource):
+class ClassFolders(PartOptions, FolderOptions, ManifestOptions, StreamSource):
     """Images in folders, one for each class, in tasks of new classes."""
 
     path: FilePath | None = None
@@ -122,7 +129,7 @@ class ClassFolders(PartOptions, _Folders, ManifestOptions, StreamSource):
         return self.recorded(self.stream(self.kind, self.path, groups, names, self.test_share))
 
 
-class ImageNet(IncrementOptions, _Folders, StreamSource, name="imagenet"):
+class ImageNet(IncrementOptions, FolderOptions, StreamSource, name="imagenet"):
     """ImageNet in tasks of new classes, from a folder with train/CLASS and val/CLASS."""
 
     class_order: ClassOrder = "natural"

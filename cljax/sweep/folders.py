@@ -264,10 +264,14 @@ def load(folder: str | Path) -> Sweep:
     return Sweep(folder, config, artefacts.read(folder, "results.json", shapes.SWEEP_RESULTS))
 
 
-def load_any(folder: str | Path) -> Any:
+def load_any(folder: str | Path, *, trust: bool = False) -> Any:
     """Reads back a finished run, or a ``cljax.sweep.Sweep``, finished or not.
 
     Nothing is imported or written, and every file must be as it was written.
+
+    Args:
+      trust: a run's ``state``, when it is asked for, may import the code that the folder names
+        (``package.module:factory``).
 
     Raises:
       UserError: if the folder does not hold a finished run or a sweep, or one of its files is
@@ -275,7 +279,7 @@ def load_any(folder: str | Path) -> Any:
     """
     if (artefacts.place(folder) / "sweep.json").exists():
         return load(folder)
-    return runs.load(folder)
+    return runs.load(folder, trust=trust)
 
 
 def config_of(folder: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from cljax.types import Learner
 __all__ = ["OF_EXECUTION", "Plan", "plan"]
 
 # Options of a run that a sweep takes when it is run, or decides by itself.
-OF_EXECUTION = ("out", "progress", "running", "tuning")
+OF_EXECUTION = ("out", "progress", "running", "start", "tuning")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from support import learn
 
 import cljax
 from cljax import keys, streams
-from cljax.engine.programs import _AUGMENT, make_step, train_data
+from cljax.engine.programs import AUGMENT, make_step, train_data
 from cljax.errors import UserError
 from cljax.evaluation.accuracy import Evaluation
 from cljax.evaluation.accuracy import test_data as measured_on
@@ -111,7 +111,7 @@ def test_the_memory_stores_what_was_seen():
         state, _, _ = step(state, row, data, key, jnp.asarray(i))
         # The draws are recorded: made again, they show the same images.
         augment = stream.transform.augment
-        drawn = augment.draw(jax.random.fold_in(jax.random.fold_in(key, i), _AUGMENT), 10)
+        drawn = augment.draw(jax.random.fold_in(jax.random.fold_in(key, i), AUGMENT), 10)
         assert len(drawn) == 3 and drawn[2].shape == (10,)
         shown = augment.apply(jnp.asarray(stream.train_x[rows.index[i]]), drawn)
         np.testing.assert_array_equal(

@@ -1,0 +1,92 @@
+"""Going on from a finished run: what is checked, and the states that a run begins with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cljax.engine.start import Room, Start, grown
+from cljax.errors import UserError, in_words
+from cljax.evaluation.again import Trained
+from cljax.method import Method
+from cljax.storage.checkpoint import host_copy
+from cljax.types import Evaluation, Learner
+
+__all__ = ["check_start", "digest_of_start", "origin_of", "starting"]
+
+
+def check_start(start: Any, method: Method, seeds: Sequence[int]) -> Trained:
+    """The states themselves; UserError unless a run of the method can begin with them."""
+    if not isinstance(start, Trained) or start.method is None:
+        raise UserError(
+            f"start is {in_words(start)}, but it must be the state of a finished run, run.state, "
+            "or the folder of one."
+        )
+    if start.method.name != method.name:
+        raise UserError(
+            f"The state to go on from is of {start.method.name}, but this run is of "
+            f"{method.name}; go on with the same method."
+        )
+    missing = [seed for seed in seeds if seed not in start.seeds]
+    if missing:
+        raise UserError(
+            f"The state to go on from has the seeds {', '.join(map(str, start.seeds))}, but not "
+            f"{missing[0]}; leave seeds out, or give some of those."
+        )
+    return start
+
+
+def starting(
+    start: Trained,
+    learner: Learner,
+    num_tasks: int,
+    num_classes: int,
+    seeds: Sequence[int],
+    evaluations: Sequence[Evaluation],
+) -> Start:
+    """What runs begin with, for the stream of what was learned and what is to be.
+
+    Args:
+      learner: of that stream. num_tasks, num_classes: of it.
+
+    Raises:
+      UserError: for states that do not fit, see ``cljax.engine.start.grown``.
+    """
+    learned, places = start.learned, [start.seeds.index(seed) for seed in seeds]
+    room = Room((learned.num_tasks, num_tasks), (learned.num_classes, num_classes))
+    states = [grown(start.states[i], learner, start.seeds[i], room) for i in places]
+    known = {
+        evaluation.name: matrices[places]
+        for evaluation, matrices in start.matrices
+        if evaluation in evaluations
+    }
+    return Start(learned.num_tasks, tuple(states), known)
+
+
+def digest_of_start(start: Trained, seeds: Sequence[int]) -> str:
+    """SHA-256 over the states of these seeds and their accuracies until then."""
+    total = hashlib.sha256()
+    states = dict(zip(start.seeds, start.states, strict=True))
+    known = [matrices for _, matrices in start.matrices]
+    for seed in seeds:
+        total.update(repr(seed).encode())
+        own = (states[seed], [matrices[start.seeds.index(seed)] for matrices in known])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(own):
+            array = host_copy(leaf)
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            total.update(f"{name}{array.dtype}{array.shape}".encode())
+            total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+def origin_of(start: Trained) -> dict[str, Any]:
+    """Where a run goes on from, for its record."""
+    return {
+        "folder": None if start.folder is None else str(start.folder.resolve()),
+        "stream": start.learned.name,
+        "num_tasks": start.learned.num_tasks,
+    }
