@@ -34,7 +34,7 @@ class Job(NamedTuple):
 Flags: TypeAlias = dict[str, tuple[Any, Any, str]]  # name -> (type, default, help)
 _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 _IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", "loop", "precision")
-TRUST = (bool, False, "import the code (package.module:factory) that DIR names")
+TRUST = (bool, False, "import the code (package.module:factory) that the folder names")
 _DISTRIBUTED = (
     str | None,
     None,
