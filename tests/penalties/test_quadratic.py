@@ -161,7 +161,7 @@ def test_sampled_labels_follow_the_network():
 
 @pytest.mark.parametrize("name", ["EWC", "SI", "MAS", "RWalk"])
 def test_without_strength_it_is_finetuning(name):
-    penalty = getattr(cljax, name)(0.0)
+    penalty = getattr(cljax.penalties, name)(0.0)
     batches = support.batches(6)
     with_penalty, _ = support.run(support.bind(cljax.Finetune(lr=0.1, penalty=penalty)), batches)
     plain, _ = support.run(support.bind(cljax.Finetune(lr=0.1)), batches)
@@ -170,7 +170,7 @@ def test_without_strength_it_is_finetuning(name):
 
 @pytest.mark.parametrize("name", ["EWC", "OnlineEWC", "SI", "MAS", "RWalk", "LwF"])
 def test_the_first_task_is_finetuning(name):
-    penalty = getattr(cljax, name)(5.0)
+    penalty = getattr(cljax.penalties, name)(5.0)
     batches = support.batches(3, tasks=1)
     with_penalty, _ = support.run(support.bind(cljax.Finetune(lr=0.1, penalty=penalty)), batches)
     plain, _ = support.run(support.bind(cljax.Finetune(lr=0.1)), batches)
