@@ -27,7 +27,7 @@ from cljax.errors import UserError, as_numbers, check_above_zero, in_words
 
 __all__ = [
     "MIN_SEEDS", "Cell", "Paired", "Summary", "Verdict", "equivalence", "holm", "paired",
-    "summary",
+    "summary", "with_interval",
 ]  # fmt: skip
 
 MIN_SEEDS = 5  # fewer decide nothing
@@ -113,6 +113,33 @@ def summary(values: ArrayLike) -> Summary:
     std = float(x.std(ddof=1))
     ci95 = _interval(mean, std / math.sqrt(x.size), x.size - 1, 0.95)
     return Summary(mean, std, ci95, tuple(x.tolist()))
+
+
+def with_interval(
+    mean: float,
+    ci95: _Interval | None = None,
+    *,
+    scale: float = 1.0,
+    spec: str = ".2f",
+    width: int = 0,
+) -> str:
+    """A mean and its interval as text; without an interval the mean alone.
+
+    Args:
+      scale: multiplies both; 100 shows fractions in percent.
+      spec: format of each number.
+      width: columns of the mean, which stands to their right.
+
+    Example:
+        >>> from cljax import stats
+        >>> stats.with_interval(0.76, (0.7352, 0.7848), scale=100)
+        '76.00 [73.52, 78.48]'
+    """
+    text = f"{scale * mean:{spec}}".rjust(width)
+    if ci95 is None:
+        return text
+    low, high = (scale * end for end in ci95)
+    return f"{text} [{low:{spec}}, {high:{spec}}]"
 
 
 def equivalence(values: ArrayLike, target: Cell | Summary, margin: float) -> Verdict:

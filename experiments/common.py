@@ -43,7 +43,6 @@ import jax
 import numpy as np
 
 from cljax import stats
-from cljax.references.tables import interval
 from cljax.runner.config import commit_of
 
 __all__ = [
@@ -140,7 +139,7 @@ def _spread(found: stats.Summary, by: By, spec: str) -> tuple[str, dict[str, Any
     low, high = found.ci95 or (None, None)
     value = {"mean": found.mean, "low": low, "high": high, "std": found.std}
     if by == "ci95":
-        return interval(found.mean, found.ci95, spec), value
+        return stats.with_interval(found.mean, found.ci95, spec=spec), value
     text = f"{found.mean:{spec}}"
     return text if found.std is None else f"{text} ± {found.std:{spec}}", value
 
@@ -148,7 +147,7 @@ def _spread(found: stats.Summary, by: By, spec: str) -> tuple[str, dict[str, Any
 def difference(pair: stats.Paired, scale: float = 100.0) -> Cell:
     """A paired difference with its 95 % interval, in points."""
     low, high = (None, None) if pair.ci95 is None else (scale * end for end in pair.ci95)
-    text = interval(scale * pair.diff, pair.ci95 and (low, high))
+    text = stats.with_interval(pair.diff, pair.ci95, scale=scale)
     value = {"mean": scale * pair.diff, "low": low, "high": high}
     return Cell(text if text.startswith("-") else f"+{text}", value)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cljax.methods import CHECKED
-from cljax.references.tables import interval
+from cljax.stats import with_interval
 
 HERE = Path(__file__).resolve().parent
 RESULTS, README = HERE / "results", HERE.parent / "README.md"
@@ -124,7 +124,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def shown(cell: dict[str, Any]) -> str:
     """A mean with its interval."""
-    return interval(cell["mean"], (cell["low"], cell["high"]))
+    return with_interval(cell["mean"], (cell["low"], cell["high"]))
 
 
 def of_lamaml(results: dict[str, Any], file: str) -> Iterator[Line]:

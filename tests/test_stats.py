@@ -226,3 +226,16 @@ def test_error_rates() -> None:
             found[verdict] += 1
     for count in found.values():  # both are one-sided 5 % tests there
         assert 0.03 < count / trials < 0.07
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "text"),
+    [
+        ((0.5,), {}, "0.50"),
+        ((0.5, (0.25, 0.75)), {}, "0.50 [0.25, 0.75]"),
+        ((0.5, (0.25, 0.75)), {"scale": 100, "spec": "+.1f"}, "+50.0 [+25.0, +75.0]"),
+        ((-0.5, (-1.0, 0.0)), {"width": 8}, "   -0.50 [-1.00, 0.00]"),
+    ],
+)
+def test_a_mean_is_shown_with_its_interval(arguments, options, text) -> None:
+    assert stats.with_interval(*arguments, **options) == text

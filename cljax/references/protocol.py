@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cljax.references.published import published, sources_of
-from cljax.stats import Cell, Verdict, equivalence
+from cljax.stats import Cell, Verdict, equivalence, with_interval
 
 __all__ = ["compare", "paragraph", "table", "tuned"]
 
@@ -43,10 +43,8 @@ def table(
         cell = results["metrics"].get(name)
         if cell is None or cell["mean"] is None or isinstance(cell["mean"], list):
             continue
-        interval = ""
-        if cell["ci95"] is not None:
-            interval = f"  [{100 * cell['ci95'][0]:.2f}, {100 * cell['ci95'][1]:.2f}]"
-        lines.append(f"  {name:<24}{100 * cell['mean']:8.2f}{interval}")
+        value = with_interval(cell["mean"], cell["ci95"], scale=100, width=8)
+        lines.append(f"  {name:<24}{value}")
     absent = config.get("unmeasured", {})
     lines += [f"  {name:<24}{'-':>8}  {absent[name]}" for name in _FIRST if name in absent]
     for seed, step in zip(seeds, results["diverged"], strict=True):

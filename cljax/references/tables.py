@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from cljax.stats import with_interval
+
 __all__ = [
-    "METRICS_FIRST", "Spread", "Table", "as_csv", "columns", "html", "interval", "latex",
+    "METRICS_FIRST", "Spread", "Table", "as_csv", "columns", "html", "latex",
     "metric_rows", "metrics", "spreads",
 ]  # fmt: skip
 
@@ -33,14 +35,7 @@ class Spread(NamedTuple):
     def __str__(self) -> str:
         if self.mean is None:
             return "–"
-        ci95 = self.ci95 and (100 * self.ci95[0], 100 * self.ci95[1])
-        return interval(100 * self.mean, ci95)
-
-
-def interval(mean: float, ci95: tuple[float, float] | None, spec: str = ".2f") -> str:
-    """A mean and its interval as text, ``76.00 [73.52, 78.48]``; without interval the mean."""
-    text = f"{mean:{spec}}"
-    return text if ci95 is None else f"{text} [{ci95[0]:{spec}}, {ci95[1]:{spec}}]"
+        return with_interval(self.mean, self.ci95, scale=100)
 
 
 class Table(NamedTuple):

@@ -26,7 +26,7 @@ from cljax.method import Method
 from cljax.runner.prepare import seeds_of
 from cljax.runner.run import Run
 from cljax.runner.run import run as run_one
-from cljax.stats import Paired, holm, paired
+from cljax.stats import Paired, holm, paired, with_interval
 from cljax.streams.base import Stream, first_tasks
 from cljax.streams.options import StreamSource
 from cljax.types import Net
@@ -103,9 +103,8 @@ class Study:
             lines.append(f"  {'':<{width}}  {chosen}; {size:.1f} MB of state{gradients}")
         lines += ["", f"  {self.metric}, paired over seeds, p after Holm's correction"]
         for a, b, test, p_holm in self.pairs():
-            text = f"  {a} - {b}: {100 * test.diff:+.2f}"
-            if test.ci95 is not None:
-                text += f"  [{100 * test.ci95[0]:.2f}, {100 * test.ci95[1]:.2f}]"
+            difference = with_interval(test.diff, test.ci95, scale=100, spec="+.2f")
+            text = f"  {a} - {b}: {difference}"
             if p_holm is not None:
                 text += f"  p = {p_holm:.3g}"
             if test.effect_size is not None:
@@ -202,7 +201,4 @@ def _check(methods: Any, tune: Any) -> None:
 def _percent(cell: Mapping[str, Any]) -> str:
     if cell["mean"] is None:
         return "-"
-    text = f"{100 * cell['mean']:.2f}"
-    if cell["ci95"] is not None:
-        text += f" [{100 * cell['ci95'][0]:.2f}, {100 * cell['ci95'][1]:.2f}]"
-    return text
+    return with_interval(cell["mean"], cell["ci95"], scale=100)

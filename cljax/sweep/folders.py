@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax import metrics
+from cljax import metrics, stats
 from cljax.errors import UserError, check_known
 from cljax.recipes import Recipe
 from cljax.runner import artefacts
@@ -151,9 +151,9 @@ class Sweep:
         width = max(len(label(s.setting)) for s in self.settings)
         lines = [f"{self.config['method']} on {self.config['stream']}: {where}", ""]
         for s in self.settings:
-            mean = "       -" if s.mean is None else f"{100 * s.mean:8.2f}"
-            if s.ci95 is not None:
-                mean += f"  [{100 * s.ci95[0]:.2f}, {100 * s.ci95[1]:.2f}]"
+            mean = f"{'-':>8}"
+            if s.mean is not None:
+                mean = stats.with_interval(s.mean, s.ci95, scale=100, width=8)
             steps = [step for step in s.diverged if step is not None]
             if steps:
                 mean += f"  {len(steps)} of {len(s.values)} diverged, first at step {min(steps)}"
@@ -335,8 +335,6 @@ def _read(folder: Path, lane: Lane) -> dict[str, Any]:
 
 
 def _setting(folder: Path, lanes: Sequence[Lane], metric: str) -> Setting:
-    from cljax import stats
-
     found = [_read(folder, lane) for lane in lanes]
     diverged = tuple(results["diverged"][0] for results in found)
     values = []
