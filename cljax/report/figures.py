@@ -18,6 +18,7 @@ from cljax import plot
 from cljax.plot import parts
 from cljax.report.folders import matrix_of
 from cljax.runner import snapshots
+from cljax.stats import MIN_SEEDS
 
 __all__ = [
     "KINDS", "Picture", "accuracy", "curves", "forgetting", "means", "memory", "outer", "rates",
@@ -74,6 +75,13 @@ def _seeds(matrix: np.ndarray) -> str:
     return f"mean of {len(matrix)} seed{'s'[: len(matrix) > 1]}"
 
 
+def _beside(count: int) -> str:
+    """What curves of so many seeds show beside their mean."""
+    if count < 2:
+        return ""
+    return ", with 95 % intervals" if count >= MIN_SEEDS else ", single seeds as thin lines"
+
+
 def accuracy(name: str, results: Mapping[str, Any]) -> Picture:
     """Heat map of the headline's accuracy matrix."""
     matrix = matrix_of(results)
@@ -102,7 +110,7 @@ def curves(name: str, results: Mapping[str, Any]) -> Picture:
         f"{name}-over_time",
         plot.over_time(lines, x, xlabel=xlabel),
         f"Test accuracy on each task from when it was learned, {_seeds(matrix)}"
-        f"{', with 95 % intervals' if len(lines) <= 8 and len(matrix) > 1 else ''}.",
+        f"{_beside(len(matrix)) if len(lines) <= 8 else ''}.",
         f"One line for each of {len(lines)} tasks.",
     )
 
@@ -112,8 +120,9 @@ def means(stream: str, found: Mapping[str, np.ndarray], note: str) -> Picture:
     return _picture(
         f"{stream}-compared-over_time",
         plot.over_time(found, ylabel="Mean accuracy on seen tasks (%)"),
-        "Mean test accuracy on the tasks seen so far, after each task, with 95 % intervals over "
-        f"seeds, on {stream}.{note}",
+        "Mean test accuracy on the tasks seen so far, after each task"
+        f"{_beside(min(len(np.atleast_2d(curve)) for curve in found.values()))}, on "
+        f"{stream}.{note}",
         f"One curve for each of {len(found)} runs.",
     )
 
@@ -125,11 +134,14 @@ def forgetting(name: str, matrices: Mapping[str, np.ndarray]) -> Picture | None:
     whole = all(np.isfinite(m[:, 1:][:, np.tri(m.shape[-1], dtype=bool)]).all()
                 for m in matrices.values())  # fmt: skip
     note = "" if whole else " Of the entries that were evaluated only."
+    count = min(len(matrix) for matrix in matrices.values())
+    spread = "Whiskers are 95 % intervals over" if count >= MIN_SEEDS else "Points are single"
+    spread = f" {spread} seeds." if count > 1 else ""
     return _picture(
         f"{name}-forgetting",
         plot.forgetting_bars(matrices),
         "Forgetting: how far each task fell from its best accuracy to its final one; bars below "
-        f"zero went on improving. Whiskers are 95 % intervals over seeds.{note}",
+        f"zero went on improving.{spread}{note}",
         "Bars of forgetting, one for each task but the last.",
     )
 
