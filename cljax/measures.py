@@ -25,7 +25,7 @@ class Measure(NamedTuple):
 # In the order in which they are shown.
 MEASURES = MappingProxyType({
     "RA": Measure("final accuracy", "mean over all tasks, tested after the last one"),
-    "LA": Measure("accuracy when learned", "mean over tasks, each tested right after it"),
+    "LA": Measure("accuracy when learned", "mean over tasks, each tested when it was learned"),
     "BTI": Measure(
         "change since learned", "RA less LA; below 0 where tasks were forgotten", _DIFFERENCE
     ),

@@ -14,11 +14,13 @@ from cljax.plot.accuracy import (
     save,
     task_curves,
 )
+from cljax.plot.classes import class_accuracy, confusion_matrix
 from cljax.plot.exemplars import exemplar_grid, outer_loss
 from cljax.plot.features import tsne
 from cljax.plot.report import forgetting_bars, rate_histograms
 
 __all__ = [
-    "accuracy_matrix", "exemplar_grid", "forgetting_bars", "heat_map", "mean_curve", "outer_loss",
-    "over_time", "rate_histograms", "save", "task_curves", "tsne",
+    "accuracy_matrix", "class_accuracy", "confusion_matrix", "exemplar_grid", "forgetting_bars",
+    "heat_map", "mean_curve", "outer_loss", "over_time", "rate_histograms", "save", "task_curves",
+    "tsne",
 ]  # fmt: skip

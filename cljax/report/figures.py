@@ -21,12 +21,14 @@ from cljax.runner import snapshots
 from cljax.stats import MIN_SEEDS
 
 __all__ = [
-    "KINDS", "Picture", "accuracy", "curves", "forgetting", "means", "memory", "outer", "rates",
+    "KINDS", "Picture", "accuracy", "curves", "forgetting", "means", "memory", "outer", "picture",
+    "rates",
 ]  # fmt: skip
 
 # How a figure's name ends, before its .png.
 KINDS = (
     "accuracy_matrix", "over_time", "forgetting", "rates", "outer_loss", "memory", "heat_map",
+    "class_accuracy", "confusion", "confusions",
 )  # fmt: skip
 
 _DPI = 150
@@ -52,7 +54,7 @@ class Picture(NamedTuple):
         )
 
 
-def _picture(name: str, ax: Any, caption: str, alt: str) -> Picture:
+def picture(name: str, ax: Any, caption: str, alt: str) -> Picture:
     """Renders a figure: at once, where ``savefig`` would draw it a second time for its layout."""
     buffer, figure = io.BytesIO(), ax.figure
     figure.set_dpi(_DPI)
@@ -87,7 +89,7 @@ def accuracy(name: str, results: Mapping[str, Any]) -> Picture:
     matrix = matrix_of(results)
     final = np.nanmean(matrix[:, -1]) if np.isfinite(matrix[:, -1]).any() else np.nan
     side = min(6.6, 0.42 * matrix.shape[-1] + 1.3)  # inches; cells that hold their numbers
-    return _picture(
+    return picture(
         f"{name}-accuracy_matrix",
         plot.accuracy_matrix(matrix, parts.axes(None, (side + 1.1, side))),
         f"Test accuracy (%) on each task (columns) after each task (rows), {_seeds(matrix)}.",
@@ -106,7 +108,7 @@ def curves(name: str, results: Mapping[str, Any]) -> Picture:
             [[point["accuracy"] for point in run] for run in results["anytime"]], float
         )  # [S, P, T]
         lines = {f"task {t + 1}": found[..., t] for t in range(found.shape[-1])}
-    return _picture(
+    return picture(
         f"{name}-over_time",
         plot.over_time(lines, x, xlabel=xlabel),
         f"Test accuracy on each task from when it was learned, {_seeds(matrix)}"
@@ -117,7 +119,7 @@ def curves(name: str, results: Mapping[str, Any]) -> Picture:
 
 def means(stream: str, found: Mapping[str, np.ndarray], note: str) -> Picture:
     """Mean accuracy on the tasks seen so far, a curve a run."""
-    return _picture(
+    return picture(
         f"{stream}-compared-over_time",
         plot.over_time(found, ylabel="Mean accuracy on seen tasks (%)"),
         "Mean test accuracy on the tasks seen so far, after each task"
@@ -137,7 +139,7 @@ def forgetting(name: str, matrices: Mapping[str, np.ndarray]) -> Picture | None:
     count = min(len(matrix) for matrix in matrices.values())
     spread = "Whiskers are 95 % intervals over" if count >= MIN_SEEDS else "Points are single"
     spread = f" {spread} seeds." if count > 1 else ""
-    return _picture(
+    return picture(
         f"{name}-forgetting",
         plot.forgetting_bars(matrices),
         "Forgetting: how far each task fell from its best accuracy to its final one; bars below "
@@ -158,7 +160,7 @@ def rates(name: str, arrays: Mapping[str, np.ndarray]) -> Picture | None:
     if (spread < 1e-4 * np.abs(edges).max()).all():
         return None  # fixed rates
     names = ["start" if row == 0 else str(row) for row in rows]
-    return _picture(
+    return picture(
         f"{name}-rates",
         plot.rate_histograms(edges, every[..., bins + 1 :], names=names),
         "Learning rates of all weights after each task, mean of "
@@ -177,7 +179,7 @@ def outer(name: str, arrays: Mapping[str, np.ndarray]) -> Picture | None:
     if not found:
         return None
     window = max(1, max(losses.shape[1] for losses in found.values()) // 20)
-    return _picture(
+    return picture(
         f"{name}-outer_loss",
         plot.outer_loss(found, window=window),
         "Validation loss of a network trained on the exemplars alone, while they were learned, for "
@@ -202,7 +204,7 @@ def memory(name: str, arrays: Mapping[str, np.ndarray]) -> Picture | None:
         own["x"], owner, names=names, before=own["before"] if learned else None, most=_MOST
     )
     told = " Three rows each: as chosen, as learned, and the magnified change." if learned else ""
-    return _picture(
+    return picture(
         f"{name}-memory", ax,
         f"What the memory of the first seed holds at the end, by {kind}, with the number of "
         f"examples; at most {_MOST} are shown of each.{told}",

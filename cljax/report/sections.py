@@ -10,6 +10,7 @@ from cljax import measures
 from cljax.references import protocol
 from cljax.references.tables import Spread, Table, html, over_seeds, spreads
 from cljax.report import cells, figures
+from cljax.report.classes import of_classes
 from cljax.report.configuration import of_config
 from cljax.report.folders import ReportFolder, matrix_of, progress_of
 from cljax.report.parts import Part, attempt, legend, notice, titled
@@ -50,6 +51,7 @@ def _figures(found: ReportFolder) -> Iterator[Part]:
         bars = attempt("Forgetting", lambda: figures.forgetting(name, {name: matrix_of(results)}))
         drawn.append(bars)
     yield from titled(3, "Accuracy", drawn)
+    yield from titled(3, "Classes", _classes(found))
     rates = attempt("The rates", lambda: figures.rates(name, found.snapshots))
     yield from titled(3, "Learned rates", [rates])
     memory = [
@@ -57,6 +59,12 @@ def _figures(found: ReportFolder) -> Iterator[Part]:
         attempt("The outer losses", lambda: figures.outer(name, found.snapshots)),
     ]
     yield from titled(3, "Memory", memory)
+
+
+def _classes(found: ReportFolder) -> list[Part]:
+    made: list[Part] = []
+    fault = attempt("The classes", lambda: made.extend(of_classes(found.name, found.snapshots)))
+    return [*made, fault]
 
 
 def of_unfinished(found: ReportFolder) -> Iterator[Part]:

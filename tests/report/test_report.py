@@ -65,7 +65,7 @@ def test_a_page_of_a_run_shows_everything_and_needs_nothing(real, tmp_path, monk
     monkeypatch.setenv("CLJAX_DEBUG", "1")  # a part that fails raises
     page, text, done = made(real, out=tmp_path / "page.html", figures=True)
     assert page.headings == [
-        "lamaml on pictures", "Accuracy", "Learned rates", "Memory", "Time and cost",
+        "lamaml on pictures", "Accuracy", "Classes", "Learned rates", "Memory", "Time and cost",
         "Configuration", "For the paper",
     ]  # fmt: skip
     assert notices(text) == [] and done.problems == ()
@@ -90,7 +90,7 @@ def test_a_page_of_a_run_shows_everything_and_needs_nothing(real, tmp_path, monk
         assert part in page.text
     figures = sorted((tmp_path / "page_figures").iterdir())
     inside = sorted(base64.b64decode(image["src"].partition(",")[2]) for image in page.images)
-    assert len(figures) == 5 and sorted(path.read_bytes() for path in figures) == inside
+    assert len(figures) == 8 and sorted(path.read_bytes() for path in figures) == inside
     assert done.page.stat().st_size < 5e6
     again = made(real, out=tmp_path / "again" / "page.html", figures=True)[1]
     assert again == text
