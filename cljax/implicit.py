@@ -9,8 +9,8 @@ By the implicit function theorem (Pedregosa, arXiv:1602.02355); the damping is t
 ``start`` of implicit MAML (Rajeswaran et al., arXiv:1909.04630). The system is solved without
 forming H, from products H v alone, which cost about two gradients each:
 
-    cg       conjugate gradients: exact after as many steps as A has distinct eigenvalues
-    neumann  q_n = step_size sum_{j<n} (I - step_size A)^j d outer / dtheta
+    ConjugateGradients  exact after as many steps as A has distinct eigenvalues
+    Neumann  q_n = step_size sum_{j<n} (I - step_size A)^j d outer / dtheta
              (Lorraine et al., arXiv:1911.02590): the gradient through the last n steps of
              descent with rate ``step_size``, if theta did not move (``cljax.unroll``)
 
@@ -21,19 +21,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from cljax.errors import UserError, check_finite, check_known, check_positive
-from cljax.inner_loop import loop
+from cljax.errors import UserError, check_finite, check_positive, in_words
+from cljax.inner_loop import scan
 from cljax.types import Array, Params, PyTree
 
-__all__ = ["implicit_gradient"]
+__all__ = ["ConjugateGradients", "Neumann", "implicit_gradient"]
 
 _dot = partial(jnp.vdot, precision="highest")
+
+
+class ConjugateGradients(NamedTuple):
+    """A solver whose further steps change nothing once the residual is at rounding error."""
+
+    iterations: int  # each a Hessian-vector product
+
+
+class Neumann(NamedTuple):
+    """The Neumann series, a term a Hessian-vector product."""
+
+    iterations: int  # terms
+    step_size: Array | float  # between 0 and 2 over the largest eigenvalue of A
 
 
 def implicit_gradient(
@@ -43,9 +56,7 @@ def implicit_gradient(
     data: PyTree,
     *,
     damping: Array | float,
-    iterations: int,
-    solver: Literal["cg", "neumann"] = "cg",
-    step_size: Array | float | None = None,
+    solver: ConjugateGradients | Neumann,
     unroll_steps: int | bool = 1,
 ) -> tuple[Array, PyTree]:
     """``outer`` at a solution of the inner problem, and its gradient with respect to the data.
@@ -60,10 +71,7 @@ def implicit_gradient(
       params: theta, leaves of floats.
       data: what to differentiate by, leaves of floats; labels belong in ``inner``'s closure.
       damping: added to the Hessian; must make it positive definite.
-      iterations: steps of the solver, each a Hessian-vector product. Those of conjugate gradients
-        change nothing more once the residual is at rounding error.
-      solver: "cg" or "neumann".
-      step_size: of the Neumann series, between 0 and 2 over the largest eigenvalue of A.
+      solver: of the linear system.
       unroll_steps: iterations per turn of the compiled loop, as ``cljax.unroll``'s; True leaves
         no loop, which runs faster where ``inner`` convolves on a CPU.
 
@@ -71,18 +79,18 @@ def implicit_gradient(
       The outer value ``[]``, and a pytree like ``data``.
 
     Raises:
-      UserError: if the solver is not known, ``iterations`` is below 1, ``damping`` or
-        ``step_size`` is not finite, a leaf of the data holds no floats, or ``step_size`` is
-        missing from "neumann" or given to "cg".
+      UserError: for a solver that is none, ``iterations`` below 1, a ``damping`` or a
+        ``step_size`` that is not finite, or a leaf of the data that holds no floats.
     """
-    check_known("solver", solver, ("cg", "neumann"))
-    check_positive(iterations=iterations)
-    check_finite(damping=damping, **({} if step_size is None else {"step_size": step_size}))
-    if (solver == "neumann") != (step_size is not None):
+    if not isinstance(solver, (ConjugateGradients, Neumann)):
         raise UserError(
-            f"step_size is {step_size} with the solver '{solver}', but 'neumann' needs one, "
-            "between 0 and 2 over the largest eigenvalue, and 'cg' takes none."
+            f"solver is {in_words(solver)}, but it must be a ConjugateGradients or a Neumann of "
+            "cljax.implicit, such as ConjugateGradients(10)."
         )
+    check_positive(iterations=solver.iterations)
+    check_finite(damping=damping)
+    if isinstance(solver, Neumann):
+        check_finite(step_size=solver.step_size)
     for leaf in jax.tree.leaves(data):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise UserError(
@@ -101,9 +109,12 @@ def implicit_gradient(
     def product(v: Array) -> Array:
         return ravel_pytree(along(unravel(v))[0])[0] + damping * v
 
-    step, state = _cg(product, slope) if step_size is None else _neumann(product, slope, step_size)
+    if isinstance(solver, Neumann):
+        step, state = _neumann(product, slope, solver.step_size)
+    else:
+        step, state = _cg(product, slope)
     body = lambda state, _: (step(state), None)
-    (q, *_), _ = loop(body, state, None, iterations, unroll_steps=unroll_steps)
+    (q, *_), _ = scan(body, state, None, solver.iterations, unroll_steps=unroll_steps)
     return value, jax.tree.map(jnp.negative, along(unravel(q))[1])
 
 

@@ -32,7 +32,7 @@ from cljax.errors import UserError, check_callable, check_flag, check_positive, 
 from cljax.optimizers import check_transformation
 from cljax.types import Array, Params, PyTree
 
-__all__ = ["InnerStep", "Unrolled", "optax_step", "sgd_step", "split", "unroll"]
+__all__ = ["InnerStep", "LoopOptions", "Unrolled", "optax_step", "sgd_step", "split", "unroll"]
 
 
 class InnerStep(NamedTuple):
@@ -46,6 +46,24 @@ class InnerStep(NamedTuple):
     init: Callable[[Params], PyTree]
     gradient: Callable[[Params, PyTree, PyTree], tuple[PyTree, PyTree]]
     apply: Callable[[Params, PyTree, PyTree], tuple[Params, PyTree]]
+
+
+class LoopOptions(NamedTuple):
+    """How a loop of K steps is compiled, and what its backward pass computes again.
+
+    Attributes:
+      remat: recompute each step in the backward pass, so that memory holds one step.
+      segments: above 1, recompute as many equal runs of those steps, so that memory holds the
+        states between runs and one run. With ``remat``, sqrt(K) of them need the least memory
+        and one more forward pass.
+      unroll_steps: steps per iteration of the compiled loop; True leaves no loop, which compiles
+        longer and runs faster where a step is small, or convolves on a CPU. Without a loop a CPU's
+        compiler stores again what ``remat`` and ``segments`` would recompute.
+    """
+
+    remat: bool = False
+    segments: int = 1
+    unroll_steps: int | bool = 1
 
 
 class Unrolled(NamedTuple):
@@ -147,9 +165,7 @@ def unroll(
     carry: PyTree = None,
     order: int = 1,
     last: int | None = None,
-    remat: bool = False,
-    segments: int = 1,
-    unroll_steps: int | bool = 1,
+    loop: LoopOptions = LoopOptions(),  # noqa: B008, it is immutable
     probe_fn: Callable[[Params], PyTree] | None = None,
 ) -> Unrolled:
     """Runs one inner step on each of K batches, differentiably.
@@ -163,13 +179,7 @@ def unroll(
         gradients as constants.
       last: how many of the steps, from the end, gradients flow through; None is all K. The
         parameters and the carry before them are constants, also where a probe sees them.
-      remat: recompute each step in the backward pass, so that memory holds one step.
-      segments: above 1, recompute as many equal runs of those steps, so that memory holds the
-        states between runs and one run. With ``remat``, sqrt(K) of them need the least memory
-        and one more forward pass.
-      unroll_steps: steps per iteration of the compiled loop; True leaves no loop, which compiles
-        longer and runs faster where a step is small, or convolves on a CPU. Without a loop a CPU's
-        compiler stores again what ``remat`` and ``segments`` would recompute.
+      loop: how the loop is compiled, and what its backward pass computes again.
       probe_fn: evaluated at every inner state theta_1..theta_K.
 
     Returns:
@@ -190,21 +200,8 @@ def unroll(
         >>> float(jax.grad(after)(0.25))  # of 1 - (1 - 2 lr)^2
         2.0
     """
-    check_positive(order=order)
-    check_flag(remat=remat)
-    if unroll_steps is not True:
-        check_positive(unroll_steps=unroll_steps)
-    if order > 2:
-        raise UserError(f"order is {order}, but a meta-gradient is of order 1 or 2.")
     num_steps = jax.tree.leaves(batches)[0].shape[0]
-    kept = num_steps if last is None else last
-    if isinstance(kept, bool) or not isinstance(kept, int) or not 0 <= kept <= num_steps:
-        raise UserError(
-            f"last is {in_words(last)}, but it must be a whole number from 0 to {num_steps}."
-        )
-    check_positive(segments=segments)
-    if kept % segments:
-        raise UserError(f"segments is {segments}, which does not divide the {kept} steps.")
+    num_early = num_steps - _num_differentiated(num_steps, order, last, loop)
 
     def body(apply: Callable[..., Any], state: Any, batch: PyTree) -> tuple[Any, PyTree]:
         params, carry = state
@@ -217,21 +214,39 @@ def unroll(
     def constant(*args: PyTree) -> tuple[Params, PyTree]:
         return jax.lax.stop_gradient(step.apply(*args))
 
-    scan = partial(_scan, remat=remat, unroll_steps=unroll_steps)
     state = (params, step.init(params) if carry is None else carry)
     early = []
-    if kept < num_steps:
-        head = jax.tree.map(lambda a: a[: num_steps - kept], batches)
-        batches = jax.tree.map(lambda a: a[num_steps - kept :], batches)
+    if num_early:
+        head = jax.tree.map(lambda a: a[:num_early], batches)
+        batches = jax.tree.map(lambda a: a[num_early:], batches)
+        whole = loop._replace(segments=1)
         # Stopping the start as well spares the loop from carrying derivatives that are zero.
-        state, probes = scan(partial(body, constant), jax.lax.stop_gradient(state), head)
+        state, probes = _scan(partial(body, constant), jax.lax.stop_gradient(state), head, whole)
         early.append(probes)
-    (params, carry), probes = scan(partial(body, step.apply), state, batches, segments=segments)
+    (params, carry), probes = _scan(partial(body, step.apply), state, batches, loop)
     probes = jax.tree.map(lambda *a: jnp.concatenate(a), *early, probes)
     return Unrolled(params, carry, probes)
 
 
-def loop(
+def _num_differentiated(num_steps: int, order: int, last: int | None, loop: LoopOptions) -> int:
+    """How many steps gradients flow through; or it says what is wrong with the options."""
+    check_positive(order=order, segments=loop.segments)
+    check_flag(remat=loop.remat)
+    if loop.unroll_steps is not True:
+        check_positive(unroll_steps=loop.unroll_steps)
+    if order > 2:
+        raise UserError(f"order is {order}, but a meta-gradient is of order 1 or 2.")
+    through = num_steps if last is None else last
+    if isinstance(through, bool) or not isinstance(through, int) or not 0 <= through <= num_steps:
+        raise UserError(
+            f"last is {in_words(last)}, but it must be a whole number from 0 to {num_steps}."
+        )
+    if through % loop.segments:
+        raise UserError(f"segments is {loop.segments}, which does not divide the {through} steps.")
+    return through
+
+
+def scan(
     body: Callable[[Any, PyTree], tuple[Any, PyTree]],
     state: Any,
     xs: PyTree,
@@ -247,19 +262,17 @@ def _scan(
     body: Callable[[Any, PyTree], tuple[Any, PyTree]],
     state: Any,
     batches: PyTree,
-    *,
-    remat: bool,
-    unroll_steps: int | bool,
-    segments: int = 1,
+    loop: LoopOptions,
 ) -> tuple[Any, PyTree]:
     """``jax.lax.scan`` of ``body``, with a step or a segment recomputed in the backward pass."""
     # A loop of its own keeps the recomputation from being merged with the forward pass; without
     # loops, only a barrier does.
-    checkpoint = partial(jax.checkpoint, prevent_cse=unroll_steps is True)  # type: ignore[arg-type]
-    scan = partial(loop, unroll_steps=unroll_steps)
-    if remat:
+    alone = loop.unroll_steps is True
+    checkpoint = partial(jax.checkpoint, prevent_cse=alone)  # type: ignore[arg-type]
+    steps = partial(scan, unroll_steps=loop.unroll_steps)
+    if loop.remat:
         body = checkpoint(body)
-    if segments == 1:
-        return scan(body, state, batches)
-    state, probes = scan(checkpoint(partial(scan, body)), state, split(batches, segments))
+    if loop.segments == 1:
+        return steps(body, state, batches)
+    state, probes = steps(checkpoint(partial(steps, body)), state, split(batches, loop.segments))
     return state, jax.tree.map(lambda a: jax.lax.collapse(a, 0, 2), probes)

@@ -216,6 +216,17 @@ class Predictor(NamedTuple):
 Recall: TypeAlias = Callable[[PyTree, PyTree, Array, Array], tuple[PyTree, Array]]
 
 
+class Features(NamedTuple):
+    """Features of examples with their labels, such as of a training set; a mask: those that count.
+
+    ``x`` is [N, D], ``labels`` [N] whole numbers, ``mask`` [N] bool or None, which is all.
+    """
+
+    x: Any
+    labels: Any
+    mask: Any = None
+
+
 class Readout(NamedTuple):
     """A linear layer fitted anew for an evaluation, on frozen features; see ``cljax.readout``."""
 

@@ -29,7 +29,7 @@ import cljax
 from cljax import geometry, plot, resolve
 from cljax.losses import cross_entropy, masked_mean
 from cljax.memory.learned import change
-from cljax.types import Variables
+from cljax.types import Features, Variables
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -98,10 +98,10 @@ def pictures(stream, states: dict[str, Any], losses, out: Path) -> None:
         kept = state.exemplars
         few = np.asarray(kept.mask) & (np.asarray(kept.y) < 5)
         plot.tsne(
-            features(stream, state, stream.train_x[rows]), stream.train_y[rows],
-            features(stream, state, np.asarray(kept.x)[few]), np.asarray(kept.y)[few], seed=0,
+            Features(features(stream, state, stream.train_x[rows]), stream.train_y[rows]),
+            Features(features(stream, state, np.asarray(kept.x)[few]), np.asarray(kept.y)[few]),
             ax=axis,
-        )  # fmt: skip
+        )
         axis.set_title(name)
         if axis is not axes[-1] and axis.get_legend() is not None:
             axis.get_legend().remove()

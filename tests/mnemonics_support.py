@@ -13,6 +13,7 @@ from cljax.memory import exemplars as store
 from cljax.memory import learned as pixels
 from cljax.memory.bilevel import Bilevel, Judged, outer_gradient
 from cljax.memory.policy import ExemplarPolicy
+from cljax.method import Problem
 from cljax.methods.with_exemplars import View
 from cljax.nets import from_linen, mlp
 from cljax.nets.batchnorm import BatchNorm
@@ -70,7 +71,7 @@ def compiled(steps: int, net=NET, rate: float = 0.5, **options):
     @jax.jit
     def run(task, variables, kept, judged, mask):
         inner = slots[:steps], mask[:steps]
-        return outer_gradient(model, spec, variables, kept, *inner, judged, task, how)
+        return outer_gradient(Problem(model, spec), variables, kept, *inner, judged, task, how)
 
     return run
 

@@ -22,7 +22,7 @@ from cljax.method import check_features, with_features
 from cljax.methods import METHODS
 from cljax.nets import mlp
 from cljax.runner.config import entry_of, evaluation_of
-from cljax.types import Predictor, Readout, Variables
+from cljax.types import Features, Predictor, Readout, Variables
 
 FINETUNE = cljax.Finetune(lr=0.1)
 READOUT = Evaluation("readout", "features", "task", readout=Readout(steps=4))
@@ -76,8 +76,10 @@ def by_hand(where, model, state, seed, task, options, test=None):
     fit = where.subsets(seed)[task]
     test_x, test_y, rows = test or (where.test_x, where.test_y, where.test_index[task])
     found = cljax.readout(
-        features(jnp.asarray(where.train_x[fit]), fit), np.searchsorted(own, where.train_y[fit]),
-        features(jnp.asarray(test_x[rows]), rows), np.searchsorted(own, test_y[rows]),
+        Features(
+            features(jnp.asarray(where.train_x[fit]), fit), np.searchsorted(own, where.train_y[fit])
+        ),
+        Features(features(jnp.asarray(test_x[rows]), rows), np.searchsorted(own, test_y[rows])),
         num_classes=len(own), steps=options.steps, lr=options.lr,
     )  # fmt: skip
     return float(found.accuracy)

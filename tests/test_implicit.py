@@ -13,7 +13,8 @@ from jax.flatten_util import ravel_pytree
 
 import cljax
 from cljax.errors import UserError
-from cljax.implicit import implicit_gradient
+from cljax.implicit import ConjugateGradients as CG
+from cljax.implicit import Neumann, implicit_gradient
 
 DAMPING = 0.3
 
@@ -70,7 +71,7 @@ def repeated(data, num_steps):
 
 def test_ridge_regression_equals_its_closed_form(data):
     value, gradient = implicit_gradient(
-        squares, validation, ridge(data), data, damping=DAMPING, iterations=3
+        squares, validation, ridge(data), data, damping=DAMPING, solver=CG(3)
     )
     expected = jax.value_and_grad(lambda d: validation(ridge(d)))(data)
     assert_trees_close((value, gradient), expected, rtol=1e-10, atol=1e-12)
@@ -83,7 +84,7 @@ def test_unrolled_at_convergence_equals_implicit(data):
 
     value, gradient = jax.jit(jax.value_and_grad(unrolled))(data)
     implicit = implicit_gradient(
-        squares, validation, ridge(data), data, damping=DAMPING, iterations=3
+        squares, validation, ridge(data), data, damping=DAMPING, solver=CG(3)
     )
     assert_trees_close((value, gradient), implicit, rtol=1e-9, atol=1e-10)
 
@@ -100,7 +101,7 @@ def test_neumann_terms_equal_truncated_steps_at_the_solution(data, terms):
     expected = jax.value_and_grad(unrolled)(data)
     series = implicit_gradient(
         squares, validation, ridge(data), data,
-        damping=DAMPING, iterations=terms, solver="neumann", step_size=0.05,
+        damping=DAMPING, solver=Neumann(terms, 0.05),
     )  # fmt: skip
     assert_trees_close(series, expected, rtol=1e-11, atol=1e-12)
 
@@ -114,18 +115,16 @@ def quadratic():
     return inner, lambda theta: slope @ theta, curvature, slope, solution
 
 
-def solve(iterations, **options):
+def solve(solver):
     inner, outer, *_ = quadratic()
     theta, data = normal(6, 5), normal(7, 5)
-    return implicit_gradient(
-        inner, outer, theta, data, damping=DAMPING, iterations=iterations, **options
-    )[1]
+    return implicit_gradient(inner, outer, theta, data, damping=DAMPING, solver=solver)[1]
 
 
 def test_conjugate_gradients_are_exact_after_as_many_steps_as_dimensions():
     *_, solution = quadratic()
-    np.testing.assert_allclose(solve(5), solution, rtol=1e-8)
-    assert float(jnp.abs(solve(4) - solution).max()) > 1e-4
+    np.testing.assert_allclose(solve(CG(5)), solution, rtol=1e-8)
+    assert float(jnp.abs(solve(CG(4)) - solution).max()) > 1e-4
 
 
 def test_conjugate_gradients_equal_those_of_jax():
@@ -133,7 +132,7 @@ def test_conjugate_gradients_equal_those_of_jax():
     product = lambda v: curvature @ v + DAMPING * v
     for iterations in (1, 2, 3, 4):
         expected, _ = jax.scipy.sparse.linalg.cg(product, slope, tol=0.0, maxiter=iterations)
-        np.testing.assert_allclose(solve(iterations), expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(solve(CG(iterations)), expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-18, 1.0])
@@ -142,7 +141,7 @@ def test_steps_after_convergence_change_nothing(scale, dtype):
     inner = lambda theta, data: 0.5 * jnp.sum(theta**2) - data @ theta
     theta = jnp.ones(3, dtype)
     outer = lambda theta: scale * jnp.sum(theta)
-    _, gradient = implicit_gradient(inner, outer, theta, theta, damping=1e-3, iterations=40)
+    _, gradient = implicit_gradient(inner, outer, theta, theta, damping=1e-3, solver=CG(40))
     assert gradient.dtype == dtype
     floor = 1e-15 if dtype == "float32" else 0  # where squares underflow
     np.testing.assert_allclose(gradient, np.full(3, scale / 1.001), rtol=1e-6, atol=floor)
@@ -151,7 +150,7 @@ def test_steps_after_convergence_change_nothing(scale, dtype):
 def test_the_neumann_series_converges_to_the_same():
     _, _, curvature, _, solution = quadratic()
     step_size = 1 / (float(np.linalg.eigvalsh(curvature).max()) + DAMPING)
-    series = [solve(n, solver="neumann", step_size=step_size) for n in (10, 100, 2000)]
+    series = [solve(Neumann(n, step_size)) for n in (10, 100, 2000)]
     errors = [float(jnp.abs(q - solution).max()) for q in series]
     assert errors[0] > errors[1] > errors[2] and errors[1] > 1e-6 and errors[2] < 1e-10
 
@@ -181,7 +180,7 @@ def test_a_network_equals_the_dense_solve_with_and_without_a_loop():
 
     def run(damping, params, data, **options):
         return implicit_gradient(
-            inner, outer, params, data, damping=damping, iterations=theta.size, **options
+            inner, outer, params, data, damping=damping, solver=CG(theta.size), **options
         )
 
     for options, loops in (({}, True), ({"unroll_steps": True}, False)):
@@ -196,20 +195,16 @@ def test_mistakes_are_refused():
     inner, outer, params, data = network_problem()
 
     def attempt(data=data, **options):
-        options = {"damping": 1.0, "iterations": 3, **options}
+        options = {"damping": 1.0, "solver": CG(3), **options}
         return implicit_gradient(inner, outer, params, data, **options)
 
-    with pytest.raises(UserError, match="solver 'gc' is not known"):
-        attempt(solver="gc")
+    with pytest.raises(UserError, match="solver is 'cg', but it must be a ConjugateGradients"):
+        attempt(solver="cg")
     with pytest.raises(UserError, match="iterations is 0"):
-        attempt(iterations=0)
+        attempt(solver=CG(0))
     with pytest.raises(UserError, match="damping is nan"):
         attempt(damping=float("nan"))
     with pytest.raises(UserError, match="step_size is inf"):
-        attempt(solver="neumann", step_size=float("inf"))
-    with pytest.raises(UserError, match="step_size is None with the solver 'neumann'"):
-        attempt(solver="neumann")
-    with pytest.raises(UserError, match="step_size is 0.1 with the solver 'cg'"):
-        attempt(step_size=0.1)
+        attempt(solver=Neumann(3, float("inf")))
     with pytest.raises(UserError, match="a leaf of type int32, .* close over"):
         attempt(data={**data, "labels": jnp.zeros(6, "int32")})

@@ -16,7 +16,7 @@ from support import learn
 import cljax
 from cljax import checks, errors, resolve
 from cljax.errors import UserError
-from cljax.types import Evaluation, Output, Variables
+from cljax.types import Evaluation, Features, Output, Variables
 
 
 @pytest.fixture(scope="module")
@@ -317,13 +317,13 @@ def test_numbers_of_figures_and_statistics_are_checked():
 def test_keys_labels_seeds_and_models_of_other_types_are_refused(stream):
     rows, labels = np.eye(4), np.arange(4) % 2
     fit = lambda **o: cljax.readout(
-        rows, o.pop("labels", labels), rows, labels, num_classes=2, steps=1, **o
+        Features(rows, o.pop("labels", labels)), Features(rows, labels), num_classes=2, steps=1, **o
     )
     for key in (-0.5, "x", np.ones(2), np.array(["a"])):
         _refused("key is .* must be a jax.random.key", fit, batch_size=2, key=key)
     for key in (jax.random.key(0), jax.random.PRNGKey(0)):
         fit(batch_size=2, key=key)
-    _refused("labels is", fit, labels=np.array([None] * 4))
+    _refused("train.labels is", fit, labels=np.array([None] * 4))
     _refused("lr is -1", fit, lr=-1)
     for model in (1.5, cljax.nets.mlp(2), None):
         _refused("The model is", learn, cljax.Finetune(), model, stream, [0], batch_size=4)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cljax import plot
 from cljax.errors import UserError
+from cljax.types import Features
 
 BLANK = 0xE4 / 255
 
@@ -33,12 +34,17 @@ def _ticks(ax) -> list[str]:
 
 
 def _blobs(per_class: int = 20, exemplars: int = 3, classes: int = 3):
-    """Data and exemplars of far clusters in 5 dimensions: ``tsne``'s first four arguments."""
+    """Data and exemplars of far clusters in 5 dimensions: features and labels of both."""
     rng = np.random.default_rng(0)
     centres = 30 * rng.normal(size=(classes, 5))
     draw = lambda n: (centres[:, None] + rng.normal(size=(classes, n, 5))).reshape(-1, 5)
     labels = np.arange(classes)
     return draw(per_class), labels.repeat(per_class), draw(exemplars), labels.repeat(exemplars)
+
+
+def _tsne(x, y, chosen, owner, seed=0, names=None, mask=None, **options):
+    exemplars = Features(chosen, owner, mask)
+    return plot.tsne(Features(x, y), exemplars, seed, names=names, **options)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -160,7 +166,7 @@ def test_wrong_grids_are_refused() -> None:
 
 def test_tsne_draws_light_data_and_dark_exemplars_of_each_class() -> None:
     arguments = _blobs(per_class=40)
-    ax = plot.tsne(*arguments, seed=3, names=["cat", "dog", "eel"], title="phase 0")
+    ax = _tsne(*arguments, seed=3, names=["cat", "dog", "eel"], title="phase 0")
     assert [len(c.get_offsets()) for c in ax.collections] == [40, 3] * 3
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["cat", "dog", "eel"]
     assert ax.get_xlabel() == "t-SNE, perplexity 30, seed 3; light: data, dark: exemplars"
@@ -178,7 +184,7 @@ def test_the_same_seed_draws_the_same_tsne() -> None:
     rng = np.random.default_rng(0)
     arguments = rng.normal(size=(30, 4)), np.arange(30) % 2, rng.normal(size=(4, 4)), [0, 1, 0, 1]
     one, same, other = (
-        np.concatenate([c.get_offsets() for c in plot.tsne(*arguments, seed).collections])
+        np.concatenate([c.get_offsets() for c in _tsne(*arguments, seed).collections])
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(one, same)
@@ -187,25 +193,25 @@ def test_the_same_seed_draws_the_same_tsne() -> None:
 
 def test_perplexity_of_few_points_is_lower_and_said() -> None:
     x, y, *_ = _blobs(per_class=5)
-    ax = plot.tsne(x, y, x[:2] + 1, y[:2], mask=[True, False])
+    ax = _tsne(x, y, x[:2] + 1, y[:2], mask=[True, False])
     assert "perplexity 5," in ax.get_xlabel()  # of 16 points
     assert "(perplexity 30 needs 91 points)" in ax.get_xlabel()
     assert sum(len(c.get_offsets()) for c in ax.collections) == 16
     for few in (np.eye(5), np.arange(10.0).reshape(5, 2)):  # also on a line
-        ax = plot.tsne(few, np.zeros(5), few[:0], [])
+        ax = _tsne(few, np.zeros(5), few[:0], [])
         assert np.isfinite(ax.collections[0].get_offsets()).all()
         assert "perplexity 1.33," in ax.get_xlabel()
 
 
 def test_up_to_24_classes_differ_in_colour_or_marker() -> None:
     x, y, chosen, owner = _blobs(per_class=1, exemplars=1, classes=24)
-    ax = plot.tsne(x, y, chosen, owner)
+    ax = _tsne(x, y, chosen, owner)
     looks = {
         (tuple(c.get_facecolor()[0]), c.get_paths()[0].vertices.tobytes()) for c in ax.collections
     }
     assert len(looks) == 48
     with pytest.raises(UserError, match="25 classes, but at most 24"):
-        plot.tsne(np.eye(25), np.arange(25), np.eye(25), np.arange(25))
+        _tsne(np.eye(25), np.arange(25), np.eye(25), np.arange(25))
 
 
 def test_wrong_points_are_refused() -> None:
@@ -220,19 +226,19 @@ def test_wrong_points_are_refused() -> None:
         r"finite and not all the same": (x * 0, y, x * 0, y),
         r"must be finite": (x, y, x * np.nan, y),
         r"seed not negative": (x, y, x, y, -1),
-        r"names has no entry for class 0": (x, y, x, y, 0, None, []),
+        r"names has no entry for class 0": (x, y, x, y, 0, []),
     }
     for sentence, arguments in refused.items():
         with pytest.raises(UserError, match=sentence):
-            plot.tsne(*arguments)
+            _tsne(*arguments)
     with pytest.raises(UserError, match="perplexity is 0"):
-        plot.tsne(x, y, x, y, perplexity=0)
+        _tsne(x, y, x, y, perplexity=0)
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     with pytest.raises(UserError, match=r"pip install 'cljax\[pictures\]'"):
-        plot.tsne(*_blobs())
+        _tsne(*_blobs())
 
 
 def test_losses_start_before_the_first_step() -> None:
@@ -287,7 +293,7 @@ def test_given_axes_are_used() -> None:
     left, middle, right = Figure().subplots(1, 3)
     images, labels = _exemplars()
     assert plot.exemplar_grid(images, labels, ax=left) is left
-    assert plot.tsne(*_blobs(per_class=3), ax=middle) is middle
+    assert _tsne(*_blobs(per_class=3), ax=middle) is middle
     assert plot.outer_loss({"a": [1.0, 0.5]}, right) is right
 
 

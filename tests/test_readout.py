@@ -10,6 +10,7 @@ import pytest
 import cljax
 from cljax.errors import UserError
 from cljax.evaluation.linear import readout
+from cljax.types import Features
 
 C, D, N, M = 3, 4, 31, 21  # not as many of each class: else the bias has no gradient to follow
 
@@ -30,6 +31,11 @@ def problem(seed: int = 0, spread: float = 1.0):
         return centres[y] + spread * rng.normal(size=(count, D)), y
 
     return *some(N), *some(M)
+
+
+def fit(features, labels, features_test, labels_test, mask=None, mask_test=None, **options):
+    train = Features(features, labels, mask)
+    return readout(train, Features(features_test, labels_test, mask_test), **options)
 
 
 def plain(x, y, x_test, y_test, steps, lr, rows=None):
@@ -64,13 +70,13 @@ def assert_equal(found, expected, atol=1e-12):
 
 
 def test_separable_classes_are_told_apart():
-    found = readout(*problem(spread=0.1), num_classes=C)
+    found = fit(*problem(spread=0.1), num_classes=C)
     assert float(found.accuracy) == 1.0 and 0 < float(found.loss) < 1e-3
 
 
 def test_features_without_the_classes_are_read_at_chance():
     x, y, x_test, y_test = problem()
-    found = readout(np.ones_like(x), y, np.ones_like(x_test), y_test, num_classes=C)
+    found = fit(np.ones_like(x), y, np.ones_like(x_test), y_test, num_classes=C)
     share = np.bincount(y) / N
     assert float(found.accuracy) == pytest.approx(1 / C)  # all are the class of most examples
     assert float(found.loss) == pytest.approx(-share @ np.log(share), abs=1e-6)
@@ -81,18 +87,18 @@ def test_it_is_plain_adam_on_all_examples(lr):
     given = problem(spread=2.0)
     expected = plain(*given, steps=60, lr=lr)
     assert 0.5 < expected[0] < 1
-    assert_equal(readout(*given, num_classes=C, steps=60, lr=lr), expected)
+    assert_equal(fit(*given, num_classes=C, steps=60, lr=lr), expected)
 
 
 def test_batches_are_drawn_by_the_key_among_the_examples_that_count():
     given, key = problem(spread=2.0), jax.random.key(3)
     rows = jax.random.randint(key, (40, 8), 0, N)
     options = {"num_classes": C, "steps": 40, "batch_size": 8}
-    found = readout(*given, **options, key=key)
+    found = fit(*given, **options, key=key)
     assert_equal(found, plain(*given, steps=40, lr=0.1, rows=rows))
-    other = readout(*given, **options, key=jax.random.key(4))
+    other = fit(*given, **options, key=jax.random.key(4))
     assert float(jnp.abs(other.params["kernel"] - found.params["kernel"]).max()) > 1e-3
-    assert_equal(readout(*poisoned(given), **masks(), **options, key=key), as_expected(found))
+    assert_equal(fit(*poisoned(given), **masks(), **options, key=key), as_expected(found))
 
 
 def poisoned(given):
@@ -118,15 +124,15 @@ def as_expected(found):
 
 def test_masked_rows_change_nothing():
     given = problem(spread=2.0)
-    clean = readout(*given, num_classes=C, steps=50)
-    assert_equal(readout(*poisoned(given), num_classes=C, steps=50, **masks()), as_expected(clean))
+    clean = fit(*given, num_classes=C, steps=50)
+    assert_equal(fit(*poisoned(given), num_classes=C, steps=50, **masks()), as_expected(clean))
 
 
 def test_outputs_that_take_no_part_change_nothing():
     given = problem(spread=2.0)
-    clean = readout(*given, num_classes=C, steps=50)
+    clean = fit(*given, num_classes=C, steps=50)
     outputs = np.array([True, True, True, False, False])
-    wide = readout(*given, num_classes=5, outputs=outputs, steps=50)
+    wide = fit(*given, num_classes=5, outputs=outputs, steps=50)
     narrow = wide._replace(params=jax.tree.map(lambda a: a[..., :C], wide.params))
     assert_equal(narrow, as_expected(clean))
     assert not np.any(wide.params["kernel"][:, C:]) and not np.any(wide.params["bias"][C:])
@@ -140,7 +146,7 @@ def test_it_goes_under_jit_and_vmap_over_checkpoints_seeds_and_rates():
     for batch_size in (None, 6):
 
         def one(x, y, x_test, y_test, lr, key, batch_size=batch_size):
-            return readout(
+            return fit(
                 x, y, x_test, y_test, num_classes=C, steps=30, lr=lr, batch_size=batch_size, key=key
             )
 
@@ -154,7 +160,7 @@ def test_it_goes_under_jit_and_vmap_over_checkpoints_seeds_and_rates():
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
 def test_it_is_as_exact_as_its_features(dtype):
     x, y, x_test, y_test = problem()
-    found = readout(jnp.asarray(x, dtype), y, jnp.asarray(x_test, dtype), y_test, num_classes=C)
+    found = fit(jnp.asarray(x, dtype), y, jnp.asarray(x_test, dtype), y_test, num_classes=C)
     expected = jnp.float32 if dtype == jnp.bfloat16 else dtype
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(expected)}
 
@@ -172,12 +178,12 @@ def test_it_is_a_public_name():
         ({"lr": float("nan")}, "lr is nan, but it must be a finite number"),
         ({"batch_size": 0}, "batch_size is 0, but it must be"),
         ({"batch_size": 8}, "batch_size is 8, but drawing batches needs a key"),
-        ({"labels": np.zeros(N - 1, int)}, r"labels has shape \[30\], but there are 31 rows"),
-        ({"labels_test": np.zeros(2, int)}, r"labels_test has shape \[2\], but there are 21"),
-        ({"mask": np.ones(2, bool)}, r"mask has shape \[2\], but there are 31"),
-        ({"mask_test": np.ones(2, bool)}, r"mask_test has shape \[2\], but there are 21"),
-        ({"labels": np.full(N, C)}, "labels run from 3 to 3, but they must be 0 to 2"),
-        ({"labels_test": np.full(M, -1)}, "labels_test run from -1 to -1, but they must be 0 to 2"),
+        ({"labels": np.zeros(N - 1, int)}, r"train.labels has shape \[30\], but there are 31 rows"),
+        ({"labels_test": np.zeros(2, int)}, r"test.labels has shape \[2\], but there are 21"),
+        ({"mask": np.ones(2, bool)}, r"train.mask has shape \[2\], but there are 31"),
+        ({"mask_test": np.ones(2, bool)}, r"test.mask has shape \[2\], but there are 21"),
+        ({"labels": np.full(N, C)}, "train.labels run from 3 to 3, but they must be 0 to 2"),
+        ({"labels_test": np.full(M, -1)}, "test.labels run from -1 to -1, but they must be 0 to 2"),
         ({"features_test": np.zeros((M, D + 1))}, r"shapes \[31, 4\] and \[21, 5\]"),
         ({"features": np.zeros(N)}, r"must be \[N, D\] and \[M, D\]"),
         ({"features": np.zeros((0, D)), "labels": np.zeros(0, int)}, "training_examples is 0"),
@@ -187,5 +193,5 @@ def test_what_does_not_fit_is_refused_in_a_sentence(changes, message):
     names = ("features", "labels", "features_test", "labels_test")
     given = {**dict(zip(names, problem(), strict=True)), "num_classes": C, **changes}
     with pytest.raises(UserError, match=message) as error:
-        readout(**given)
+        fit(**given)
     assert str(error.value).count(". ") == 0

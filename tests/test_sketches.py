@@ -99,7 +99,8 @@ def test_reservoir_and_unroll_in_my_loop():
         def meta(params, log_lr):
             out = cljax.unroll(
                 cljax.sgd_step(my_loss, jax.tree.map(jnp.exp, log_lr)), params,
-                cljax.split(batch, 5), order=2, remat=True, unroll_steps=5,
+                cljax.split(batch, 5), order=2,
+                loop=cljax.inner_loop.LoopOptions(remat=True, unroll_steps=5),
                 probe_fn=lambda p: cljax.losses.masked_mean(my_loss(p, replay), mask),
             )  # fmt: skip
             return out.probes.mean()

@@ -10,6 +10,7 @@ import pytest
 
 import cljax
 from cljax.errors import UserError
+from cljax.inner_loop import LoopOptions
 
 
 def loss(params, batch):
@@ -85,19 +86,20 @@ def test_first_order_equals_its_closed_form(problem):
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize(
-    "options",
+    ("last", "loop"),
     [
-        {"remat": True},
-        {"unroll_steps": True},
-        {"unroll_steps": 2},
-        {"last": 3, "segments": 3},
-        {"segments": 3, "remat": True, "unroll_steps": True},
+        (None, LoopOptions(remat=True)),
+        (None, LoopOptions(unroll_steps=True)),
+        (None, LoopOptions(unroll_steps=2)),
+        (3, LoopOptions(segments=3)),
+        (None, LoopOptions(remat=True, segments=3, unroll_steps=True)),
     ],
 )
-def test_rematerialised_and_unrolled_equal_the_plain_loop(problem, order, options):
+def test_rematerialised_and_unrolled_equal_the_plain_loop(problem, order, last, loop):
     params, alpha, batches, probe = problem
     plain = jax.value_and_grad(objective(batches, probe, order=order), argnums=(0, 1))
-    other = jax.value_and_grad(objective(batches, probe, order=order, **options), argnums=(0, 1))
+    value = objective(batches, probe, order=order, last=last, loop=loop)
+    other = jax.value_and_grad(value, argnums=(0, 1))
     assert_trees_close(plain(params, alpha), other(params, alpha), 1e-13)
 
 
@@ -189,8 +191,8 @@ def test_truncated_equals_a_loop_that_stops_gradients(problem, order, last):
         return jax.jit(jax.grad(weighted, argnums=(0, 1, 2), has_aux=True))(params, alpha, batches)
 
     expected, values = derivatives(written_out)
-    options = {"unroll_steps": True} if order == 1 else {"remat": True, "segments": max(last, 1)}
-    gradients, probes = derivatives(lambda *a: unrolled(*a, **options))
+    loop = LoopOptions(unroll_steps=True) if order == 1 else LoopOptions(True, max(last, 1))
+    gradients, probes = derivatives(lambda *a: unrolled(*a, loop=loop))
     np.testing.assert_allclose(probes, values, rtol=0, atol=1e-13)
     assert_trees_close(gradients, expected, 1e-12)
     reached = [any(bool(jnp.any(a != 0)) for a in jax.tree.leaves(tree)) for tree in expected]
@@ -233,23 +235,25 @@ def test_the_gradient_of_the_data_equals_finite_differences(num_steps):
 def test_no_steps_leave_everything_as_it_was(problem, unroll_steps):
     params, alpha, batches, probe = problem
     none = jax.tree.map(lambda a: a[:0], batches)
-    for options in ({}, {"last": 0}, {"remat": True, "segments": 2}):
+    for last, loop in ((None, LoopOptions()), (0, LoopOptions()), (None, LoopOptions(True, 2))):
         out = cljax.unroll(
-            cljax.sgd_step(loss, alpha), params, none, unroll_steps=unroll_steps,
-            probe_fn=lambda p: loss(p, probe).mean(), **options,
+            cljax.sgd_step(loss, alpha), params, none, last=last,
+            loop=loop._replace(unroll_steps=unroll_steps),
+            probe_fn=lambda p: loss(p, probe).mean(),
         )  # fmt: skip
         assert_trees_close(out.params, params, 0)
         assert out.probes.shape == (0,)
 
 
 @pytest.mark.parametrize("num_steps", [1, 3])
-@pytest.mark.parametrize("options", [{}, {"remat": True}, {"last": 1}])
-def test_unrolled_steps_leave_no_loop(problem, num_steps, options):
+@pytest.mark.parametrize(("remat", "last"), [(False, None), (True, None), (False, 1)])
+def test_unrolled_steps_leave_no_loop(problem, num_steps, remat, last):
     params, alpha, (x, y), probe = problem
     batches = (x[:num_steps], y[:num_steps])
 
     def program(unroll_steps):
-        value = objective(batches, probe, order=2, unroll_steps=unroll_steps, **options)
+        loop = LoopOptions(remat, unroll_steps=unroll_steps)
+        value = objective(batches, probe, order=2, last=last, loop=loop)
         return jax.jit(jax.grad(value, argnums=(0, 1))).lower(params, alpha).as_text()
 
     assert "while" in program(1)
@@ -270,7 +274,8 @@ def test_truncation_and_recomputation_save_memory():
         return compiled.memory_analysis().temp_size_in_bytes
 
     plain = temporaries()
-    for options in ({"remat": True}, {"segments": 4}, {"last": 4}):
+    recomputed = ({"loop": LoopOptions(remat=True)}, {"loop": LoopOptions(segments=4)})
+    for options in (*recomputed, {"last": 4}):
         assert temporaries(**options) < 0.6 * plain, options
 
 
@@ -282,8 +287,8 @@ def test_bad_orders_truncations_and_splits_are_refused(problem):
         with pytest.raises(UserError, match=f"last is {last}, .* from 0 to 3"):
             objective(batches, probe, last=last)(params, alpha)
     with pytest.raises(UserError, match="segments is 2, which does not divide the 3 steps"):
-        objective(batches, probe, segments=2)(params, alpha)
+        objective(batches, probe, loop=LoopOptions(segments=2))(params, alpha)
     with pytest.raises(UserError, match="segments is 0"):
-        objective(batches, probe, segments=0)(params, alpha)
+        objective(batches, probe, loop=LoopOptions(segments=0))(params, alpha)
     with pytest.raises(UserError, match="does not divide"):
         cljax.split(jnp.zeros((10, 2)), 3)

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax.engine.compilation import Batching, put
 from cljax.engine.lanes import Lane
 from cljax.engine.options import Running
-from cljax.engine.programs import Batching, Carry, Hyper, device_plan, put
+from cljax.engine.programs import Carry, Hyper, device_plan
 from cljax.errors import UserError, check_known
 from cljax.evaluation.accuracy import TestRows
 from cljax.method import Method

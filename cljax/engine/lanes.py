@@ -20,17 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import keys
+from cljax.engine.compilation import Batching, Programs, put, read_by
 from cljax.engine.options import Running
-from cljax.engine.programs import (
-    Batching,
-    Carry,
-    Hyper,
-    Programs,
-    TrainData,
-    leaf_names,
-    put,
-    read_by,
-)
+from cljax.engine.programs import Carry, Hyper, TrainData, leaf_names
 from cljax.engine.rates import rates_of
 from cljax.engine.schedule import Item
 from cljax.evaluation.accuracy import Evaluation, TestImages, allowed_outputs, predictors_of, wanted

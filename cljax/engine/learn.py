@@ -28,11 +28,12 @@ from cljax.engine.bundles import (
     resolve_lanes,
     split_runs,
 )
+from cljax.engine.compilation import Inputs, compile_programs, put
 from cljax.engine.driver import Callbacks, Checkpoints, drive
 from cljax.engine.history import History, history_of
 from cljax.engine.lanes import START, Event, Lane, Place, Record, Setup, restored
 from cljax.engine.options import Running, Training
-from cljax.engine.programs import Carry, Inputs, compile_programs, put, train_data
+from cljax.engine.programs import Carry, train_data
 from cljax.engine.schedule import Item, schedule
 from cljax.engine.signals import at_once
 from cljax.errors import UserError, check_flag, check_known, check_positive, in_words

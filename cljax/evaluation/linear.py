@@ -7,8 +7,8 @@ What accuracy is lost from one checkpoint to a later one, while the layer is fit
 the features have lost: representational forgetting. The layer may use old data, for it is a probe
 that never reaches the network.
 
-Symbols: f ``features``, y ``labels``, f' ``features_test``, y' ``labels_test``, V ``kernel``,
-b ``bias``. Adam has the decay rates 0.9 and 0.999 and eps 1e-8.
+Symbols: f ``train.x``, y ``train.labels``, f' ``test.x``, y' ``test.labels``, V ``kernel``, b
+``bias``. Adam has the decay rates 0.9 and 0.999 and eps 1e-8.
 
 Source: "Learning to Remember from a Multi-Task Teacher", the readout (500 steps of Adam at rate
 0.1). It does not say how V and b begin, nor how large a batch is: here zeros, and all examples.
@@ -23,12 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array as AnyArray
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 
 from cljax.errors import UserError, check_positive, check_rate, in_words
 from cljax.losses import cross_entropy, masked_mean
 from cljax.optimizers import make_optimizer
-from cljax.types import Array, PyTree
+from cljax.types import Array, Features, PyTree
 
 __all__ = ["ReadoutResult", "readout"]
 
@@ -44,14 +44,10 @@ class ReadoutResult(NamedTuple):
 
 
 def readout(
-    features: Float[AnyArray, "N D"],
-    labels: Int[AnyArray, " N"],
-    features_test: Float[AnyArray, "M D"],
-    labels_test: Int[AnyArray, " M"],
+    train: Features,
+    test: Features,
     *,
     num_classes: int,
-    mask: Bool[AnyArray, " N"] | None = None,
-    mask_test: Bool[AnyArray, " M"] | None = None,
     outputs: Bool[AnyArray, " C"] | None = None,
     steps: int = 500,
     lr: Array | float = 0.1,
@@ -64,9 +60,10 @@ def readout(
     seeds and rates. As exact as the features, at least float32.
 
     Args:
-      labels, labels_test: in [0, C).
+      train: what the layer is fitted on, labels in [0, C). Examples outside the mask change
+        nothing.
+      test: what it is tested on, likewise.
       num_classes: C, the outputs of the layer.
-      mask, mask_test: examples that count; None: all. The others change nothing.
       outputs: classes that take part in the softmax; None: all.
       steps: of Adam. lr: their size; may be traced.
       batch_size: examples a step, drawn with replacement by ``key``; None: all of them.
@@ -76,9 +73,9 @@ def readout(
         range, a rate that is not finite, or a batch size without a key.
 
     Example:
-      ``jax.vmap(lambda f, g: readout(f, y, g, y_test, num_classes=5))(f_of_each, g_of_each)``
+      ``jax.vmap(lambda f, g: readout(Features(f, y), Features(g, y_test), num_classes=5))(f, g)``
     """
-    _check(features, labels, features_test, labels_test, mask, mask_test, num_classes)
+    _check(train, test, num_classes)
     check_positive(steps=steps)
     check_rate(lr=lr)
     if batch_size is not None:
@@ -90,10 +87,10 @@ def readout(
         kind = getattr(key, "dtype", None)
         if kind is None or not (kind == np.uint32 or jnp.issubdtype(kind, jax.dtypes.prng_key)):
             raise UserError(f"key is {in_words(key)}, but it must be a jax.random.key(seed).")
-    dtype = jnp.promote_types(jnp.result_type(features), jnp.float32)
-    x, mask = _masked(features, mask, dtype)
-    x_test, mask_test = _masked(features_test, mask_test, dtype)
-    y, where = jnp.asarray(labels), None if outputs is None else jnp.asarray(outputs)[None]
+    dtype = jnp.promote_types(jnp.result_type(train.x), jnp.float32)
+    x, mask = _masked(train, dtype)
+    x_test, mask_test = _masked(test, dtype)
+    y, where = jnp.asarray(train.labels), None if outputs is None else jnp.asarray(outputs)[None]
     adam = make_optimizer("adam", jnp.asarray(lr, dtype))
 
     def loss(params: Params, x: Array, y: Array, mask: Array) -> Array:
@@ -119,7 +116,7 @@ def readout(
     scores = _logits(params, x_test)
     if where is not None:
         scores = jnp.where(where, scores, -jnp.inf)
-    right = jnp.argmax(scores, axis=-1) == jnp.asarray(labels_test)
+    right = jnp.argmax(scores, axis=-1) == jnp.asarray(test.labels)
     return ReadoutResult(
         masked_mean(right.astype(dtype), mask_test), loss(params, x, y, mask), params
     )
@@ -129,52 +126,52 @@ def _logits(params: Params, x: Array) -> Array:
     return x @ params["kernel"] + params["bias"][None]
 
 
-def _masked(features: AnyArray, mask: AnyArray | None, dtype: jnp.dtype) -> tuple[Array, Array]:
+def _masked(features: Features, dtype: jnp.dtype) -> tuple[Array, Array]:
     """Features that are finite wherever the mask is False, and the mask itself."""
-    x = jnp.asarray(features, dtype)
-    if mask is None:
+    x = jnp.asarray(features.x, dtype)
+    if features.mask is None:
         return x, jnp.ones(x.shape[0], bool)
-    mask = jnp.asarray(mask)
+    mask = jnp.asarray(features.mask)
     return jnp.where(mask[:, None], x, 0.0), mask
 
 
-def _check(
-    features: AnyArray,
-    labels: AnyArray,
-    features_test: AnyArray,
-    labels_test: AnyArray,
-    mask: AnyArray | None,
-    mask_test: AnyArray | None,
-    num_classes: int,
-) -> None:
+def _check(train: Features, test: Features, num_classes: int) -> None:
     """Raises UserError unless the arrays fit each other."""
     check_positive(num_classes=num_classes)
     if num_classes < 2:
         raise UserError(f"num_classes is {num_classes}, but a readout tells at least 2 apart.")
-    shape, shape_test = jnp.shape(features), jnp.shape(features_test)
+    for name, given in (("train", train), ("test", test)):
+        if not isinstance(given, Features):
+            raise UserError(
+                f"{name} is {in_words(given)}, but it must be a cljax.types.Features(x, labels)."
+            )
+    shape, shape_test = jnp.shape(train.x), jnp.shape(test.x)
     if len(shape) != 2 or len(shape_test) != 2 or shape[1] != shape_test[1]:
         raise UserError(
             f"The features have shapes {list(shape)} and {list(shape_test)}, but they must be "
             "[N, D] and [M, D]."
         )
     check_positive(training_examples=shape[0], test_examples=shape_test[0])
-    for name, own, length, valid in (
-        ("labels", labels, shape[0], mask),
-        ("labels_test", labels_test, shape_test[0], mask_test),
-    ):
-        for kind, array in ((name, own), ("mask" + name[len("labels") :], valid)):
-            if array is not None and jnp.shape(array) != (length,):
-                raise UserError(
-                    f"{kind} has shape {list(jnp.shape(array))}, but there are {length} rows of "
-                    "features; give one for each."
-                )
-        if isinstance(own, Tracer) or isinstance(valid, Tracer):
-            continue
-        if np.asarray(own).dtype.kind not in "iubf":
-            raise UserError(f"{name} is {in_words(own)}, but it must be an array of numbers.")
-        seen = np.asarray(own) if valid is None else np.asarray(own)[np.asarray(valid)]
-        if seen.size and not (0 <= seen.min() and seen.max() < num_classes):
+    _check_labels("train", train, num_classes)
+    _check_labels("test", test, num_classes)
+
+
+def _check_labels(name: str, features: Features, num_classes: int) -> None:
+    """Raises UserError unless each row has a label in [0, C) and an entry of the mask."""
+    (length, _), labels, mask = jnp.shape(features.x), features.labels, features.mask
+    for kind, array in (("labels", labels), ("mask", mask)):
+        if array is not None and jnp.shape(array) != (length,):
             raise UserError(
-                f"{name} run from {seen.min()} to {seen.max()}, but they must be 0 to "
-                f"{num_classes - 1}; number the classes anew."
+                f"{name}.{kind} has shape {list(jnp.shape(array))}, but there are {length} rows of "
+                "features; give one for each."
             )
+    if isinstance(labels, Tracer) or isinstance(mask, Tracer):
+        return
+    if np.asarray(labels).dtype.kind not in "iubf":
+        raise UserError(f"{name}.labels is {in_words(labels)}, but it must be an array of numbers.")
+    seen = np.asarray(labels) if mask is None else np.asarray(labels)[np.asarray(mask)]
+    if seen.size and not (0 <= seen.min() and seen.max() < num_classes):
+        raise UserError(
+            f"{name}.labels run from {seen.min()} to {seen.max()}, but they must be 0 to "
+            f"{num_classes - 1}; number the classes anew."
+        )

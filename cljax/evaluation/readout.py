@@ -23,7 +23,7 @@ from cljax.errors import UserError, check_finite, check_positive
 from cljax.evaluation.accuracy import Evaluation, TestData, test_rows, unlabelled
 from cljax.evaluation.linear import readout
 from cljax.streams.base import Stream, Transform
-from cljax.types import Array, Predictor, PyTree
+from cljax.types import Array, Features, Predictor, PyTree
 
 __all__ = ["check_readouts", "fitted_rows", "readout_fn"]
 
@@ -62,13 +62,14 @@ def readout_fn(
         def labels(data: TestData) -> Array:
             return jnp.asarray(number)[task][data.y[data.rows[task]]].reshape(-1)
 
-        mask, mask_test = fits.mask[task].reshape(-1), tests.mask[task].reshape(-1)
-        found = readout(
-            features(fits), labels(fits), features(tests), labels(tests), num_classes=widest,
-            mask=mask, mask_test=mask_test, outputs=jnp.arange(widest) < jnp.asarray(own)[task],
-            steps=options.steps, lr=options.lr,
+        def of_task(data: TestData) -> Features:
+            return Features(features(data), labels(data), data.mask[task].reshape(-1))
+
+        fitted = readout(
+            of_task(fits), of_task(tests), num_classes=widest,
+            outputs=jnp.arange(widest) < jnp.asarray(own)[task], steps=options.steps, lr=options.lr,
         )  # fmt: skip
-        return jnp.round(found.accuracy * jnp.sum(mask_test)).astype(jnp.int32)
+        return jnp.round(fitted.accuracy * jnp.sum(tests.mask[task])).astype(jnp.int32)
 
     return correct
 

@@ -20,13 +20,14 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError
-from cljax.implicit import implicit_gradient
-from cljax.inner_loop import sgd_step, unroll
+from cljax.implicit import ConjugateGradients, implicit_gradient
+from cljax.inner_loop import LoopOptions, sgd_step, unroll
 from cljax.losses import cross_entropy, masked_mean
 from cljax.memory.learned import Learned, shown
+from cljax.method import Problem
 from cljax.nets.masked import masked
 from cljax.nets.transfer import convolves
-from cljax.types import Array, Model, Params, PyTree, Spec, Variables
+from cljax.types import Array, Model, Params, PyTree, Variables
 
 __all__ = ["Bilevel", "Gradient", "Inner", "Judged", "Norm", "outer_gradient"]
 
@@ -59,10 +60,9 @@ class Judged(NamedTuple):
 
 
 def outer_gradient(
-    model: Model,
-    spec: Spec,
+    problem: Problem,
     variables: Variables,
-    kept: Learned,
+    exemplars: Learned,
     slots: Array,
     mask: Array,
     judged: Judged,
@@ -78,9 +78,10 @@ def outer_gradient(
     Raises:
       UserError: for a network that lacks what ``how`` asks for.
     """
+    model, spec = problem
     state = variables.model_state
     learns = _movable(model, variables.params, task, how.inner_params)
-    labels = kept.y[slots]
+    labels = exemplars.y[slots]
 
     def losses(params: Params, x: Array, y: Array, mask: Array, train: bool = False) -> Array:
         variables = Variables(params, state)
@@ -100,21 +101,21 @@ def outer_gradient(
     remat = not cpu if how.remat is None else how.remat
 
     def fitted(pixels: Array) -> Params:
-        x = shown(spec, pixels[slots], kept.task[slots])
+        x = shown(spec, pixels[slots], exemplars.task[slots])
         train = how.inner_norm == "batch"
         step = sgd_step(lambda params, batch: losses(params, *batch, train=train), rate())
         return unroll(
-            step, variables.params, (x, labels, mask), order=2, last=how.last, remat=remat,
-            unroll_steps=True if slow else 1,
+            step, variables.params, (x, labels, mask), order=2, last=how.last,
+            loop=LoopOptions(remat=remat, unroll_steps=True if slow else 1),
         ).params  # fmt: skip
 
     def outer(params: Params) -> Array:
         return losses(params, tree.blank(judged.x, judged.mask), judged.y, judged.mask)
 
     if how.gradient == "unrolled":
-        return jax.value_and_grad(lambda pixels: outer(fitted(pixels)))(kept.pixels)
+        return jax.value_and_grad(lambda pixels: outer(fitted(pixels)))(exemplars.pixels)
 
-    def held(params: Params) -> Params:
+    def freeze(params: Params) -> Params:
         if learns is None:
             return params
         fix = lambda free, leaf: jnp.where(free, leaf, jax.lax.stop_gradient(leaf))
@@ -122,13 +123,13 @@ def outer_gradient(
 
     def inner(params: Params, pixels: Array) -> Array:
         flat = slots.reshape(-1)
-        x = shown(spec, pixels[flat], kept.task[flat])
-        return losses(held(params), x, kept.y[flat], mask.reshape(-1))
+        x = shown(spec, pixels[flat], exemplars.task[flat])
+        return losses(freeze(params), x, exemplars.y[flat], mask.reshape(-1))
 
-    end = jax.lax.stop_gradient(fitted(kept.pixels))
+    end = jax.lax.stop_gradient(fitted(exemplars.pixels))
     return implicit_gradient(
-        inner, lambda params: outer(held(params)), end, kept.pixels, damping=how.damping,
-        iterations=how.solver_steps,
+        inner, lambda params: outer(freeze(params)), end, exemplars.pixels, damping=how.damping,
+        solver=ConjugateGradients(how.solver_steps),
     )  # fmt: skip
 
 

@@ -40,6 +40,7 @@ from cljax.memory.folds import FoldSchedule, Turn, geometry_of, learnable, new_p
 from cljax.memory.learned import Learned, begin, empty, finish, moved, shown
 from cljax.memory.policy import ExemplarPolicy
 from cljax.memory.selection import SELECTIONS, Selection
+from cljax.method import Problem
 from cljax.options import Count, Rate, Share, StaticShare
 from cljax.types import Batch, Info, Model, Phase, PyTree, Spec, Variables
 
@@ -200,8 +201,8 @@ class Mnemonics(ExemplarPolicy):
         fresh, last = self.inner_start == "fresh", self.last
         start = Variables(state.params, state.model_state)
         loss, grads = outer_gradient(
-            model, spec, model.init(draws, judged.x) if fresh else start, learned, turn.slots,
-            turn.mask & learned.mask[turn.slots], judged,
+            Problem(model, spec), model.init(draws, judged.x) if fresh else start, learned,
+            turn.slots, turn.mask & learned.mask[turn.slots], judged,
             # Fresh weights are those of a first task: nothing of them is transferred.
             jnp.zeros_like(task) if fresh else task,
             self.inner._replace(last=None if last is None else min(last, turn.slots.shape[0])),

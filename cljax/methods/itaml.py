@@ -27,7 +27,7 @@ loss sees decides how well tasks are inferred.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -224,64 +224,18 @@ class ITAML(ExemplarOptions, SessionOptions, Method):
         self, problem: Problem, state: State, batch: Batch, lr: Array, eta: Array
     ) -> tuple[State, Info]:
         """Algorithm 1, in all its modes; ``lr`` [] and ``eta`` [] are those of the moment."""
-        (model, spec), optimizer = problem, self.step(lr)
-        base, current, owner = state.params, batch.clock.task, jnp.asarray(spec.class_mask)
-        num_tasks = spec.num_tasks
-        counts, visit = by_task(batch, num_tasks)
-        seen = seen_outputs(spec.class_mask, current)
+        (model, spec), base, current = problem, state.params, batch.clock.task
+        counts, visit = by_task(batch, spec.num_tasks)
+        train = self._inner_loop(problem, base, current, lr)
         resets, zero = self.mode == "paper", jnp.zeros((), jax.tree.leaves(base)[0].dtype)
 
-        def outputs_of(task: Array) -> Array:
-            return owner[task] if self.loss_outputs == "own" else seen
-
-        def loss(
-            params: Params, model_state: PyTree, micro: Batch, task: Array
-        ) -> tuple[Array, Any]:
-            output, after = masked(model, Variables(params, model_state), micro.x, micro.mask)
-            targets = jax.nn.one_hot(micro.y, owner.shape[1], dtype=output.logits.dtype)
-            losses = binary_cross_entropy(output.logits, targets, outputs_of(task)[None])
-            margin = _margin(output.logits, owner[task], seen)
-            return masked_mean(losses, micro.mask), (after, masked_mean(margin, micro.mask))
-
-        alone = resets and self.optimizer_state == "per-task"
-        anew = resets and self.optimizer_state == "fresh"
-
-        def train(task: Array, micro: Batch, at: Any) -> Any:
-            """The task's inner loop."""
-            learns = _learning(
-                model, base, outputs_of(task), owner[task], self.loss_outputs, resets
-            )
-
-            def step(j: Array | int, at: Any) -> Any:
-                params, model_state, opt_state, first = at
-                grad = jax.value_and_grad(loss, has_aux=True)
-                (value, (after, margin)), grads = grad(params, model_state, micro, task)
-                updates, opt_state = optimizer.update(_masked(grads, learns), opt_state, params)
-                params = jax.tree.map(jnp.add, params, _masked(updates, learns))
-                first = jax.tree.map(lambda a, b: jnp.where(j == 0, a, b), (value, margin), first)
-                return params, model_state if resets else after, opt_state, first
-
-            if self.last_inner_steps is None and self.inner_steps == 1:
-                return step(0, at)
-            own = (task == current) & (current == num_tasks - 1)
-            last = self.inner_steps if self.last_inner_steps is None else self.last_inner_steps
-            return jax.lax.fori_loop(0, jnp.where(own, last, self.inner_steps), step, at)
-
         def one(task: Array, carry: _Inner) -> _Inner:
-            opt_state = carry.opt_state
-            if alone:  # the others stay out of the branches, which would copy them
-                opt_state = jax.tree.map(lambda a: a[task], carry.opt_state)
-            elif anew:
-                opt_state = optimizer.init(base)
+            opt_state = self._opt_state_of(task, carry.opt_state, base, lr)
             at = (base if resets else carry.params, carry.model_state, opt_state, (zero, zero))
             params, model_state, opt_state, (value, margin) = visit(
                 task, functools.partial(train, task), at
             )
-            if alone:
-                put = lambda old, new: old.at[task].set(new)
-                opt_state = jax.tree.map(put, carry.opt_state, opt_state)
-            elif anew:
-                opt_state = carry.opt_state
+            opt_state = self._with_opt_state(task, carry.opt_state, opt_state)
             moved = carry.moved
             if self.mode != "released":
                 add = lambda total, a, b: total + jnp.where(counts[task] > 0, a - b, 0.0)
@@ -302,12 +256,75 @@ class ITAML(ExemplarOptions, SessionOptions, Method):
         else:
             # With "own" one task alone moves a row.
             heads = 1.0 if self.head_combine == "own" else 1.0 / present
-            moved = _scaled(model, owner.shape[1], inner.moved, 1.0 / present, heads)
+            moved = _scaled(model, spec.num_classes, inner.moved, 1.0 / present, heads)
         params = tree.add_scaled(base, moved, eta)
         state = state._replace(
             params=params, model_state=inner.model_state, opt_state=inner.opt_state
         )
         return state, Info(inner.loss / present, {"margin": inner.margin / present})
+
+    def _inner_loop(
+        self, problem: Problem, base: Params, current: Array, lr: Array
+    ) -> Callable[[Array, Batch, Any], Any]:
+        """``train(task, micro, at)``: a task's steps on its micro-batch.
+
+        ``at`` is parameters, the network's other state, the optimiser's, and the loss and margin
+        of the first step.
+        """
+        (model, spec), optimizer = problem, self.step(lr)
+        owner, seen = jnp.asarray(spec.class_mask), seen_outputs(spec.class_mask, current)
+        resets = self.mode == "paper"
+
+        def outputs_of(task: Array) -> Array:
+            return owner[task] if self.loss_outputs == "own" else seen
+
+        def loss(
+            params: Params, model_state: PyTree, micro: Batch, task: Array
+        ) -> tuple[Array, Any]:
+            output, after = masked(model, Variables(params, model_state), micro.x, micro.mask)
+            targets = jax.nn.one_hot(micro.y, owner.shape[1], dtype=output.logits.dtype)
+            losses = binary_cross_entropy(output.logits, targets, outputs_of(task)[None])
+            margin = _margin(output.logits, owner[task], seen)
+            return masked_mean(losses, micro.mask), (after, masked_mean(margin, micro.mask))
+
+        def train(task: Array, micro: Batch, at: Any) -> Any:
+            learns = _learning(
+                model, base, outputs_of(task), owner[task], self.loss_outputs, resets
+            )
+
+            def step(j: Array | int, at: Any) -> Any:
+                params, model_state, opt_state, first = at
+                grad = jax.value_and_grad(loss, has_aux=True)
+                (value, (after, margin)), grads = grad(params, model_state, micro, task)
+                updates, opt_state = optimizer.update(_masked(grads, learns), opt_state, params)
+                params = jax.tree.map(jnp.add, params, _masked(updates, learns))
+                first = jax.tree.map(lambda a, b: jnp.where(j == 0, a, b), (value, margin), first)
+                return params, model_state if resets else after, opt_state, first
+
+            if self.last_inner_steps is None and self.inner_steps == 1:
+                return step(0, at)
+            of_last = (task == current) & (current == spec.num_tasks - 1)
+            last = self.inner_steps if self.last_inner_steps is None else self.last_inner_steps
+            return jax.lax.fori_loop(0, jnp.where(of_last, last, self.inner_steps), step, at)
+
+        return train
+
+    def _opt_state_of(self, task: Array, opt_state: PyTree, base: Params, lr: Array) -> PyTree:
+        """The optimiser's state that a task's loop begins with."""
+        if self.mode == "paper" and self.optimizer_state == "per-task":
+            # The others stay out of the branches, which would copy them.
+            return jax.tree.map(lambda a: a[task], opt_state)
+        if self.mode == "paper" and self.optimizer_state == "fresh":
+            return self.step(lr).init(base)
+        return opt_state
+
+    def _with_opt_state(self, task: Array, opt_state: PyTree, after: PyTree) -> PyTree:
+        """The optimiser's state with what a task's loop leaves of it."""
+        if self.mode == "paper" and self.optimizer_state == "per-task":
+            return jax.tree.map(lambda old, new: old.at[task].set(new), opt_state, after)
+        if self.mode == "paper" and self.optimizer_state == "fresh":
+            return opt_state
+        return after
 
     def _one_gradient(
         self, problem: Problem, state: State, batch: Batch, lr: Array, eta: Array

@@ -33,7 +33,7 @@ from cljax.losses import masked_mean
 from cljax.memory import reservoir
 from cljax.method import Cost, Method, Problem
 from cljax.methods.groups.replay import OfferOptions, beside
-from cljax.methods.lamaml import Draws, draw_order, meta_loss, num_inner_steps
+from cljax.methods.lamaml import Draws, LookAhead, draw_order, meta_loss, num_inner_steps
 from cljax.options import Bound, Count, Rate
 from cljax.types import Array, Batch, Examples, Info, Params, PyTree
 
@@ -91,21 +91,18 @@ class LaER(OfferOptions, Method, name="la-er"):
         """
         current, loss_fn = Examples(batch.x, batch.y, batch.task), problem.loss_fn
         inner_steps = num_inner_steps(self.inner_steps, problem.spec.batch_size)
+        how = LookAhead(1, self.inner_clip, inner_relu=False, meta_reduce="last")
 
         def glance(carry: Any, drawn: Any) -> tuple[Any, Array]:
             params, alpha, model_state = carry
             permutation, replay, replay_mask = drawn
             shuffled = jax.tree.map(lambda a: a[permutation], (current, batch.mask))
-            inner, inner_mask = split(shuffled, inner_steps)
+            inner = split(shuffled, inner_steps)
             meta, meta_mask = beside((replay, replay_mask), shuffled)
             meta_mask = meta_mask & jnp.any(batch.mask)  # replay alone is no step
-            d_alpha = jax.grad(
-                lambda alpha: meta_loss(
-                    params, alpha, model_state, inner, inner_mask, meta, meta_mask,
-                    loss_fn=loss_fn, order=1, inner_clip=self.inner_clip, inner_relu=False,
-                    meta_reduce="last",
-                )[0]
-            )(alpha)  # fmt: skip
+            d_alpha, _ = jax.grad(meta_loss, argnums=1, has_aux=True)(
+                params, alpha, model_state, inner, (meta, meta_mask), loss_fn=loss_fn, how=how
+            )
             alpha = tree.add_scaled(alpha, tree.clip_norm(d_alpha, self.clip_norm), -self.alpha_lr)
 
             def replayed(params: Params) -> tuple[Array, PyTree]:

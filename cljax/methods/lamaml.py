@@ -36,6 +36,7 @@ together, once a glance, as theta_K sees it. The chunks, often of one example, d
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -43,10 +44,10 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError
-from cljax.inner_loop import sgd_step, split, unroll
-from cljax.losses import REDUCTIONS, LossFn, masked_mean
+from cljax.inner_loop import split
 from cljax.memory import reservoir
 from cljax.method import Cost, Method, Problem
+from cljax.methods.algebra.look_ahead import LookAhead, Reduce, meta_loss
 from cljax.methods.algebra.low_rank import low_rank_meta_loss
 from cljax.methods.groups.descent import PenaltyOptions
 from cljax.methods.groups.replay import ReplayOptions, beside
@@ -55,11 +56,9 @@ from cljax.penalty import penalised
 from cljax.types import Array, Batch, Examples, Info, Params, PyTree, Variables
 
 __all__ = [
-    "CMAML", "Draws", "LaMAML", "State", "SyncLaMAML", "draw_order", "meta_loss",
+    "CMAML", "Draws", "LaMAML", "LookAhead", "State", "SyncLaMAML", "draw_order", "meta_loss",
     "num_inner_steps",
 ]  # fmt: skip
-
-Reduce = Literal["mean", "sum", "last"]
 
 
 class State(NamedTuple):
@@ -81,62 +80,6 @@ class Draws(NamedTuple):
     replay: Examples  # leaves [G, R, ...], contents, so that recorded draws go straight in
     replay_mask: Array  # [G, R] bool
     slots: Array  # [B] int32, reservoir slot of each example, M = not stored
-
-
-def meta_loss(
-    params: Params,
-    alpha: Params,
-    model_state: PyTree,
-    inner: Examples,
-    inner_mask: Array,
-    meta: Examples,
-    meta_mask: Array,
-    *,
-    loss_fn: LossFn,
-    order: int = 1,
-    inner_clip: Array | float | None = None,
-    inner_relu: bool = True,
-    meta_reduce: Reduce = "mean",
-    remat: bool = False,
-    unroll_steps: int | bool = True,
-) -> tuple[Array, PyTree]:
-    """Meta-loss of an inner loop with per-parameter rates (equations 5 and 6).
-
-    Differentiate it with respect to ``(params, alpha)``: with ``order=1`` the inner gradients
-    are constants, so that its gradients are equation 7's, averaged over the inner steps.
-
-    Args:
-      inner: leaves ``[K, B/K, ...]``, one chunk a step, with ``inner_mask [K, B/K]``.
-      meta: leaves ``[R + B, ...]``, the meta-batch, with ``meta_mask [R + B]``.
-      loss_fn: see ``cljax.losses.LossFn``.
-
-    Returns:
-      The loss ``[]`` in nats over the steps that hold a valid example, 0 if none does, and the
-      network's state after its pass over the meta-batch behind the last of them.
-    """
-    steps = jnp.any(inner_mask, axis=1)  # [K]
-    meta_mask = meta_mask & jnp.any(steps)  # without a step there is nothing to judge
-
-    def inner_loss(params: Params, chunk: Any) -> Array:
-        examples, mask = chunk
-        return masked_mean(loss_fn(params, model_state, examples, mask)[0], mask)
-
-    def judged(params: Params) -> tuple[Array, PyTree]:
-        losses, after = loss_fn(params, model_state, meta, meta_mask)
-        return masked_mean(losses, meta_mask), after
-
-    rates = jax.tree.map(jax.nn.relu, alpha) if inner_relu else alpha
-    unrolled = unroll(
-        sgd_step(inner_loss, rates, clip=inner_clip),
-        params,
-        (inner, inner_mask),
-        order=order,
-        remat=remat,
-        unroll_steps=unroll_steps,
-        probe_fn=judged,
-    )
-    losses, states = unrolled.probes
-    return REDUCTIONS[meta_reduce](losses, steps), jax.tree.map(lambda a: a[-1], states)
 
 
 def draw_order(key: Array, glances: int, mask: Array) -> Array:
@@ -243,23 +186,24 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
         """
         current = Examples(batch.x, batch.y, batch.task)
         inner_steps = num_inner_steps(self.inner_steps, problem.spec.batch_size)
-        loss_fn, network = problem.loss_fn, problem.network
-        low_rank = self.algebra == "low-rank"
-        loss = low_rank_meta_loss(*problem) if low_rank else meta_loss
+        network, low_rank = problem.network, self.algebra == "low-rank"
+        general = functools.partial(meta_loss, loss_fn=problem.loss_fn)
+        loss = low_rank_meta_loss(*problem) if low_rank else general
+        how = LookAhead(
+            1 if self.order == "first" else 2, self.inner_clip, self.inner_relu, self.meta_reduce
+        )
         gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
 
         def glance(carry: Any, drawn: Any) -> tuple[Any, Array]:
             params, alpha, model_state, kept = carry
             permutation, replay, replay_mask = drawn
             shuffled = jax.tree.map(lambda a: a[permutation], (current, batch.mask))
-            inner, inner_mask = split(shuffled, inner_steps)
+            inner = split(shuffled, inner_steps)
             # Current examples in the glance's order, as the recorded meta-batches have them.
-            meta, meta_mask = beside((replay, replay_mask), shuffled)
+            meta = beside((replay, replay_mask), shuffled)
             (value, statistics), (d_params, d_alpha) = gradients(
-                params, alpha, model_state, inner, inner_mask, meta, meta_mask, loss_fn=loss_fn,
-                order=1 if self.order == "first" else 2, inner_clip=self.inner_clip,
-                inner_relu=self.inner_relu, meta_reduce=self.meta_reduce,
-            )  # fmt: skip
+                params, alpha, model_state, inner, meta, how=how
+            )
             total, penalty = d_params, self.penalty
             if penalty is not None:
                 total = penalised(d_params, penalty, kept, params, batch, network(model_state))

@@ -146,7 +146,8 @@ class MetaBGD(ReplayOptions, Method, name="meta-bgd"):
         current = Examples(batch.x, batch.y, batch.task)
         num_samples = draws.order.shape[1]
         num_valid = jnp.sum(batch.mask)
-        loss_fn = problem.loss_fn
+        loss_fn, order = problem.loss_fn, 1 if self.order == "first" else 2
+        how = lamaml.LookAhead(order, self.inner_clip, self.inner_relu)
 
         def glance(carry: Any, drawn: Any) -> tuple[Any, Array]:
             mean, std, model_state = carry
@@ -156,15 +157,11 @@ class MetaBGD(ReplayOptions, Method, name="meta-bgd"):
                 eps, permutation, replay, replay_mask = drawn
                 params, alpha = jax.tree.map(lambda m, s, e: m + s * e, mean, std, eps)
                 shuffled = jax.tree.map(lambda a: a[permutation], (current, batch.mask))
-                inner, inner_mask = _chunks(shuffled, self.inner_steps)
-                meta, meta_mask = beside((replay, replay_mask), shuffled)
+                inner = _chunks(shuffled, self.inner_steps)
+                meta = beside((replay, replay_mask), shuffled)
                 (loss, model_state), (d_params, d_alpha) = jax.value_and_grad(
                     lamaml.meta_loss, argnums=(0, 1), has_aux=True
-                )(
-                    params, alpha, model_state, inner, inner_mask, meta, meta_mask,
-                    loss_fn=loss_fn, order=1 if self.order == "first" else 2,
-                    inner_clip=self.inner_clip, inner_relu=self.inner_relu,
-                )  # fmt: skip
+                )(params, alpha, model_state, inner, meta, loss_fn=loss_fn, how=how)
                 d = (tree.clip_norm(d_params, self.clip_norm), d_alpha)
                 # A posterior weighs every example, so gradients are sums over the batch, not means.
                 slope = tree.add_scaled(slope, d, num_valid / num_samples)

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError
-from cljax.inner_loop import sgd_step, unroll
+from cljax.inner_loop import LoopOptions, sgd_step, unroll
 from cljax.losses import cross_entropy, masked_mean
 from cljax.method import Method, Problem
 from cljax.methods.groups.pretraining import (
@@ -87,7 +87,7 @@ def query_loss(
 
     Args:
       support: leaves [K, B, ...], a batch a step. query: leaves [m, ...]. mask: [m] bool.
-      unroll_steps: as in ``cljax.unroll``.
+      unroll_steps: of ``cljax.inner_loop.LoopOptions``.
     """
     head, join = split_head(model, params, query.outputs.shape[-1])
 
@@ -96,7 +96,7 @@ def query_loss(
         return cross_entropy(logits, shown.y, shown.outputs)
 
     step = sgd_step(losses, inner_lr)
-    after = unroll(step, head, support, order=2, unroll_steps=unroll_steps)
+    after = unroll(step, head, support, order=2, loop=LoopOptions(unroll_steps=unroll_steps))
     return masked_mean(losses(after.params, query), mask)
 
 

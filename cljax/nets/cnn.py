@@ -51,6 +51,76 @@ def cnn(
       UserError: without widths, for one below 1, for an unknown init, dtype or lowering; and when
         it is initialised, unless examples are [height, width, channels].
     """
+    dense = _checked(widths, dense, init, dtype, lowering)
+    words = [init] * (init != "kaiming-normal") + [dtype] * (dtype != "float32")
+    words += [lowering] * (lowering != "auto")
+    parts = [",".join(map(str, w)) for w in (widths, dense) if w]
+    name = ":".join(["cnn", *parts, *words])
+
+    def net(num_outputs: int) -> Model:
+        module = _module(name, widths, dense, num_outputs, init, dtype, lowering)
+        return from_linen(module, head="head", floats=True)
+
+    net.__name__ = name
+    return net
+
+
+def _module(
+    name: str,
+    widths: tuple[int, ...],
+    dense: tuple[int, ...],
+    num_outputs: int,
+    init: Init,
+    dtype: Dtype,
+    lowering: Lowering,
+) -> Any:
+    """The network as a Flax module, ``(x, train) -> (logits, features)``."""
+    import flax.linen as nn
+    import jax.numpy as jnp
+
+    from cljax.nets.conv import convolution
+
+    kernels = nn.initializers.variance_scaling(*KERNELS[init])
+
+    def biases(width: int) -> Any:
+        if init == "xavier-normal":
+            return nn.initializers.normal((2 / (1 + 9 * width)) ** 0.5)
+        return nn.initializers.zeros
+
+    class CNN(nn.Module):
+        @nn.compact
+        def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+            if x.ndim != 4:
+                raise UserError(
+                    f"Examples have shape {list(x.shape[1:])}, but {name} needs images "
+                    "[height, width, channels]."
+                )
+            stored = jnp.promote_types(x.dtype, jnp.float32)
+            used = None if dtype == "float32" else jnp.dtype(dtype)
+            shared: dict[str, Any] = dict(kernel_init=kernels, param_dtype=stored, dtype=used)
+            for i, width in enumerate(widths):
+                layer = convolution(
+                    width, 3, 2, lowering, name=f"Conv_{i}", bias_init=biases(width), **shared
+                )
+                x = nn.relu(layer(x))
+            x = x.reshape(x.shape[0], -1)
+            for width in dense:
+                x = nn.relu(nn.Dense(width, **shared)(x))
+            features = x.astype(stored)
+            head = nn.Dense(num_outputs, name="head", **{**shared, "dtype": None})
+            return head(features), features
+
+    return CNN()
+
+
+def _checked(
+    widths: tuple[int, ...],
+    dense: Sequence[int],
+    init: Init,
+    dtype: Dtype,
+    lowering: Lowering,
+) -> tuple[int, ...]:
+    """The widths of the dense layers; or it says what is wrong with the options."""
     from cljax.nets.conv import lowered
 
     if not widths:
@@ -64,47 +134,4 @@ def cnn(
     check_known("initialisation", init, get_args(Init))
     check_known("dtype", dtype, get_args(Dtype))
     lowered(lowering)
-    dense = tuple(int(width) for width in dense)
-
-    def net(num_outputs: int) -> Model:
-        import flax.linen as nn
-        import jax.numpy as jnp
-
-        from cljax.nets.conv import convolution
-
-        kernels = nn.initializers.variance_scaling(*KERNELS[init])
-
-        class CNN(nn.Module):
-            @nn.compact
-            def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
-                if x.ndim != 4:
-                    raise UserError(
-                        f"Examples have shape {list(x.shape[1:])}, but {net.__name__} needs images "
-                        "[height, width, channels]."
-                    )
-                kept = jnp.promote_types(x.dtype, jnp.float32)
-                used = None if dtype == "float32" else jnp.dtype(dtype)
-                own: dict[str, Any] = dict(kernel_init=kernels, param_dtype=kept, dtype=used)
-                for place, width in enumerate(widths):
-                    biases = nn.initializers.zeros
-                    if init == "xavier-normal":
-                        biases = nn.initializers.normal((2 / (1 + 9 * width)) ** 0.5)
-                    layer = convolution(
-                        width, 3, 2, lowering, name=f"Conv_{place}", bias_init=biases, **own
-                    )
-                    x = nn.relu(layer(x))
-                x = x.reshape(x.shape[0], -1)
-                for width in dense:
-                    x = nn.relu(nn.Dense(width, **own)(x))
-                features = x.astype(kept)
-                return nn.Dense(num_outputs, name="head", **{**own, "dtype": None})(
-                    features
-                ), features
-
-        return from_linen(CNN(), head="head", floats=True)
-
-    words = [init] * (init != "kaiming-normal") + [dtype] * (dtype != "float32")
-    words += [lowering] * (lowering != "auto")
-    parts = [",".join(map(str, w)) for w in (widths, dense) if w]
-    net.__name__ = ":".join(["cnn", *parts, *words])
-    return net
+    return tuple(int(width) for width in dense)

@@ -88,19 +88,20 @@ def from_equinox(make: Callable[[Array], Any], *, head: str | None = None) -> Mo
         returned, state = called(x, state)
         return output_of(returned, "Equinox"), model_state(buffers, state) if train else held
 
+    return Model(init, apply) if head is None else _with_head(Model(init, apply), head)
+
+
+def _with_head(model: Model, head: str) -> Model:
+    """The model with ``head`` and ``rows`` of the output layer at a path."""
+
     def flags(params: Params, outputs: Array) -> PyTree:
         # Equinox's outputs are the first axis: weights are [C, D].
         first = lambda leaf: outputs.reshape(outputs.shape + (1,) * (leaf.ndim - 1))
-        own = lambda name: name.startswith(f"{head}/")
-        return {n: first(a) if own(n) else jnp.ones((), bool) for n, a in params.items()}
+        inside = lambda name: name.startswith(f"{head}/")
+        return {n: first(a) if inside(n) else jnp.ones((), bool) for n, a in params.items()}
 
     rows = Lens(
         get=lambda params: params[f"{head}/weight"].T,
         set=lambda params, kernel: {**params, f"{head}/weight": kernel.T},
     )
-    return Model(
-        init,
-        apply,
-        head=None if head is None else flags,
-        rows=None if head is None else rows,
-    )
+    return model._replace(head=flags, rows=rows)

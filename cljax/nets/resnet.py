@@ -10,7 +10,7 @@ ResNet-18, that of RPS-net (NeurIPS 2019, arXiv:1906.01120) with a single path. 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from cljax.errors import UserError, check_flag, check_known, check_positive
 from cljax.nets.cosine import Head
@@ -24,6 +24,15 @@ __all__ = ["Norm", "resnet8", "resnet14", "resnet18", "resnet18_third", "resnet3
 
 Dtype = Literal["float32", "bfloat16"]
 Norm = Literal["batch", "group"]
+
+
+class _Stages(NamedTuple):
+    """The body of a ResNet: widths of its stages, blocks of each, and what stands before them."""
+
+    widths: tuple[int, ...]
+    blocks: int
+    large_stem: bool = False  # 7x7 of stride 2 and a max-pool, as for ImageNet
+    group: bool = False  # GroupNorm, else BatchNorm
 
 
 def resnet32(
@@ -58,7 +67,8 @@ def resnet32(
       UserError: unless there are three widths of at least 1, or for an unknown norm, head or
         dtype; also for widths that fall, with GroupNorm.
     """
-    return _cifar("resnet32", 5, widths, (16, 32, 64), norm, head, last_relu, lowering, dtype)
+    usual = _Stages((16, 32, 64), 5)
+    return _cifar("resnet32", usual, widths, norm, head, last_relu, lowering, dtype)
 
 
 def resnet14(
@@ -83,7 +93,8 @@ def resnet14(
     Raises:
       UserError: as ``resnet32``.
     """
-    return _cifar("resnet14", 2, widths, (16, 32, 64), norm, head, last_relu, lowering, dtype)
+    usual = _Stages((16, 32, 64), 2)
+    return _cifar("resnet14", usual, widths, norm, head, last_relu, lowering, dtype)
 
 
 def resnet8(
@@ -106,7 +117,8 @@ def resnet8(
     Raises:
       UserError: as ``resnet32``.
     """
-    return _cifar("resnet8", 1, widths, (8, 16, 32), norm, head, last_relu, lowering, dtype)
+    usual = _Stages((8, 16, 32), 1)
+    return _cifar("resnet8", usual, widths, norm, head, last_relu, lowering, dtype)
 
 
 def resnet18_third(*widths: int, dtype: Dtype = "float32") -> Net:
@@ -152,14 +164,14 @@ def resnet18(*, head: Head = "linear", last_relu: bool = True, dtype: Dtype = "f
     _check(head, last_relu, "xla", dtype)
     words = ("" if head == "linear" else head, "" if last_relu else "no-last-relu")
     name = _name("resnet18", *words, dtype)
-    return _plain(name, head, last_relu, dtype, (64, 128, 256, 512), blocks=2, large_stem=True)
+    stages = _Stages((64, 128, 256, 512), blocks=2, large_stem=True)
+    return _plain(name, stages, head, last_relu, "xla", dtype)
 
 
 def _cifar(
     kind: str,
-    blocks: int,
+    usual: _Stages,
     widths: tuple[int, ...],
-    default: tuple[int, ...],
     norm: Norm,
     head: Head | None,
     last_relu: bool | None,
@@ -168,41 +180,36 @@ def _cifar(
 ) -> Net:
     check_known("norm", norm, get_args(Norm))
     group = norm == "group"
-    widths = _checked(kind, widths, default)
+    widths = _checked(kind, widths, usual.widths)
     if group and list(widths) != sorted(widths):
         raise UserError(
             f"{kind} has widths {','.join(map(str, widths))}, but with GroupNorm, where shortcuts "
             "only add channels, none can be below the one before."
         )
-    usual: tuple[Head, bool] = ("linear", True) if group else ("cosine", False)
-    head = usual[0] if head is None else head
-    last_relu = usual[1] if last_relu is None else last_relu
-    usually: Lowering = "auto" if group else "xla"
-    lowering = usually if lowering is None else lowering
+    # What a network has unless its name says another: of GroupNorm, or of BatchNorm.
+    default: tuple[Head, bool, Lowering]
+    default = ("linear", True, "auto") if group else ("cosine", False, "xla")
+    head = default[0] if head is None else head
+    last_relu = default[1] if last_relu is None else last_relu
+    lowering = default[2] if lowering is None else lowering
     _check(head, last_relu, lowering, dtype)
-    relu = "" if last_relu == usual[1] else "last-relu" if last_relu else "no-last-relu"
-    sizes = "" if widths == default else ",".join(map(str, widths))
-    words = ["group" * group, "" if head == usual[0] else head, relu]
-    words += ["" if lowering == usually else lowering]
-    return _plain(
-        _name(kind, sizes, *words, dtype), head, last_relu, dtype, widths, blocks=blocks,
-        large_stem=False, group=group, lowering=lowering,
-    )  # fmt: skip
+    relu = "" if last_relu == default[1] else "last-relu" if last_relu else "no-last-relu"
+    sizes = "" if widths == usual.widths else ",".join(map(str, widths))
+    words = ["group" * group, "" if head == default[0] else head, relu]
+    words += ["" if lowering == default[2] else lowering]
+    stages = usual._replace(widths=widths, group=group)
+    return _plain(_name(kind, sizes, *words, dtype), stages, head, last_relu, lowering, dtype)
 
 
 def _plain(
     name: str,
+    stages: _Stages,
     head: Head,
     last_relu: bool,
+    lowering: Lowering,
     dtype: Dtype,
-    widths: tuple[int, ...],
-    *,
-    blocks: int,
-    large_stem: bool,
-    group: bool = False,
-    lowering: Lowering = "xla",
 ) -> Net:
-    compute = _compute(dtype)
+    compute, (widths, blocks, large_stem, group) = _compute(dtype), stages
 
     def net(num_outputs: int) -> Model:
         from cljax.nets.residual import ResNet

@@ -7,6 +7,7 @@ Accuracies come in as fractions and are shown in percent.
 """
 
 from cljax.plot.accuracy import (
+    Ticks,
     accuracy_matrix,
     heat_map,
     mean_curve,

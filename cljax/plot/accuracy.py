@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["accuracy_matrix", "heat_map", "mean_curve", "over_time", "save", "task_curves"]
+__all__ = ["Ticks", "accuracy_matrix", "heat_map", "mean_curve", "over_time", "save", "task_curves"]
 
 _WRITTEN = 20  # at most so many tasks get their values written into the cells
 
@@ -70,14 +70,19 @@ def accuracy_matrix(
     return ax
 
 
+class Ticks(NamedTuple):
+    """One axis of a heat map: the values of an option, as text, and the option's name."""
+
+    labels: Sequence[str]
+    name: str = ""
+
+
 def heat_map(
     values: ArrayLike,
-    columns: Sequence[str],
-    rows: Sequence[str],
+    columns: Ticks,
+    rows: Ticks,
     ax: Axes | None = None,
     *,
-    x: str = "",
-    y: str = "",
     mark: ArrayLike | None = None,
     low: bool = False,
     title: str | None = None,
@@ -86,7 +91,7 @@ def heat_map(
 
     Args:
       values: [R, C] fractions, NaN = nothing there, which is grey and hatched.
-      columns, rows: the options' values; x, y: the options.
+      columns, rows: the options and their values.
       mark: [R, C] True where a lane diverged, shown by a cross.
       low: whether lower is better.
 
@@ -97,15 +102,18 @@ def heat_map(
 
     cells = as_numbers("values", values) * 100
     lost = np.zeros(cells.shape, bool) if mark is None else np.asarray(mark, bool)
-    for name, names in (("rows", rows), ("columns", columns)):
-        if not isinstance(names, Sequence) or isinstance(names, (str, bytes)):
-            raise UserError(f"{name} is {in_words(names)}, but it must be a list of names.")
-    if cells.shape != (len(rows), len(columns)) or lost.shape != cells.shape:
+    for name, ticks in (("rows", rows), ("columns", columns)):
+        if not isinstance(ticks, Ticks):
+            raise UserError(f"{name} is {in_words(ticks)}, but it must be Ticks of labels.")
+        if not isinstance(ticks.labels, Sequence) or isinstance(ticks.labels, (str, bytes)):
+            raise UserError(f"{name} is {in_words(ticks.labels)}, but it must be a list of names.")
+    num_rows, num_columns = len(rows.labels), len(columns.labels)
+    if cells.shape != (num_rows, num_columns) or lost.shape != cells.shape:
         raise UserError(
             f"a heat map has values of shape {list(cells.shape)} and marks of "
-            f"{list(lost.shape)}, but {len(rows)} rows and {len(columns)} columns."
+            f"{list(lost.shape)}, but {num_rows} rows and {num_columns} columns."
         )
-    ax = parts.axes(ax, (0.62 * len(columns) + 1.6, 0.45 * len(rows) + 1.3))
+    ax = parts.axes(ax, (0.62 * num_columns + 1.6, 0.45 * num_rows + 1.3))
     image = ax.imshow(np.ma.masked_invalid(cells), cmap="viridis", aspect="auto")
     _hatch(ax, np.isnan(cells))
     _write(ax, cells, image)
@@ -116,10 +124,10 @@ def heat_map(
         row, column = np.unravel_index(np.argmax(fair), cells.shape)
         frame = {"fill": False, "edgecolor": "#D55E00", "linewidth": 2}
         ax.add_patch(Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, **frame))
-    ax.set_xticks(range(len(columns)), columns)
-    ax.set_yticks(range(len(rows)), rows)
-    ax.set_xlabel(x)
-    ax.set_ylabel(y)
+    ax.set_xticks(range(num_columns), columns.labels)
+    ax.set_yticks(range(num_rows), rows.labels)
+    ax.set_xlabel(columns.name)
+    ax.set_ylabel(rows.name)
     if title:
         ax.set_title(title, fontsize=9)
     ax.figure.colorbar(image, ax=ax)

@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from cljax.errors import UserError
+from cljax.errors import UserError, in_words
 from cljax.plot import parts
+from cljax.types import Features
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,15 +26,12 @@ _APART = 24  # at most so many classes can be told apart by colour and marker
 
 
 def tsne(
-    features: ArrayLike,
-    labels: ArrayLike,
-    exemplar_features: ArrayLike,
-    exemplar_labels: ArrayLike,
+    data: Features,
+    exemplars: Features,
     seed: int = 0,
-    mask: ArrayLike | None = None,
+    *,
     names: parts.Names = None,
     ax: Axes | None = None,
-    *,
     perplexity: float = 30.0,
     title: str | None = None,
 ) -> Axes:
@@ -45,12 +42,9 @@ def tsne(
     was used stands below the picture.
 
     Args:
-      features: [N, D] of the data; up to some thousand rows take seconds.
-      labels: [N] int.
-      exemplar_features: [M, D].
-      exemplar_labels: [M] int.
+      data: features [N, D] and labels of the data; up to some thousand rows take seconds.
+      exemplars: features [M, D] and labels of the exemplars; the mask says which there are.
       seed: the same seed gives the same picture.
-      mask: [M], True = an exemplar; None: all are.
       names: of the classes, by label.
       ax: where to draw; None: a new figure.
       perplexity: > 0, about the number of near neighbours that count.
@@ -59,16 +53,7 @@ def tsne(
       UserError: without scikit-learn (the extra ``pictures``), for other shapes, fewer than 5
         points, points that are all the same or not finite, or more classes than can be told apart.
     """
-    data, chosen = np.asarray(features, np.float64), np.asarray(exemplar_features, np.float64)
-    if data.ndim != 2 or chosen.ndim != 2 or data.shape[1] != chosen.shape[1]:
-        raise UserError(
-            f"features and exemplar_features have shapes {list(data.shape)} and "
-            f"{list(chosen.shape)}, but must be [N, D] and [M, D]."
-        )
-    owner, _ = parts.labels_of("data", labels, len(data), None)
-    exemplar_owner, valid = parts.labels_of("exemplar", exemplar_labels, len(chosen), mask)
-    chosen, exemplar_owner = chosen[valid], exemplar_owner[valid]
-    points, owners = np.concatenate([data, chosen]), np.concatenate([owner, exemplar_owner])
+    points, owners, num_data = _together(data, exemplars)
     classes = np.unique(owners)
     if len(classes) > _APART:
         raise UserError(
@@ -79,7 +64,7 @@ def tsne(
     used = min(perplexity, (len(points) - 1) / 3)
     place = _embedded(points, used, seed)
     ax = parts.axes(ax, (6.4, 4.8))
-    is_data, handles = np.arange(len(points)) < len(data), []
+    is_data, handles = np.arange(len(points)) < num_data, []
     for i, label in enumerate(classes):
         own, marker = owners == label, _MARKERS[(i + i // 8) % 8]
         light, dark = _light_and_dark(parts.PALETTE[i % 8])
@@ -99,6 +84,29 @@ def tsne(
     if title:
         ax.set_title(title, fontsize=10)
     return ax
+
+
+def _together(data: Features, exemplars: Features) -> tuple[np.ndarray, np.ndarray, int]:
+    """Valid features [n, D] and labels [n] of both, those of the data first, and how many they are.
+
+    Raises:
+      UserError: for what is no ``Features``, or for shapes that do not fit.
+    """
+    for name, given in (("data", data), ("exemplars", exemplars)):
+        if not isinstance(given, Features):
+            raise UserError(
+                f"{name} is {in_words(given)}, but it must be a cljax.types.Features(x, labels)."
+            )
+    x, chosen = np.asarray(data.x, np.float64), np.asarray(exemplars.x, np.float64)
+    if x.ndim != 2 or chosen.ndim != 2 or x.shape[1] != chosen.shape[1]:
+        raise UserError(
+            f"The features of data and exemplars have shapes {list(x.shape)} and "
+            f"{list(chosen.shape)}, but must be [N, D] and [M, D]."
+        )
+    labels, valid = parts.labels_of("data", data.labels, len(x), data.mask)
+    own, some = parts.labels_of("exemplar", exemplars.labels, len(chosen), exemplars.mask)
+    points = np.concatenate([x[valid], chosen[some]])
+    return points, np.concatenate([labels[valid], own[some]]), int(valid.sum())
 
 
 def _embedded(points: np.ndarray, perplexity: float, seed: int) -> np.ndarray:

@@ -386,10 +386,13 @@ def _heat_map(sweep: Sweep, path: Path) -> None:
     where = f"{sweep.config['metric']}, {sweep.config['on']} images (%)"
     more = f", best over {', '.join(names[2:])}" if len(names) > 2 else ""
     axis = plot.heat_map(
-        values, axes[0], rows, x=names[0], y=names[1] if len(names) > 1 else "", mark=lost,
+        values,
+        plot.Ticks(axes[0], names[0]),
+        plot.Ticks(rows, names[1] if len(names) > 1 else ""),
+        mark=lost,
         low=low,
         title=f"{title}\n{where}{more}",
-    )  # fmt: skip
+    )
     plot.save(axis, path)
 
 

@@ -22,13 +22,14 @@ so are the weights that it sees unless ``detach`` is False, which the paper leav
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from cljax.inner_loop import InnerStep, loop
+from cljax.inner_loop import InnerStep, scan
 from cljax.losses import cross_entropy
 from cljax.types import Array, Model, Output, Params, PyTree, Variables
 from cljax.update_rules.curriculum import Level
@@ -144,7 +145,7 @@ def taken(
     steps = jnp.arange(shown.y.shape[0])
     if pair.remat:
         body = jax.checkpoint(body, prevent_cse=pair.no_loop)  # type: ignore[arg-type]
-    after, (losses, live) = loop(
+    after, (losses, live) = scan(
         body, lanes, (steps, shown), unroll_steps=True if pair.no_loop else 1
     )
     return Window(after, losses, live)
@@ -171,85 +172,105 @@ def per_step(
     """
     num_steps = shown.y.shape[0]
     news = jax.tree.map(lambda a: a[:, :, pair.old :], shown)
-
-    def tapes(lanes: EpisodeBatch, batch: Shown) -> PyTree:
-        return jax.vmap(lambda lane, own: _rule(pair, None).gradient(
-            lane.student, lane.carry, own)[0])(lanes, batch)  # fmt: skip
-
     first = jax.tree.map(lambda a: a[0], news)
-    entry = (lanes.student, lanes.carry, jax.eval_shape(tapes, lanes, first))
+    seen = jax.eval_shape(functools.partial(_gradients, pair), lanes, first)
+    entry = (lanes.student, lanes.carry, seen)  # what a step is pulled back through later
     store = jax.tree.map(lambda a: jnp.zeros((num_steps, *a.shape), a.dtype), entry)
-
-    def pulled_back(theta: PyTree, store: PyTree, k: Array, slope: Params) -> PyTree:
-        """Gradient in theta of a loss with this slope [E, ...] in the student after step k."""
-
-        def sweep(i: Array, at: tuple[PyTree, Params, PyTree]) -> tuple[PyTree, Params, PyTree]:
-            total, slope, carried = at
-            student, carry, found, batch = jax.tree.map(lambda a: a[k - i], (*store, news))
-
-            def again(theta: PyTree, student: Params, carry: PyTree) -> tuple[Params, PyTree]:
-                def one(student: Params, carry: PyTree, found: PyTree, own: Shown) -> Any:
-                    rule = _rule(pair, theta)
-                    if pair.order == 2:
-                        found, carry = rule.gradient(student, carry, own)
-                    return rule.apply(student, carry, found)
-
-                return jax.vmap(one)(student, carry, found, batch)
-
-            back = jax.vjp(again, theta, student, carry)[1]
-            more, slope, carried = back((slope, carried))
-            return jax.tree.map(jnp.add, total, more), slope, carried
-
-        zeros = jax.tree.map(jnp.zeros_like, theta)
-        none = jax.tree.map(jnp.zeros_like, lanes.carry)
-        return jax.lax.fori_loop(0, k + 1, sweep, (zeros, slope, none))[0]
 
     def body(at: tuple[Any, ...], xs: tuple[Array, Shown]) -> tuple[Any, tuple[Array, Array]]:
         k, batch = xs
 
-        def taken(at: tuple[Any, ...]) -> tuple[Any, tuple[Array, Array]]:
+        def step(at: tuple[Any, ...]) -> tuple[Any, tuple[Array, Array]]:
             theta, opt_state, lanes, store = at
-            new = jax.tree.map(lambda a: a[:, pair.old :], batch)
-            found = tapes(lanes, new)
-            entry = (lanes.student, lanes.carry, found)
-
-            def stepped(
-                lane: EpisodeBatch, found: PyTree, own: Shown
-            ) -> tuple[EpisodeBatch, Array, Params]:
-                student, carry = _rule(pair, theta).apply(lane.student, lane.carry, found)
-                teacher = _taught(pair, lane.teacher, own)
-                loss, slope = jax.value_and_grad(
-                    lambda student: _loss(pair, teacher, student, own, rho)
-                )(student)
-                after = lane._replace(teacher=teacher, student=student, carry=carry)
-                return after, loss, slope
-
-            after, loss, slope = jax.vmap(stepped)(lanes, found, batch)
+            gradients = _gradients(pair, lanes, jax.tree.map(lambda a: a[:, pair.old :], batch))
+            entry = (lanes.student, lanes.carry, gradients)
+            each = lambda lane, gradient, own: _step_and_slope(
+                pair, theta, lane, gradient, own, rho
+            )
+            after, loss, slope = jax.vmap(each)(lanes, gradients, batch)
             after, (loss, live) = _after(pair, lanes, after, loss, level.threshold)
             # What a lane that does not count holds must not reach the others' gradient.
             clear = lambda leaf: jnp.where(_spread(live, leaf), leaf, 0)
             entry = jax.tree.map(clear, entry)
             store = jax.tree.map(lambda all_, one: all_.at[k].set(one), store, entry)
-            grads = pulled_back(theta, store, k, jax.tree.map(clear, slope))
-            count = jnp.maximum(jnp.sum(live), 1)
-            grads = jax.tree.map(lambda g: g / count, _finite_or_nothing(grads))
-            updates, moved = optimizer.update(grads, opt_state, theta)
-            some = jnp.any(live)
-            pick = lambda new, old: jnp.where(some, new, old)
-            theta = jax.tree.map(lambda p, u: jnp.where(some, p + u, p), theta, updates)
-            opt_state = jax.tree.map(pick, moved, opt_state)
+            grads = _pulled_back(pair, theta, store, news, k, jax.tree.map(clear, slope))
+            theta, opt_state = _moved(optimizer, theta, opt_state, grads, live)
             return (theta, opt_state, after, store), (loss, live)
 
         def skipped(at: tuple[Any, ...]) -> tuple[Any, tuple[Array, Array]]:
             return at, _skipped(at[2])[1]
 
-        return jax.lax.cond(k < level.steps, taken, skipped, at)
+        return jax.lax.cond(k < level.steps, step, skipped, at)
 
-    (theta, opt_state, after, _), (losses, live) = loop(
+    (theta, opt_state, after, _), (losses, live) = scan(
         body, (theta, opt_state, lanes, store), (jnp.arange(num_steps), shown),
         unroll_steps=True if pair.no_loop else 1,
     )  # fmt: skip
     return theta, opt_state, Window(after, losses, live)
+
+
+def _gradients(pair: StudentTeacher, lanes: EpisodeBatch, new: Shown) -> PyTree:
+    """What the rule sees of each lane, leaves [E, ...]: gradients and activations."""
+    each = lambda lane, own: _rule(pair, None).gradient(lane.student, lane.carry, own)[0]
+    return jax.vmap(each)(lanes, new)
+
+
+def _step_and_slope(
+    pair: StudentTeacher, theta: PyTree, lane: EpisodeBatch, gradient: PyTree, shown: Shown,
+    rho: Array,
+) -> tuple[EpisodeBatch, Array, Params]:  # fmt: skip
+    """One inner step of one episode, its loss [], and the loss's gradient in the student."""
+    student, carry = _rule(pair, theta).apply(lane.student, lane.carry, gradient)
+    teacher = _taught(pair, lane.teacher, shown)
+    loss, slope = jax.value_and_grad(lambda student: _loss(pair, teacher, student, shown, rho))(
+        student
+    )
+    return lane._replace(teacher=teacher, student=student, carry=carry), loss, slope
+
+
+def _pulled_back(
+    pair: StudentTeacher, theta: PyTree, store: PyTree, news: Shown, k: Array, slope: Params
+) -> PyTree:
+    """Gradient in theta of a loss with this slope [E, ...] in the student after step k.
+
+    Args:
+      store: of each step, students, carries and gradients, leaves [K, E, ...].
+      news: of each step, the examples of new tasks.
+    """
+
+    def sweep(i: Array, at: tuple[PyTree, Params, PyTree]) -> tuple[PyTree, Params, PyTree]:
+        total, slope, carried = at
+        student, carry, gradients, batch = jax.tree.map(lambda a: a[k - i], (*store, news))
+
+        def again(theta: PyTree, student: Params, carry: PyTree) -> tuple[Params, PyTree]:
+            def one(student: Params, carry: PyTree, gradient: PyTree, own: Shown) -> Any:
+                rule = _rule(pair, theta)
+                if pair.order == 2:
+                    gradient, carry = rule.gradient(student, carry, own)
+                return rule.apply(student, carry, gradient)
+
+            return jax.vmap(one)(student, carry, gradients, batch)
+
+        back = jax.vjp(again, theta, student, carry)[1]
+        more, slope, carried = back((slope, carried))
+        return jax.tree.map(jnp.add, total, more), slope, carried
+
+    zeros = jax.tree.map(jnp.zeros_like, theta)
+    none = jax.tree.map(lambda a: jnp.zeros_like(a[0]), store[1])
+    return jax.lax.fori_loop(0, k + 1, sweep, (zeros, slope, none))[0]
+
+
+def _moved(
+    optimizer: Any, theta: PyTree, opt_state: PyTree, grads: PyTree, live: Array
+) -> tuple[PyTree, PyTree]:
+    """theta and the optimiser's state after a step on the mean over the lanes that count."""
+    count = jnp.maximum(jnp.sum(live), 1)
+    grads = jax.tree.map(lambda g: g / count, _finite_or_nothing(grads))
+    updates, moved = optimizer.update(grads, opt_state, theta)
+    some = jnp.any(live)
+    pick = lambda new, old: jnp.where(some, new, old)
+    theta = jax.tree.map(lambda p, u: jnp.where(some, p + u, p), theta, updates)
+    return theta, jax.tree.map(pick, moved, opt_state)
 
 
 def _rule(pair: StudentTeacher, theta: PyTree) -> InnerStep:

@@ -32,7 +32,7 @@ from cljax import resolve
 from cljax.engine.allocator import keep_freed_memory
 from cljax.engine.work import counted
 from cljax.losses import cross_entropy
-from cljax.methods.lamaml import meta_loss
+from cljax.methods.lamaml import LookAhead, meta_loss
 from cljax.types import Examples, Variables
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -71,7 +71,7 @@ def in_jax(net: str) -> InJax:
     real = jnp.ones(BATCH, bool)
     batch = Examples(x, y, jnp.zeros(BATCH, jnp.int32))
     cut = lambda a: a[: STEPS * CHUNK].reshape(STEPS, CHUNK, *a.shape[1:])
-    inner, mask = jax.tree.map(cut, (batch, real))
+    inner = jax.tree.map(cut, (batch, real))
 
     def losses(params: Any, state: Any, examples: Any, mask: Any) -> Any:
         logits = model.apply(Variables(params, {}), examples.x, True)[0].logits
@@ -79,8 +79,8 @@ def in_jax(net: str) -> InJax:
 
     def meta(params: Any, alpha: Any) -> Any:
         return meta_loss(
-            params, alpha, {}, inner, mask, batch, real, loss_fn=losses, order=2,
-            inner_clip=CLIP, inner_relu=False,
+            params, alpha, {}, inner, (batch, real), loss_fn=losses,
+            how=LookAhead(2, CLIP, inner_relu=False),
         )[0]  # fmt: skip
 
     def gradient(params: Any, x: Any, y: Any) -> Any:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import resolve
-from cljax.inner_loop import sgd_step, unroll
+from cljax.inner_loop import LoopOptions, sgd_step, unroll
 from cljax.losses import cross_entropy
 from cljax.types import Variables
 
@@ -90,7 +90,7 @@ def memory_table(net: str, steps: int, images: int) -> Table:
     """Temporaries of an outer step by its back-propagation, and of a training step."""
     make = functools.partial(outer, net, steps, images, images)
     kinds = {
-        "rematerialised": {"remat": True},
+        "rematerialised": {"loop": LoopOptions(remat=True)},
         "plain": {},
         "the last 5 steps": {"last": min(5, steps)},
     }

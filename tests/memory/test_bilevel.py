@@ -12,6 +12,7 @@ from mnemonics_support import NET, convolving, judge, problem
 
 from cljax.errors import UserError
 from cljax.memory.bilevel import Bilevel, outer_gradient
+from cljax.method import Problem
 from cljax.nets import mlp
 from cljax.nets.batchnorm import BatchNorm
 from cljax.nets.transfer import with_scales
@@ -145,8 +146,8 @@ def test_the_implicit_gradient_points_the_same_way_near_the_end_of_training():
     def grads(**options):
         how = Bilevel(400, 0.3, **options)
         run = lambda kept: outer_gradient(
-            model, spec, variables, kept, many, jnp.ones(many.shape, bool), judged, jnp.int32(0),
-            how,
+            Problem(model, spec), variables, kept, many, jnp.ones(many.shape, bool), judged,
+            jnp.int32(0), how,
         )  # fmt: skip
         return jax.jit(run)(kept)[1]
 
@@ -229,7 +230,14 @@ def test_the_inner_loop_compiles_to_no_loop_and_no_grouped_convolution():
     """Gradients of convolutions are slow in loops on CPUs, and everywhere in groups."""
     model, spec, variables, kept, judged, slots, every = problem(convolving)
     value = lambda kept: outer_gradient(
-        model, spec, variables, kept, slots[:3], every[:3], judged, jnp.int32(0), Bilevel(3, 0.5)
+        Problem(model, spec),
+        variables,
+        kept,
+        slots[:3],
+        every[:3],
+        judged,
+        jnp.int32(0),
+        Bilevel(3, 0.5),
     )
     text = jax.jit(value).lower(kept).as_text()
     assert "while" not in text

@@ -11,7 +11,7 @@ import support
 import cljax
 from cljax.errors import UserError
 from cljax.memory import reservoir
-from cljax.methods.lamaml import meta_loss
+from cljax.methods.lamaml import LookAhead, meta_loss
 from cljax.options import options_of
 from cljax.types import Examples
 
@@ -85,9 +85,9 @@ def test_masked_replay_equals_sliced_replay(order, filled):
             lambda a, b: jnp.concatenate([a, b]), replay, Examples(batch.x, batch.y, batch.task)
         )
         return jax.value_and_grad(meta_loss, argnums=(0, 1), has_aux=True)(
-            state.params, state.alpha, state.model_state, inner, jnp.ones((4, 1), bool), meta,
-            jnp.concatenate([mask, jnp.ones(4, bool)]),
-            loss_fn=loss_fn, order=1 if order == "first" else 2,
+            state.params, state.alpha, state.model_state, (inner, jnp.ones((4, 1), bool)),
+            (meta, jnp.concatenate([mask, jnp.ones(4, bool)])),
+            loss_fn=loss_fn, how=LookAhead(order=1 if order == "first" else 2),
         )  # fmt: skip
 
     padded = jax.tree.map(lambda a: a[0], (draws.replay, draws.replay_mask))

@@ -14,7 +14,7 @@ import cljax
 from cljax import resolve
 from cljax.errors import UserError
 from cljax.losses import classification_loss
-from cljax.methods.lamaml import meta_loss
+from cljax.methods.lamaml import LookAhead, meta_loss
 from cljax.nets import cnn
 from cljax.types import Examples, Model, Output, Variables
 
@@ -141,15 +141,17 @@ def test_second_order_slopes_are_finite_differences(lowering, _float64):
     params = model.init(jax.random.key(1), batch.x).params
     alpha = jax.tree.map(lambda a: jnp.full_like(a, 0.1), params)
     examples = Examples(batch.x, batch.y, batch.task)
-    inner, mask = jax.tree.map(lambda a: a.reshape(2, 2, *a.shape[1:]), (examples, batch.mask))
+    inner = jax.tree.map(lambda a: a.reshape(2, 2, *a.shape[1:]), (examples, batch.mask))
     loss = functools.partial(
-        meta_loss, model_state={}, inner=inner, inner_mask=mask, meta=examples,
-        meta_mask=batch.mask, loss_fn=classification_loss(model, spec), order=2, inner_clip=0.5,
-        inner_relu=False,
+        meta_loss, model_state={}, inner=inner, meta=(examples, batch.mask),
+        loss_fn=classification_loss(model, spec),
     )  # fmt: skip
-    value = jax.jit(lambda p, a: loss(p, a)[0])
-    slopes = jax.jit(jax.grad(lambda p, a: loss(p, a)[0], argnums=(0, 1)))(params, alpha)
-    first = jax.jit(jax.grad(lambda p: loss(p, alpha, order=1)[0]))(params)
+    second = LookAhead(2, 0.5, inner_relu=False)
+    value = jax.jit(lambda p, a: loss(p, a, how=second)[0])
+    slopes = jax.jit(jax.grad(lambda p, a: loss(p, a, how=second)[0], argnums=(0, 1)))(
+        params, alpha
+    )
+    first = jax.jit(jax.grad(lambda p: loss(p, alpha, how=second._replace(order=1))[0]))(params)
     assert any(
         float(jnp.abs(a - b).max()) > 1e-4
         for a, b in zip(jax.tree.leaves(slopes[0]), jax.tree.leaves(first), strict=True)

@@ -20,13 +20,14 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax.errors import UserError
 from cljax.losses import REDUCTIONS, cross_entropy, head_mask, masked_mean
+from cljax.methods.algebra.look_ahead import LookAhead, Masked
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec
 
 __all__ = ["low_rank_meta_loss"]
 
 
 def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
-    """The ``meta_loss`` of ``cljax.methods.lamaml`` for networks with a first product.
+    """``look_ahead.meta_loss`` for networks with a first product, of first order, without clip.
 
     Raises:
       UserError: if the network does not say what follows its first product.
@@ -45,23 +46,20 @@ def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
         params: Params,
         alpha: Params,
         model_state: PyTree,
-        inner: Examples,
-        inner_mask: Array,
-        meta: Examples,
-        meta_mask: Array,
+        inner: Masked,
+        meta: Masked,
         *,
-        inner_relu: bool,
-        meta_reduce: str,
-        **_: Any,
+        how: LookAhead,
     ) -> tuple[Array, PyTree]:
-        rates = jax.tree.map(jax.nn.relu, alpha) if inner_relu else alpha
+        (chunks, inner_mask), (examples, meta_mask) = inner, meta
+        rates = jax.tree.map(jax.nn.relu, alpha) if how.inner_relu else alpha
         kernel, rest = first.split(params)
         kernel_rates, rest_rates = first.split(rates)
         num_steps, num_rows = inner_mask.shape[0], meta_mask.shape[0]
         steps = inner_mask[:, 0]
         meta_mask = meta_mask & jnp.any(steps)  # as the general path
         # The inner examples are the last rows of the meta-batch, in the same order.
-        x = tree.blank(meta.x.reshape(num_rows, -1), meta_mask)
+        x = tree.blank(examples.x.reshape(num_rows, -1), meta_mask)
         x_inner = x[num_rows - num_steps :]
         z = x @ kernel
         products = (x_inner[:, None] * x[None]).reshape(num_steps * num_rows, -1) @ kernel_rates
@@ -78,10 +76,10 @@ def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
             d_rest, d_z = jax.lax.stop_gradient(jax.grad(inner_loss, argnums=(0, 1))(rest, z_own))
             rest = jax.tree.map(lambda p, a, g: p - a * g, rest, rest_rates, d_rest)
             z = z - d_z * product
-            return (rest, z), masked_mean(losses_of(rest, z, meta), meta_mask)
+            return (rest, z), masked_mean(losses_of(rest, z, examples), meta_mask)
 
-        inputs = (jnp.arange(num_steps), inner, inner_mask, products)
+        inputs = (jnp.arange(num_steps), chunks, inner_mask, products)
         losses = jax.lax.scan(step, (rest, z), inputs, unroll=True)[1]
-        return REDUCTIONS[meta_reduce](losses, steps), model_state
+        return REDUCTIONS[how.meta_reduce](losses, steps), model_state
 
     return meta_loss
