@@ -21,7 +21,8 @@ from cljax.plot.features import tsne
 from cljax.plot.report import forgetting_bars, rate_histograms
 
 __all__ = [
-    "accuracy_matrix", "class_accuracy", "confusion_matrix", "exemplar_grid", "forgetting_bars",
+    "Ticks", "accuracy_matrix", "class_accuracy", "confusion_matrix", "exemplar_grid",
+    "forgetting_bars",
     "heat_map", "mean_curve", "outer_loss", "over_time", "rate_histograms", "save", "task_curves",
     "tsne",
 ]  # fmt: skip

@@ -27,7 +27,7 @@ from cljax.method import Method
 from cljax.options import Options, documentation
 from cljax.recipes import Recipe
 from cljax.references import cite, protocol
-from cljax.runner import artefacts
+from cljax.runner import artefacts, display
 from cljax.runner.config import since
 from cljax.runner.consent import check_consent
 from cljax.runner.options import RunOptions, options_from, stored_options, training_of
@@ -57,6 +57,12 @@ class Run:
     states: tuple[PyTree, ...] = ()
     resumed: bool = False  # True: read back, not run now
     prepared: Prepared | None = field(default=None, repr=False)  # what it was made of
+
+    def __repr__(self) -> str:
+        return display.line(self.results, self.path)
+
+    def _repr_html_(self) -> str:
+        return display.html(self.results, self.accuracy_matrix())
 
     @property
     def diverged(self) -> bool:
