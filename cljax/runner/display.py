@@ -46,7 +46,8 @@ def html(results: Mapping[str, Any], matrix: np.ndarray) -> str:
     if not np.isfinite(matrix).any():
         return made
     buffer = io.BytesIO()
-    plot.accuracy_matrix(matrix).figure.savefig(buffer, format="png", dpi=90)
+    figure: Any = plot.accuracy_matrix(matrix).figure
+    figure.savefig(buffer, format="png", dpi=90)
     data = base64.b64encode(buffer.getvalue()).decode()
     alt = "Test accuracy on each task after each task"
     return f'{made}\n<img alt="{alt}" src="data:image/png;base64,{data}">'

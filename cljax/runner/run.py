@@ -32,7 +32,7 @@ from cljax.runner.config import since
 from cljax.runner.consent import check_consent
 from cljax.runner.options import RunOptions, options_from, stored_options, training_of
 from cljax.runner.prepare import Prepared, learner_of, prepare
-from cljax.runner.progress import journal
+from cljax.runner.progress import journal, shown
 from cljax.runner.results import results_of
 from cljax.runner.settings import decisive
 from cljax.runner.snapshots import keep
@@ -228,11 +228,12 @@ def run(
     """
     asked = options_from("cljax.run", options)
     prepared = prepare(what, stream, asked)
-    if asked.out is None:
-        history, results = _learn(prepared, asked.progress, asked.running, None)
-        return Run(prepared.config, results, None, history.states, prepared=prepared)
-    out = Path("runs") / _folder_name(prepared.config) if asked.out == "auto" else asked.out
-    return _run_in(artefacts.place(out), prepared, asked.progress, asked.running)
+    with shown(asked.progress, len(prepared.config["seeds"])) as progress:
+        if asked.out is None:
+            history, results = _learn(prepared, progress, asked.running, None)
+            return Run(prepared.config, results, None, history.states, prepared=prepared)
+        out = Path("runs") / _folder_name(prepared.config) if asked.out == "auto" else asked.out
+        return _run_in(artefacts.place(out), prepared, progress, asked.running)
 
 
 def _run_in(
@@ -353,7 +354,7 @@ def untold(identity: Mapping[str, Any]) -> str:
 def resume(
     folder: str | Path,
     *,
-    progress: Callable[[Event], None] | None = None,
+    progress: Callable[[Event], None] | bool | None = None,
     running: Running = Running(),  # noqa: B008, it is frozen
     trust: bool = False,
 ) -> Run:
@@ -392,7 +393,8 @@ def resume(
             f"{folder / 'config.json'} asks for a run that cannot be made ({error}); it is damaged "
             "or of another version: run again in another folder."
         ) from error
-    return _run_in(folder, prepared, progress, running)
+    with shown(progress, len(prepared.config["seeds"])) as show:
+        return _run_in(folder, prepared, show, running)
 
 
 def load(folder: str | Path) -> Run:
