@@ -252,10 +252,11 @@ def check_memory(what: str, num_bytes: int, instead: str) -> None:
 
 
 def check_progress(progress: Any) -> None:
-    """Raises UserError unless this can be called with each event, or is None."""
-    if progress is not None and not callable(progress):
+    """Raises UserError unless this can be called with each event, or is None, True or False."""
+    if progress is not None and not isinstance(progress, bool) and not callable(progress):
         raise UserError(
-            f"progress is {in_words(progress)}, but it must be a function of an Event, or None."
+            f"progress is {in_words(progress)}, but it must be a function of an Event, None, True "
+            "or False."
         )
 
 

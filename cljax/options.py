@@ -110,7 +110,7 @@ class Options:
         words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", cls.__name__)
         cls.kind = "-".join(words).lower() if name is None else name
         written = cls.__doc__
-        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+        dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
         cls.__doc__ = written  # where there is none, a dataclass makes one of its fields
         jax.tree_util.register_pytree_with_keys(
             cls,
@@ -130,6 +130,15 @@ class Options:
 
     def check(self) -> None:
         """Raises UserError for values that do not fit each other; each alone is checked before."""
+
+    def __repr__(self) -> str:
+        """The options that differ from their defaults, as a call that gives them."""
+        changed = (
+            f"{field.name}={_shown(getattr(self, field.name))}"
+            for field in _fields(self)
+            if not _same(getattr(self, field.name), field.default)
+        )
+        return f"{type(self).__name__}({', '.join(changed)})"
 
     @property
     def summary(self) -> str:
@@ -249,6 +258,15 @@ def _same(a: Any, b: Any) -> bool:
         return a is b or bool(a == b)
     except (TypeError, ValueError):
         return False
+
+
+def _shown(value: Any) -> str:
+    """A value as part of a ``repr``: arrays by type and shape, functions by name."""
+    if hasattr(value, "shape") and hasattr(value, "dtype") and np.ndim(value):
+        return f"<{value.dtype}{list(value.shape)}>"
+    if callable(value) and hasattr(value, "__name__"):
+        return value.__name__
+    return repr(value)
 
 
 def _hash(value: Any) -> int:

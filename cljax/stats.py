@@ -119,26 +119,42 @@ def with_interval(
     mean: float,
     ci95: _Interval | None = None,
     *,
+    values: Sequence[float | None] = (),
+    bounds: _Interval | None = None,
     scale: float = 1.0,
     spec: str = ".2f",
+    unit: str = "",
     width: int = 0,
 ) -> str:
     """A mean and its interval as text; without an interval the mean alone.
 
     Args:
-      scale: multiplies both; 100 shows fractions in percent.
+      values: of the seeds, None for one that diverged. Where they are 2 to 4, too few for an
+        interval that says something, they stand in its place, in parentheses.
+      bounds: the least and the largest value that is possible; the interval is cut there.
+      scale: multiplies all of these; 100 shows fractions in percent.
       spec: format of each number.
+      unit: of the mean, behind it.
       width: columns of the mean, which stands to their right.
 
     Example:
         >>> from cljax import stats
         >>> stats.with_interval(0.76, (0.7352, 0.7848), scale=100)
         '76.00 [73.52, 78.48]'
+        >>> stats.with_interval(0.98, (0.95, 1.01), bounds=(0, 1), scale=100, unit="%")
+        '98.00 % [95.00, 100.00]'
+        >>> stats.with_interval(0.76, (0.70, 0.82), values=(0.75, 0.77), scale=100)
+        '76.00 (75.00, 77.00)'
     """
-    text = f"{scale * mean:{spec}}".rjust(width)
+    text = f"{scale * mean:{spec}}".rjust(width) + (f" {unit}" if unit else "")
+    single = [value for value in values if value is not None]
+    if 0 < len(single) < MIN_SEEDS:
+        shown = ", ".join(f"{scale * value:{spec}}" for value in single)
+        return f"{text} ({shown})" if len(single) > 1 else text
     if ci95 is None:
         return text
-    low, high = (scale * end for end in ci95)
+    least, most = (-math.inf, math.inf) if bounds is None else bounds
+    low, high = (scale * min(max(end, least), most) for end in ci95)
     return f"{text} [{low:{spec}}, {high:{spec}}]"
 
 

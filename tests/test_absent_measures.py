@@ -10,7 +10,7 @@ import pytest
 import support
 
 import cljax
-from cljax import keys, metrics
+from cljax import keys, measures, metrics
 from cljax.engine.lanes import Divergence
 from cljax.engine.learn import History
 from cljax.references import protocol, tables
@@ -110,14 +110,15 @@ def test_tables_protocol_and_report_say_so(make):
     config, found = results(make())
     lines = protocol.table(config, found).splitlines()
     for metric in ("LA", "BTI"):
-        (line,) = [line for line in lines if line.split()[:1] == [metric]]
-        assert line.split()[1] == "-" and found["absent"][metric] in line
+        (line,) = [line for line in lines if measures.label(metric) in line]
+        assert line.endswith(f" -  {found['absent'][metric]}")
     text = protocol.paragraph(config)
     assert "LA and BTI are not reported: " in text and "BTI their difference" not in text
-    assert {row[0] for row in tables.metrics(found).rows}.isdisjoint(LOST)
+    shown = {row[0] for row in tables.metrics(found).rows}
+    assert shown.isdisjoint(map(measures.label, LOST))
     folder = ReportFolder(None, "run", "one", config, found)  # type: ignore[arg-type]
     page = "".join(str(part) for part in sections.of_run(folder, few=True))
-    assert f"BTI: {found['absent']['BTI']}" in page and not folder.forgets
+    assert f"(BTI): {found['absent']['BTI']}" in page and not folder.forgets
     run = cljax.Run(config, found)
     with pytest.raises(cljax.errors.UserError, match="metric LA is absent: .*[^.]\\.$"):
         run.metric("LA")

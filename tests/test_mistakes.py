@@ -229,7 +229,6 @@ def test_how_a_run_is_kept_and_shown_is_checked(stream, tmp_path):
     for name, value, match in (
         ("progress", 3, "progress is 3, but it must be a function"),
         ("progress", "bar", "progress is 'bar'"),
-        ("progress", True, "progress is True"),
         ("running", {"keep": 3}, "must be a cljax.Running"),
         ("running", "30s", "running is '30s'"),
         ("running", None, "running is None"),

@@ -95,20 +95,37 @@ def test_wrong_matrices_are_refused(shape: tuple[int, ...]) -> None:
 def test_curves_show_mean_and_interval() -> None:
     import scipy.stats
 
-    values = np.array([[0.5, 0.6, 0.7], [0.6, 0.6, 0.9], [0.55, 0.6, 0.95]])
+    rise = np.array([[0.7], [0.9], [0.95], [0.8], [0.85]])
+    values = np.hstack([np.array([[0.5], [0.6], [0.55], [0.5], [0.6]]), np.full((5, 1), 0.6), rise])
     ax = plot.over_time({"lamaml": values, "one seed": [0.2, 0.3, np.nan]})
     first, second = ax.lines
     np.testing.assert_allclose(first.get_ydata(), 100 * values.mean(axis=0))
     np.testing.assert_allclose(second.get_ydata(), [20, 30, np.nan])
     (band,) = ax.collections  # one seed has none
     heights = band.get_paths()[0].vertices[:, 1]
-    interval = scipy.stats.t.interval(0.95, 2, 100 * values[:, 2].mean(),
+    interval = scipy.stats.t.interval(0.95, 4, 100 * values[:, 2].mean(),
                                       100 * scipy.stats.sem(values[:, 2]))  # fmt: skip
     assert heights.max() == pytest.approx(interval[1])
     assert first.get_color() != second.get_color()
     assert first.get_linestyle() != second.get_linestyle()
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["lamaml", "one seed"]
     assert ax.get_xlabel() == "Tasks learned" and ax.get_ylabel() == "Test accuracy (%)"
+
+
+def test_fewer_than_five_seeds_are_thin_lines_with_points_and_no_band() -> None:
+    values = np.array([[0.5, 0.6], [0.6, 0.6], [0.4, 0.9]])
+    ax = plot.over_time({"three": values})
+    mean, *singles = ax.lines
+    np.testing.assert_allclose([line.get_ydata() for line in singles], 100 * values)
+    assert not ax.collections
+    for line in singles:
+        assert line.get_linewidth() < mean.get_linewidth() and line.get_marker() == "o"
+
+
+def test_a_band_is_cut_where_an_accuracy_ends() -> None:
+    ax = plot.over_time({"five": np.array([[0.0, 1.0]] * 2 + [[0.3, 0.7]] * 3)})
+    heights = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert heights.min() == 0 and heights.max() == 100
 
 
 def test_task_curves_start_where_a_task_is_learned() -> None:

@@ -20,7 +20,7 @@ from cljax.storage import files, locks
 # Packages of others are imported before: what they do about it is their affair.
 ELSEWHERE = """
 import os, sys
-import jax, numpy, optax, flax.linen, orbax.checkpoint, matplotlib.figure, filelock, tyro, rich
+import jax, numpy, optax, flax.linen, orbax.checkpoint, matplotlib.figure, filelock, tyro
 for name in ("sched_getaffinity", "posix_fallocate", "statvfs", "sysconf", "getuid", "geteuid",
              "O_NOFOLLOW", "mkfifo"):
     if hasattr(os, name):

@@ -8,15 +8,16 @@ import sys
 
 import pytest
 
+import cljax
 from cljax.engine.lanes import Event
 from cljax.errors import UserError
 from cljax.runner import progress
 
 EVENTS = [
     Event("compile"),
-    Event("segment", 0, 3, 10, 40, 0, 2.5),
+    Event("segment", 0, 3, 10, 40, 0, 2.5, num_tasks=4),
     Event("eval", 0, 3, 10, 40, 0, 0.5),
-    Event("segment", 1, 4, 20, 40, 1, 1.5),
+    Event("segment", 1, 4, 20, 40, 1, 1.5, num_tasks=4),
     Event("note", note="The checkpoint x is skipped: y is damaged."),
     Event("diverged", 1, 4, 17, 40, 1, None, "params/Dense_0/bias"),
 ]
@@ -51,10 +52,66 @@ def test_a_lane_is_called_by_its_name(monkeypatch):
     assert "b=2/seed-4 diverged in task 1" in text
 
 
-def test_on_a_terminal_the_bar_has_task_update_loss_and_accuracy(monkeypatch):
+def test_a_terminal_shows_seeds_task_share_loss_and_accuracy_in_one_place(monkeypatch):
     text = drawn(monkeypatch, Terminal())
-    for part in ("task 2, update 30", "38 %", "loss 1.500", "accuracy 50.0 %", "is damaged"):
-        assert part in text, part
+    *lines, last = text.split("\r")[1::2]
+    assert [line.rstrip() for line in lines] == [
+        "compiling",
+        "seed 1 of 2, task 1 of 4, 12 %, loss 2.500",
+        "seed 1 of 2, task 1 of 4, 12 %, loss 2.500, accuracy 50.0 %",
+        "seeds 1-2 of 2, task 1 of 4, 38 %, loss 1.500, accuracy 50.0 %",
+        "",  # makes room for each sentence
+        "",
+    ]
+    assert not last.strip() and text.count("\n") == 2
+    assert all(len(line) == 199 for line in lines)
+
+
+def test_the_time_left_follows_the_pace_of_this_process(monkeypatch):
+    now = iter([0.0, 100.0, 110.0])  # compiling for 100 s counts for nothing
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.bar(5) as show:
+        show(Event("segment", 1, 1, 500, 1000, 9, 2.5, num_tasks=20))  # as it was kept
+        show(Event("segment", 1, 1, 600, 1000, 10, 2.5, num_tasks=20))  # 100 updates in 10 s
+    text = sys.stderr.getvalue()
+    assert "seed 2 of 5, task 11 of 20, 12 %, about 7 min left" in text
+    assert text.count("left") == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.1, "5 s"), (41, "40 s"), (89, "90 s"), (91, "2 min"), (5300, "88 min"), (9000, "2.5 h")],
+)
+def test_durations_are_as_precise_as_estimates(seconds, text):
+    assert progress._duration(seconds) == text
+
+
+def test_where_nothing_is_drawn_in_place_a_line_comes_every_30_seconds(monkeypatch):
+    now = iter([0.0, 10.0, 29.0, 31.0, 60.0, 62.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress.bar(1) as show:
+        for step in range(1, 6):
+            show(Event("segment", 0, 0, step, 10, 0, 1.0))
+    lines = sys.stderr.getvalue().splitlines()
+    assert [line[:26] for line in lines] == [
+        "seed 1 of 1, task 1, 30 %,",
+        "seed 1 of 1, task 1, 50 %,",
+    ]
+
+
+def test_a_run_in_python_shows_its_progress_unless_told_not_to(monkeypatch):
+    import support
+
+    for asked, drawn in ((None, True), (True, True), (False, False), (lambda event: None, False)):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        monkeypatch.setenv("TERM", "xterm")
+        cljax.run(cljax.Finetune(), support.stream(), net="mlp:3", seeds=1, progress=asked)
+        assert ("seed 1 of 1, task" in sys.stderr.getvalue()) == drawn
+    with pytest.raises(UserError, match="progress is 3, but it must be a function"):
+        cljax.run(cljax.Finetune(), support.stream(), net="mlp:3", seeds=1, progress=3)
 
 
 def test_the_journal_is_appended_to_and_loses_only_a_cut_line(tmp_path):

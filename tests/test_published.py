@@ -143,7 +143,24 @@ def test_the_file_is_small() -> None:
     ],
 )
 def test_a_run_by_a_table_s_recipe_stands_beside_that_table_alone(recipe, sources):
-    config = {"method": {"options": {}}, "recipe": {"name": recipe}}
-    metrics = {"RA": {"values": [0.6, 0.62]}}
-    results = {"stream": "cifar100-20x5", "method": "lamaml", "metrics": metrics}
-    assert {source for source, *_ in protocol.compare(config, results)} == sources
+    assert {source for source, *_ in protocol.compare(*a_run(recipe))} == sources
+
+
+def a_run(recipe="defaults", *, status="default", published=True, seeds=5):
+    config = {
+        "method": {"options": {}},
+        "recipe": {"name": recipe, "status": status},
+        "stream_facts": {"published": published},
+    }
+    results = {
+        "stream": "cifar100-20x5", "method": "lamaml", "seeds": list(range(seeds)),
+        "metrics": {"RA": {"values": [0.6 + 0.01 * seed for seed in range(seeds)]}},
+    }  # fmt: skip
+    return config, results
+
+
+@pytest.mark.parametrize(
+    "other", [{"published": False}, {"seeds": 4}, {"status": "default, changed"}]
+)
+def test_other_data_settings_or_too_few_seeds_stand_beside_no_table(other):
+    assert protocol.compare(*a_run()) and not protocol.compare(*a_run(**other))

@@ -53,6 +53,7 @@ class Event(NamedTuple):
     task: int = 0
     value: float | None = None
     note: str = ""
+    num_tasks: int = 0
 
 
 class Divergence(NamedTuple):
@@ -160,7 +161,16 @@ def advance(setup: Setup, lane: Lane, place: Place) -> tuple[Place, Outcome]:
         events = _health(setup, lane, item, carry, stop)
         step, num_steps = (stop if training else item.start), items[-1].stop
         events += [
-            Event("segment", member, seed, step, num_steps, item.task, float(np.mean(row)))
+            Event(
+                "segment",
+                member,
+                seed,
+                step,
+                num_steps,
+                item.task,
+                float(np.mean(row)),
+                num_tasks=setup.stream.num_tasks,
+            )  # fmt: skip
             for member, seed, row in zip(lane.members, lane.seeds, losses, strict=True)
         ]
     main = carry if training else place.main._replace(state=carry.state)

@@ -15,11 +15,14 @@ from cljax.plot.accuracy import (
     save,
     task_curves,
 )
+from cljax.plot.classes import class_accuracy, confusion_matrix
 from cljax.plot.exemplars import exemplar_grid, outer_loss
 from cljax.plot.features import tsne
 from cljax.plot.report import forgetting_bars, rate_histograms
 
 __all__ = [
-    "Ticks", "accuracy_matrix", "exemplar_grid", "forgetting_bars", "heat_map", "mean_curve",
-    "outer_loss", "over_time", "rate_histograms", "save", "task_curves", "tsne",
+    "Ticks", "accuracy_matrix", "class_accuracy", "confusion_matrix", "exemplar_grid",
+    "forgetting_bars",
+    "heat_map", "mean_curve", "outer_loss", "over_time", "rate_histograms", "save", "task_curves",
+    "tsne",
 ]  # fmt: skip

@@ -146,8 +146,9 @@ def over_time(
 ) -> Axes:
     """Accuracy over time, one line a curve: the mean over seeds with its 95 % interval as a band.
 
-    Up to eight curves, such as methods, differ in colour and line style; more, such as the tasks
-    of ``task_curves``, are taken as ordered, coloured from dark to light, and drawn without bands.
+    Of 2 to 4 seeds each is a thin line with points instead. Up to eight curves, such as methods,
+    differ in colour and line style; more, such as the tasks of ``task_curves``, are taken as
+    ordered, coloured from dark to light, and only their means are drawn.
 
     Args:
       curves: name -> a run, or [P] or [S, P] fractions at P points for S seeds; NaN = no value.
@@ -176,7 +177,7 @@ def over_time(
                 f"[{len(where)}] or [seeds, {len(where)}]."
             )
     ax = parts.axes(ax, (7.6, 4.0))
-    parts.lines(ax, {name: (where, array) for name, array in arrays.items()})
+    parts.lines(ax, {name: (where, array) for name, array in arrays.items()}, (0.0, 100.0))
     ax.set_xlabel(xlabel, fontsize=9)
     ax.set_ylabel(ylabel, fontsize=9)
     _limit(ax, where)

@@ -14,13 +14,14 @@ from numpy.typing import ArrayLike
 
 from cljax.errors import UserError, as_numbers, check_known
 from cljax.metrics import seen_accuracy
+from cljax.stats import MIN_SEEDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
     "BLANK", "INK", "Measured", "Names", "PALETTE", "PAPER", "axes", "band", "class_name",
-    "curve_of", "labels_of", "legend", "lines", "matrix_of", "mean", "tidy",
+    "curve_of", "labels_of", "legend", "lines", "matrix_of", "mean", "singles", "tidy",
 ]  # fmt: skip
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#8C6D1F")
@@ -88,19 +89,25 @@ def curve_of(what: Measured | ArrayLike, metric: str) -> np.ndarray:
     return np.array(metrics[metric + end]["values"], np.float64)
 
 
-def lines(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None:
+def lines(
+    ax: Axes,
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> None:
     """Each curve as the mean over seeds, its 95 % interval as a band, and a legend beside them.
 
-    Up to eight differ in colour and line style; more are taken as ordered, coloured from dark to
-    light, and drawn without bands.
+    Of 2 to 4 seeds, too few for an interval that says something, each is a thin line with points.
+    Up to eight curves differ in colour and line style; more are taken as ordered, coloured from
+    dark to light, and only their means are drawn.
 
     Args:
       curves: name -> positions [P] and heights [S, P] of S seeds, NaN = no value.
+      bounds: the least and the largest height that is possible, where bands are cut.
     """
     ordered = len(curves) > len(PALETTE)
     marker = "o" if all(len(x) <= 25 for x, _ in curves.values()) else None
     for i, (name, (x, heights)) in enumerate(curves.items()):
-        middle, half = band(heights)
+        middle, low, high = band(heights, bounds)
         style: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "linestyle": _STYLES[i % 8]}
         if ordered:
             style = {"color": _shade(i / (len(curves) - 1)), "linestyle": "-"}
@@ -108,10 +115,14 @@ def lines(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> None
             x, middle, label=name, linewidth=1.1 if ordered else 1.8,
             marker=marker, markersize=2.5 if ordered else 3.5, **style,
         )  # fmt: skip
-        if not ordered and np.isfinite(half).any():
-            ax.fill_between(
-                x, middle - half, middle + half, color=style["color"], alpha=0.18, linewidth=0
+        if ordered:
+            continue
+        for single in singles(heights):
+            ax.plot(
+                x, single, color=style["color"], linewidth=0.6, alpha=0.6, marker="o", markersize=2
             )
+        if np.isfinite(low).any():
+            ax.fill_between(x, low, high, color=style["color"], alpha=0.18, linewidth=0)
     handles, labels = ax.get_legend_handles_labels()
     if len(labels) < 2:
         return
@@ -164,18 +175,31 @@ def class_name(names: Names, label: int | np.integer) -> str:
     return known[int(label)]
 
 
-def band(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and half width of the 95 % t-interval at each point, NaN with fewer than two seeds."""
+def singles(array: np.ndarray) -> np.ndarray:
+    """The rows of [S, P] that have a value, where they are 2 to 4; else none, [0, P]."""
+    rows = array[np.isfinite(array).any(axis=1)]
+    return rows if 1 < len(rows) < MIN_SEEDS else rows[:0]
+
+
+def band(
+    array: np.ndarray, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and the ends of the 95 % t-interval at each point, cut at ``bounds``.
+
+    The ends are NaN with fewer than five seeds.
+    """
     middle = mean(array)
     count = np.isfinite(array).sum(axis=0)
-    if not (count > 1).any():
-        return middle, np.full_like(middle, np.nan)
+    if not (count >= MIN_SEEDS).any():
+        none = np.full_like(middle, np.nan)
+        return middle, none, none
     from scipy.special import stdtrit
 
     squares = np.where(np.isfinite(array), (array - middle) ** 2, 0.0).sum(axis=0)
     df = np.maximum(count - 1, 1)
     half = stdtrit(df, 0.975) * np.sqrt(squares / df / np.maximum(count, 1))
-    return middle, np.where(count > 1, half, np.nan)
+    half = np.where(count >= MIN_SEEDS, half, np.nan)
+    return middle, np.clip(middle - half, *bounds), np.clip(middle + half, *bounds)
 
 
 def _shade(position: float) -> Any:

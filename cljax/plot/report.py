@@ -53,6 +53,8 @@ def forgetting_bars(
 ) -> Axes:
     """Bars of forgetting, one a task and run: the mean over seeds, with its 95 % interval.
 
+    Of 2 to 4 seeds each is a point instead.
+
     Args:
       matrices: name -> [T+1, T] or [S, T+1, T] fractions, all of the same T, at least 2.
       ax: where to draw; None: a new figure.
@@ -73,16 +75,20 @@ def forgetting_bars(
     width = 0.8 / len(found)
     places = np.arange(1, num + 1)
     for i, (name, values) in enumerate(found.items()):
-        middle, half = parts.band(values)
+        middle, low, high = parts.band(values, (-100.0, 100.0))
+        known = np.isfinite(low)
+        ends = np.stack([np.where(known, middle - low, 0), np.where(known, high - middle, 0)])
         offset = (i - (len(found) - 1) / 2) * width
         ax.bar(
             places + offset, np.nan_to_num(middle), width, label=name, linewidth=0.6,
             color=parts.PALETTE[i % len(parts.PALETTE)], edgecolor=parts.PAPER,
-            yerr=np.where(np.isfinite(half), half, 0) if np.isfinite(half).any() else None,
+            yerr=ends if known.any() else None,
             error_kw={
                 "elinewidth": 0.9, "capsize": min(3.0, 40 * width / num), "ecolor": parts.INK,
             },
         )  # fmt: skip
+        for single in parts.singles(values):
+            ax.plot(places + offset, single, "o", color=parts.INK, markersize=2, alpha=0.7)
     ax.axhline(0, color=parts.INK, linewidth=0.8)
     step = 1 if num <= 25 else 10
     ax.set_xticks([t for t in places if t % step == 0])

@@ -7,20 +7,22 @@ from typing import Any
 
 import numpy as np
 
+from cljax import measures
 from cljax.references.published import published, sources_of
-from cljax.stats import Cell, Verdict, equivalence, with_interval
+from cljax.references.tables import over_seeds
+from cljax.stats import MIN_SEEDS, Cell, Verdict, equivalence, with_interval
 
 __all__ = ["compare", "paragraph", "table", "tuned"]
 
 _MARGINS = {"mnist": 0.015}  # of equivalence, by the start of a stream's name
 _MARGIN = 0.02
-_FIRST = ("RA", "LA", "BTI")  # the headline, in this order
+_FIRST = ("RA", "LA", "BTI")  # the headline: said to be absent where it is
 
 
 def table(
     config: Mapping[str, Any], results: Mapping[str, Any], changed: Sequence[str] = ()
 ) -> str:
-    """Metrics in percent with 95 % intervals, and the published numbers where they apply.
+    """Metrics by name in percent with 95 % intervals, what they mean, and published numbers.
 
     Args:
       changed: what can change bits and is other now than when a run was made.
@@ -38,21 +40,10 @@ def table(
         lines.append("  All seeds diverged, so there are no numbers; try smaller rates.")
     elif lost:
         lines.append(f"  Means over {len(seeds) - lost} of {len(seeds)} seeds; {lost} diverged.")
-    names = [*_FIRST, *sorted(set(results["metrics"]) - set(_FIRST))]
-    for name in names:
-        cell = results["metrics"].get(name)
-        if cell is None or cell["mean"] is None or isinstance(cell["mean"], list):
-            continue
-        value = with_interval(cell["mean"], cell["ci95"], scale=100, width=8)
-        lines.append(f"  {name:<24}{value}")
-    absent = config.get("unmeasured", {})
-    lines += [f"  {name:<24}{'-':>8}  {absent[name]}" for name in _FIRST if name in absent]
+    lines += _measured(results, config.get("unmeasured", {}))
     for seed, step in zip(seeds, results["diverged"], strict=True):
         if step is not None:
             lines.append(f"  seed {seed} diverged: its loss was not finite at update {step}")
-    if not config["stream_facts"]["published"]:
-        lines += ["", "  Not the published protocol's data: no comparison with published numbers."]
-        return "\n".join(lines)
     for source, name, target, verdict in compare(config, results):
         spread = "" if target.std is None else f" ± {100 * target.std:.2f}"
         lines.append(
@@ -60,6 +51,34 @@ def table(
             f"{100 * verdict.diff:+.2f}: {verdict.verdict}"
         )
     return "\n".join(lines)
+
+
+def _measured(results: Mapping[str, Any], absent: Mapping[str, str]) -> list[str]:
+    """A line for each measure, then what they mean."""
+    shown = {
+        name: cell
+        for name, cell in results["metrics"].items()
+        if cell["mean"] is not None and not isinstance(cell["mean"], list)
+    }
+    gone = [name for name in _FIRST if name in absent]
+    width = max(map(len, map(measures.label, [*shown, *gone])), default=0)
+    lines = []
+    for name in measures.ordered([*shown, *gone]):
+        value = f"{'-':>6}  {absent.get(name)}"
+        if name in shown:
+            cell = shown[name]
+            value = with_interval(
+                cell["mean"], cell["ci95"], values=cell["values"], bounds=measures.bounds(name),
+                scale=100, spec=".1f", unit=measures.unit(name), width=6,
+            )  # fmt: skip
+        lines.append(f"  {measures.label(name):<{width}}{value}")
+    if not shown:
+        return lines
+    count = sum(step is None for step in results["diverged"])
+    meanings = measures.legend(shown)
+    width = max((len(name) for name, _ in meanings), default=0)
+    return [*lines, "", f"  Each: {over_seeds(count)}.",
+            *(f"  {name:<{width}}  {meaning}" for name, meaning in meanings)]  # fmt: skip
 
 
 def tuned(tuning: Mapping[str, Any]) -> str:
@@ -84,9 +103,12 @@ def compare(
 ) -> list[tuple[str, str, Cell, Verdict]]:
     """(source, metric, target, verdict) for each published accuracy of this method and stream.
 
-    A run by the recipe of one of the tables stands beside that one alone.
+    None for a run that is of other data or other settings, or of fewer than five seeds, which
+    decide nothing. A run by the recipe of one of the tables stands beside that one alone.
     """
     stream, method = results["stream"], results["method"]
+    if not _comparable(config, results):
+        return []
     if str(config["method"]["options"].get("exemplars", "")).startswith("mnemonics"):
         method += "+mnemonics"
     margin = next((m for start, m in _MARGINS.items() if stream.startswith(start)), _MARGIN)
@@ -101,6 +123,14 @@ def compare(
                     verdict = equivalence(np.array(values, float), target, margin)
                     rows.append((source, name, target, verdict))
     return rows
+
+
+def _comparable(config: Mapping[str, Any], results: Mapping[str, Any]) -> bool:
+    """Whether published numbers say something about a run."""
+    changed = config["recipe"].get("status", "").endswith(", changed")
+    return (
+        config["stream_facts"]["published"] and not changed and len(results["seeds"]) >= MIN_SEEDS
+    )
 
 
 def _protocols(name: str, metrics: Mapping[str, Any]) -> list[str]:

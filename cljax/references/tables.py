@@ -12,30 +12,36 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from cljax.stats import with_interval
+from cljax import measures
+from cljax.stats import MIN_SEEDS, with_interval
 
 __all__ = [
-    "METRICS_FIRST", "Spread", "Table", "as_csv", "columns", "html", "latex",
-    "metric_rows", "metrics", "spreads",
+    "Spread", "Table", "as_csv", "columns", "html", "latex", "metric_rows", "metrics",
+    "over_seeds", "spreads",
 ]  # fmt: skip
 
-METRICS_FIRST = ("RA", "LA", "BTI")  # the headline, in this order
 CSV_HEAD = "run,method,stream,seeds,metric,mean,std,ci95_low,ci95_high,n,config_hash"
 LATEX_HEAD = "% made by cljax report; needs the package booktabs"
 
 
 class Spread(NamedTuple):
-    """A number over seeds: fractions; ``ci95`` and ``std`` None with one seed."""
+    """A number over seeds: fractions; ``ci95`` and ``std`` None with one seed.
+
+    Shown, the interval is cut at ``bounds``; of fewer than five values, these take its place.
+    """
 
     mean: float | None
     std: float | None = None
     ci95: tuple[float, float] | None = None
     values: tuple[float | None, ...] = ()
+    bounds: tuple[float, float] = (-1.0, 1.0)
 
     def __str__(self) -> str:
         if self.mean is None:
             return "–"
-        return with_interval(self.mean, self.ci95, scale=100)
+        return with_interval(
+            self.mean, self.ci95, values=self.values, bounds=self.bounds, scale=100
+        )
 
 
 class Table(NamedTuple):
@@ -80,10 +86,10 @@ def _is_number(cell: Any) -> bool:
 
 
 def spreads(results: Mapping[str, Any]) -> dict[str, Spread]:
-    """The headline's metrics that are one number, RA, LA and BTI first."""
+    """The headline's metrics that are one number, in the order of ``cljax.measures``."""
     found = {
         name: Spread(cell["mean"], cell["std"], cell["ci95"] and tuple(cell["ci95"]),
-                     tuple(cell["values"]))
+                     tuple(cell["values"]), measures.bounds(name))
         for name, cell in results["metrics"].items()
         if not isinstance(cell["mean"], list)
     }  # fmt: skip
@@ -91,20 +97,26 @@ def spreads(results: Mapping[str, Any]) -> dict[str, Spread]:
 
 
 def columns(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of all metrics, RA, LA and BTI first."""
-    names = {name for some in metrics for name in some}
-    return [*(name for name in METRICS_FIRST if name in names), *sorted(names - set(METRICS_FIRST))]
+    """Names of all metrics, in the order of ``cljax.measures``."""
+    return measures.ordered(name for some in metrics for name in some)
 
 
 def metrics(results: Mapping[str, Any]) -> Table:
     """A run's metrics, one a row, in percent with intervals."""
-    count = sum(step is None for step in results["diverged"])
-    of = f"mean over {count} seeds with 95 % t-interval" if count > 1 else f"{count} seed"
-    lost = len(results["diverged"]) - count
-    of += f" ({lost} of {lost + count} seeds diverged)" if lost else ""
-    rows = [[name, cell] for name, cell in spreads(results).items()]
+    lost = sum(step is not None for step in results["diverged"])
+    of = over_seeds(len(results["diverged"]) - lost)
+    of += f" ({lost} of {len(results['diverged'])} seeds diverged)" if lost else ""
+    rows = [[measures.label(name), cell] for name, cell in spreads(results).items()]
     caption = f"{results['method']} on {results['stream']}, percent, {of}"
     return Table(caption, ["metric", "value"], rows)
+
+
+def over_seeds(count: int) -> str:
+    """What stands beside a mean of so many seeds, in words."""
+    if count < 2:
+        return f"{count} seed{'s'[: count != 1]}"
+    beside = "single values" if count < MIN_SEEDS else "95 % t-interval"
+    return f"mean over {count} seeds with {beside}"
 
 
 def metric_rows(name: str, results: Mapping[str, Any]) -> list[list[Any]]:
@@ -154,10 +166,9 @@ def _tex_cell(cell: Any) -> str:
         return "--" if cell is None else _tex(cell)
     if cell.mean is None:
         return "--"
-    text = f"{100 * cell.mean:.2f}"
-    if cell.ci95 is None:
-        return f"${text}$"
-    return rf"${text}_{{[{100 * cell.ci95[0]:.2f},\,{100 * cell.ci95[1]:.2f}]}}$"
+    mean, _, beside = str(cell).partition(" ")
+    subscript = beside.replace(", ", r",\,")
+    return f"${mean}_{{{subscript}}}$" if beside else f"${mean}$"
 
 
 _TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",

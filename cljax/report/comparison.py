@@ -15,11 +15,12 @@ import numpy as np
 from cljax import plot
 from cljax.errors import UserError
 from cljax.references import protocol
-from cljax.references.tables import METRICS_FIRST, Spread, Table, columns, spreads
+from cljax.references.tables import Spread, Table, columns, over_seeds, spreads
 from cljax.report import figures
 from cljax.report.folders import ReportFolder, headline_of, matrix_of
-from cljax.report.parts import Part, attempt, notice
+from cljax.report.parts import Part, attempt, legend, notice
 from cljax.runner.run import Run
+from cljax.stats import MIN_SEEDS
 from cljax.sweep.compare import Pair, Study
 
 __all__ = [
@@ -36,7 +37,6 @@ __all__ = [
 
 PAIRS_HEAD = "stream,metric,a,b,difference,ci95_low,ci95_high,p,p_holm,dz,seeds"
 _SHOWN = 30  # pairs in a table; more: those of the first run
-_FIRST = (*METRICS_FIRST, "forgetting")
 _COLUMNS = 4  # metrics in a table
 
 
@@ -56,8 +56,8 @@ def table(runs: Sequence[ReportFolder], metric: str) -> Table:
     """Metrics of every run, in percent with intervals; the stream is a column where it differs."""
     found = [spreads(run.results) for run in runs]
     known = columns(found)
-    first = [name for name in dict.fromkeys([metric, *_FIRST]) if name in known]
-    names = [*first, *(name for name in known if name not in first)][:_COLUMNS]
+    names = [*(name for name in known if name == metric), *(n for n in known if n != metric)]
+    names = names[:_COLUMNS]
     streams = {run.results["stream"] for run in runs}
     one = f" on {next(iter(streams))}" if len(streams) == 1 else ""
     rows = [
@@ -66,7 +66,11 @@ def table(runs: Sequence[ReportFolder], metric: str) -> Table:
         for run, cells in zip(runs, found, strict=True)
     ]  # fmt: skip
     head = ["run", *([] if one else ["stream"]), "seeds", *names]
-    return Table(f"Percent{one}, mean over seeds with 95 % t-interval", head, rows)
+    counts = {sum(step is None for step in run.results["diverged"]) for run in runs}
+    how = over_seeds(*counts) if len(counts) == 1 else (
+        f"mean over seeds with 95 % t-interval, or single values of fewer than {MIN_SEEDS}"
+    )  # fmt: skip
+    return Table(f"Percent{one}, {how}", head, rows)
 
 
 def cost_table(runs: Sequence[ReportFolder]) -> Table:
@@ -148,6 +152,7 @@ def compared(
     """The comparison's parts, each with its table for LaTeX and its rows for CSV, if any."""
     made = table(runs, metric)
     yield attempt("The runs", lambda: made), made, []
+    yield attempt("The legend", lambda: legend(made.head)), None, []
     cost = cost_table(runs)
     yield attempt("The cost", lambda: cost), cost, []
     chosen = tuning_table(runs)

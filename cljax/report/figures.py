@@ -18,14 +18,17 @@ from cljax import plot
 from cljax.plot import parts
 from cljax.report.folders import matrix_of
 from cljax.runner import snapshots
+from cljax.stats import MIN_SEEDS
 
 __all__ = [
-    "KINDS", "Picture", "accuracy", "curves", "forgetting", "means", "memory", "outer", "rates",
+    "KINDS", "Picture", "accuracy", "curves", "forgetting", "means", "memory", "outer", "picture",
+    "rates",
 ]  # fmt: skip
 
 # How a figure's name ends, before its .png.
 KINDS = (
     "accuracy_matrix", "over_time", "forgetting", "rates", "outer_loss", "memory", "heat_map",
+    "class_accuracy", "confusion", "confusions",
 )  # fmt: skip
 
 _DPI = 150
@@ -51,7 +54,7 @@ class Picture(NamedTuple):
         )
 
 
-def _picture(name: str, ax: Any, caption: str, alt: str) -> Picture:
+def picture(name: str, ax: Any, caption: str, alt: str) -> Picture:
     """Renders a figure: at once, where ``savefig`` would draw it a second time for its layout."""
     buffer, figure = io.BytesIO(), ax.figure
     figure.set_dpi(_DPI)
@@ -74,12 +77,19 @@ def _seeds(matrix: np.ndarray) -> str:
     return f"mean of {len(matrix)} seed{'s'[: len(matrix) > 1]}"
 
 
+def _beside(count: int) -> str:
+    """What curves of so many seeds show beside their mean."""
+    if count < 2:
+        return ""
+    return ", with 95 % intervals" if count >= MIN_SEEDS else ", single seeds as thin lines"
+
+
 def accuracy(name: str, results: Mapping[str, Any]) -> Picture:
     """Heat map of the headline's accuracy matrix."""
     matrix = matrix_of(results)
     final = np.nanmean(matrix[:, -1]) if np.isfinite(matrix[:, -1]).any() else np.nan
     side = min(6.6, 0.42 * matrix.shape[-1] + 1.3)  # inches; cells that hold their numbers
-    return _picture(
+    return picture(
         f"{name}-accuracy_matrix",
         plot.accuracy_matrix(matrix, parts.axes(None, (side + 1.1, side))),
         f"Test accuracy (%) on each task (columns) after each task (rows), {_seeds(matrix)}.",
@@ -98,22 +108,23 @@ def curves(name: str, results: Mapping[str, Any]) -> Picture:
             [[point["accuracy"] for point in run] for run in results["anytime"]], float
         )  # [S, P, T]
         lines = {f"task {t + 1}": found[..., t] for t in range(found.shape[-1])}
-    return _picture(
+    return picture(
         f"{name}-over_time",
         plot.over_time(lines, x, xlabel=xlabel),
         f"Test accuracy on each task from when it was learned, {_seeds(matrix)}"
-        f"{', with 95 % intervals' if len(lines) <= 8 and len(matrix) > 1 else ''}.",
+        f"{_beside(len(matrix)) if len(lines) <= 8 else ''}.",
         f"One line for each of {len(lines)} tasks.",
     )
 
 
 def means(stream: str, found: Mapping[str, np.ndarray], note: str) -> Picture:
     """Mean accuracy on the tasks seen so far, a curve a run."""
-    return _picture(
+    return picture(
         f"{stream}-compared-over_time",
         plot.over_time(found, ylabel="Mean accuracy on seen tasks (%)"),
-        "Mean test accuracy on the tasks seen so far, after each task, with 95 % intervals over "
-        f"seeds, on {stream}.{note}",
+        "Mean test accuracy on the tasks seen so far, after each task"
+        f"{_beside(min(len(np.atleast_2d(curve)) for curve in found.values()))}, on "
+        f"{stream}.{note}",
         f"One curve for each of {len(found)} runs.",
     )
 
@@ -125,11 +136,14 @@ def forgetting(name: str, matrices: Mapping[str, np.ndarray]) -> Picture | None:
     whole = all(np.isfinite(m[:, 1:][:, np.tri(m.shape[-1], dtype=bool)]).all()
                 for m in matrices.values())  # fmt: skip
     note = "" if whole else " Of the entries that were evaluated only."
-    return _picture(
+    count = min(len(matrix) for matrix in matrices.values())
+    spread = "Whiskers are 95 % intervals over" if count >= MIN_SEEDS else "Points are single"
+    spread = f" {spread} seeds." if count > 1 else ""
+    return picture(
         f"{name}-forgetting",
         plot.forgetting_bars(matrices),
         "Forgetting: how far each task fell from its best accuracy to its final one; bars below "
-        f"zero went on improving. Whiskers are 95 % intervals over seeds.{note}",
+        f"zero went on improving.{spread}{note}",
         "Bars of forgetting, one for each task but the last.",
     )
 
@@ -146,7 +160,7 @@ def rates(name: str, arrays: Mapping[str, np.ndarray]) -> Picture | None:
     if (spread < 1e-4 * np.abs(edges).max()).all():
         return None  # fixed rates
     names = ["start" if row == 0 else str(row) for row in rows]
-    return _picture(
+    return picture(
         f"{name}-rates",
         plot.rate_histograms(edges, every[..., bins + 1 :], names=names),
         "Learning rates of all weights after each task, mean of "
@@ -165,7 +179,7 @@ def outer(name: str, arrays: Mapping[str, np.ndarray]) -> Picture | None:
     if not found:
         return None
     window = max(1, max(losses.shape[1] for losses in found.values()) // 20)
-    return _picture(
+    return picture(
         f"{name}-outer_loss",
         plot.outer_loss(found, window=window),
         "Validation loss of a network trained on the exemplars alone, while they were learned, for "
@@ -190,7 +204,7 @@ def memory(name: str, arrays: Mapping[str, np.ndarray]) -> Picture | None:
         own["x"], owner, names=names, before=own["before"] if learned else None, most=_MOST
     )
     told = " Three rows each: as chosen, as learned, and the magnified change." if learned else ""
-    return _picture(
+    return picture(
         f"{name}-memory", ax,
         f"What the memory of the first seed holds at the end, by {kind}, with the number of "
         f"examples; at most {_MOST} are shown of each.{told}",

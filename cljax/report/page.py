@@ -53,6 +53,7 @@ figcaption, .small { font-size: .82rem; color: #444; }
 pre { font-size: .75rem; white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #ddd;
   padding: .6rem; }
 a { color: #00507d; } nav ul { padding-left: 1.2rem; font-size: .9rem; }
+details { margin: 1rem 0; } summary { cursor: pointer; font-family: system-ui, sans-serif; }
 @media print { body { max-width: none; margin: 0; font-size: 10.5pt; } a { color: inherit; }
   h1, h2, h3, caption { break-after: avoid; } figure, tr, .notice { break-inside: avoid; }
   table { min-width: 0; }

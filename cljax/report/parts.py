@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from html import escape
 from typing import NamedTuple
 
+from cljax import measures
 from cljax.errors import UserError
 from cljax.references.tables import Table, html
 from cljax.report.figures import Picture
 
-__all__ = ["Part", "attempt", "notice", "titled"]
+__all__ = ["Part", "attempt", "legend", "notice", "titled"]
 
 _BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError, StopIteration)
 
@@ -46,6 +47,15 @@ def attempt(what: str, make: Callable[[], Part | Picture | Table | None]) -> Par
             f"{what} cannot be shown: a file of the run is damaged or incomplete "
             f"({type(error).__name__}: {error})."
         )
+
+
+def legend(names: Iterable[str]) -> Part:
+    """What measures mean, in a line each, small."""
+    entries = "".join(
+        f"<li>{escape(measures.label(name))}: {escape(meaning)}</li>"
+        for name, meaning in measures.legend(names)
+    )
+    return Part(f'<ul class="small">{entries}</ul>' if entries else "")
 
 
 def titled(level: int, title: str, parts: list[Part]) -> Iterator[Part]:

@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
+from cljax import measures
 from cljax.references import protocol
-from cljax.references.tables import Spread, Table, html, spreads
+from cljax.references.tables import Spread, Table, html, over_seeds, spreads
 from cljax.report import cells, figures
+from cljax.report.classes import of_classes
 from cljax.report.configuration import of_config
 from cljax.report.folders import ReportFolder, matrix_of, progress_of
-from cljax.report.parts import Part, attempt, notice, titled
+from cljax.report.parts import Part, attempt, legend, notice, titled
+from cljax.stats import MIN_SEEDS
 
 __all__ = ["of_run", "of_unfinished"]
 
@@ -22,6 +25,7 @@ def of_run(found: ReportFolder, few: bool) -> Iterator[Part]:
     """Everything about a finished run; with ``few``, its matrix as a table and no figures."""
     results = found.results
     yield attempt("The metrics", lambda: _metrics(found))
+    yield attempt("The legend", lambda: legend(spreads(results)))
     yield attempt("The remarks", lambda: _remarks(found))
     yield attempt("The published numbers", lambda: _published(found))
     yield attempt("The other evaluations", lambda: _evaluations(results))
@@ -47,6 +51,7 @@ def _figures(found: ReportFolder) -> Iterator[Part]:
         bars = attempt("Forgetting", lambda: figures.forgetting(name, {name: matrix_of(results)}))
         drawn.append(bars)
     yield from titled(3, "Accuracy", drawn)
+    yield from titled(3, "Classes", _classes(found))
     rates = attempt("The rates", lambda: figures.rates(name, found.snapshots))
     yield from titled(3, "Learned rates", [rates])
     memory = [
@@ -54,6 +59,12 @@ def _figures(found: ReportFolder) -> Iterator[Part]:
         attempt("The outer losses", lambda: figures.outer(name, found.snapshots)),
     ]
     yield from titled(3, "Memory", memory)
+
+
+def _classes(found: ReportFolder) -> list[Part]:
+    made: list[Part] = []
+    fault = attempt("The classes", lambda: made.extend(of_classes(found.name, found.snapshots)))
+    return [*made, fault]
 
 
 def of_unfinished(found: ReportFolder) -> Iterator[Part]:
@@ -80,17 +91,19 @@ def _metrics(found: ReportFolder) -> Table:
     metrics = spreads(results)
     seeds = [f"seed {seed}" for seed in results["seeds"]]
     shown = seeds if len(seeds) <= 8 else []  # more columns than a page holds
+    few = len(seeds) < MIN_SEEDS
     rows = []
     for name, cell in metrics.items():
         std = None if cell.std is None else f"{100 * cell.std:.2f}"
         values = [None if v is None else f"{100 * v:.2f}" for v in cell.values]
-        rows.append([name, cell, std, *(values if shown else [])])
+        mean = Spread(cell.mean) if few else cell  # the single values stand beside it
+        rows.append([measures.label(name), mean, std, *(values if shown else [])])
     what = f"{results['method']} on {results['stream']}"
     count = sum(step is None for step in results["diverged"])
-    caption = f"{what}: percent, mean over {count} seed{'s'[: count != 1]} with 95 % t-interval"
+    caption = f"{what}: percent, {over_seeds(count)}"
     if count < len(seeds):
         caption += f"; {len(seeds) - count} of {len(seeds)} seeds diverged"
-    return Table(caption, ["metric", "mean [95 %]", "std", *shown], rows)
+    return Table(caption, ["measure", "mean" if few else "mean [95 %]", "std", *shown], rows)
 
 
 def _remarks(found: ReportFolder) -> Part:
@@ -106,7 +119,9 @@ def _remarks(found: ReportFolder) -> Part:
     if len(results["seeds"]) == 1:
         lines.append("With one seed there are no intervals.")
     text = "".join(notice(line).html for line in lines)
-    absent = [f"{name}: {reason}" for name, reason in results.get("absent", {}).items()]
+    absent = [
+        f"{measures.label(name)}: {reason}" for name, reason in results.get("absent", {}).items()
+    ]
     if absent:
         entries = "".join(f"<li>{escape(line)}</li>" for line in absent)
         text += f'<p class="small">Not computed:</p><ul class="small">{entries}</ul>'
@@ -116,11 +131,6 @@ def _remarks(found: ReportFolder) -> Part:
 def _published(found: ReportFolder) -> Part | Table | None:
     if not found.config:
         return notice(f"{found.name} has no configuration, so nothing else is known of it.")
-    if not found.config["stream_facts"]["published"]:
-        return Part(
-            '<p class="small">Not the published protocol\'s data: no comparison with published '
-            "numbers.</p>"
-        )
     rows = [
         [source, metric, Spread(target.mean), None if target.std is None else
          f"{100 * target.std:.2f}", f"{100 * verdict.diff:+.2f}", verdict.verdict]

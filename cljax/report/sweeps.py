@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from cljax import sweep
+from cljax import measures, sweep
 from cljax.references.tables import Spread, Table
 from cljax.report.figures import Picture
 from cljax.report.folders import ReportFolder
@@ -36,7 +36,9 @@ def _settings(found: ReportFolder) -> Table:
         values = [str(entry["setting"].get(name)) for name in over] or ["the only one"]
         lost = sum(step is not None for step in entry["diverged"])
         ci95 = entry["ci95"] and tuple(entry["ci95"])
-        rows.append([*values, Spread(entry["mean"], entry["std"], ci95), lost or None])
+        single, bounds = tuple(entry["values"]), measures.bounds(config["metric"])
+        cell = Spread(entry["mean"], entry["std"], ci95, single, bounds)
+        rows.append([*values, cell, lost or None])
     more = f", the best {len(rows)} of {len(settings)}" if len(rows) < len(settings) else ""
     caption = (
         f"{config['metric']} on {config['on']} images, percent, over seeds "

@@ -22,7 +22,7 @@ from cljax.types import Net
 
 __all__ = ["RunOptions", "options_from", "stored_options", "training_of"]
 
-Progress: TypeAlias = Annotated[Callable[[Event], None] | None, Check(check_progress)]
+Progress: TypeAlias = Annotated[Callable[[Event], None] | bool | None, Check(check_progress)]
 
 
 class RunOptions(Training):
@@ -54,7 +54,7 @@ class RunOptions(Training):
     """Folder of the results, where the same run already finished is read back; "auto" is
     runs/METHOD-STREAM-HASH8, None in memory only."""
     progress: Progress = None
-    """Called with each ``Event``."""
+    """Called with each ``Event``; None shows a line on standard error, False nothing."""
     running: Running = Running()
     """How it is kept and cut up; changes no result."""
 

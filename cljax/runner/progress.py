@@ -1,82 +1,146 @@
-"""What a run shows while it goes: a bar on a terminal, a journal in its folder, TensorBoard."""
+"""What a run shows while it goes: a line of progress, a journal in its folder, TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from cljax.engine.lanes import Event
 from cljax.errors import UserError
 from cljax.storage.files import write_bytes
 
-__all__ = ["bar", "journal", "tensorboard"]
+__all__ = ["bar", "journal", "shown", "tensorboard"]
+
+_EVERY = 30.0  # seconds from line to line where nothing is drawn in place
 
 Progress = Callable[[Event], None]
 
 
 @contextlib.contextmanager
+def shown(
+    progress: Progress | bool | None, num_runs: int, names: Sequence[str] = ()
+) -> Iterator[Progress | None]:
+    """The callback that ``progress`` asks for: None or True the line of ``bar``, False none."""
+    if progress is None or progress is True:
+        with bar(num_runs, names) as show:
+            yield show
+    else:
+        yield progress or None
+
+
+@contextlib.contextmanager
 def bar(num_runs: int, names: Sequence[str] = ()) -> Iterator[Progress]:
-    """A callback for ``learn`` that draws on standard error; where it is no terminal, one line.
+    """A callback for ``learn`` that says on standard error how far all runs are, in one line.
 
-    It shows the task, the update, updates a second of all runs, the time left and the last
-    accuracy. Sentences, such as that of a skipped checkpoint, are always printed; ``names`` says
-    what they call a run, else its seed.
+    A terminal and a notebook show the line in place; elsewhere it is printed every 30 seconds.
+    Sentences, such as that of a skipped checkpoint, are always printed; ``names`` says what they
+    call a run, else its seed.
     """
-    if not sys.stderr.isatty():
+    in_place = _in_place()
+    far = _Far(num_runs, "run" if names else "seed")
+    last, drawn = time.monotonic(), False
 
-        def say(event: Event) -> None:
-            # Nobody reading is no reason to stop a run.
-            with contextlib.suppress(OSError):
-                if event.kind == "compile":
-                    print("compiling, then training ...", file=sys.stderr)
-                elif event.kind in ("note", "diverged"):
-                    print(_sentence(event, names), file=sys.stderr)
+    def say(event: Event) -> None:
+        nonlocal far, last, drawn
+        if event.kind == "compile":
+            _write(_fit("compiling") if in_place else "compiling, then training ...\n")
+            drawn = in_place
+        elif event.kind in ("note", "diverged"):
+            _write(f"{_fit('') if drawn else ''}{_sentence(event, names)}\n")
+        now = time.monotonic()
+        far = far.after(event, now)
+        if far.steps and event.kind in ("segment", "eval") and (in_place or now - last >= _EVERY):
+            line = far.line(now)
+            _write(_fit(line) if in_place else f"{line}\n")
+            last, drawn = now, in_place
 
+    try:
         yield say
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    finally:
+        if drawn:
+            _write(_fit(""))
 
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"),
-        TextColumn("{task.fields[pace]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True) as progress:
-        job = progress.add_task("compiling", total=None, note="", pace="")
-        steps: dict[int, int] = {}
-        first: dict[int, int] = {}
-        notes = {"loss": "", "accuracy": ""}
-        began = 0.0
 
-        def show(event: Event) -> None:
-            nonlocal began
-            if event.kind == "segment":
-                began = began or time.monotonic()
-                steps[event.run] = event.step
-                first.setdefault(event.run, event.step)  # of this process, perhaps not of the run
-                notes["loss"] = f"loss {event.value:.3f}"
-            elif event.kind == "eval":
-                notes["accuracy"] = f"accuracy {100 * (event.value or 0):.1f} %"
-            elif event.kind in ("note", "diverged"):
-                progress.print(_sentence(event, names))
-                return
-            else:
-                return
-            spent = time.monotonic() - began if began else 0.0
-            done = sum(steps.values())
-            rate = (done - sum(first.values())) / spent if spent > 1 else 0.0
-            progress.update(
-                job, description=f"task {event.task + 1}, update {done}", completed=done,
-                total=num_runs * event.num_steps, pace=f"{rate:.0f} updates/s" if rate else "",
-                note=", ".join(filter(None, notes.values())),
-            )  # fmt: skip
+class _Far(NamedTuple):
+    """How far runs are: updates done of each, and from where and when this process began."""
 
-        yield show
+    num_runs: int
+    kind: str  # what a run is called
+    num_steps: int = 0
+    num_tasks: int = 0
+    steps: Mapping[int, int] = MappingProxyType({})  # run -> updates done
+    first: Mapping[int, int] = MappingProxyType({})  # run -> those done when it was first heard of
+    tasks: Mapping[int, int] = MappingProxyType({})
+    began: float = 0.0
+    loss: float | None = None
+    accuracy: float | None = None
+
+    def after(self, event: Event, now: float) -> _Far:
+        """The same after an event."""
+        if event.kind == "eval":
+            return self._replace(accuracy=event.value)
+        if event.kind != "segment":
+            return self
+        return self._replace(
+            num_steps=event.num_steps, num_tasks=event.num_tasks, loss=event.value,
+            began=self.began or now, steps={**self.steps, event.run: event.step},
+            first={event.run: event.step, **self.first},
+            tasks={**self.tasks, event.run: event.task + 1},
+        )  # fmt: skip
+
+    def line(self, now: float) -> str:
+        """Such as ``seed 2 of 5, task 11 of 20, 31 %, about 40 s left, loss 0.412``."""
+        active = [run for run, step in self.steps.items() if step < self.num_steps]
+        active = sorted(active or self.steps)
+        done, total = sum(self.steps.values()), self.num_runs * self.num_steps
+        which = f"{active[0] + 1}" if len(active) == 1 else f"{active[0] + 1}-{active[-1] + 1}"
+        of = f" of {self.num_tasks}" if self.num_tasks else ""
+        parts = [
+            f"{self.kind}{'s'[: len(active) > 1]} {which} of {self.num_runs}",
+            f"task {min(self.tasks[run] for run in active)}{of}",
+            f"{100 * done / max(total, 1):.0f} %",
+        ]
+        here, spent = done - sum(self.first.values()), now - self.began
+        if here > 0 and spent > 2 and done < total:
+            parts.append(f"about {_duration((total - done) * spent / here)} left")
+        parts += [] if self.loss is None else [f"loss {self.loss:.3f}"]
+        parts += [] if self.accuracy is None else [f"accuracy {100 * self.accuracy:.1f} %"]
+        return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    """As precise as an estimate is: ``40 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{max(5, 5 * round(seconds / 5))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _in_place() -> bool:
+    """Whether standard error is a terminal that can go back in a line, or a notebook's."""
+    if "ipykernel" in sys.modules and type(sys.stderr).__module__.startswith("ipykernel"):
+        return True
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _fit(line: str) -> str:
+    """A line for the place of the one before; whatever is printed next stands in its place."""
+    width = shutil.get_terminal_size().columns - 1
+    return f"\r{line[:width]:<{width}}\r"
+
+
+def _write(text: str) -> None:
+    # Nobody reading is no reason to stop a run.
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _sentence(event: Event, names: Sequence[str]) -> str:

@@ -27,12 +27,12 @@ from cljax.method import Method
 from cljax.options import Options, documentation
 from cljax.recipes import Recipe
 from cljax.references import cite, protocol
-from cljax.runner import artefacts
+from cljax.runner import artefacts, display
 from cljax.runner.answers import Answers
 from cljax.runner.config import since
 from cljax.runner.options import RunOptions, options_from, training_of
 from cljax.runner.prepare import Prepared, prepare
-from cljax.runner.progress import journal
+from cljax.runner.progress import journal, shown
 from cljax.runner.remade import remade
 from cljax.runner.results import results_of
 from cljax.runner.settings import decisive
@@ -60,6 +60,12 @@ class Run(Answers):
     resumed: bool = False  # True: read back, not run now
     prepared: Prepared | None = field(default=None, repr=False)  # what it was made of
     trust: bool = field(default=False, repr=False)  # whether code that its folder names may run
+
+    def __repr__(self) -> str:
+        return display.line(self.results, self.path)
+
+    def _repr_html_(self) -> str:
+        return display.html(self.results, self.accuracy_matrix())
 
     @property
     def diverged(self) -> bool:
@@ -208,11 +214,12 @@ def run(
     if asked.start is not None:
         asked = _with_start(asked, anew="seeds" not in options)
     prepared = prepare(what, stream, asked)
-    if asked.out is None:
-        history, results = _learn(prepared, asked.progress, asked.running, None)
-        return Run(prepared.config, results, None, history.states, prepared=prepared)
-    out = Path("runs") / _folder_name(prepared.config) if asked.out == "auto" else asked.out
-    return _run_in(artefacts.place(out), prepared, asked.progress, asked.running)
+    with shown(asked.progress, len(prepared.config["seeds"])) as progress:
+        if asked.out is None:
+            history, results = _learn(prepared, progress, asked.running, None)
+            return Run(prepared.config, results, None, history.states, prepared=prepared)
+        out = Path("runs") / _folder_name(prepared.config) if asked.out == "auto" else asked.out
+        return _run_in(artefacts.place(out), prepared, progress, asked.running)
 
 
 def _with_start(asked: RunOptions, *, anew: bool) -> RunOptions:
@@ -348,7 +355,7 @@ def untold(identity: Mapping[str, Any]) -> str:
 def resume(
     folder: str | Path,
     *,
-    progress: Callable[[Event], None] | None = None,
+    progress: Callable[[Event], None] | bool | None = None,
     running: Running = Running(),  # noqa: B008, it is frozen
     trust: bool = False,
 ) -> Run:
@@ -371,7 +378,8 @@ def resume(
         return load(folder, trust=trust)
     config = artefacts.config_of(folder)
     prepared = remade(folder, config, trust=trust)
-    return _run_in(folder, prepared, progress, running)
+    with shown(progress, len(prepared.config["seeds"])) as show:
+        return _run_in(folder, prepared, show, running)
 
 
 def load(folder: str | Path, *, trust: bool = False) -> Run:

@@ -30,7 +30,7 @@ from cljax.storage.checkpoint import host_copy
 from cljax.streams.base import Stream
 from cljax.types import PyTree
 
-__all__ = ["keep", "memory_of", "outer_losses", "rate_rows", "read"]
+__all__ = ["confusion_rows", "keep", "memory_of", "outer_losses", "rate_rows", "read"]
 
 NAME = "kept.npz"
 _OUTER = ("mnemonics-first", "mnemonics")  # phases, in the order of their tasks
@@ -146,10 +146,20 @@ def _thumbnails(x: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 
 def rate_rows(kept: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
     """The histograms of ``read``: row -> [S, 2 n + 1], for rows that every seed has."""
+    return _rows(kept, "rates")
+
+
+def confusion_rows(kept: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
+    """The confusion matrices of ``read``: row -> [S, C, C], for rows that every seed has."""
+    return _rows(kept, "confusion")
+
+
+def _rows(kept: Mapping[str, np.ndarray], wanted: str) -> dict[int, np.ndarray]:
+    """What is kept as ``WANTED/SEED/ROW``: row -> of all seeds."""
     seeds: dict[str, dict[int, np.ndarray]] = {}
     for name, array in kept.items():
         kind, _, rest = name.partition("/")
-        if kind == "rates":
+        if kind == wanted:
             seed, _, row = rest.partition("/")
             seeds.setdefault(seed, {})[int(row)] = array
     if not seeds:

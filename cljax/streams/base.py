@@ -144,6 +144,13 @@ class Stream:
     covered: tuple[object, ...] = field(default=(), repr=False)
     published: bool = True
 
+    def __repr__(self) -> str:
+        kind, shape = self.train_x.dtype, list(self.train_x.shape[1:])
+        return (
+            f"Stream({self.name!r}, {self.num_tasks} tasks, {self.num_classes} classes, "
+            f"{len(self.train_x)} training and {len(self.test_x)} test examples of {kind}{shape})"
+        )
+
     @property
     def num_tasks(self) -> int:
         """T, the rows of ``class_mask``."""

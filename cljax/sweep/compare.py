@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax import resolve, sweep
+from cljax import measures, resolve, sweep
 from cljax.checks import check_method
 from cljax.engine.options import Running, check_running
 from cljax.errors import RESUMABLE, Interrupted, UserError, check_path, in_words
@@ -93,7 +93,9 @@ class Study:
             "",
         ]
         for name, run in self.runs.items():
-            cells = [f"{metric} {_percent(run.results['metrics'][metric])}" for metric in names]
+            cells = [
+                f"{metric} {_percent(metric, run.results['metrics'][metric])}" for metric in names
+            ]
             cost = run.results["cost"]
             size = sum(cost["state_bytes"].values()) / 1e6
             work = cost["gradient_evaluations"]
@@ -103,7 +105,9 @@ class Study:
             lines.append(f"  {'':<{width}}  {chosen}; {size:.1f} MB of state{gradients}")
         lines += ["", f"  {self.metric}, paired over seeds, p after Holm's correction"]
         for a, b, test, p_holm in self.pairs():
-            difference = with_interval(test.diff, test.ci95, scale=100, spec="+.2f")
+            difference = with_interval(
+                test.diff, test.ci95, bounds=(-1.0, 1.0), scale=100, spec="+.2f"
+            )
             text = f"  {a} - {b}: {difference}"
             if p_holm is not None:
                 text += f"  p = {p_holm:.3g}"
@@ -198,7 +202,10 @@ def _check(methods: Any, tune: Any) -> None:
         )
 
 
-def _percent(cell: Mapping[str, Any]) -> str:
+def _percent(metric: str, cell: Mapping[str, Any]) -> str:
     if cell["mean"] is None:
         return "-"
-    return with_interval(cell["mean"], cell["ci95"], scale=100)
+    bounds = measures.bounds(metric)
+    return with_interval(
+        cell["mean"], cell["ci95"], values=cell["values"], bounds=bounds, scale=100
+    )

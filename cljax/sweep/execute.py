@@ -19,7 +19,7 @@ from cljax.engine.signals import signals
 from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError, in_words
 from cljax.runner import artefacts
 from cljax.runner.options import training_of
-from cljax.runner.progress import journal
+from cljax.runner.progress import journal, shown
 from cljax.runner.results import results_of
 from cljax.runner.run import checkpoints_of
 from cljax.storage.checkpoint import newest_place
@@ -38,7 +38,7 @@ def run(
     out: str | Path = "auto",
     *,
     shard: tuple[int, int] = (0, 1),
-    progress: Callable[[Event], None] | None = None,
+    progress: Callable[[Event], None] | bool | None = None,
     running: Running = Running(),  # noqa: B008, it is frozen
     command: Mapping[str, Any] | None = None,
 ) -> Sweep:
@@ -47,7 +47,7 @@ def run(
     Args:
       out: its folder; "auto": runs/sweep-METHOD-STREAM-HASH8. Shards share it.
       shard: (i, n): only every n-th lane, from the i-th on, for array jobs.
-      progress: called with each ``Event``.
+      progress: called with each ``Event``; None shows a line on standard error, False nothing.
       running: how it is kept and cut up.
       command: what ``cljax resume`` needs.
 
@@ -79,25 +79,27 @@ def run(
     first = jax.process_index() == 0  # of several processes: it writes
     part = f"{index}-of-{count}"
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as held:
+        names = [lane.name for lane in plan.lanes]
+        callback = stack.enter_context(shown(progress, len(names), names))
         stack.enter_context(tidy(folder))
         new = not (folder / "sweep.json").exists()
         if first:
             _claim_folder(folder, plan, command)
             held.enter_context(artefacts.claim(folder, f".lock-{part}"))
         try:
-            show = progress or (lambda event: None)
+            show = callback or (lambda event: None)
             if first:
                 artefacts.refuse_links(folder)
                 log = folder / f"metrics-{part}.jsonl"
-                show = held.enter_context(journal(log, progress, goes_on=True))
+                show = held.enter_context(journal(log, callback, goes_on=True))
             if not _run_groups(plan, folder, part, show, running):
                 return Sweep(folder, plan.config, None, exit_code=_code(folder, plan))
         except (UserError, OSError) as error:
             held.close()
             if first and new and not _begun(folder):
-                names = [path.name for path in folder.glob("metrics-*.jsonl")]
+                logs = [path.name for path in folder.glob("metrics-*.jsonl")]
                 with artefacts.claim(folder):
-                    artefacts.undo(folder, "sweep.json", *names)
+                    artefacts.undo(folder, "sweep.json", *logs)
             if isinstance(error, UserError):
                 raise
             reason = error.strerror or error

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax import metrics, stats
+from cljax import measures, metrics, stats
 from cljax.errors import UserError, check_known
 from cljax.recipes import Recipe
 from cljax.runner import artefacts
@@ -153,7 +153,10 @@ class Sweep:
         for s in self.settings:
             mean = f"{'-':>8}"
             if s.mean is not None:
-                mean = stats.with_interval(s.mean, s.ci95, scale=100, width=8)
+                bounds = measures.bounds(self.config["metric"])
+                mean = stats.with_interval(
+                    s.mean, s.ci95, values=s.values, bounds=bounds, scale=100, width=8
+                )
             steps = [step for step in s.diverged if step is not None]
             if steps:
                 mean += f"  {len(steps)} of {len(s.values)} diverged, first at step {min(steps)}"

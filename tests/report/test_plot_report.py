@@ -28,8 +28,16 @@ def test_forgetting_of_tasks_is_the_metrics_and_hand_computed():
     np.testing.assert_allclose(forgetting_of_tasks(hand), [0.3, np.nan])
 
 
-def test_bars_are_means_with_intervals():
+def test_few_seeds_are_points_on_their_bars():
     matrix = matrices()
+    ax = plot.forgetting_bars({"one": matrix})
+    points = [line.get_ydata() for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(points, 100 * forgetting_of_tasks(matrix))
+    assert not ax.collections
+
+
+def test_bars_are_means_with_intervals():
+    matrix = matrices(seeds=5)
     ax = plot.forgetting_bars({"one": matrix, "two": matrix[0]})
     values = 100 * forgetting_of_tasks(matrix)
     first, second = ax.containers[1], ax.containers[2]  # after the whiskers of the first

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from report_support import changed, variant
 
-from cljax import stats, sweep
+from cljax import measures, stats, sweep
 from cljax.cli.command import main
 from cljax.errors import UserError
 from cljax.report import report
@@ -65,7 +65,7 @@ def test_a_page_of_a_run_shows_everything_and_needs_nothing(real, tmp_path, monk
     monkeypatch.setenv("CLJAX_DEBUG", "1")  # a part that fails raises
     page, text, done = made(real, out=tmp_path / "page.html", figures=True)
     assert page.headings == [
-        "lamaml on pictures", "Accuracy", "Learned rates", "Memory", "Time and cost",
+        "lamaml on pictures", "Accuracy", "Classes", "Learned rates", "Memory", "Time and cost",
         "Configuration", "For the paper",
     ]  # fmt: skip
     assert notices(text) == [] and done.problems == ()
@@ -78,7 +78,10 @@ def test_a_page_of_a_run_shows_everything_and_needs_nothing(real, tmp_path, monk
     results = json.loads((real / "results.json").read_text())
     said = "".join(page.text)
     for name in ("RA", "LA", "BTI", "forgetting"):
-        assert f"{100 * results['metrics'][name]['mean']:.2f} [" in said
+        mean, (first, second) = (results["metrics"][name][part] for part in ("mean", "values"))
+        assert measures.label(name) in said
+        for value in (mean, first, second):  # two seeds have no interval
+            assert f"{100 * value:.2f}" in page.text
     config = json.loads((real / "config.json").read_text())
     for name in config["method"]["options"]:
         assert name in page.text
@@ -87,14 +90,14 @@ def test_a_page_of_a_run_shows_everything_and_needs_nothing(real, tmp_path, monk
         assert part in page.text
     figures = sorted((tmp_path / "page_figures").iterdir())
     inside = sorted(base64.b64decode(image["src"].partition(",")[2]) for image in page.images)
-    assert len(figures) == 5 and sorted(path.read_bytes() for path in figures) == inside
+    assert len(figures) == 8 and sorted(path.read_bytes() for path in figures) == inside
     assert done.page.stat().st_size < 5e6
     again = made(real, out=tmp_path / "again" / "page.html", figures=True)[1]
     assert again == text
 
 
 def test_csv_and_latex_hold_the_numbers_of_the_run(real, tmp_path):
-    folder = variant(real, tmp_path / "a_b", seeds=3)
+    folder = variant(real, tmp_path / "a_b", seeds=5)
     made(folder, out=tmp_path / "page.html")
     results = json.loads((folder / "results.json").read_text())
     head, *lines = (tmp_path / "page.csv").read_text().splitlines()
@@ -104,7 +107,7 @@ def test_csv_and_latex_hold_the_numbers_of_the_run(real, tmp_path):
         cell = results["metrics"][row["metric"]]
         assert float(row["mean"]) == cell["mean"] and float(row["std"]) == cell["std"]
         assert [float(row["ci95_low"]), float(row["ci95_high"])] == cell["ci95"]
-        assert row["n"] == "3" and row["run"] == "a_b"
+        assert row["n"] == "5" and row["run"] == "a_b"
     tex = (tmp_path / "page.tex").read_text()
     assert tex.count("{") == tex.count("}") and r"a\_b" in tex and r"\toprule" in tex
     assert f"{100 * results['metrics']['RA']['mean']:.2f}_{{[" in tex
@@ -274,7 +277,7 @@ def sweep_folder(folder, real, finished=True):
 
 def test_a_sweep_shows_its_grid_and_points_at_its_lanes(real, tmp_path):
     page, text, _ = made(sweep_folder(tmp_path / "s", real), out=tmp_path / "page.html")
-    assert "81.25 [79.25, 83.25]" in page.text and f"{tmp_path}/s/lanes" in text
+    assert "81.25 (81.25, 81.25)" in page.text and f"{tmp_path}/s/lanes" in text
     assert notices(text) == []
     both = made(tmp_path / "s", variant(real, tmp_path / "a"), out=tmp_path / "both.html")[0]
     assert "Sweep of er on pictures (s)" in both.headings and "Comparison" not in both.headings
