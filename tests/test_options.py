@@ -113,7 +113,7 @@ def test_an_option_that_is_of_another_kind_or_out_of_range_is_refused_by_its_nam
 
 
 NUMBERS = [
-    (cljax.ER(), "lr"), (cljax.Finetune(), "clip_norm"), (cljax.EWC(), "strength"),
+    (cljax.ER(), "lr"), (cljax.Finetune(), "clip_norm"), (cljax.penalties.EWC(), "strength"),
     (cljax.BiC(), "temperature"), (cljax.memory.Mnemonics(), "damping"), (cljax.HAT(), "s_max"),
     (cljax.streams.Gaussian(stream=cljax.streams.MNISTRotations()), "width"),
 ]  # fmt: skip

@@ -143,7 +143,7 @@ def test_what_cannot_be_predicted_is_one_sentence(ask, message):
 def test_a_readout_predicts_nothing():
     with pytest.raises(UserError, match="fits a linear layer to each task's training examples"):
         predictions.question(plain().state, Evaluation("probe", "features", "task",
-                                                       readout=cljax.Readout()))  # fmt: skip
+                                                       readout=cljax.types.Readout()))  # fmt: skip
 
 
 def test_variables_are_those_that_the_network_predicts_with():

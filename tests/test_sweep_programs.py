@@ -97,7 +97,7 @@ def test_a_sweep_over_networks_as_objects_is_merged_and_compared(tmp_path):
 
 
 def test_a_comparison_runs_the_object_that_it_chose(tmp_path):
-    grid = {"penalty": [cljax.EWC(1.0), cljax.LwF(1.0)]}
+    grid = {"penalty": [cljax.penalties.EWC(1.0), cljax.penalties.LwF(1.0)]}
     study = cljax.compare(
         {"a": (cljax.Finetune(lr=0.1), grid), "b": (cljax.Finetune(), {"lr": [0.1, 0.01]})},
         support.stream(), net="mlp:4", batch_size=4, seeds=2, out=tmp_path,
