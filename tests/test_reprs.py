@@ -27,7 +27,8 @@ def run(diverged=(None, None), mean: float | None = 0.5):
 def test_a_method_shows_the_options_that_differ_from_their_defaults():
     assert repr(cljax.ER()) == "ER()"
     assert repr(cljax.ER(capacity=10, lr=0.1)) == "ER(capacity=10)"
-    assert repr(cljax.Finetune(penalty=cljax.penalties.EWC(3.0))) == "Finetune(penalty=EWC(strength=3.0))"
+    ewc = cljax.penalties.EWC(3.0)
+    assert repr(cljax.Finetune(penalty=ewc)) == "Finetune(penalty=EWC(strength=3.0))"
 
 
 @pytest.mark.parametrize("made", [*METHODS.values(), *STREAMS.values()], ids=lambda made: made.kind)
