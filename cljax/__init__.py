@@ -63,7 +63,12 @@ from cljax.sweep.folders import load_any as load
 from cljax.types import Readout
 from cljax.version import __version__
 
-_LATER = ("geometry", "plot", "report")  # imported when first asked for: they take a while
+_LATER = (
+    "geometry",
+    "loggers",
+    "plot",
+    "report",
+)  # imported when first asked for: they take a while
 
 __all__ = [
     "AGEM", "BiC", "CMAML", "Count", "ER", "EWC", "Evaluation", "FOMAML", "Finetune", "FixedRep",
