@@ -60,7 +60,12 @@ from cljax.sweep.compare import Tune, compare
 from cljax.sweep.folders import load_any as load
 from cljax.version import __version__
 
-_LATER = ("geometry", "plot", "report")  # imported when first asked for: they take a while
+_LATER = (
+    "geometry",
+    "loggers",
+    "plot",
+    "report",
+)  # imported when first asked for: they take a while
 
 __all__ = [
     # Runs.
