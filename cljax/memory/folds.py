@@ -78,8 +78,7 @@ class FoldSchedule(NamedTuple):
     budget: Budget
     geometry: Geometry
     learn: Callable[..., tuple[PyTree, Info]]
-    steps: int  # inner steps for new exemplars
-    old_steps: int | None  # for old ones; None: once through a fold
+    steps: int  # inner steps for new exemplars; old ones go once through a fold
     images: int  # exemplars of each class in an inner step
     epochs: int
     folds: int
@@ -144,7 +143,7 @@ def old_phase(spec: Spec, schedule: FoldSchedule) -> Phase:
     budget, geometry, folds = schedule.budget, schedule.geometry, schedule.folds
     width = int(budget.seen[-2])
     most = -(-int(geometry.free[1:].max()) // folds)  # exemplars of a class in a fold
-    count = -(-most // schedule.images) if schedule.old_steps is None else schedule.old_steps
+    count = -(-most // schedule.images)  # inner steps, once through a fold
     turns = count * schedule.images
 
     def plan(task: int, rows: StepPlan) -> StepPlan | None:

@@ -102,8 +102,6 @@ class Mnemonics(ExemplarPolicy):
     turns: Turns = "sequential"
     """Sequential, each fold judged by the others as they are by now; or simultaneous, as they were
     when the round of turns began, for one more copy of the exemplars as floats."""
-    old_steps: Count | None = None
-    """T for old exemplars; None for as many as go once through a fold."""
     real: StaticShare = 0.0
     """Share of each class's exemplars, the last ones, that stay as they were chosen."""
     rounding: Literal["nearest", "none"] = "nearest"
@@ -166,7 +164,7 @@ class Mnemonics(ExemplarPolicy):
     def phases(self, model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
         schedule = FoldSchedule(
             budget, geometry_of(budget, self.folds, self.real),
-            functools.partial(self.outer_step, model, spec), self.inner_steps, self.old_steps,
+            functools.partial(self.outer_step, model, spec), self.inner_steps,
             self.inner_images, self.outer_epochs, self.folds,
             union=self.validation == "all", everyone=self.outputs == "all",
         )  # fmt: skip

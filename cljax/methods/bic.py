@@ -120,7 +120,7 @@ class BiC(ClassIncremental, name="bic"):
     def _step(self) -> Transformation:
         return make_optimizer(self.correction_optimizer, self.correction_lr)
 
-    def kept(self, spec: Spec) -> Budget:
+    def exemplar_budget(self, spec: Spec) -> Budget:
         return reserved(self.budget(spec), self.held_out)
 
     def init_own(self, problem: Problem) -> Bias:

@@ -161,8 +161,8 @@ class ClassIncremental(ExemplarOptions, SessionOptions, Method):
     def init(self, problem: Problem, key: Array) -> State:
         problem = self.with_transfer(problem)
         variables = problem.variables(key)
-        opt_state, kept = self.opt_state(variables.params), self.no_exemplars(problem)
-        return State(*variables, opt_state, variables, kept, self.init_own(problem))
+        opt_state, exemplars = self.opt_state(variables.params), self.no_exemplars(problem)
+        return State(*variables, opt_state, variables, exemplars, self.init_own(problem))
 
     def update(
         self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
@@ -215,7 +215,7 @@ class ClassIncremental(ExemplarOptions, SessionOptions, Method):
 
     def _imprinted(self, problem: Problem) -> Phase:
         """A step a new class: its output's row becomes its mean feature, as long as old ones."""
-        (model, spec), budget = problem, self.kept(problem.spec)
+        (model, spec), budget = problem, self.exemplar_budget(problem.spec)
         assert model.rows is not None
         lens = model.rows
 
@@ -239,7 +239,7 @@ class ClassIncremental(ExemplarOptions, SessionOptions, Method):
 
     def _balanced(self, problem: Problem) -> Phase:
         """Cross-entropy on the exemplars of all classes seen, in evaluation mode's statistics."""
-        (model, spec), budget = problem, self.kept(problem.spec)
+        (model, spec), budget = problem, self.exemplar_budget(problem.spec)
 
         def plan(task: int, rows: StepPlan) -> StepPlan | None:
             if task == 0:

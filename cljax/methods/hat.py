@@ -176,8 +176,10 @@ class HAT(DescentOptions, Method, name="hat"):
         self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
     ) -> tuple[State, Info]:
         def own(state: State, batch: Batch, draws: tuple[()]) -> tuple[State, Info]:
-            state, kept, info = self._descended(problem, state, batch, self.step, state.opt_state)
-            return state._replace(opt_state=kept), info
+            state, opt_state, info = self._descended(
+                problem, state, batch, self.step, state.opt_state
+            )
+            return state._replace(opt_state=opt_state), info
 
         stepped = own if problem.spec.pretraining is None else from_task_1(own)
         return stepped(state, batch, draws)
@@ -221,24 +223,24 @@ class HAT(DescentOptions, Method, name="hat"):
         return (of_weights, compensated(of_masks, state.embedding, s, self.s_max)), loss
 
     def _descended(
-        self, problem: Problem, state: State, batch: Batch, by: Transformation, kept: PyTree
+        self, problem: Problem, state: State, batch: Batch, by: Transformation, opt_state: PyTree
     ) -> tuple[State, PyTree, Info]:
-        """A step by an optimiser whose state is ``kept``, and that state after it."""
+        """A step by an optimiser whose state is ``opt_state``, and that state after it."""
         grads, loss = self._gradient(problem, state, batch)
         learned = (state.params, state.embedding)
-        updates, moved = by.update(grads, kept, learned)
+        updates, moved = by.update(grads, opt_state, learned)
         params, embedding = jax.tree.map(jnp.add, learned, updates)
         embedding = jax.tree.map(lambda e: jnp.clip(e, -_WIDEST, _WIDEST), embedding)
         after = state._replace(params=params, embedding=embedding, count=state.count + 1)
         # On a batch of padding the regulariser alone is no step.
-        return *tree.select(jnp.any(batch.mask), (after, moved), (state, kept)), Info(loss)
+        return *tree.select(jnp.any(batch.mask), (after, moved), (state, opt_state)), Info(loss)
 
     def _pretrain(
         self, problem: Problem, how: Pretraining, state: State, batch: Batch, draws: tuple[()]
     ) -> tuple[State, Info]:
         by = _pretraining(how, batch.clock.step)
-        state, kept, info = self._descended(problem, state, batch, by, state.early)
-        return state._replace(early=kept), info
+        state, opt_state, info = self._descended(problem, state, batch, by, state.early)
+        return state._replace(early=opt_state), info
 
     def _begin(self, state: State, task: Array) -> State:
         past = masks(state.embedding, self.s_max, jnp.maximum(task - 1, 0)[None])

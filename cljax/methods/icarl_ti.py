@@ -238,9 +238,9 @@ def _task_end(model: Model, class_mask: np.ndarray, shares: np.ndarray) -> Phase
         x = jax.tree.map(lambda old, new: old.at[classes].set(new[chosen], mode="drop"), x, stage.x)
         count = count.at[classes].set(jnp.sum(members, axis=1, dtype=jnp.int32), mode="drop")
         exlog = jax.lax.map(lambda own: _logits(model, variables, own), x)
-        kept = Exemplars(x, exlog, jnp.minimum(count, share))
+        exemplars = Exemplars(x, exlog, jnp.minimum(count, share))
         emptied = stage._replace(count=jnp.zeros_like(stage.count))
-        return state._replace(exemplars=kept, stage=emptied), Info(jnp.zeros(()))
+        return state._replace(exemplars=exemplars, stage=emptied), Info(jnp.zeros(()))
 
     return Phase("exemplars", plan, lambda state, batch, key: (), update)
 

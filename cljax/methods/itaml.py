@@ -198,8 +198,8 @@ class ITAML(ExemplarOptions, SessionOptions, Method):
 
     def init(self, problem: Problem, key: Array) -> State:
         params, model_state = problem.variables(key)
-        opt_state, kept = self._new_optimizer(problem, params), self.no_exemplars(problem)
-        return State(params, model_state, opt_state, kept, adapt_key(key))
+        opt_state, exemplars = self._new_optimizer(problem, params), self.no_exemplars(problem)
+        return State(params, model_state, opt_state, exemplars, adapt_key(key))
 
     def update(
         self, problem: Problem, state: State, batch: Batch, draws: tuple[()]

@@ -156,8 +156,8 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
         memory, task = self.empty(problem), jnp.zeros((), jnp.int32)
         old_memory = memory if self.replay_source == "old-tasks" else None
         alpha = tree.full_like(params, self.alpha_init)
-        kept = self.penalty_state(Variables(params, model_state))
-        return State(params, model_state, alpha, memory, old_memory, task, kept)
+        penalty_state = self.penalty_state(Variables(params, model_state))
+        return State(params, model_state, alpha, memory, old_memory, task, penalty_state)
 
     def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> Draws:
         """The first glance replays from the memory without the batch, later ones with it.
@@ -195,7 +195,7 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
         gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
 
         def glance(carry: Any, drawn: Any) -> tuple[Any, Array]:
-            params, alpha, model_state, kept = carry
+            params, alpha, model_state, penalty_state = carry
             permutation, replay, replay_mask = drawn
             shuffled = jax.tree.map(lambda a: a[permutation], (current, batch.mask))
             inner = split(shuffled, inner_steps)
@@ -206,7 +206,9 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
             )
             total, penalty = d_params, self.penalty
             if penalty is not None:
-                total = penalised(d_params, penalty, kept, params, batch, network(model_state))
+                total = penalised(
+                    d_params, penalty, penalty_state, params, batch, network(model_state)
+                )
             total, d_alpha = (tree.clip_norm(d, self.clip_norm) for d in (total, d_alpha))
             if self.alpha_lr is not None:
                 alpha = tree.add_scaled(alpha, d_alpha, -self.alpha_lr)
@@ -216,12 +218,14 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
                 after = tree.add_scaled(params, total, -self.lr)
             if penalty is not None:
                 moved = jax.tree.map(jnp.subtract, after, params)
-                observed = penalty.observe(kept, params, d_params, moved)
+                observed = penalty.observe(penalty_state, params, d_params, moved)
                 # On a batch of padding the penalty alone is no step.
-                after, kept = tree.select(jnp.any(batch.mask), (after, observed), (params, kept))
-            return (after, alpha, statistics, kept), value
+                after, penalty_state = tree.select(
+                    jnp.any(batch.mask), (after, observed), (params, penalty_state)
+                )
+            return (after, alpha, statistics, penalty_state), value
 
-        (params, alpha, model_state, kept), losses = jax.lax.scan(
+        (params, alpha, model_state, penalty_state), losses = jax.lax.scan(
             glance,
             (state.params, state.alpha, state.model_state, state.penalty),
             (draws.order, draws.replay, draws.replay_mask),
@@ -230,7 +234,9 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
         if old_memory is not None:
             old_memory = tree.select(batch.clock.task == state.task, old_memory, state.memory)
         memory = self.stored(state.memory, batch, draws.slots)
-        state = State(params, model_state, alpha, memory, old_memory, batch.clock.task, kept)
+        state = State(
+            params, model_state, alpha, memory, old_memory, batch.clock.task, penalty_state
+        )
         return state, Info(jnp.mean(losses))
 
     def cost(self, problem: Problem) -> Cost:

@@ -110,9 +110,9 @@ class LUCIR(ClassIncremental):
         plain = classification("softmax", output.logits, batch.y, outputs.seen)
         past, new = jnp.sum(outputs.past), jnp.sum(outputs.own)
         strength = self.less_forget * jnp.sqrt(past / jnp.maximum(new, 1)).astype(plain.dtype)
-        kept = less_forget_loss(output.features, old.features, batch.mask)
+        forgetting = less_forget_loss(output.features, old.features, batch.mask)
         scores = cosines(output.features, problem.model.rows.get(params))
         apart = margin_loss(
             scores, batch.y, batch.mask, outputs, margin=self.margin, negatives=self.negatives
         )
-        return masked_mean(plain, batch.mask) + strength * kept + self.margin_weight * apart
+        return masked_mean(plain, batch.mask) + strength * forgetting + self.margin_weight * apart

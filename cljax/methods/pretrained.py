@@ -143,8 +143,8 @@ class Pretrained(Method):
         return (first, *map(_lifted, self.method.phases(problem)))
 
     def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
-        found = self.method.predictors(problem)
-        return {name: _of_inner(predictor) for name, predictor in found.items()}
+        predictors = self.method.predictors(problem)
+        return {name: _of_inner(predictor) for name, predictor in predictors.items()}
 
     def evaluations(self, problem: Problem) -> tuple[Evaluation, ...]:
         return self.method.evaluations(problem)

@@ -57,8 +57,8 @@ class Replayed(ExemplarOptions, LossOptions, Method):
 
     def init(self, problem: Problem, key: Array) -> State:
         params, model_state = problem.variables(key)
-        kept = () if self._everything else self.no_exemplars(problem)
-        return State(params, model_state, self.opt_state(params), kept)
+        exemplars = () if self._everything else self.no_exemplars(problem)
+        return State(params, model_state, self.opt_state(params), exemplars)
 
     def update(
         self, problem: Problem, state: State, batch: Batch, draws: tuple[()]

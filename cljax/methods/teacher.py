@@ -164,10 +164,10 @@ class Teacher(Method):
         step = learned_step(self._gate(problem), state.theta, loss, problem.model, self.lr)
         own = batch._replace(x=tree.blank(batch.x, batch.mask))
         before = state.params, state.carry
-        found, carry = step.gradient(*before, own)
-        after = step.apply(state.params, carry, found)
+        gradient, carry = step.gradient(*before, own)
+        after = step.apply(state.params, carry, gradient)
         params, carry = tree.select(jnp.any(batch.mask), after, before)
-        return state._replace(params=params, carry=carry), Info(found.loss)
+        return state._replace(params=params, carry=carry), Info(gradient.loss)
 
     def phases(self, problem: Problem) -> tuple[Phase, ...]:
         begin, calibrate = session(_begin), self.rho is None

@@ -82,8 +82,8 @@ class EWC(Penalty, name="ewc"):
         estimate = jax.tree.map(lambda f: f / jnp.maximum(count, 1), total)
         if self.fisher == "mean-gradient":
             estimate = jax.tree.map(jnp.square, estimate)
-        kept = 1.0 if self.anchors == "every" else self.decay
-        importance = jax.tree.map(lambda s, f: kept * s + f, state.importance, estimate)
+        decay = 1.0 if self.anchors == "every" else self.decay
+        importance = jax.tree.map(lambda s, f: decay * s + f, state.importance, estimate)
         if self.anchors == "every":
             pull = jax.tree.map(lambda q, f, p: q + f * p, state.pull, estimate, params)
             offset = state.offset + tree.weighted_sq(estimate, params, zeros(params))

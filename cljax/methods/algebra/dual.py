@@ -80,8 +80,8 @@ def solve_qp(
     unit = jnp.sqrt(jnp.finfo(p.dtype).eps)
 
     def unsolved(carry: tuple[Array, Array, Array]) -> Array:
-        _, found, tries = carry
-        return ~found & (tries < len(_DELTAS))
+        _, solved, tries = carry
+        return ~solved & (tries < len(_DELTAS))
 
     def attempt(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         delta = unit * jnp.asarray(_DELTAS, p.dtype)[carry[2]]
@@ -91,8 +91,8 @@ def solve_qp(
         return u, _residual(own, u) <= bound, carry[2] + 1
 
     none = jnp.zeros_like(problem.q), jnp.asarray(False), jnp.zeros((), jnp.int32)
-    u, found, _ = jax.lax.while_loop(unsolved, attempt, none)
-    return jnp.where(found, jnp.where(active, lower + problem.unit * u, 0.0), jnp.nan)
+    u, solved, _ = jax.lax.while_loop(unsolved, attempt, none)
+    return jnp.where(solved, jnp.where(active, lower + problem.unit * u, 0.0), jnp.nan)
 
 
 def kkt_residual(

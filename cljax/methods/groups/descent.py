@@ -103,12 +103,12 @@ class DescentOptions(PenaltyOptions):
             total = penalised(grads, penalty, at.penalty, at.params, batch, network)
         total = tree.clip_norm(total, self.clip_norm)
         updates, opt_state = self.step.update(total, at.opt_state, at.params)
-        kept = at.penalty
+        penalty_state = at.penalty
         if penalty is not None:
-            kept = penalty.observe(at.penalty, at.params, grads, updates)
+            penalty_state = penalty.observe(at.penalty, at.params, grads, updates)
         params = jax.tree.map(jnp.add, at.params, updates)
         some = jnp.any(batch.mask)  # replay alone, decay or momentum are no step
-        after = tree.select(some, Descent(params, model_state, opt_state, kept), at)
+        after = tree.select(some, Descent(params, model_state, opt_state, penalty_state), at)
         return after, jnp.where(some, loss, 0.0)
 
     def cost(self, problem: Problem) -> Cost:

@@ -52,17 +52,17 @@ class ExemplarOptions(Options):
             total_bytes=self.capacity_bytes, example=memory.stored(spec),
         )  # fmt: skip
 
-    def kept(self, spec: Spec) -> Budget:
+    def exemplar_budget(self, spec: Spec) -> Budget:
         """What is left for exemplars where a method stores more within the budget."""
         return self.budget(spec)
 
     def no_exemplars(self, problem: Problem) -> PyTree:
         """The state's field ``exemplars`` before the first task."""
-        return self.policy.init(problem.model, problem.spec, self.kept(problem.spec))
+        return self.policy.init(problem.model, problem.spec, self.exemplar_budget(problem.spec))
 
     def choices(self, problem: Problem) -> tuple[Phase, ...]:
         """The phases that choose exemplars once a task has ended."""
-        return self.policy.phases(problem.model, problem.spec, self.kept(problem.spec))
+        return self.policy.phases(problem.model, problem.spec, self.exemplar_budget(problem.spec))
 
     def recall(self, problem: Problem) -> Recall | None:
         """Puts exemplars in the places of the plan's rows below -1."""

@@ -132,7 +132,7 @@ def epochs_for(how: Pretraining, more: np.ndarray | None = None) -> Any:
             own = np.concatenate([own, more.astype(own.dtype)])
         epochs = -(-how.steps * how.batch_size // len(own))
         owner = np.zeros(len(own), np.int32)
-        found = epochs_of(own, owner, how.batch_size, 0, epochs, "pretrain")
-        return StepPlan(*(column[: how.steps] for column in found))
+        rows = epochs_of(own, owner, how.batch_size, 0, epochs, "pretrain")
+        return StepPlan(*(column[: how.steps] for column in rows))
 
     return plan
