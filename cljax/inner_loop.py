@@ -230,6 +230,11 @@ def unroll(
 
 def _num_differentiated(num_steps: int, order: int, last: int | None, loop: LoopOptions) -> int:
     """How many steps gradients flow through; or it says what is wrong with the options."""
+    if not isinstance(loop, LoopOptions):
+        raise UserError(
+            f"loop is {in_words(loop)}, but it must be a cljax.inner_loop.LoopOptions, such as "
+            "LoopOptions(remat=True)."
+        )
     check_positive(order=order, segments=loop.segments)
     check_flag(remat=loop.remat)
     if loop.unroll_steps is not True:

@@ -22,12 +22,13 @@ import support
 import cljax
 from cljax import geometry, plot, report
 from cljax.errors import Interrupted, UserError
+from cljax.inner_loop import LoopOptions
 from cljax.memory import exemplars, reservoir, ring
 from cljax.memory.policies import named
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.penalties import PENALTIES
-from cljax.types import Evaluation
+from cljax.types import Evaluation, Features
 
 __all__ = ["Call", "call", "drawn", "public"]
 
@@ -175,14 +176,20 @@ def public(folder: Path) -> dict[str, Call]:
                       frozenset({"batch"})),
         "unroll": Call(cljax.unroll, {"step": (step,), "params": (jnp.zeros(()),),
                        "batches": (jnp.ones((2, 1)),), "order": (1, 2), "last": (None, 1),
-                       "segments": (1,), "remat": (False,), "unroll_steps": (1, True)},
+                       "loop": (LoopOptions(), LoopOptions(True, 2, True))},
                        frozenset({"params", "batches", "step"})),
+        "unroll.loop": Call(lambda **o: cljax.unroll(step, jnp.zeros(()), jnp.ones((2, 1)),
+                                                     loop=LoopOptions(**o)),
+                            {"segments": (1,), "remat": (False,), "unroll_steps": (1, True)}),
         "optax_step": Call(cljax.inner_loop.optax_step, {"loss_fn": (loss,), "optimizer": (
                            optax.sgd(0.1), optax.lbfgs(), optax.MultiSteps(optax.sgd(0.1), 2))}),
         "sgd_step": Call(cljax.sgd_step, {"loss_fn": (loss,), "lr": (0.1,), "clip": (None, 1.0)}),
-        "readout": Call(cljax.readout, {"features": (rows,), "labels": (labels,),
-                        "features_test": (rows,), "labels_test": (labels,), "num_classes": (2,),
+        "readout": Call(cljax.readout, {"train": (Features(rows, labels),),
+                        "test": (Features(rows, labels),), "num_classes": (2,),
                         "steps": (2,), "lr": (0.1,), "batch_size": (None, 2), "key": (None, key)}),
+        "readout.train": Call(lambda **o: cljax.readout(Features(**o), Features(rows, labels),
+                                                        num_classes=2, steps=2),
+                              {"x": (rows,), "labels": (labels,)}),
         "reservoir.init": Call(reservoir.init, {"example": (np.zeros(2),), "capacity": (3,)},
                                frozenset({"example"})),
         "reservoir.sample": Call(reservoir.sample, {"memory": (memory,), "num": (2,), "key": (key,),
@@ -226,10 +233,13 @@ def public(folder: Path) -> dict[str, Call]:
         "plot.accuracy_matrix": Call(plot.accuracy_matrix, {"matrix": (matrix, done),
                                      "title": (None, "a")}),
         "plot.over_time": Call(plot.over_time, {"curves": ({"a": matrix}, done, {"a": done})}),
-        "plot.heat_map": Call(plot.heat_map, {"values": (matrix,), "columns": (["a", "b", "c"],),
-                              "rows": (["1", "2", "3", "4"],), "mark": (None, matrix > 0.5)}),
+        "plot.heat_map": Call(plot.heat_map, {"values": (matrix,),
+                              "columns": (plot.Ticks(["a", "b", "c"]),),
+                              "rows": (plot.Ticks(["1", "2", "3", "4"]),),
+                              "mark": (None, matrix > 0.5)}),
         "plot.exemplar_grid": Call(plot.exemplar_grid, {"exemplars": (rows,), "labels": (labels,)}),
-        "plot.tsne": Call(plot.tsne, {"features": (rows,), "labels": (labels,)}),
+        "plot.tsne": Call(plot.tsne, {"data": (Features(rows, labels),),
+                          "exemplars": (Features(rows[:2], labels[:2]),)}),
         "plot.task_curves": Call(plot.task_curves, {"matrix": (matrix,)}),
     }  # fmt: skip
     for name in dir(cljax.metrics):
