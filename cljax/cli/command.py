@@ -32,18 +32,30 @@ from cljax.version import __version__
 __all__ = ["main"]
 
 COMMANDS = {
-    "run": "run METHOD STREAM [flags]   train, test, and leave a folder of results",
+    "run": "run METHOD STREAM [flags]   train, test, leave a folder of results",
     "resume": "resume DIR [--trust]        go on with an interrupted run or sweep",
     "predict": "predict DIR IMAGES [flags]  labels of new images, by a finished run",
-    "sweep": "sweep METHOD STREAM --over NAME=V1,V2 [flags] | sweep status DIR | sweep merge DIR",
-    "list": "list [KIND] [FILTER]        methods, streams, nets, data, recipes, penalties, ...",
-    "data": "data NAME ...               where data sets are, their sizes and licences",
+    "sweep": "sweep METHOD STREAM --over NAME=V1,V2 [flags]   try values of options\n"
+    "  cljax sweep status DIR            how far it is; merge DIR: gather shards",
+    "list": "list [KIND] [FILTER]        methods, streams, nets, data, recipes, ...",
+    "data": "data NAME ...               where data sets are, their sizes, licences",
     "protocol": "protocol METHOD STREAM      the paragraph for a paper",
-    "report": "report DIR ...              a page about runs and sweeps, with tables and figures",
+    "report": "report DIR ...              a page about runs and sweeps, with tables",
     "cite": "cite METHOD|STREAM|DIR ...  BibTeX of what was used",
-    "docs": "docs OUT                    the reference of all modules as HTML (extra 'docs')",
+    "docs": "docs OUT                    the reference as HTML (extra 'docs')",
 }
 USAGE = "usage: cljax COMMAND ...\n\n" + "\n".join(f"  cljax {line}" for line in COMMANDS.values())
+FIRST = """cljax: continual learning in JAX. First, with the digits that come with it:
+
+  cljax run er mnist-rotations --sample --num-tasks 5 --samples-per-task 200 \\
+      --seeds 3 --out runs/first     train and test, under a minute
+  cljax report runs/first            a page about it, runs/first/report.html
+
+Then:
+
+  cljax list methods                 also streams, nets, data, recipes
+  cljax run METHOD STREAM --help     all flags, their values and origins
+  cljax --help                       all commands"""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -81,7 +93,10 @@ def _done(arguments: list[str]) -> Any:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        print(FIRST)
+        return 0
+    if arguments[0] in ("-h", "--help"):
         print(f"{USAGE}\n\nAdd --help to a command for its flags.")
         return 0
     if arguments[0] == "--version":

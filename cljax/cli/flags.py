@@ -8,7 +8,7 @@ import io
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -24,12 +24,14 @@ def parse(
     fields: dict[str, tuple[Any, Any, str]],
     arguments: list[str],
     hints: Mapping[str, str] = MappingProxyType({}),
+    groups: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Parses flags with tyro; its boxes of errors become one sentence.
 
     Args:
       fields: name -> (type, default, help).
       hints: by name, what ``--help`` says of a default instead of its value.
+      groups: title -> names of the flags that ``--help`` shows below it; of all flags, or empty.
     """
     import tyro
 
@@ -40,29 +42,50 @@ def parse(
     for argument in arguments:
         if argument.startswith("--"):
             check_known("flag", argument.partition("=")[0].replace("_", "-"), flags)
-    made = dataclasses.make_dataclass(
-        "Flags",
-        [
-            (
-                name,
-                Annotated[kind, tyro.conf.arg(help=text, help_behavior_hint=hints.get(name))],
-                dataclasses.field(default=default),
-            )
-            for name, (kind, default, text) in fields.items()
-        ],
-    )
-    made.__doc__ = " "
+    each = {
+        name: (
+            name,
+            Annotated[kind, tyro.conf.arg(help=text, help_behavior_hint=hints.get(name))],
+            dataclasses.field(default=default),
+        )
+        for name, (kind, default, text) in fields.items()
+    }
+    made = _dataclass([each[name] for name in each if not groups] or _nested(each, groups))
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
             parsed = tyro.cli(
-                made, prog=program, args=arguments, config=(tyro.conf.AvoidSubcommands,)
-            )
+                made, prog=program, args=arguments,
+                config=(tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes),
+            )  # fmt: skip
     except SystemExit as done:
         if not done.code:
             raise
         raise UserError(_sentence(errors.getvalue(), program, fields)) from None
-    return {name: getattr(parsed, name) for name in fields}
+    parts = [getattr(parsed, f"group_{i}") for i in range(len(groups))] or [parsed]
+    found = {name: value for part in parts for name, value in vars(part).items()}
+    return {name: found[name] for name in fields}
+
+
+def _nested(each: Mapping[str, Any], groups: Mapping[str, Collection[str]]) -> list[Any]:
+    """The fields of a dataclass that holds one for each group: tyro shows these by themselves."""
+    import tyro
+
+    inner = {
+        title: _dataclass([field for name, field in each.items() if name in names])
+        for title, names in groups.items()
+    }
+    return [
+        (f"group_{i}", Annotated[kind, tyro.conf.arg(name=title)],
+         dataclasses.field(default_factory=kind))
+        for i, (title, kind) in enumerate(inner.items())
+    ]  # fmt: skip
+
+
+def _dataclass(fields: list[Any]) -> Any:
+    made = dataclasses.make_dataclass("Flags", fields)
+    made.__doc__ = " "
+    return made
 
 
 def _sentence(text: str, program: str, fields: Mapping[str, tuple[Any, Any, str]]) -> str:

@@ -34,6 +34,10 @@ class Job(NamedTuple):
 Flags: TypeAlias = dict[str, tuple[Any, Any, str]]  # name -> (type, default, help)
 _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 _IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", "loop", "precision")
+# What changes no number, and what is written where; the rest of a run's flags do change numbers.
+_RUNNING = ("lanes", "loop", "checkpoint_every", "keep", "segment_seconds", "segment",
+            "lanes_at_a_time", "devices", "distributed", "shard", "plan")  # fmt: skip
+_RECORD = ("out", "id", "tuned_by", "tensorboard")
 TRUST = (bool, False, "import the code (package.module:factory) that the folder names")
 _DISTRIBUTED = (
     str | None,
@@ -41,6 +45,10 @@ _DISTRIBUTED = (
     "HOST:PORT,I/N: this is process I of N; auto asks Slurm and its like",
 )
 _TENSORBOARD = (bool, False, "also write TensorBoard files (extra 'tensorboard')")
+
+
+# Given in another form, or what the command line itself does.
+_OTHERWISE = ("seeds", "progress")
 
 
 def run_flags() -> Flags:
@@ -52,7 +60,7 @@ def run_flags() -> Flags:
         "seeds": (int, 5, "run seeds 0 to N-1"),
         "seed": (int | None, None, "run this one seed instead"),
         "recipe": (str | None, None, "SOURCE[:VARIANT], such as lamaml:reference or lamaml:paper"),
-        **{name: flag for name, flag in listed.items() if name != "seeds"},
+        **{name: flag for name, flag in listed.items() if name not in _OTHERWISE},
         "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
         "tuned_by": (
             str | None,
@@ -124,7 +132,8 @@ def job_of(command: str, arguments: list[str], own: Flags) -> Job:
             given[name] = kind, option.name
             fields[name] = option.type, values.get(option.name, option.default), option.help
     hints = _hints(recipe, fields, own, given)
-    flags = parse(f"cljax {command} {method} {stream}", fields, rest, hints)
+    groups = _groups({"method": method, "stream": stream}, own, given)
+    flags = parse(f"cljax {command} {method} {stream}", fields, rest, hints, groups)
     if flags["out"] is not None:
         check_path(out=flags["out"])
     typed = {a[2:].split("=")[0].replace("-", "_") for a in rest if a.startswith("--")}
@@ -153,6 +162,20 @@ def job_of(command: str, arguments: list[str], own: Flags) -> Job:
     if any(name in typed and kind == "method" for name, (kind, _) in given.items()):
         recipe = dataclasses.replace(recipe, status=f"{recipe.status}, changed")
     return Job(recipe, flags, origins)
+
+
+def _groups(
+    names: Mapping[str, str], own: Mapping[str, Any], given: Mapping[str, tuple[str, str]]
+) -> dict[str, list[str]]:
+    """The flags of ``--help`` by title: of the method, of the stream, and of the run."""
+    groups = {
+        name: [flag for flag, (kind, _) in given.items() if kind == part]
+        for part, name in names.items()
+    }
+    groups |= {"training": [name for name in own if name not in _RUNNING + _RECORD]}
+    groups |= {"running": [name for name in own if name in _RUNNING]}
+    groups |= {"results": [name for name in own if name in _RECORD]}
+    return {title: flags for title, flags in groups.items() if flags}
 
 
 def _stored(recipe: Any, kind: str) -> Mapping[str, Any]:

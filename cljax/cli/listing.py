@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 
 from cljax.cli.flags import parse
 from cljax.errors import UserError, check_known, in_words
@@ -47,14 +48,24 @@ def names(arguments: list[str]) -> int:
         )
     wanted = arguments[1].lower() if len(arguments) == 2 else ""
     for title, lines in rows.items():
-        print(title)
+        found = []
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:-1]
         for *names, last in lines:
             padded = (f"{name:<{width}}" for name, width in zip(names, widths, strict=True))
             line = "  ".join([*padded, last])
             if wanted in line.lower():
-                print(f"  {line}")
+                found.append(_wrapped(line, sum(widths) + 2 * len(widths)))
+        if found:
+            print("\n".join([title, *found]))
     return 0
+
+
+def _wrapped(line: str, indent: int) -> str:
+    """A row in 80 columns; what does not fit goes on below the last column."""
+    return textwrap.fill(
+        line, 80, initial_indent="  ", subsequent_indent=" " * (indent + 2),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def data_sets(arguments: list[str]) -> int:

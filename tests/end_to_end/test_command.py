@@ -189,8 +189,36 @@ def test_help_shows_every_hyper_parameter(capsys):
     )
     for flag in flags.split():
         assert flag in out
+    titles = ["lamaml", "mnist-rotations", "training", "running", "results"]
+    places = [out.index(f" {title} options ") for title in titles]
+    assert places == sorted(places)
+    groups = [out.index(f" --{flag}") for flag in ("alpha-init", "num-tasks", "net", "keep", "out")]
+    assert all(a < b for a, b in zip(places, groups, strict=True))
+    assert all(a < b for a, b in zip(groups, places[1:], strict=False))
+    assert "--progress" not in out
     words = " ".join(out.replace("│", " ").split())
     assert "Initial value of every per-parameter learning rate" in words
+
+
+def test_the_command_alone_says_what_to_do_first(capsys, tmp_path, monkeypatch):
+    code, out, _ = call(capsys)
+    lines = out.splitlines()
+    assert code == 0 and len(lines) <= 12 and max(map(len, lines)) <= 80
+    first = next(line for line in lines if "run er" in line) + lines[3]
+    words = first.replace("\\", " ").partition("train and test")[0].split()
+    monkeypatch.chdir(tmp_path)
+    small = ["--samples-per-task", "20", "--num-tasks", "2", "--net", "mlp:4"]
+    assert call(capsys, *words[1:], *small)[0] == 0 and (tmp_path / "runs/first").is_dir()
+    assert call(capsys, "report", "runs/first")[0] == 0
+
+
+def test_lists_and_commands_fit_80_columns(capsys):
+    for arguments in (["list"], ["--help"], ["list", "recipes"]):
+        code, out, _ = call(capsys, *arguments)
+        assert code == 0 and max(map(len, out.splitlines())) <= 80
+    out = call(capsys, "list", "streams", "svhn")[1]  # a filter finds words that are wrapped
+    assert out.splitlines()[0] == "streams" and "split-svhn" in out
+    assert call(capsys, "list", "nets", "svhn")[1] == ""
 
 
 def test_list_protocol_data_and_version(capsys, monkeypatch):
