@@ -5,6 +5,7 @@ The functions that compute them are in ``cljax.metrics``; the keys are those of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from types import MappingProxyType
 from typing import NamedTuple
@@ -69,8 +70,8 @@ def label(name: str) -> str:
 
 
 def bounds(name: str) -> tuple[float, float]:
-    """The least and the largest fraction that a measure can be."""
-    return MEASURES[name].bounds if name in MEASURES else _ACCURACY
+    """The least and the largest fraction that a measure can be; none of a user's own is known."""
+    return MEASURES[name].bounds if name in MEASURES else (-math.inf, math.inf)
 
 
 def unit(name: str) -> str:

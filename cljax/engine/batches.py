@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import keys
-from cljax.engine.programs import AUGMENT, batch_of, train_data
+from cljax.engine.programs import AUGMENT, TrainData, batch_of, train_data
 from cljax.streams.base import Stream, plan
 from cljax.types import Array, Batch, StepPlan
 
@@ -41,15 +41,15 @@ def batches(
     steps = plan(stream, seed, batch_size, epochs)
     data, update_key = train_data(stream), keys.purpose(seed, "update")
 
-    @jax.jit
-    def made(row: StepPlan, i: Array) -> tuple[Batch, Array]:
+    @jax.jit  # the images are an argument, for a program would hold a copy of what it closes over
+    def made(data: TrainData, row: StepPlan, i: Array) -> tuple[Batch, Array]:
         key = jax.random.fold_in(update_key, i)
-        own = jax.random.fold_in(key, AUGMENT)
-        return batch_of((), row, data, stream.transform, i, key=own), key
+        augment_key = jax.random.fold_in(key, AUGMENT)
+        return batch_of((), row, data, stream.transform, i, key=augment_key), key
 
     def each() -> Iterator[tuple[Batch, Array]]:
         for i in range(len(steps.current)):
             row = StepPlan(*(np.asarray(leaf)[i] for leaf in steps))
-            yield made(row, jnp.asarray(i, jnp.int32))
+            yield made(data, row, jnp.asarray(i, jnp.int32))
 
     return each()
