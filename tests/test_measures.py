@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from cljax import measures, metrics
 
 
@@ -16,8 +18,12 @@ def test_every_measure_has_a_name_and_a_meaning_of_its_own() -> None:
 def test_differences_are_in_points_and_may_be_negative() -> None:
     for name in ("BTI", "FWT", "forgetting", "F"):
         assert measures.bounds(name) == (-1, 1) and measures.unit(name) == "points"
-    for name in ("RA", "LA", "AIA", "accuracy_task_aware", "mine"):
+    for name in ("RA", "LA", "AIA", "accuracy_task_aware"):
         assert measures.bounds(name) == (0, 1) and measures.unit(name) == "%"
+
+
+def test_a_measure_of_ones_own_may_be_any_number() -> None:
+    assert measures.bounds("mine") == (-math.inf, math.inf) and measures.unit("mine") == "%"
 
 
 def test_meanings_are_listed_in_order_for_what_is_shown() -> None:
