@@ -6,7 +6,9 @@ import io
 import json
 import sys
 
+import numpy as np
 import pytest
+import support
 
 import cljax
 from cljax.engine.lanes import Event
@@ -15,9 +17,9 @@ from cljax.runner import progress
 
 EVENTS = [
     Event("compile"),
-    Event("segment", 0, 3, 10, 40, 0, 2.5, num_tasks=4),
+    Event("segment", 0, 3, 10, 40, 0, 2.5, num_tasks=4, share=0.25),
     Event("eval", 0, 3, 10, 40, 0, 0.5),
-    Event("segment", 1, 4, 20, 40, 1, 1.5, num_tasks=4),
+    Event("segment", 1, 4, 20, 40, 1, 1.5, num_tasks=4, share=0.5),
     Event("note", note="The checkpoint x is skipped: y is damaged."),
     Event("diverged", 1, 4, 17, 40, 1, None, "params/Dense_0/bias"),
 ]
@@ -73,8 +75,8 @@ def test_the_time_left_follows_the_pace_of_this_process(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
     with progress.bar(5) as show:
-        show(Event("segment", 1, 1, 500, 1000, 9, 2.5, num_tasks=20))  # as it was kept
-        show(Event("segment", 1, 1, 600, 1000, 10, 2.5, num_tasks=20))  # 100 updates in 10 s
+        show(Event("segment", 1, 1, 500, 1000, 9, 2.5, num_tasks=20, share=0.5))  # resumed
+        show(Event("segment", 1, 1, 600, 1000, 10, 2.5, num_tasks=20, share=0.6))  # a tenth in 10 s
     text = sys.stderr.getvalue()
     assert "seed 2 of 5, task 11 of 20, 12 %, about 7 min left" in text
     assert text.count("left") == 1
@@ -94,7 +96,7 @@ def test_where_nothing_is_drawn_in_place_a_line_comes_every_30_seconds(monkeypat
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with progress.bar(1) as show:
         for step in range(1, 6):
-            show(Event("segment", 0, 0, step, 10, 0, 1.0))
+            show(Event("segment", 0, 0, step, 10, 0, 1.0, share=step / 10))
     lines = sys.stderr.getvalue().splitlines()
     assert [line[:26] for line in lines] == [
         "seed 1 of 1, task 1, 30 %,",
@@ -103,8 +105,6 @@ def test_where_nothing_is_drawn_in_place_a_line_comes_every_30_seconds(monkeypat
 
 
 def test_a_run_in_python_shows_its_progress_unless_told_not_to(monkeypatch):
-    import support
-
     for asked, drawn in ((None, True), (True, True), (False, False), (lambda event: None, False)):
         monkeypatch.setattr(sys, "stderr", Terminal())
         monkeypatch.setenv("TERM", "xterm")
@@ -112,6 +112,25 @@ def test_a_run_in_python_shows_its_progress_unless_told_not_to(monkeypatch):
         assert ("seed 1 of 1, task" in sys.stderr.getvalue()) == drawn
     with pytest.raises(UserError, match="progress is 3, but it must be a function"):
         cljax.run(cljax.Finetune(), support.stream(), net="mlp:3", seeds=1, progress=3)
+
+
+@pytest.mark.parametrize("method", [cljax.BiC(), cljax.Finetune()])
+def test_events_count_updates_of_tasks_and_the_share_of_all_with_phases(method):
+    events = []
+    task = np.repeat(np.arange(3, dtype=np.int32), 12)
+    y = 2 * task + np.arange(36, dtype=np.int32) % 2
+    part = np.random.default_rng(0).normal(size=(36, 4)).astype(np.float32), y, task
+    stream = cljax.streams.from_arrays(part, test=part, val=0.0, dtype="float32")
+    cljax.run(method, stream, net="mlp:3", seeds=2, epochs=2, progress=events.append)
+    numbers = [event for event in events if event.kind in ("segment", "eval")]
+    assert len({event.num_steps for event in numbers}) == 1
+    for run in range(2):
+        segments = [event for event in numbers if event.run == run and event.kind == "segment"]
+        shares, steps = [e.share for e in segments], [e.step for e in segments]
+        assert shares == sorted(set(shares)) and 0 < shares[0] and shares[-1] == 1
+        assert steps == sorted(steps) and steps[-1] == segments[0].num_steps
+        evals = [event.step for event in numbers if event.run == run and event.kind == "eval"]
+        assert evals == sorted(evals) and evals[-1] == segments[0].num_steps
 
 
 def test_the_journal_is_appended_to_and_loses_only_a_cut_line(tmp_path):

@@ -48,12 +48,13 @@ class Event(NamedTuple):
     kind: str
     run: int = -1  # number of the run
     seed: int = -1
-    step: int = 0
-    num_steps: int = 0
+    step: int = 0  # updates of tasks so far; those of phases do not count
+    num_steps: int = 0  # of the whole run
     task: int = 0
     value: float | None = None
     note: str = ""
     num_tasks: int = 0
+    share: float = 0.0  # of all updates of the run, those of phases included
 
 
 class Divergence(NamedTuple):
@@ -114,6 +115,24 @@ class Setup(NamedTuple):
         rest = (item for item in self.items[self.first :] if item.program == "task")
         return next(item.start for item in rest)
 
+    @property
+    def num_steps(self) -> int:
+        """Updates of all tasks."""
+        return max(item.stop for item in self.items if item.program == "task")
+
+    def updates(self, number: int, at: int) -> int:
+        """Updates of tasks that are done at position ``at`` of item ``number``."""
+        if self.items[number].program == "task":
+            return at
+        done = (item.stop for item in self.items[self.first : number] if item.program == "task")
+        return max(done, default=self.begins_at)
+
+    def share(self, number: int, at: int) -> float:
+        """The share of all updates, those of phases included, that is done there."""
+        lengths = [item.stop - item.start for item in self.items]
+        done = sum(lengths[self.first : number]) + at - self.items[number].start
+        return done / max(sum(lengths[self.first :]), 1)
+
 
 class Place(NamedTuple):
     """Where a lane stands: before update ``at`` of item ``item``; -1: before its beginning."""
@@ -158,18 +177,19 @@ def advance(setup: Setup, lane: Lane, place: Place) -> tuple[Place, Outcome]:
         )  # fmt: skip
         losses = host_copy(carry.losses).reshape(len(lane.members), -1)[:, place.at : stop]
         pace = agreed((time.perf_counter() - began) / (stop - place.at))
-        events = _health(setup, lane, item, carry, stop)
-        step, num_steps = (stop if training else item.start), items[-1].stop
+        events = _health(setup, lane, place.item, carry, stop)
+        step, share = setup.updates(place.item, stop), setup.share(place.item, stop)
         events += [
             Event(
                 "segment",
                 member,
                 seed,
                 step,
-                num_steps,
+                setup.num_steps,
                 item.task,
                 float(np.mean(row)),
                 num_tasks=setup.stream.num_tasks,
+                share=share,
             )  # fmt: skip
             for member, seed, row in zip(lane.members, lane.seeds, losses, strict=True)
         ]
@@ -184,7 +204,8 @@ def advance(setup: Setup, lane: Lane, place: Place) -> tuple[Place, Outcome]:
             setup.records[member].phase_losses[item.program, item.task] = row[: item.stop]
     test = None
     if item.row is not None or item.anytime:
-        test = _evaluation(setup, lane, main.state, item.task, stop, item.row, item.anytime)
+        step = setup.updates(place.item, stop)
+        test = _evaluation(setup, lane, main.state, item.task, step, item.row, item.anytime)
     return _arrived(setup, lane, main, place.item + 1, pace), (events, test)
 
 
@@ -245,13 +266,13 @@ def agreed(value: float) -> float:
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))
 
 
-def _health(setup: Setup, lane: Lane, item: Item, carry: Carry, stop: int) -> list[Event]:
+def _health(setup: Setup, lane: Lane, number: int, carry: Carry, stop: int) -> list[Event]:
     """Records and reports the runs whose loss or parameters are no longer finite."""
     bad = host_copy(carry.bad).reshape(-1)
     sound = host_copy(carry.sound).reshape(len(lane.members), -1)
     if (bad < 0).all() and sound.all():
         return []
-    names, events = leaf_names(setup.programs.state), []
+    names, task, events = leaf_names(setup.programs.state), setup.items[number].task, []
     for i, (member, seed) in enumerate(zip(lane.members, lane.seeds, strict=True)):
         broken = [name for name, ok in zip(names, sound[i], strict=True) if not ok]
         broken.sort(key=lambda name: not name.startswith("params"))
@@ -259,11 +280,12 @@ def _health(setup: Setup, lane: Lane, item: Item, carry: Carry, stop: int) -> li
         lost = bad[i] >= 0 or (broken and broken[0].startswith("params"))
         if not lost or setup.records[member].divergence is not None:
             continue
-        step = int(bad[i]) if bad[i] >= 0 else stop - 1
-        found = Divergence(item.task, step, broken[0] if broken else "loss")
+        step = setup.updates(number, int(bad[i]) if bad[i] >= 0 else stop - 1)
+        found = Divergence(task, step, broken[0] if broken else "loss")
         setup.records[member].divergence = found
-        num_steps = setup.items[-1].stop
-        events.append(Event("diverged", member, seed, step, num_steps, item.task, None, found.leaf))
+        events.append(
+            Event("diverged", member, seed, step, setup.num_steps, task, None, found.leaf)
+        )
     return events
 
 
@@ -314,8 +336,7 @@ def _evaluation(
                 record.confusion[row] = confusion.reshape(-1, *confusion.shape[-2:])[i]
             headline = accuracies[setup.evaluations[0].name][i]
             mean = float(np.nanmean(headline[asked]))
-            num_steps = setup.items[-1].stop
-            events.append(Event("eval", member, seed, step, num_steps, task, mean))
+            events.append(Event("eval", member, seed, step, setup.num_steps, task, mean))
         return events
 
     return work

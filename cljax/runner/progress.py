@@ -57,7 +57,7 @@ def bar(num_runs: int, names: Sequence[str] = ()) -> Iterator[Progress]:
             _write(f"{_fit('') if drawn else ''}{_sentence(event, names)}\n")
         now = time.monotonic()
         far = far.after(event, now)
-        if far.steps and event.kind in ("segment", "eval") and (in_place or now - last >= _EVERY):
+        if far.shares and event.kind in ("segment", "eval") and (in_place or now - last >= _EVERY):
             line = far.line(now)
             _write(_fit(line) if in_place else f"{line}\n")
             last, drawn = now, in_place
@@ -70,14 +70,13 @@ def bar(num_runs: int, names: Sequence[str] = ()) -> Iterator[Progress]:
 
 
 class _Far(NamedTuple):
-    """How far runs are: updates done of each, and from where and when this process began."""
+    """How far runs are: the share done of each, and from where and when this process began."""
 
     num_runs: int
     kind: str  # what a run is called
-    num_steps: int = 0
     num_tasks: int = 0
-    steps: Mapping[int, int] = MappingProxyType({})  # run -> updates done
-    first: Mapping[int, int] = MappingProxyType({})  # run -> those done when it was first heard of
+    shares: Mapping[int, float] = MappingProxyType({})  # run -> the share of it that is done
+    first: Mapping[int, float] = MappingProxyType({})  # run -> that when it was first heard of
     tasks: Mapping[int, int] = MappingProxyType({})
     began: float = 0.0
     loss: float | None = None
@@ -90,23 +89,22 @@ class _Far(NamedTuple):
         if event.kind != "segment":
             return self
         return self._replace(
-            num_steps=event.num_steps, num_tasks=event.num_tasks, loss=event.value,
-            began=self.began or now, steps={**self.steps, event.run: event.step},
-            first={event.run: event.step, **self.first},
+            num_tasks=event.num_tasks, loss=event.value, began=self.began or now,
+            shares={**self.shares, event.run: event.share},
+            first={event.run: event.share, **self.first},
             tasks={**self.tasks, event.run: event.task + 1},
         )  # fmt: skip
 
     def line(self, now: float) -> str:
         """Such as ``seed 2 of 5, task 11 of 20, 31 %, about 40 s left, loss 0.412``."""
-        active = [run for run, step in self.steps.items() if step < self.num_steps]
-        active = sorted(active or self.steps)
-        done, total = sum(self.steps.values()), self.num_runs * self.num_steps
+        active = sorted([run for run, share in self.shares.items() if share < 1] or self.shares)
+        done, total = sum(self.shares.values()), self.num_runs
         which = f"{active[0] + 1}" if len(active) == 1 else f"{active[0] + 1}-{active[-1] + 1}"
         of = f" of {self.num_tasks}" if self.num_tasks else ""
         parts = [
             f"{self.kind}{'s'[: len(active) > 1]} {which} of {self.num_runs}",
             f"task {min(self.tasks[run] for run in active)}{of}",
-            f"{100 * done / max(total, 1):.0f} %",
+            f"{100 * done / total:.0f} %",
         ]
         here, spent = done - sum(self.first.values()), now - self.began
         if here > 0 and spent > 2 and done < total:
