@@ -22,7 +22,7 @@ def first_line(text: str) -> str:
     """The first sentence of a docstring, in a line."""
     paragraph = inspect.cleandoc(text).partition("\n\n")[0]
     line = " ".join(paragraph.split())
-    return _plain(re.split(r"(?<=[a-z0-9)`])[.:;](?= )", line)[0].rstrip(".:"))
+    return _plain(re.split(r"(?<=[a-z0-9)`])(?<! al)[.;](?= )", line)[0].rstrip(".:"))
 
 
 def markdown(text: str) -> str:
@@ -35,7 +35,9 @@ def _blocks(lines: Sequence[str]) -> Iterator[str]:
     while i < len(lines):
         section = _SECTION.match(lines[i])
         j = i + 1
-        if section or lines[i].startswith("    ") or lines[i].startswith(">>>"):
+        if not lines[i]:
+            yield ""
+        elif section or lines[i].startswith("    ") or lines[i].startswith(">>>"):
             ends = _ends_of_doctest if lines[i].startswith(">>>") else _is_outside
             while j < len(lines) and not ends(lines[j]):
                 j += 1

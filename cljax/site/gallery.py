@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ from cljax.site.reference import link
 
 __all__ = ["gallery"]
 
-_LETTERS = {r"\'e": "é", r"\"o": "ö", r"\"u": "ü", r"\"a": "ä", r"\o": "ø", r"\v{c}": "č"}
+_ACCENTS = dict(zip("'`\"^~v", "\u0301\u0300\u0308\u0302\u0303\u030c", strict=True))
+_ACCENT = re.compile(r"\\(?:(['`\"^~])\{?|(v)\{)(\w)\}?")
 
 
 class _Entry(NamedTuple):
@@ -54,8 +57,9 @@ def gallery(checkout: Checkout | None) -> dict[str, bytes]:
         notebook = next((page for page in family[0].pages if page.endswith(".ipynb")), "")
         picture = picture_of(checkout.files[notebook]) if checkout and notebook else None
         place = f"pictures/{PurePosixPath(notebook).stem}.png"
+        shown = picture and place not in made  # once, by the first family that it is of
         made |= {place: picture} if picture else {}
-        lines += _family(family, (place, notebook) if picture else None)
+        lines += _family(family, (place, notebook) if shown else None)
     return {"gallery.md": "\n".join(lines).encode(), **made}
 
 
@@ -101,15 +105,16 @@ def _family(family: Sequence[_Entry], picture: tuple[str, str] | None) -> Iterat
     yield from (f"(method-{entry.name})=" for entry in family)
     yield from [f"## {', '.join(entry.name for entry in family)}", ""]
     for entry in family:
-        home = link(entry.definition.__module__, entry.definition.__name__)
-        yield f"- {home}: {first_line(entry.method.summary)}"
+        module, name = entry.definition.__module__, entry.definition.__name__
+        yield f"- {link(module, name, name)}: {first_line(entry.method.summary)}"
     yield ""
     papers = dict.fromkeys(key for entry in family for key in entry.papers)
     if papers:
         yield from ["**Papers**", "", *(f"- {_long(key)}" for key in papers), ""]
     pages = dict.fromkeys(page for entry in family for page in entry.pages)
-    if pages:
-        yield from ["**See** " + ", ".join(f"[]({page})" for page in pages), ""]
+    for title, ending in (("Notebooks", ".ipynb"), ("Guides", ".md")):
+        links = [f"[]({page})" for page in pages if page.endswith(ending)]
+        yield from [f"**{title}** {'; '.join(links)}", ""] if links else ()
     yield from _pseudo_code(family[0].definition)
     if picture:
         place, notebook = picture
@@ -119,8 +124,6 @@ def _family(family: Sequence[_Entry], picture: tuple[str, str] | None) -> Iterat
 
 def _pseudo_code(definition: type) -> Iterator[str]:
     """The first block of code in the module's docstring."""
-    import sys
-
     text = text_of(sys.modules[definition.__module__])
     block = re.search(r"\n\n((?:    .*\n|\n)+)", f"{text}\n")
     if block:
@@ -153,6 +156,6 @@ def _surnames(authors: str) -> list[str]:
 
 def _text(bibtex: str) -> str:
     """What BibTeX would set, without its braces."""
-    for sign, letter in _LETTERS.items():
-        bibtex = bibtex.replace(sign, letter)
-    return re.sub(r"[{}]", "", bibtex)
+    accented = lambda found: found[3] + _ACCENTS[found[1] or found[2]]
+    plain = bibtex.replace("\\&", "&")
+    return re.sub(r"[{}]", "", unicodedata.normalize("NFC", _ACCENT.sub(accented, plain)))

@@ -105,8 +105,9 @@ def _options(address: str, execute: bool) -> dict[str, Any]:
         "html_copy_source": False,
         "html_show_sphinx": False,
         "html_theme_options": {
-            "footer_icons": [],
-            **({"source_repository": address} if address else {}),
+            "footer_icons": [{"name": "Source", "url": address, "html": "Source", "class": ""}]
+            if address
+            else []
         },
         "add_module_names": False,
         "maximum_signature_line_length": 88,

@@ -16,7 +16,7 @@ from typing import Any
 
 from cljax.errors import UserError
 
-__all__ = ["check_documented", "modules_of", "text_of", "undocumented"]
+__all__ = ["check_documented", "is_function", "modules_of", "text_of", "undocumented"]
 
 _SHOWN = 5  # names in a complaint
 
@@ -59,7 +59,7 @@ def _missing(module: ModuleType) -> Iterator[str]:
             if not text_of(thing) or text_of(thing).startswith(f"{thing.__name__}("):
                 yield full
             yield from (f"{full}.{own}" for own in _undocumented_methods(thing))
-        elif _is_function(thing) and not text_of(thing):
+        elif is_function(thing) and not text_of(thing):
             yield full
 
 
@@ -77,7 +77,8 @@ def _told(thing: type, name: str) -> bool:
     return any(text_of(getattr(base, name)) for base in thing.__mro__ if name in vars(base))
 
 
-def _is_function(thing: Any) -> bool:
+def is_function(thing: Any) -> bool:
+    """Whether a thing is a function, also one that is compiled, wrapped or partly applied."""
     return isinstance(thing, functools.partial) or inspect.isroutine(inspect.unwrap(thing))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from cljax.options import Options, documentation
 from cljax.site.docstrings import first_line, markdown
-from cljax.site.names import text_of
+from cljax.site.names import is_function, text_of
 
 __all__ = ["link", "pages"]
 
@@ -33,9 +33,9 @@ def pages(modules: Sequence[ModuleType]) -> dict[str, str]:
     return made | {f"reference/{name}.md": _page(name, by_name) for name in by_name}
 
 
-def link(module: str, name: str) -> str:
-    """A reference to a documented name."""
-    return f"{{py:obj}}`{name} <{module}.{name}>`"
+def link(module: str, name: str, shown: str) -> str:
+    """A reference to a documented name, which may be shown by another one."""
+    return f"{{py:obj}}`{shown} <{module}.{name}>`"
 
 
 def _index(modules: Sequence[ModuleType]) -> str:
@@ -74,7 +74,7 @@ def _page(name: str, modules: Mapping[str, ModuleType]) -> str:
         thing = getattr(module, each)
         home = home_of(thing, each, modules)
         if home not in (None, (name, each)):
-            gathered.append(f"| {link(*home)} | {_first(thing)} |")
+            gathered.append(f"| {link(*home, each)} | {_first(thing)} |")
         elif not inspect.ismodule(thing):
             defined += [*_entry(each, thing, modules), ""]
     if gathered:
@@ -112,13 +112,14 @@ def _names(module: ModuleType, name: str, thing: Any) -> bool:
 
 
 def _first(thing: Any) -> str:
-    return first_line(text_of(thing)).replace("|", " ")
+    documented = inspect.isclass(thing) or inspect.ismodule(thing) or is_function(thing)
+    return first_line(text_of(thing)).replace("|", " ") if documented else ""
 
 
 def _entry(name: str, thing: Any, modules: Mapping[str, ModuleType]) -> Iterator[str]:
     if inspect.isclass(thing):
         yield from _class(name, thing, modules)
-    elif inspect.isroutine(inspect.unwrap(thing)) or callable(thing) and text_of(thing):
+    elif is_function(thing):
         shown = _signature(thing, modules)
         yield from [f":::{{py:function}} {name}{shown}", "", markdown(text_of(thing)), ":::"]
     else:
