@@ -20,7 +20,7 @@ from cljax.site import gallery, names, reference
 from cljax.site.pages import collect, find, first_page, repository
 from cljax.version import __version__
 
-__all__ = ["build"]
+__all__ = ["build", "options_of", "run_sphinx"]
 
 _SECONDS = 3600  # a notebook's cell may take
 
@@ -65,7 +65,7 @@ def build(
             place = Path(work) / "source" / path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
-        _sphinx(Path(work), _options(address, execute))
+        run_sphinx(Path(work), options_of(address, execute=execute))
         try:
             shutil.copytree(Path(work) / "html", folder, dirs_exist_ok=True)
         except (OSError, shutil.Error) as error:
@@ -84,7 +84,7 @@ def _check_sphinx() -> None:
         ) from None
 
 
-def _options(address: str, execute: bool) -> dict[str, Any]:
+def options_of(address: str, *, execute: bool) -> dict[str, Any]:
     """What a ``conf.py`` would say."""
     return {
         "project": "cljax",
@@ -115,15 +115,22 @@ def _options(address: str, execute: bool) -> dict[str, Any]:
     }
 
 
-def _sphinx(work: Path, options: dict[str, Any]) -> None:
+def run_sphinx(work: Path, options: dict[str, Any]) -> None:
+    """Builds ``work/source`` into ``work/html``.
+
+    Raises:
+      UserError: with the first warning, if Sphinx has any.
+    """
     from sphinx.application import Sphinx
     from sphinx.errors import SphinxError
     from sphinx.util.console import nocolor
+    from sphinx.util.docutils import docutils_namespace, patch_docutils
 
     nocolor()
     warnings = io.StringIO()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        # What docutils registers is global; the second of two builds would warn of it.
+        with contextlib.redirect_stdout(io.StringIO()), patch_docutils(), docutils_namespace():
             app = Sphinx(
                 work / "source", None, work / "html", work / "trees", "html",
                 confoverrides=options, status=None, warning=warnings,
