@@ -222,6 +222,24 @@ def test_what_sphinx_does_not_find_ends_the_build(text, tmp_path):
         make.run_sphinx(tmp_path, make.options_of("", execute=False))
 
 
+@pytest.mark.slow
+def test_notebooks_are_run_when_asked_and_one_that_fails_ends_the_build(checkout, tmp_path):
+    pytest.importorskip("myst_nb")
+    notebook = json.loads((checkout() / "notebooks" / "n.ipynb").read_text())
+    notebook["metadata"] = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "index.md").write_text("# T\n\n[](n.ipynb)\n\n```{toctree}\nn\n```\n")
+    for code in ("print(6 * 7)", "1 / 0"):
+        notebook["cells"][1]["source"] = [code]
+        (tmp_path / "source" / "n.ipynb").write_text(json.dumps(notebook))
+        if code == "1 / 0":
+            with pytest.raises(UserError, match=r"^n\.ipynb did not run .* division by zero\.$"):
+                make.run_sphinx(tmp_path, make.options_of("", execute=True))
+        else:
+            make.run_sphinx(tmp_path, make.options_of("", execute=True))
+            assert re.search(r"\b42\b", (tmp_path / "html" / "n.html").read_text())
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The site of this checkout, built once."""

@@ -121,6 +121,7 @@ def run_sphinx(work: Path, options: dict[str, Any]) -> None:
     Raises:
       UserError: with the first warning, if Sphinx has any.
     """
+    from myst_nb.core.execute.base import ExecutionError
     from sphinx.application import Sphinx
     from sphinx.errors import SphinxError
     from sphinx.util.console import nocolor
@@ -138,6 +139,9 @@ def run_sphinx(work: Path, options: dict[str, Any]) -> None:
             app.build()
     except SphinxError as error:
         raise UserError(f"Sphinx could not make the site: {error}.") from error
+    except ExecutionError as error:
+        last = str(error.__cause__ or "").strip().rpartition("\n")[2]
+        raise UserError(f"{Path(str(error)).name} did not run to its end: {last}.") from error
     said = [line for line in warnings.getvalue().splitlines() if line.strip()]
     if said:
         first = re.sub(r"\x1b\[[0-9;]*m", "", said[0]).replace(f"{work / 'source'}/", "")
