@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cljax
 from cljax.errors import UserError
 
 __all__ = ["Checkout", "collect", "find", "first_page", "picture_of", "repository"]
@@ -23,6 +22,11 @@ __all__ = ["Checkout", "collect", "find", "first_page", "picture_of", "repositor
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]*)(#[^)\s]*)?\)")
 _FENCED = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _PICTURES = (".png", ".svg", ".jpg")
+_ALONE = """# cljax
+
+[All methods](gallery.md) and [every public name](reference/index.md). The guides and notebooks come
+with a checkout, and this was made without one.
+"""
 
 
 class Checkout(NamedTuple):
@@ -41,7 +45,7 @@ def repository(root: Path) -> str:
 
 def find() -> Path | None:
     """The checkout that is the current folder or holds the package, if one does."""
-    for folder in (Path.cwd(), Path(cljax.__file__).parents[1]):
+    for folder in (Path.cwd(), Path(__file__).parents[2]):
         if (folder / "notebooks" / "guides").is_dir() and (folder / "cljax").is_dir():
             return folder
     return None
@@ -89,7 +93,7 @@ def collect(root: Path, address: str) -> Checkout:
 def first_page(checkout: Checkout | None) -> bytes:
     """The first page: the README or, without a checkout, a title; then what there is."""
     if checkout is None:
-        text, guides, notebooks, rest = f"# cljax\n\n{cljax.__doc__}\n", (), (), ()
+        text, guides, notebooks, rest = _ALONE, (), (), ()
     else:
         text = checkout.files["index.md"].decode()
         guides, notebooks, rest = checkout.guides, checkout.notebooks, ("CHANGELOG",)
