@@ -42,7 +42,7 @@ COMMANDS = {
     "protocol": "protocol METHOD STREAM      the paragraph for a paper",
     "report": "report DIR ...              a page about runs and sweeps, with tables",
     "cite": "cite METHOD|STREAM|DIR ...  BibTeX of what was used",
-    "docs": "docs OUT                    guides, notebooks, reference as HTML (extra 'docs')",
+    "docs": "docs OUT                    guides and reference as HTML (extra 'docs')",
 }
 USAGE = "usage: cljax COMMAND ...\n\n" + "\n".join(f"  cljax {line}" for line in COMMANDS.values())
 FIRST = """cljax: continual learning in JAX. First, with the digits that come with it:
