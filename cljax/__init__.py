@@ -65,6 +65,7 @@ _LATER = (
     "loggers",
     "plot",
     "report",
+    "runtime",
 )  # imported when first asked for: they take a while
 
 __all__ = [

@@ -14,7 +14,8 @@ ROOMS = (
     "keys", "optimizers", "nets", "losses", "method", "penalty", "checks", "inner_loop", "implicit",
     "geometry", "storage", "data", "identity", "streams", "memory", "penalties", "update_rules",
     "methods", "evaluation", "engine", "resolve", "recipes", "references", "plot", "runner",
-    "loggers", "sweep", "report", "cli",
+    "loggers", "sweep", "report", "runtime", "site",
+    "cli",
 )  # fmt: skip
 
 

@@ -28,7 +28,9 @@ def test_a_newcomer_reads_at_most_two_hundred_lines() -> None:
     assert len(FILES[0].read_text("utf-8").splitlines()) <= 200
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [*FILES, ROOT / ".github" / "CONTRIBUTING.md"], ids=lambda file: file.stem
+)
 def test_links_lead_to_files(file: Path) -> None:
     links = LINK.findall(file.read_text("utf-8"))
     assert [link for link in links if not (file.parent / link).exists()] == []

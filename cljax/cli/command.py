@@ -42,7 +42,7 @@ COMMANDS = {
     "protocol": "protocol METHOD STREAM      the paragraph for a paper",
     "report": "report DIR ...              a page about runs and sweeps, with tables",
     "cite": "cite METHOD|STREAM|DIR ...  BibTeX of what was used",
-    "docs": "docs OUT                    the reference as HTML (extra 'docs')",
+    "docs": "docs OUT                    guides and reference as HTML (extra 'docs')",
 }
 USAGE = "usage: cljax COMMAND ...\n\n" + "\n".join(f"  cljax {line}" for line in COMMANDS.values())
 FIRST = """cljax: continual learning in JAX. First, with the digits that come with it:
@@ -168,9 +168,9 @@ def _data(arguments: list[str]) -> int:
 
 
 def _docs(arguments: list[str]) -> int:
-    from cljax.cli import report
+    from cljax.cli import site
 
-    return report.docs(arguments)
+    return site.docs(arguments)
 
 
 def _resume(arguments: list[str]) -> int:

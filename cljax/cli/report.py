@@ -1,4 +1,4 @@
-"""The commands ``cljax report``, ``cljax cite`` and ``cljax docs``."""
+"""The commands ``cljax report`` and ``cljax cite``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from cljax.cli.flags import parse
 from cljax.errors import UserError
 
-__all__ = ["cite", "docs", "report"]
+__all__ = ["cite", "report"]
 
 _FLAGS: dict[str, tuple[Any, Any, str]] = {
     "out": (str | None, None, "the page, FILE.html; default DIR/report.html, for several here"),
@@ -47,19 +47,6 @@ def cite(arguments: list[str]) -> int:
         if not own:
             print(f"cljax: {name} has no reference.", file=sys.stderr)
     print(bibtex(key for own in keys for key in own))
-    return 0
-
-
-def docs(arguments: list[str]) -> int:
-    """Writes the reference of the whole package into a folder."""
-    from cljax.cli.reference import write
-
-    if arguments[:1] in (["-h"], ["--help"]):
-        print("usage: cljax docs OUT   the reference of all public modules, as HTML")
-        return 0
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise UserError("cljax docs needs one folder to write into, such as reference.")
-    print(write(arguments[0]))
     return 0
 
 
