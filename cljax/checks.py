@@ -235,7 +235,7 @@ def check_replay(memory: Any, spec: Spec, capacity: int, num: int) -> None:
     empty = traced("init", lambda: memory.init(spec, capacity))
     if type(memory).__module__.startswith("cljax."):  # the rest is tested
         return
-    contents = getattr(empty, "contents", None)
+    contents = traced("contents", lambda state: getattr(state, "contents", None), empty)
     if not isinstance(contents, Contents):
         raise UserError(
             f"{name} makes {in_words(empty)} in init, but it must make what has a property "

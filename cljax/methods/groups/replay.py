@@ -64,17 +64,21 @@ class ReplayOptions(Options):
         """[B] bool, which examples are offered to the memory: those not seen before."""
         return batch.mask & batch.clock.first_pass
 
+    def examples(self, batch: Batch) -> Examples:
+        """What is offered of a batch, leaves [B, ...]."""
+        return Examples(batch.x, batch.y, batch.task)
+
     def sample(self, memory: Any, key: Array) -> tuple[Examples, Array]:
         """Replayed examples, leaves [R, ...], and which of them are valid, [R] bool."""
         return self.store.sample(memory, self.replay_size, key, replace=self.with_replacement)
 
     def slots(self, memory: Any, batch: Batch, key: Array) -> PyTree:
         """What the memory draws for each example of a batch: a reservoir, [B] int32, its slot."""
-        return self.store.draw(memory, _examples(batch), self.offered(batch), key)
+        return self.store.draw(memory, self.examples(batch), self.offered(batch), key)
 
     def stored(self, memory: Any, batch: Batch, slots: PyTree) -> Any:
         """The memory once a batch was offered to it."""
-        return self.store.offer(memory, _examples(batch), self.offered(batch), slots)
+        return self.store.offer(memory, self.examples(batch), self.offered(batch), slots)
 
 
 class OfferOptions(ReplayOptions):
@@ -85,10 +89,6 @@ class OfferOptions(ReplayOptions):
 
     def offered(self, batch: Batch) -> Array:
         return batch.mask & (batch.clock.first_pass | (self.offer == "every-epoch"))
-
-
-def _examples(batch: Batch) -> Examples:
-    return Examples(batch.x, batch.y, batch.task)
 
 
 def beside(replayed: Any, current: Any) -> Any:
