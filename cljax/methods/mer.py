@@ -164,7 +164,7 @@ class MER(ReplayOptions, Method, name="mer"):
         first = jax.tree.map(
             lambda new, old: jnp.concatenate([new[None], old.astype(new.dtype)]), z, replay
         )
-        some, mask = jnp.any(mask), jnp.concatenate([jnp.ones(1, bool), mask])
+        stored, mask = mask, jnp.concatenate([jnp.ones(1, bool), mask])
         # Where each entry of (z, replay...) stands in the sequence: z is entry 0.
         if self.algorithm == "1":
             order = jnp.arange(self.replay_size + 1)
@@ -174,7 +174,7 @@ class MER(ReplayOptions, Method, name="mer"):
             order = jnp.argsort(jnp.where(mask, jax.random.uniform(key_place, mask.shape), 2.0))
         sequence, mask = jax.tree.map(lambda a: a[order], (first, mask))
         if self.algorithm == "7":
-            mask = mask & some
+            mask = mask & jnp.any(stored)
         scale = jnp.where(order == 0, self.z_scale if self.algorithm == "7" else 1.0, 1.0)
         return sequence, mask, scale
 
