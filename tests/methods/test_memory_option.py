@@ -31,9 +31,9 @@ REPLAYING = [name for name, method in METHODS.items() if isinstance(method, Repl
 TINY = {"seeds": 2, "net": cljax.nets.mlp(3), "batch_size": 4}
 
 
-def test_every_method_with_a_reservoir_takes_a_memory():
+def test_every_method_of_reservoirs_takes_a_memory():
     of_reservoirs = {"lamaml", "sync-lamaml", "cmaml", "la-er", "mer", "er", "meta-bgd"}
-    assert set(REPLAYING) == of_reservoirs
+    assert of_reservoirs <= set(REPLAYING)
 
 
 @pytest.mark.parametrize("memory", ["ring", "ring:per=class", "balanced", Fading(0.5), LastOne()])
