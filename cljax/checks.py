@@ -4,8 +4,9 @@
     model_of       what a network's factory makes: a ``Model``; neither a module nor a class
     check_network  what that returns: logits [B, C] and features [B, D], floats, a row an example
     check_plan     what a stream's own planner makes; ``shown``, what its transform does
+    check_replay   a memory's functions, which fit each other and the stream
 
-``check_network`` traces the network's functions and runs nothing.
+``check_network`` and ``check_replay`` trace functions and run nothing.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from cljax.errors import UserError, in_words
 from cljax.method import Method
 from cljax.options import check_single
 from cljax.penalty import Penalty
-from cljax.types import Evaluation, Model, Net, Output, PyTree, StepPlan, Variables
+from cljax.states import Contents
+from cljax.types import Evaluation, Examples, Model, Net, Output, PyTree, Spec, StepPlan, Variables
 
 __all__ = [
     "check_evaluations", "check_memory", "check_method", "check_network", "check_plan",
-    "check_progress", "model_of", "shown",
+    "check_progress", "check_replay", "model_of", "shown",
 ]  # fmt: skip
 
-_ROWS = 3  # of the batch that a network is tried on
+_ROWS = 3  # of the batch that a network or a memory is tried on
 
 
 def check_method(method: Any) -> None:
@@ -212,6 +214,82 @@ def shown(
             f"make a row for each, [{x.shape[0]}, ...] here."
         ) from None
     return seen
+
+
+def check_replay(memory: Any, spec: Spec, capacity: int, num: int) -> None:
+    """Raises UserError unless the functions of a ``cljax.memory.Memory`` fit each other.
+
+    Args:
+      capacity: of the memory, in examples. num: how many are replayed at once.
+    """
+    name = f"The memory {memory.name}"
+
+    def traced(function: str, fn: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return jax.eval_shape(fn, *args)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{name} fails in {function}: {_short(error)}.") from error
+
+    empty = traced("init", lambda: memory.init(spec, capacity))
+    if type(memory).__module__.startswith("cljax."):  # the rest is tested
+        return
+    contents = traced("contents", lambda state: getattr(state, "contents", None), empty)
+    if not isinstance(contents, Contents):
+        raise UserError(
+            f"{name} makes {in_words(empty)} in init, but it must make what has a property "
+            "contents, the cljax.memory.Contents that it holds."
+        )
+    label = jax.ShapeDtypeStruct((), jnp.int32)
+    one = Examples(spec.example, label, label), jax.ShapeDtypeStruct((), bool)
+    _check_rows(f"{name} says contents", (Examples(*contents[:3]), contents.mask), one, None)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    drawn = traced("draw", memory.draw, empty, *_rows(one, (_ROWS,)), key)
+    if any(leaf.shape[:1] != (_ROWS,) for leaf in jax.tree.leaves(drawn)):
+        raise UserError(
+            f"{name} draws {_shapes(drawn)} for {_ROWS} examples, but it must draw a row for each."
+        )
+    after = traced("offer", memory.offer, empty, *_rows(one, (_ROWS,)), drawn)
+    import chex
+
+    try:
+        chex.assert_trees_all_equal_shapes_and_dtypes(empty, after)
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"{name} changes its form in offer: {_short(error)}.") from error
+    for replace in (False, True):
+        sample = lambda memory_state, key, replace=replace: memory.sample(
+            memory_state, num, key, replace=replace
+        )
+        _check_rows(f"{name} samples", traced("sample", sample, empty, key), one, (num,))
+
+
+def _rows(one: PyTree, lead: tuple[int, ...]) -> PyTree:
+    """Shapes of one example as those of rows of them."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((*lead, *a.shape), a.dtype), one)
+
+
+def _check_rows(what: str, made: Any, one: PyTree, lead: tuple[int, ...] | None) -> None:
+    """Raises UserError unless these are rows of examples and their mask; lead None: the mask's."""
+    import chex
+
+    try:
+        right = _rows(one, made[1].shape if lead is None else lead)
+        chex.assert_trees_all_equal_shapes(made, right)
+        chex.assert_type(made[1], bool)
+    except (AssertionError, AttributeError, IndexError, TypeError, ValueError):
+        rows = "slots" if lead is None else str(lead[0])
+        raise UserError(
+            f"{what} {_shapes(made)}, but those must be Examples of rows like {_shapes(one[0])} "
+            f"and a mask of bools, [{rows}, ...] and [{rows}]."
+        ) from None
+
+
+def _shapes(made: PyTree) -> str:
+    """The arrays of a tree, by types and shapes, in words."""
+    leaves = jax.tree.leaves(made)
+    shapes = (f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves if hasattr(leaf, "shape"))
+    return ", ".join(shapes) or in_words(made)
 
 
 def check_evaluations(evaluations: Any) -> None:

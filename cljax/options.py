@@ -17,6 +17,7 @@ Options are checked when they are made by hand, not when JAX rebuilds them.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -34,6 +35,7 @@ from typing import (
     NamedTuple,
     Self,
     TypeAlias,
+    TypeVar,
     dataclass_transform,
 )
 
@@ -57,8 +59,8 @@ from cljax.errors import (
 
 __all__ = [
     "Bound", "Check", "Count", "Leaf", "Natural", "Option", "Options", "Positive", "Rate", "Real",
-    "Share", "StaticRate", "StaticShare", "check_single", "documentation", "flat", "options_of",
-    "outline", "positional", "real_options",
+    "Share", "StaticRate", "StaticShare", "check_single", "documentation", "flat", "named",
+    "options_of", "outline", "positional", "real_options", "unsaid",
 ]  # fmt: skip
 
 
@@ -93,8 +95,15 @@ def positional(*, default: Any, kw_only: Literal[False] = False) -> Any:
     return dataclasses.field(default=default, kw_only=kw_only)
 
 
+def unsaid(*, default: Any) -> Any:
+    """A field that a run's config leaves out at its default, so that adding it changes no hash."""
+    return dataclasses.field(default=default, metadata={"unsaid": True})
+
+
 @dataclass_transform(
-    kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, positional)
+    kw_only_default=True,
+    frozen_default=True,
+    field_specifiers=(dataclasses.field, positional, unsaid),
 )
 class Options:
     """What options have in common; see the module.
@@ -149,6 +158,16 @@ class Options:
     def options(self) -> Mapping[str, Any]:
         """The fields' values by name, in order."""
         return {field.name: getattr(self, field.name) for field in _fields(self)}
+
+    @property
+    def stated(self) -> Mapping[str, Any]:
+        """``options``, less the ``unsaid`` ones at their defaults: what a run's config holds."""
+        at_default = {
+            field.name
+            for field in _fields(self)
+            if field.metadata.get("unsaid") and _same(getattr(self, field.name), field.default)
+        }
+        return {name: value for name, value in self.options.items() if name not in at_default}
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values, of its own options or of those that it holds.
@@ -376,6 +395,54 @@ def outline(made: Options) -> dict[str, Any]:
             value = {"real": True}
         found[name] = value
     return found
+
+
+_Made = TypeVar("_Made", bound=Options)
+
+
+def named(text: str, known: Mapping[str, _Made], what: str) -> _Made:
+    """Options by their name and values, as in ``mnemonics:inner_steps=5,inner_lr=0.1``.
+
+    Args:
+      known: options with their defaults, by name.
+      what: they are, in errors.
+
+    Raises:
+      UserError: for an unknown name or option, or a value that is none.
+    """
+    name, _, rest = text.partition(":")
+    check_known(what, name, known)
+    takes, values = {option.name: option.type for option in options_of(known[name])}, {}
+    for part in rest.split(",") if rest else ():
+        option, equals, value = part.partition("=")
+        if not equals or option not in takes:
+            names = ", ".join(takes) or "none"
+            raise UserError(
+                f"The {what} {text} has '{part}', but its options are name=value with the names "
+                f"{names}."
+            )
+        values[option] = _read(what, option, value, takes[option])
+    return known[name].replace(**values) if values else known[name]
+
+
+def _read(what: str, option: str, text: str, annotation: Any) -> Any:
+    """``text`` as one of the types of ``annotation``."""
+    kinds = tuple(_members(annotation))
+    words: dict[str, Any] = {"true": True, "false": False} if bool in kinds else {}
+    if types.NoneType in kinds:
+        words["none"] = None
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        if number in kinds:
+            with contextlib.suppress(ValueError):
+                return number(text)
+    choices = [c for kind in kinds for c in typing.get_args(kind) if isinstance(c, str)]
+    if choices:
+        check_known(option, text, choices)
+        return text
+    right = ["a whole number"] * (int in kinds) + ["a number"] * (float in kinds) + list(words)
+    raise UserError(f"The {what}'s {option} is {text}, but it must be {' or '.join(right)}.")
 
 
 @functools.cache

@@ -247,6 +247,7 @@ def public(folder: Path) -> dict[str, Call]:
             calls[f"metrics.{name}"] = Call(getattr(cljax.metrics, name), {"matrix": (matrix,)})
     made = {f"method {name}": method for name, method in METHODS.items()}
     made |= {f"penalty {name}": penalty() for name, penalty in PENALTIES.items()}
+    made |= {f"memory {name}": memory for name, memory in cljax.memory.MEMORIES.items()}
     for name, options in made.items():
         calls[name] = Call(options.replace, fuzz_support.defaults(options))
     for name, make in NETS.items():

@@ -20,7 +20,7 @@ import cljax
 from cljax import recipes, resolve
 from cljax.cli import command, job
 from cljax.cli.flags import _right
-from cljax.memory import POLICIES
+from cljax.memory import MEMORIES, POLICIES
 from cljax.methods import METHODS
 from cljax.options import flat
 from cljax.runner.config import canonical, plain
@@ -37,7 +37,7 @@ RUNS = (
     "itaml split-mnist", "itaml split-mnist itaml:released", "lwf split-mnist", "lucir mnist-b5-5",
     "finetune split-mnist",
 )  # fmt: skip
-KINDS = ("methods", "streams", "nets", "data", "penalties", "policies")
+KINDS = ("methods", "streams", "nets", "data", "penalties", "policies", "memories")
 
 
 def hash_of_run(name: str) -> str:
@@ -72,7 +72,8 @@ def commands() -> dict[str, list[Any]]:
     methods = {f"run {name} STREAM": resolve.options_of(m) for name, m in METHODS.items()}
     streams = {f"run METHOD {name}": resolve.options_of(s) for name, s in STREAMS.items()}
     policies = {f"--exemplars {name}": resolve.options_of(p) for name, p in POLICIES.items()}
-    return {"run METHOD STREAM": run, **methods, **streams, **policies}
+    memories = {f"--memory {name}": resolve.options_of(m) for name, m in MEMORIES.items()}
+    return {"run METHOD STREAM": run, **methods, **streams, **policies, **memories}
 
 
 def flags() -> dict[str, dict[str, str]]:

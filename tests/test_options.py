@@ -17,7 +17,7 @@ import support
 
 import cljax
 from cljax import errors
-from cljax.memory.policies import POLICIES
+from cljax.memory import MEMORIES, POLICIES
 from cljax.methods import METHODS
 from cljax.nets import NETS
 from cljax.nets.conv import Lowering
@@ -32,6 +32,7 @@ _OPTIONS = {
     **{f"method {name}": method for name, method in METHODS.items()},
     **{f"penalty {name}": penalty() for name, penalty in _PENALTIES.items()},
     **{f"policy {name}": policy for name, policy in POLICIES.items()},
+    **{f"memory {name}": memory for name, memory in MEMORIES.items()},
     **{f"stream {name}": source for name, source in STREAMS.items()},
 }
 # What is checked where it is opened: a learned rule by ``load_rule``, names of data sets and orders

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import support
+from memory_support import Fading
 from support import learn
 
 import cljax
@@ -26,10 +27,11 @@ METHODS = {
     "lamaml": LAMAML,
     "ewc with adam": EWC,  # an optimiser's state, phases
     "gem": cljax.GEM(lr=0.05, per_task=3),
+    "own memory": cljax.ER(memory=Fading(0.5), capacity=6, replay_size=3),
     "lucir": MNEMONICS,  # a teacher, phases before and after tasks, exemplars that are learned
 }
 # Units of work in each attempt: a run is cut a few times.
-PARTS = {"lamaml": 8, "ewc with adam": 10, "gem": 6, "lucir": 20}
+PARTS = {"lamaml": 8, "ewc with adam": 10, "gem": 6, "own memory": 6, "lucir": 20}
 
 
 def problem(method):

@@ -16,7 +16,7 @@ def names(arguments: list[str]) -> int:
     import inspect
 
     from cljax import data
-    from cljax.memory import POLICIES
+    from cljax.memory import MEMORIES, POLICIES
     from cljax.methods import CHECKED, METHODS
     from cljax.nets import NETS
     from cljax.penalties import PENALTIES
@@ -32,6 +32,7 @@ def names(arguments: list[str]) -> int:
         "recipes": [(r.method, r.stream, r.name) for r in recipes()],
         "penalties": [(name, made().summary) for name, made in PENALTIES.items()],
         "policies": [(name, policy.summary) for name, policy in POLICIES.items()],
+        "memories": [(name, memory.summary) for name, memory in MEMORIES.items()],
     }
     if {"-h", "--help"} & set(arguments):
         print(

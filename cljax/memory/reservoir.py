@@ -22,19 +22,20 @@ from jaxtyping import Bool, Int
 
 from cljax import tree
 from cljax.errors import check_flag, check_known, check_positive
+from cljax.memory.protocol import Memory, distinct, example_of
 from cljax.states import Contents, labelled
 from cljax.types import Array, Examples, PyTree, Spec
 
 __all__ = [
     "Reservoir",
     "Rule",
+    "State",
     "add",
     "capacity",
     "draw_slots",
     "fill",
     "init",
     "nbytes",
-    "of_stream",
     "sample",
     "write",
 ]
@@ -42,7 +43,7 @@ __all__ = [
 Rule: TypeAlias = Literal["textbook", "inclusive"]
 
 
-class Reservoir(NamedTuple):
+class State(NamedTuple):
     """``data`` with leading axis M (zeros where empty) and ``age`` [] int32, examples offered."""
 
     data: PyTree
@@ -54,7 +55,7 @@ class Reservoir(NamedTuple):
         return labelled(self.data, jnp.arange(capacity(self)) < self.age)
 
 
-def init(example: PyTree, capacity: int) -> Reservoir:
+def init(example: PyTree, capacity: int) -> State:
     """An empty reservoir for examples like ``example``: arrays or ShapeDtypeStructs of one.
 
     Raises:
@@ -62,32 +63,26 @@ def init(example: PyTree, capacity: int) -> Reservoir:
     """
     check_positive(capacity=capacity)
     empty = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), example)
-    return Reservoir(empty, jnp.zeros((), jnp.int32))
+    return State(empty, jnp.zeros((), jnp.int32))
 
 
-def of_stream(spec: Spec) -> Examples:
-    """One example of a stream, as shapes, with its label and task: what most methods store."""
-    label = jax.ShapeDtypeStruct((), jnp.int32)
-    return Examples(spec.example, label, label)
-
-
-def capacity(memory: Reservoir) -> int:
+def capacity(memory: State) -> int:
     """M, in examples."""
     return jax.tree.leaves(memory.data)[0].shape[0]
 
 
-def nbytes(memory: Reservoir) -> int:
+def nbytes(memory: State) -> int:
     """Bytes of the stored examples."""
     return tree.size(memory.data)
 
 
-def fill(memory: Reservoir) -> Int[Array, ""]:
+def fill(memory: State) -> Int[Array, ""]:
     """Number of occupied slots."""
     return jnp.minimum(memory.age, capacity(memory))
 
 
 def draw_slots(
-    memory: Reservoir, mask: Bool[Array, " B"], key: Array, rule: Rule = "textbook"
+    memory: State, mask: Bool[Array, " B"], key: Array, rule: Rule = "textbook"
 ) -> Int[Array, " B"]:
     """The slot that each of B examples, offered in order, will be written to.
 
@@ -104,8 +99,8 @@ def draw_slots(
 
 
 def write(
-    memory: Reservoir, examples: PyTree, slots: Int[Array, " B"], mask: Bool[Array, " B"]
-) -> Reservoir:
+    memory: State, examples: PyTree, slots: Int[Array, " B"], mask: Bool[Array, " B"]
+) -> State:
     """Writes examples ``[B, ...]`` to their ``slots`` in order; the last one into a slot stays."""
     size = capacity(memory)
     order = jnp.arange(slots.shape[0])
@@ -117,17 +112,17 @@ def write(
         memory.data,
         examples,
     )
-    return Reservoir(data, memory.age + jnp.sum(mask, dtype=jnp.int32))
+    return State(data, memory.age + jnp.sum(mask, dtype=jnp.int32))
 
 
 def add(
-    memory: Reservoir,
+    memory: State,
     examples: PyTree,
     key: Array,
     *,
     mask: Bool[Array, " B"] | None = None,
     rule: Rule = "textbook",
-) -> Reservoir:
+) -> State:
     """Offers B examples in order: ``draw_slots`` and ``write``.
 
     Args:
@@ -148,7 +143,7 @@ def add(
 
 
 def sample(
-    memory: Reservoir, num: int, key: Array, *, replace: bool = False
+    memory: State, num: int, key: Array, *, replace: bool = False
 ) -> tuple[PyTree, Bool[Array, " R"]]:
     """Draws ``min(num, fill)`` stored examples uniformly; the shape is always ``[num, ...]``.
 
@@ -170,10 +165,35 @@ def sample(
     check_positive(num=num)
     check_flag(replace=replace)
     size, filled = capacity(memory), fill(memory)
-    if replace:
+    if replace:  # the occupied slots come first
         slots = jax.random.randint(key, (num,), 0, jnp.maximum(filled, 1))
     else:
-        ranks = jnp.where(jnp.arange(size) < filled, jax.random.uniform(key, (size,)), 2.0)
-        slots = jnp.argsort(ranks)[jnp.minimum(jnp.arange(num), size - 1)]
+        slots = distinct(jnp.arange(size) < filled, num, key)
     mask = jnp.arange(num) < filled
     return jax.tree.map(lambda stored: stored[slots], memory.data), mask
+
+
+class Reservoir(Memory):
+    """A uniform sample of all examples offered so far (Vitter's Algorithm R)."""
+
+    rule: Rule | None = None
+    """Textbook or inclusive, see the module; None: what the method has as reservoir_rule."""
+
+    def init(self, spec: Spec, capacity: int) -> State:
+        return init(example_of(spec), capacity)
+
+    def draw(
+        self, memory: State, examples: Examples, mask: Bool[Array, " B"], key: Array
+    ) -> Int[Array, " B"]:
+        """[B] int32, the slot of each example, M for one that is not stored."""
+        return draw_slots(memory, mask, key, self.rule or "textbook")
+
+    def offer(
+        self, memory: State, examples: Examples, mask: Bool[Array, " B"], drawn: Int[Array, " B"]
+    ) -> State:
+        return write(memory, examples, drawn, mask)
+
+    def sample(
+        self, memory: State, num: int, key: Array, *, replace: bool = False
+    ) -> tuple[Examples, Bool[Array, " R"]]:
+        return sample(memory, num, key, replace=replace)

@@ -4,7 +4,7 @@
       for each of G glances:
         bm    = R replayed examples ++ the batch
         theta = theta - lr * clip(grad CE(theta; bm))
-      the batch is offered to the reservoir
+      the batch is offered to the memory
 
 ``balance="tasks"`` weighs an example by one over the number of its task's examples in bm, so the
 loss is the sum over tasks of their means.
@@ -24,7 +24,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax.memory import reservoir
 from cljax.method import Cost, Method, Problem
 from cljax.methods.groups.descent import Descent, DescentOptions, mean_weights
 from cljax.methods.groups.replay import OfferOptions, beside
@@ -41,7 +40,7 @@ class State(NamedTuple):
     model_state: PyTree
     opt_state: PyTree
     penalty: PyTree
-    memory: reservoir.Reservoir
+    memory: PyTree
 
 
 class Draws(NamedTuple):
@@ -49,7 +48,7 @@ class Draws(NamedTuple):
 
     replay: Examples  # leaves [G, R, ...]
     replay_mask: Array  # [G, R] bool
-    slots: Array  # [B] int32, reservoir slot of each example, M = not stored
+    slots: PyTree  # what the memory draws for each example: of a reservoir its slot, [B] int32
 
 
 def task_weights(task: Array, mask: Array) -> Array:

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.memory import ring
-from cljax.memory.reservoir import of_stream
+from cljax.memory.protocol import example_of
 from cljax.method import Cost, Method, Problem
 from cljax.methods.algebra import gradients
 from cljax.methods.algebra.dual import solve_qp
@@ -51,7 +51,7 @@ class State(NamedTuple):
     params: Params
     model_state: PyTree
     opt_state: PyTree
-    memory: ring.Ring
+    memory: ring.State
 
 
 class Draws(NamedTuple):
@@ -125,7 +125,7 @@ class _Projected(DescentOptions, Method):
     def init(self, problem: Problem, key: Array) -> State:
         params, model_state = problem.variables(key)
         spec = problem.spec
-        memory = ring.init(of_stream(spec), spec.num_tasks, self.per_task)
+        memory = ring.init(example_of(spec), spec.num_tasks, self.per_task)
         return State(params, model_state, self.step.init(params), memory)
 
     def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> Draws:
@@ -191,7 +191,7 @@ class _Projected(DescentOptions, Method):
         groups = spec.num_tasks if size is None else 1
         return Cost(self.glances * (1 + groups), self.glances * (num + spec.batch_size))
 
-    def _past(self, memory: ring.Ring, batch: Batch) -> Array:
+    def _past(self, memory: ring.State, batch: Batch) -> Array:
         """[T] bool, the tasks other than the current one that have examples stored."""
         tasks, skipped = jnp.arange(memory.age.shape[0]), int(self.skip_first_task)
         return (memory.age > 0) & (tasks != batch.clock.task) & (tasks >= skipped)

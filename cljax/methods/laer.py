@@ -6,7 +6,7 @@
         theta_K = K inner steps from theta, rates alpha       # as La-MAML, first order
         alpha   = alpha - alpha_lr * clip(grad_alpha CE(theta_K; bm))
         theta   = theta - relu(alpha) * clip(grad CE(theta; bm))     # at the weights before them
-      the batch is offered to the reservoir
+      the batch is offered to the memory
 
 Symbols: theta ``params``, alpha ``alpha``, alpha_0 ``alpha_init``, eta ``alpha_lr``,
 G ``glances``, K ``inner_steps``, R ``replay_size``, M ``capacity``.
@@ -30,7 +30,6 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax.inner_loop import split
 from cljax.losses import masked_mean
-from cljax.memory import reservoir
 from cljax.method import Cost, Method, Problem
 from cljax.methods.groups.replay import OfferOptions, beside
 from cljax.methods.lamaml import Draws, LookAhead, draw_order, meta_loss, num_inner_steps
@@ -46,7 +45,7 @@ class State(NamedTuple):
     params: Params
     model_state: PyTree
     alpha: Params
-    memory: reservoir.Reservoir
+    memory: PyTree
 
 
 class LaER(OfferOptions, Method, name="la-er"):
@@ -66,6 +65,7 @@ class LaER(OfferOptions, Method, name="la-er"):
     """Bound of each element of an inner gradient; None disables."""
 
     def fit(self, problem: Problem) -> None:
+        super().fit(problem)
         num_inner_steps(self.inner_steps, problem.spec.batch_size)
 
     def init(self, problem: Problem, key: Array) -> State:

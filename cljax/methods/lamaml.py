@@ -11,7 +11,7 @@
         alpha   = alpha - alpha_lr * dA                   # La-MAML, Sync
         theta   = theta - relu(alpha) * dW                # La-MAML: the rates just updated
         theta   = theta - lr * dW                         # Sync, C-MAML
-      the batch is offered to the reservoir once, in its first pass, after glance 1 drew from it
+      the batch is offered to the memory once, in its first pass, after glance 1 drew from it
 
 Symbols: theta ``params``, alpha ``alpha``, alpha_0 ``alpha_init``, eta ``alpha_lr``, beta ``lr``,
 G ``glances``, K ``inner_steps``, R ``replay_size``, M ``capacity``;
@@ -45,7 +45,6 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax.errors import UserError
 from cljax.inner_loop import split
-from cljax.memory import reservoir
 from cljax.method import Cost, Method, Problem
 from cljax.methods.algebra.look_ahead import LookAhead, Reduce, meta_loss
 from cljax.methods.algebra.low_rank import low_rank_meta_loss
@@ -67,8 +66,8 @@ class State(NamedTuple):
     params: Params
     model_state: PyTree
     alpha: Params
-    memory: reservoir.Reservoir
-    old_memory: reservoir.Reservoir | None  # memory when the current task began, if replayed
+    memory: PyTree
+    old_memory: PyTree  # memory when the current task began, if replayed
     task: Array  # [] int32, the task of the last update
     penalty: PyTree = ()  # the penalty's own state, if there is one
 
@@ -79,7 +78,7 @@ class Draws(NamedTuple):
     order: Array  # [G, B] int32, a permutation of the batch for each glance, padding last
     replay: Examples  # leaves [G, R, ...], contents, so that recorded draws go straight in
     replay_mask: Array  # [G, R] bool
-    slots: Array  # [B] int32, reservoir slot of each example, M = not stored
+    slots: PyTree  # what the memory draws for each example: of a reservoir its slot, [B] int32
 
 
 def draw_order(key: Array, glances: int, mask: Array) -> Array:
@@ -141,6 +140,7 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
             )
 
     def fit(self, problem: Problem) -> None:
+        super().fit(problem)
         size = problem.spec.batch_size
         steps = num_inner_steps(self.inner_steps, size)
         if self.algebra == "low-rank" and steps != size:

@@ -8,7 +8,7 @@
           theta = theta - lr * clip(grad CE(theta; u))
         theta = theta_W + beta * (theta - theta_W)        # within a sweep
       theta = theta_A + gamma * (theta - theta_A)         # across sweeps
-      z is offered to the reservoir
+      z is offered to the memory
 
 ``algorithm="1"``: z comes first, and both Reptile steps. ``"6"``: z comes last, and only the step
 within a sweep, by gamma. ``"7"``: one sweep with z at a random place and its loss ``z_scale``
@@ -30,7 +30,6 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.memory import reservoir
 from cljax.method import Cost, Method, Problem
 from cljax.methods.groups.replay import ReplayOptions
 from cljax.options import Bound, Count, Rate
@@ -46,7 +45,7 @@ class State(NamedTuple):
 
     params: Params
     model_state: PyTree
-    memory: reservoir.Reservoir
+    memory: PyTree
 
 
 class Draws(NamedTuple):
@@ -59,7 +58,7 @@ class Draws(NamedTuple):
     sequence: Examples  # leaves [B, s, N, ...], what each step learns from
     mask: Array  # [B, s, N] bool, False: no step
     scale: Array  # [B, s, N], factor of each step's loss
-    slots: Array  # [B] int32, reservoir slot of each example, M = not stored
+    slots: PyTree  # what the memory draws for each example: of a reservoir its slot, [B] int32
 
 
 class MER(ReplayOptions, Method, name="mer"):
@@ -92,19 +91,19 @@ class MER(ReplayOptions, Method, name="mer"):
         current = Examples(batch.x, batch.y, batch.task)
         slots = self.slots(state.memory, batch, key_slots)
 
-        def one(memory: reservoir.Reservoir, entry: Any) -> tuple[reservoir.Reservoir, Any]:
+        def one(memory: PyTree, entry: Any) -> tuple[PyTree, Any]:
             z, valid, offer, slot, key = entry
             keys = jax.random.split(key, self._num_sweeps)
             sequence, mask, scale = jax.vmap(lambda key: self._sweep(memory, z, key))(keys)
-            single = jax.tree.map(lambda a: a[None], z)
-            memory = reservoir.write(memory, single, slot[None], offer[None])
+            single = jax.tree.map(lambda a: a[None], (z, offer, slot))
+            memory = self.store.offer(memory, *single)
             return memory, (sequence, mask & valid, scale)
 
         entries = (
             current, batch.mask, self.offered(batch), slots,
-            jax.random.split(key_examples, len(slots)),
+            jax.random.split(key_examples, len(batch.mask)),
         )  # fmt: skip
-        if len(slots) == 1:  # the usual case, without a copy of the memory
+        if len(batch.mask) == 1:  # the usual case, without a copy of the memory
             drawn = one(state.memory, jax.tree.map(lambda a: a[0], entries))[1]
             drawn = jax.tree.map(lambda a: a[None], drawn)
         else:
@@ -158,16 +157,14 @@ class MER(ReplayOptions, Method, name="mer"):
     def _num_sweeps(self) -> int:
         return 1 if self.algorithm == "7" else self.sweeps
 
-    def _sweep(
-        self, memory: reservoir.Reservoir, z: Examples, key: Array
-    ) -> tuple[Examples, Array, Array]:
+    def _sweep(self, memory: PyTree, z: Examples, key: Array) -> tuple[Examples, Array, Array]:
         """A sequence of z and replayed examples, leaves [N, ...], its mask and its scale, [N]."""
         key_replay, key_place = jax.random.split(key)
         replay, mask = self.sample(memory, key_replay)
         first = jax.tree.map(
             lambda new, old: jnp.concatenate([new[None], old.astype(new.dtype)]), z, replay
         )
-        mask = jnp.concatenate([jnp.ones(1, bool), mask])
+        stored, mask = mask, jnp.concatenate([jnp.ones(1, bool), mask])
         # Where each entry of (z, replay...) stands in the sequence: z is entry 0.
         if self.algorithm == "1":
             order = jnp.arange(self.replay_size + 1)
@@ -177,7 +174,7 @@ class MER(ReplayOptions, Method, name="mer"):
             order = jnp.argsort(jnp.where(mask, jax.random.uniform(key_place, mask.shape), 2.0))
         sequence, mask = jax.tree.map(lambda a: a[order], (first, mask))
         if self.algorithm == "7":
-            mask = mask & (memory.age > 0)
+            mask = mask & jnp.any(stored)
         scale = jnp.where(order == 0, self.z_scale if self.algorithm == "7" else 1.0, 1.0)
         return sequence, mask, scale
 

@@ -14,7 +14,7 @@
           S  += B * d / N;  Q += B * d * eps / N
         mu    = mu - eta * sigma^2 * S
         sigma = sigma * sqrt(1 + (sigma Q / 2)^2) - sigma^2 Q / 2          # the old sigma
-      the batch is offered to the reservoir once, in its first pass, after sample 1 of glance 1
+      the batch is offered to the memory once, in its first pass, after sample 1 of glance 1
       drew from it
 
 Symbols: mu ``params`` and ``alpha``, sigma ``params_std`` and ``alpha_std``, eta ``lr``,
@@ -42,7 +42,6 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.inner_loop import split
-from cljax.memory import reservoir
 from cljax.method import Cost, Method, Problem
 from cljax.methods import lamaml
 from cljax.methods.groups.replay import ReplayOptions, beside
@@ -60,7 +59,7 @@ class State(NamedTuple):
     params_std: Params
     alpha_std: Params  # 0 where the rates are fixed
     model_state: PyTree
-    memory: reservoir.Reservoir
+    memory: PyTree
 
 
 class Draws(NamedTuple):
@@ -71,7 +70,7 @@ class Draws(NamedTuple):
     order: Array  # [G, N, B] int32, a permutation of the batch for each sample
     replay: Examples  # leaves [G, N, R, ...], contents
     replay_mask: Array  # [G, N, R] bool
-    slots: Array  # [B] int32, reservoir slot of each example, M = not stored
+    slots: PyTree  # what the memory draws for each example: of a reservoir its slot, [B] int32
 
 
 class MetaBGD(ReplayOptions, Method, name="meta-bgd"):
@@ -127,7 +126,8 @@ class MetaBGD(ReplayOptions, Method, name="meta-bgd"):
         )
         replaying = lamaml.LaMAML(
             replay_size=self.replay_size, glances=self.glances * self.mc_samples,
-            reservoir_rule=self.reservoir_rule, with_replacement=self.with_replacement,
+            memory=self.memory, reservoir_rule=self.reservoir_rule,
+            with_replacement=self.with_replacement,
         )  # fmt: skip
         drawn = replaying.draw(problem, source, batch, key_replay)
         order, replay, mask = jax.tree.map(

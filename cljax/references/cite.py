@@ -1,7 +1,7 @@
 """``bibtex``: what to cite for a method, a stream or a run, from ``citations.json``.
 
-A run cites its method, penalty and exemplars, the source of its recipe, the stream's protocol and
-the images.
+A run cites its method, penalty, exemplars and memory, the source of its recipe, the stream's
+protocol and the images.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-_KINDS = ("methods", "penalties", "exemplars")
+_KINDS = ("methods", "penalties", "exemplars", "memories")
 
 
 @functools.cache
@@ -67,12 +67,13 @@ def keys_of(name: str) -> list[str]:
 def keys_of_config(config: Mapping[str, Any]) -> list[str]:
     """Keys for everything that a run's configuration names; none for what is the user's own."""
     known, options = citations(), config["method"]["options"]
-    penalty, exemplars = options.get("penalty"), str(options.get("exemplars") or "")
+    named = lambda option: _name_in(options.get(option))
     names: list[tuple[str, str]] = [
         ("methods", config["method"]["name"].partition("+")[0]),
         ("penalties", config["method"]["name"]),
-        ("penalties", penalty["name"] if isinstance(penalty, Mapping) else ""),
-        ("exemplars", exemplars.partition(":")[0]),
+        ("penalties", named("penalty")),
+        ("exemplars", named("exemplars")),
+        ("memories", named("memory")),
         ("recipes", config["recipe"]["name"].partition("-")[0].partition(":")[0]),
     ]
     keys = [key for kind, name in names for key in known[kind].get(name, [])]
@@ -80,8 +81,13 @@ def keys_of_config(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
+def _name_in(option: Any) -> str:
+    """The name of an option's value, which a config has as text with options or as a mapping."""
+    return option["name"] if isinstance(option, Mapping) else str(option).partition(":")[0]
+
+
 def keys_of_method(name: str) -> list[str]:
-    """Keys for a method, a penalty or exemplars; none for one of the user's own."""
+    """Keys for a method, a penalty, exemplars or a memory; none for one of the user's own."""
     known = citations()
     return next((known[kind][name] for kind in _KINDS if name in known[kind]), [])
 

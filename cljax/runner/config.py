@@ -20,6 +20,7 @@ from jax.core import Tracer
 
 from cljax.errors import UserError
 from cljax.memory.policy import ExemplarPolicy
+from cljax.memory.protocol import Memory
 from cljax.method import Method
 from cljax.penalty import Penalty
 from cljax.runner.settings import changes, settings
@@ -59,8 +60,8 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (Method, Penalty, ExemplarPolicy)):
-        return {"name": value.name, "options": plain(value.options)}
+    if isinstance(value, (Method, Penalty, ExemplarPolicy, Memory)):
+        return {"name": value.name, "options": plain(value.stated)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return plain(value._asdict())  # type: ignore[attr-defined]
     if isinstance(value, (list, tuple)):

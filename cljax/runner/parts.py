@@ -17,8 +17,10 @@ import jax
 from cljax import resolve
 from cljax.errors import UserError
 from cljax.identity.content import Content, contents, digest_of
+from cljax.memory.memories import MEMORIES
 from cljax.memory.policies import POLICIES
 from cljax.memory.policy import ExemplarPolicy
+from cljax.memory.protocol import Memory
 from cljax.method import Method
 from cljax.methods import METHODS
 from cljax.nets import NETS
@@ -127,9 +129,10 @@ def _told_option(name: str, value: Any) -> bool:
     if isinstance(value, Penalty) and value.name in PENALTIES:
         known = PENALTIES[value.name] is type(value)
         return known and all(map(_plain, value.options.values()))
-    if isinstance(value, ExemplarPolicy) and value.name in POLICIES:
-        known = type(POLICIES[value.name]) is type(value)
-        return known and all(map(_plain, value.options.values()))
+    for kind, table in ((ExemplarPolicy, POLICIES), (Memory, MEMORIES)):
+        if isinstance(value, kind) and value.name in table:
+            known = type(table[value.name]) is type(value)
+            return known and all(map(_plain, value.options.values()))
     return _plain(value)
 
 

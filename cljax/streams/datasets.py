@@ -20,7 +20,11 @@ class DatasetClasses(PartOptions, ManifestOptions, DataOptions, StreamSource):
     """A data set of tensorflow-datasets, by its name, in tasks of new classes.
 
     Colour images reach the network less the mean of ImageNet and over its deviation, grey ones
-    divided by 255.
+    divided by 255. A subclass that fixes ``dataset`` is a stream by its own name:
+
+        class SplitKMNIST(DatasetClasses, name="split-kmnist"):
+            "KMNIST in order, two classes to a task."
+            dataset: ClassVar[str] = "kmnist"
     """
 
     num_tasks: Count = 5
@@ -32,6 +36,12 @@ class DatasetClasses(PartOptions, ManifestOptions, DataOptions, StreamSource):
     augment: Literal["none", "standard", "crop-flip"] = "none"
     """Of training images; standard is a crop of the image with a margin of 4, a flip and a rotation
     of up to 10 degrees, crop-flip the same without the rotation."""
+
+    @property
+    def title(self) -> str:
+        """The stream's name: that of a subclass, else the data set's and T."""
+        named = type(self) is not DatasetClasses
+        return self.kind if named else f"{self.dataset}-{self.num_tasks}"
 
     def build(self) -> Stream:
         """Opens the data set.
@@ -48,7 +58,7 @@ class DatasetClasses(PartOptions, ManifestOptions, DataOptions, StreamSource):
         scale = ((0.0,), (1.0,)) if grey else (IMAGENET_MEAN, IMAGENET_STD)
         plain = grey and augmented is None
         stream = split_by_class(
-            f"{self.dataset}-{self.num_tasks}", data, groups, self, renumber=True,
+            self.title, data, groups, self, renumber=True,
             transform=pixels if plain else normalised(*scale, augment=augmented),
         )  # fmt: skip
         return self.recorded(stream)

@@ -258,6 +258,10 @@ def _without(identity: Mapping[str, Any], real: Mapping[str, Any]) -> dict[str, 
     parts = {name: part for name, part in identity.items() if name != "stream"}
     method = dict(parts.pop("method", {}))
     kept = {name: v for name, v in method.pop("options", {}).items() if name not in real}
+    for name, value in kept.items():  # a penalty or a memory of one's own, with options as well
+        if isinstance(value, Mapping) and "attributes" in value:
+            rest = {key: v for key, v in value["attributes"].items() if key not in real}
+            kept[name] = {**value, "attributes": rest}
     return {**parts, "method": {**method, **({"options": kept} if kept else {})}}
 
 

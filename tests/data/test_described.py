@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.machinery import ModuleSpec
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -107,6 +108,23 @@ def test_a_stream_of_any_data_set(folder):
         stream_manifest=str(path),
     ).build()  # fmt: skip
     assert np.array_equal(again.subsets(4)[1], stream.subsets(4)[1])
+
+
+class SplitLeaves(streams.DatasetClasses, name="split-leaves"):
+    """Leaves in order, two kinds to a task."""
+
+    dataset: ClassVar[str] = "leaves"
+    num_tasks: int = 2
+    image_size: int | None = 8
+
+
+def test_a_named_data_set_is_a_stream_by_that_name(folder):
+    source = SplitLeaves(data_dir=str(folder))
+    named, general = source.build(), make("dataset-classes", **source.options, dataset="leaves")
+    assert named.name == "split-leaves" and "dataset" not in source.options
+    assert source.summary == "Leaves in order, two kinds to a task."
+    for field in ("class_mask", "train_x", "train_y", "test_x", "test_y"):
+        assert np.array_equal(getattr(named, field), getattr(general.build(), field))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_what_entries_say_is_what_the_modules_say():
     root = Path(cljax.__file__).parent
     code = "\n".join(path.read_text("utf-8") for path in root.rglob("*.py"))
     named = set(re.findall(r"arXiv:(\d{4}\.\d{5})", code))
-    for kind in ("methods", "penalties"):
+    for kind in ("methods", "penalties", "memories"):
         for name, keys in DATA[kind].items():
             for key in keys:
                 entry = DATA["entries"][key]
@@ -85,7 +85,10 @@ def test_a_run_cites_method_exemplars_recipe_and_images(real):
     er = {"name": "er+exemplars", "options": {"penalty": {"name": "ewc", "options": {}}}}
     keys = cite.keys_of_config(config(method=er, recipe={"name": "default, untuned"}))
     assert keys == ["chaudhry2019er", "riemer2019mer", "kirkpatrick2017ewc", "lecun1998mnist"]
-    own = {"name": "mine", "options": {}}
+    for memory in ("balanced", {"name": "balanced", "options": {}}):
+        er = {"name": "er", "options": {"memory": memory}}
+        assert "chrysakis2020cbrs" in cite.keys_of_config(config(method=er))
+    own = {"name": "mine", "options": {"memory": {"name": "fading", "options": {}}}}
     facts = {"source": "arrays of clinic"}
     mine = config(method=own, recipe={"name": "default"}, stream={"name": "clinic"},
                   stream_facts=facts)  # fmt: skip

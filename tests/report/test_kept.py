@@ -83,7 +83,7 @@ def examples(num, shape=(8, 8, 1), dtype=jnp.uint8):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_memories_are_shown_by_class_or_by_task_where_classes_are_shared(shared):
-    state = State(memory=reservoir.Reservoir(examples(40), jnp.int32(30)))
+    state = State(memory=reservoir.State(examples(40), jnp.int32(30)))
     found = snapshots.memory_of(state, stream_of((8, 8, 1), shared=shared))
     assert found["groups"].tolist() == ([0, 1] if shared else [0, 1, 2, 3])
     assert found["counts"].tolist() == ([16, 14] if shared else [8, 8, 7, 7])
@@ -93,7 +93,7 @@ def test_memories_are_shown_by_class_or_by_task_where_classes_are_shared(shared)
 
 def test_rings_flat_rows_floats_and_learned_exemplars_are_pictures():
     data = jax.tree.map(lambda a: a.reshape(2, 6, *a.shape[1:]), examples(12, (64,), jnp.float32))
-    state = State(memory=ring.Ring(data._replace(x=data.x / 250), jnp.array([6, 2])))
+    state = State(memory=ring.State(data._replace(x=data.x / 250), jnp.array([6, 2])))
     found = snapshots.memory_of(state, stream_of((64,), shared=True))
     assert found["x"].shape == (8, 8, 8, 1) and found["counts"].sum() == 8
     assert abs(int(found["x"][0, 3, 7, 0]) - round(255 * 31 / 250)) <= 1
@@ -125,15 +125,15 @@ def test_a_memory_of_a_new_kind_is_shown_by_what_it_says_of_itself():
     ("shape", "dtype"), [((7,), np.uint8), ((64,), np.float32), ((4, 4, 2), np.uint8)]
 )
 def test_what_is_no_picture_is_not_kept(shape, dtype):
-    state = State(memory=reservoir.Reservoir(examples(6, shape, jnp.float32), jnp.int32(6)))
+    state = State(memory=reservoir.State(examples(6, shape, jnp.float32), jnp.int32(6)))
     assert snapshots.memory_of(state, stream_of(shape, dtype=dtype)) == {}
     assert snapshots.memory_of(State(), stream_of((8, 8, 1))) == {}
-    empty = State(memory=reservoir.Reservoir(examples(6), jnp.int32(0)))
+    empty = State(memory=reservoir.State(examples(6), jnp.int32(0)))
     assert snapshots.memory_of(empty, stream_of((8, 8, 1))) == {}
 
 
 def test_large_pictures_become_thumbnails():
-    state = State(memory=reservoir.Reservoir(examples(4, (130, 100, 3)), jnp.int32(4)))
+    state = State(memory=reservoir.State(examples(4, (130, 100, 3)), jnp.int32(4)))
     found = snapshots.memory_of(state, stream_of((130, 100, 3)))
     assert max(found["x"].shape[1:3]) <= 64
 

@@ -1,4 +1,4 @@
-"""Replay from a reservoir: the options, what they do with the memory, and a joined batch."""
+"""Replay from a memory: the options, what they do with it, and a joined batch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from cljax.checks import check_replay
 from cljax.memory import reservoir
+from cljax.memory.memories import Remembered, named
+from cljax.memory.protocol import Memory
 from cljax.method import Problem
-from cljax.options import Count, Options
-from cljax.types import Array, Batch, Examples
+from cljax.options import Count, Options, unsaid
+from cljax.types import Array, Batch, Examples, Needs, PyTree
 
 __all__ = ["OfferOptions", "ReplayOptions", "beside"]
 
 
 class ReplayOptions(Options):
-    """Of methods whose state has a reservoir, ``memory``."""
+    """Of methods whose state has a field ``memory``, of which they replay."""
 
+    memory: Remembered = unsaid(default="reservoir")
+    """What is stored: reservoir, ring or balanced, with options after a colon, as in
+    ring:per=class; or a ``cljax.memory.Memory``."""
     capacity: Count = 200
     """Replay memory, in examples."""
     replay_size: Count = 10
@@ -27,28 +33,52 @@ class ReplayOptions(Options):
     with_replacement: bool = False
     """Draw each replayed example independently."""
 
-    def empty(self, problem: Problem) -> reservoir.Reservoir:
+    def check(self) -> None:
+        super().check()
+        named(self.memory)
+
+    @property
+    def store(self) -> Memory:
+        """The memory's functions; a reservoir that does not say its rule has the method's."""
+        memory = named(self.memory)
+        if isinstance(memory, reservoir.Reservoir) and memory.rule is None:
+            return memory.replace(rule=self.reservoir_rule)
+        return memory
+
+    @property
+    def needs(self) -> Needs:
+        """What the memory must be told, beside what the method must."""
+        asked = {name: value for name, value in self.store.needs._asdict().items() if value}
+        return super().needs._replace(**asked)  # type: ignore[misc]
+
+    def fit(self, problem: Problem) -> None:
+        """Raises UserError for a memory that is none for this stream."""
+        super().fit(problem)  # type: ignore[misc]
+        check_replay(self.store, problem.spec, self.capacity, self.replay_size)
+
+    def empty(self, problem: Problem) -> Any:
         """The memory before the first example."""
-        return reservoir.init(reservoir.of_stream(problem.spec), self.capacity)
+        return self.store.init(problem.spec, self.capacity)
 
     def offered(self, batch: Batch) -> Array:
         """[B] bool, which examples are offered to the memory: those not seen before."""
         return batch.mask & batch.clock.first_pass
 
-    def sample(self, memory: reservoir.Reservoir, key: Array) -> tuple[Examples, Array]:
+    def examples(self, batch: Batch) -> Examples:
+        """What is offered of a batch, leaves [B, ...]."""
+        return Examples(batch.x, batch.y, batch.task)
+
+    def sample(self, memory: Any, key: Array) -> tuple[Examples, Array]:
         """Replayed examples, leaves [R, ...], and which of them are valid, [R] bool."""
-        return reservoir.sample(memory, self.replay_size, key, replace=self.with_replacement)
+        return self.store.sample(memory, self.replay_size, key, replace=self.with_replacement)
 
-    def slots(self, memory: reservoir.Reservoir, batch: Batch, key: Array) -> Array:
-        """[B] int32, the slot of each example of a batch, M for one that is not stored."""
-        return reservoir.draw_slots(memory, self.offered(batch), key, self.reservoir_rule)
+    def slots(self, memory: Any, batch: Batch, key: Array) -> PyTree:
+        """What the memory draws for each example of a batch: a reservoir, [B] int32, its slot."""
+        return self.store.draw(memory, self.examples(batch), self.offered(batch), key)
 
-    def stored(
-        self, memory: reservoir.Reservoir, batch: Batch, slots: Array
-    ) -> reservoir.Reservoir:
+    def stored(self, memory: Any, batch: Batch, slots: PyTree) -> Any:
         """The memory once a batch was offered to it."""
-        examples = Examples(batch.x, batch.y, batch.task)
-        return reservoir.write(memory, examples, slots, self.offered(batch))
+        return self.store.offer(memory, self.examples(batch), self.offered(batch), slots)
 
 
 class OfferOptions(ReplayOptions):
