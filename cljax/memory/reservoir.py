@@ -66,9 +66,9 @@ def init(example: PyTree, capacity: int) -> Reservoir:
 
 
 def of_stream(spec: Spec) -> Examples:
-    """One example of a stream, as shapes, with its label and task: what most methods store."""
+    """One example of a stream, as shapes, with its label (or target) and task: what is stored."""
     label = jax.ShapeDtypeStruct((), jnp.int32)
-    return Examples(spec.example, label, label)
+    return Examples(spec.example, label if spec.target is None else spec.target, label)
 
 
 def capacity(memory: Reservoir) -> int:
