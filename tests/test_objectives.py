@@ -231,6 +231,16 @@ def test_flags_give_a_loss_weights_and_a_score(tmp_path):
         assert made.config["begun_as"] is not None
 
 
+@pytest.mark.parametrize(
+    ("method", "flags", "option"),
+    [("replayed", ["--loss", "sigmoid"], "loss"), ("lwf", ["--weights", "one"], "weights")],
+)
+def test_a_flag_of_a_method_that_has_the_same_name_is_the_methods(method, flags, option):
+    asked = job.job_of("run", [method, "split-mnist", "--sample", *flags], job.run_flags())
+    assert asked.recipe.method_options[option] == flags[1]
+    assert getattr(job.options_of_run(asked), option) is None
+
+
 def test_a_folder_gives_its_run_again_with_loss_and_weights(tmp_path):
     weights = [1.0] * 9 + [3.7]
     options = {"seeds": 1, "net": "mlp:5", "batch_size": 50, "progress": False}
