@@ -59,7 +59,8 @@ def log_to(module: Logger | str, **init: Any) -> Iterator[Callable[[Event], None
         if event.kind in _NAMES:
             value = 1.0 if event.kind == "diverged" else event.value
             seed = f"seed_{event.seed}"
-            target.log({f"{_NAMES[event.kind]}/{seed}": value, f"update/{seed}": event.step})
+            name = (event.kind == "eval" and event.note) or _NAMES[event.kind]
+            target.log({f"{name}/{seed}": value, f"update/{seed}": event.step})
 
     target.init(**init)
     try:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cljax.errors import UserError
 from cljax.nets.masked import masked
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec, Variables
 
 __all__ = [
-    "LossFn", "REDUCTIONS", "binary_cross_entropy", "classification_loss", "cross_entropy",
-    "distillation", "head_mask", "masked_mean",
+    "LOSSES", "LossFn", "REDUCTIONS", "as_targets", "binary_cross_entropy", "classification_loss",
+    "cross_entropy", "distillation", "head_mask", "masked_mean", "row_losses", "sampled_targets",
+    "weighted",
 ]  # fmt: skip
 
 # (params, model_state, examples, mask) -> (losses, model_state), in training mode, for examples
@@ -96,8 +100,115 @@ def head_mask(spec: Spec, task: Int[Array, " B"]) -> Bool[Array, "B C"] | None:
     return jnp.asarray(spec.class_mask)[task] if spec.multi_head else None
 
 
+def as_targets(outputs: Any, y: Any) -> Any:
+    """Outputs [B, C] in the shape of targets [B] or [B, K]: [B] for one float and one output."""
+    alone = y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.floating) and outputs.shape[1] == 1
+    return outputs[:, 0] if alone else outputs
+
+
+# By name: (outputs [B, C], targets [B, C], outputs that compete or None) -> means over those [B].
+_OfOutputs: TypeAlias = Callable[[Array, Array, Array | None], Array]
+
+
+def _mean_over_outputs(each: Callable[[Array], Array]) -> _OfOutputs:
+    def losses(outputs: Array, targets: Array, where: Array | None) -> Array:
+        apart = each(outputs - targets)
+        return jnp.mean(apart, axis=-1, where=where)
+
+    return losses
+
+
+def _huber(apart: Array) -> Array:
+    near = jnp.clip(jnp.abs(apart), max=1.0)
+    return near * (jnp.abs(apart) - 0.5 * near)
+
+
+def _sigmoids(outputs: Array, targets: Array, where: Array | None) -> Array:
+    where = jnp.ones((1, outputs.shape[1]), bool) if where is None else where
+    return binary_cross_entropy(outputs, targets, where)
+
+
+LOSSES: Mapping[str, _OfOutputs] = MappingProxyType(
+    {
+        "binary-cross-entropy": _sigmoids,
+        "squared-error": _mean_over_outputs(jnp.square),
+        "absolute-error": _mean_over_outputs(jnp.abs),
+        "huber": _mean_over_outputs(_huber),
+    }
+)
+
+
+def weighted(spec: Spec, losses: Float[Array, " B"], y: Array) -> Float[Array, " B"]:
+    """Losses times the weights of the rows' classes; without weights the losses themselves.
+
+    Weights are divided by their mean over the classes, so equal ones change nothing. A mean over
+    a batch is still one over its rows.
+    """
+    weights = spec.objective.weights
+    if weights is None:
+        return losses
+    scaled = np.asarray(weights, float) / np.mean(weights)
+    return losses * jnp.asarray(scaled, losses.dtype)[y]
+
+
+def row_losses(
+    spec: Spec,
+    outputs: Float[Array, "B C"],
+    examples: Examples,
+    mask: Bool[Array, " B"] | None = None,
+) -> Float[Array, " B"]:
+    """The losses of a stream's objective, a row an example, each over its own head.
+
+    Args:
+      mask: rows outside it reach no gradient, whatever a loss of one's own makes of them; their
+        losses mean nothing.
+    """
+    how, where, y = spec.objective, head_mask(spec, examples.task), examples.y
+    if how.loss == "cross-entropy":
+        return weighted(spec, cross_entropy(outputs, y, where), y)
+    if mask is not None:
+        outputs = jnp.where(mask[:, None], outputs, 0.0)
+    if isinstance(how.loss, str):
+        labels = jnp.issubdtype(y.dtype, jnp.integer)
+        targets = jax.nn.one_hot(y, outputs.shape[1], dtype=outputs.dtype) if labels else y
+        losses = LOSSES[how.loss](outputs, targets.reshape(outputs.shape), where)
+    else:
+        losses = how.loss(as_targets(outputs, y), y)
+    return weighted(spec, losses, y)
+
+
+def sampled_targets(
+    spec: Spec, outputs: Float[Array, "B C"], examples: Examples, key: Array
+) -> Array:
+    """Targets drawn from what the outputs say is likely, as the Fisher information asks for.
+
+    Labels by the softmax over the example's head, or of each sigmoid; numbers by a normal
+    distribution of variance 1 around the outputs, whose log-likelihood is the squared error.
+
+    Raises:
+      UserError: for a loss that is no log-likelihood known here.
+    """
+    how, y = spec.objective, examples.y
+    if jnp.issubdtype(y.dtype, jnp.integer) and how.loss == "cross-entropy":
+        head = head_mask(spec, examples.task)
+        allowed = outputs if head is None else jnp.where(head, outputs, -jnp.inf)
+        return jax.random.categorical(key, allowed, axis=-1).astype(y.dtype)
+    if not jnp.issubdtype(y.dtype, jnp.integer) and how.loss == "squared-error":
+        drawn = outputs + jax.random.normal(key, outputs.shape, outputs.dtype)
+        return drawn.reshape(y.shape).astype(y.dtype)
+    if not jnp.issubdtype(y.dtype, jnp.integer) and how.loss == "binary-cross-entropy":
+        drawn = jax.random.bernoulli(key, jax.nn.sigmoid(outputs))
+        return drawn.reshape(y.shape).astype(y.dtype)
+    loss = how.loss if isinstance(how.loss, str) else "a function of your own"
+    raise UserError(
+        f"A Fisher information of sampled targets needs a loss that is a likelihood, but the loss "
+        f"is {loss}; choose fisher='empirical'."
+    )
+
+
 def classification_loss(model: Model, spec: Spec) -> LossFn:
-    """The cross-entropy of ``model`` on examples of a stream, each over its own head.
+    """The losses of ``model`` on examples of a stream, each over its own head: cross-entropy, or
+    what the stream's objective says.
 
     In training mode; a network that keeps statistics without ``grouped`` sees repeats of the valid
     rows in the place of others, see ``cljax.nets.masked``.
@@ -108,7 +219,7 @@ def classification_loss(model: Model, spec: Spec) -> LossFn:
     ) -> tuple[Array, PyTree]:
         variables = Variables(params, model_state)
         output, model_state = masked(model, variables, examples.x, mask, repeat=True)
-        losses = cross_entropy(output.logits, examples.y, head_mask(spec, examples.task))
+        losses = row_losses(spec, output.logits, examples, mask)
         return jnp.where(mask, losses, 0.0), model_state
 
     return loss_fn

@@ -10,8 +10,13 @@ from collections.abc import Iterable
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["MEASURES", "Measure", "bounds", "label", "legend", "ordered", "unit"]
+__all__ = [
+    "ACCURACY", "MEASURES", "Measure", "SHARES", "bounds", "digits", "in_percent", "label",
+    "legend", "ordered", "scale", "unit",
+]  # fmt: skip
 
+ACCURACY = "accuracy"  # the score where no other is named
+SHARES = (ACCURACY, "subset-accuracy", "label-accuracy")  # scores that are fractions
 _ACCURACY, _DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
 
 
@@ -64,19 +69,47 @@ MEASURES = MappingProxyType({
 })  # fmt: skip
 
 
-def label(name: str) -> str:
-    """A measure in words with its key, ``final accuracy (RA)``; one of a user's own by its key."""
-    return f"{MEASURES[name].name} ({name})" if name in MEASURES else name
+def label(name: str, score: str = ACCURACY) -> str:
+    """A measure in words with its key, ``final accuracy (RA)``; one of a user's own by its key.
+
+    Args:
+      score: what the matrix holds, in the place of accuracy.
+    """
+    return f"{_worded(MEASURES[name].name, score)} ({name})" if name in MEASURES else name
 
 
-def bounds(name: str) -> tuple[float, float]:
-    """The least and the largest fraction that a measure can be; none of a user's own is known."""
-    return MEASURES[name].bounds if name in MEASURES else (-math.inf, math.inf)
+def bounds(name: str, score: str = ACCURACY) -> tuple[float, float]:
+    """The least and the largest value that a measure can be; none of a user's own is known."""
+    known = name in MEASURES and in_percent(score)
+    return MEASURES[name].bounds if known else (-math.inf, math.inf)
 
 
-def unit(name: str) -> str:
-    """``%`` of accuracies, ``points`` of differences between them."""
+def in_percent(score: str) -> bool:
+    """Whether values of a score are fractions, shown in percent."""
+    return score in SHARES
+
+
+def scale(score: str = ACCURACY) -> float:
+    """What values of a score are multiplied by where they are shown."""
+    return 100.0 if in_percent(score) else 1.0
+
+
+def digits(score: str = ACCURACY, spec: str = ".1f") -> str:
+    """The format of shown values: ``spec`` in percent, else three significant digits."""
+    plus = "+" if spec.startswith("+") else ""
+    return spec if in_percent(score) else f"{plus}.3g"
+
+
+def unit(name: str, score: str = ACCURACY) -> str:
+    """``%`` of accuracies, ``points`` of differences between them; of other scores nothing."""
+    if not in_percent(score):
+        return ""
     return "points" if bounds(name) == _DIFFERENCE else "%"
+
+
+def _worded(text: str, score: str) -> str:
+    """A text about accuracy as one about another score."""
+    return text.replace("accuracies", f"values of {score}").replace(ACCURACY, score)
 
 
 def ordered(names: Iterable[str]) -> list[str]:
@@ -85,6 +118,7 @@ def ordered(names: Iterable[str]) -> list[str]:
     return [*(n for n in MEASURES if n in given), *sorted(given - set(MEASURES))]
 
 
-def legend(names: Iterable[str]) -> list[tuple[str, str]]:
+def legend(names: Iterable[str], score: str = ACCURACY) -> list[tuple[str, str]]:
     """(key, what it means) of measures, in order."""
-    return [(name, MEASURES[name].meaning) for name in ordered(names) if name in MEASURES]
+    shown = [name for name in ordered(names) if name in MEASURES]
+    return [(name, _worded(MEASURES[name].meaning, score)) for name in shown]

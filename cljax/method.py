@@ -25,7 +25,8 @@ import jax
 import jax.numpy as jnp
 
 from cljax.errors import UserError
-from cljax.losses import LossFn, classification_loss, cross_entropy, head_mask, masked_mean
+from cljax.losses import LossFn, classification_loss, masked_mean, row_losses
+from cljax.objectives import check_objective
 from cljax.options import Options
 from cljax.states import WithNetwork
 from cljax.types import (
@@ -62,7 +63,11 @@ class Problem(NamedTuple):
 
     @property
     def loss_fn(self) -> LossFn:
-        """Losses [B] in nats over the outputs that compete, see ``cljax.losses.LossFn``."""
+        """Losses [B] over the outputs that compete, see ``cljax.losses.LossFn``.
+
+        They are cross-entropies in nats, or what the stream's objective says, times the weights of
+        the rows' classes where it has some.
+        """
         return classification_loss(self.model, self.spec)
 
     def value_and_grad(self, state: Any, batch: Batch) -> tuple[tuple[Array, PyTree], Params]:
@@ -91,8 +96,7 @@ class Problem(NamedTuple):
             return self.model.apply(variables, x, False)[0].logits
 
         def losses(variables: Variables, examples: Any) -> Array:
-            head = head_mask(self.spec, examples.task)
-            return cross_entropy(logits(variables, examples.x), examples.y, head)
+            return row_losses(self.spec, logits(variables, examples.x), examples)
 
         return Network(logits, losses, model_state, self.spec)
 
@@ -120,6 +124,21 @@ class Method(Options):
     def needs(self) -> Needs:
         """What it must be told while it learns and when it is tested."""
         return Needs()
+
+    @property
+    def needs_classes(self) -> str:
+        """Why the targets must be classes, after "because it"; "" where any numbers will do."""
+        return ""
+
+    @property
+    def fixed_loss(self) -> str:
+        """Why it minimises no loss but its own, likewise; "" where it takes ``Problem.loss_fn``."""
+        return ""
+
+    @property
+    def unweighted(self) -> str:
+        """Why it takes no weights of classes, likewise; "" where it does."""
+        return ""
 
     def fit(self, problem: Problem) -> None:
         """Raises UserError for a problem that the method is not defined on."""
@@ -176,6 +195,7 @@ class Method(Options):
           UserError: for a problem that the method is not defined on.
         """
         problem = Problem(model, spec)
+        check_objective(self, spec)
         self.fit(problem)
         cost = self.cost(problem)
         return Learner(

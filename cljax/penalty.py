@@ -35,6 +35,11 @@ class Penalty(Options):
         """Its name on the command line and in tables."""
         return self.kind
 
+    @property
+    def needs_classes(self) -> str:
+        """As a method's: why the targets must be classes; "" where any numbers will do."""
+        return ""
+
     def init(self, params: Params) -> PyTree:
         """The penalty's own state before the first update."""
         return ()

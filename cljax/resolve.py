@@ -29,8 +29,8 @@ from cljax.streams.catalogue import entry_of, find
 from cljax.types import Net
 
 __all__ = [
-    "Option", "called", "is_code", "method", "net", "open_unlisted", "opened", "options_of",
-    "stream", "stream_name", "stream_source",
+    "Option", "called", "function", "is_code", "method", "net", "open_unlisted", "opened",
+    "options_of", "stream", "stream_name", "stream_source",
 ]  # fmt: skip
 
 
@@ -166,6 +166,17 @@ def net(name: str) -> Net:
         if option not in takes:
             raise UserError(f"The network {name} has '{word}', but {kind} does not take that.")
     return NETS[kind](*sizes, **{option: value for _, option, value in named})
+
+
+def function(kind: str, name: Any) -> Any:
+    """A function by ``package.module:function``; anything else is what it is.
+
+    Raises:
+      UserError: for a module that cannot be imported, or what is no function.
+    """
+    if not isinstance(name, str) or not is_code(name):
+        return name
+    return _factory(kind, name, {})
 
 
 def called(factory: Callable[..., Any], name: str, **options: Any) -> Any:

@@ -24,7 +24,7 @@ import numpy as np
 
 __all__ = [
     "Array", "Batch", "Clock", "Evaluation", "Examples", "FirstProduct", "Info",
-    "Learner", "Lens", "Model", "Needs", "Net", "Network", "Output", "Params",
+    "Learner", "Lens", "Model", "Needs", "Net", "Network", "Objective", "Output", "Params",
     "Phase", "Predictor", "Pretraining", "Readout", "Recall", "Spec", "StepPlan",
     "Tape", "Variables",
 ]  # fmt: skip
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
     """B examples in order of arrival."""
 
     x: PyTree  # [B, ...], as the network sees them
-    y: Array  # [B] int32, global labels in [0, C)
+    y: Array  # [B] int32, global labels in [0, C); or targets, floats [B] or [B, K]
     task: Array  # [B] int32, task of each example
     mask: Array  # [B] bool, True = a real example, False = padding
     index: Array  # [B] int32, row in the stream's training arrays, -1 if there is none
@@ -153,6 +153,20 @@ def _as_it_is(x: PyTree, task: Array, key: Array | None = None) -> PyTree:
     return x
 
 
+class Objective(NamedTuple):
+    """What is minimised on a stream, and what its tests are judged by; see ``cljax.objectives``.
+
+    ``loss`` and ``score`` are names, or functions ``(outputs, targets) -> [B]``. ``weights`` [C]
+    are of classes, as they were given; what multiplies a row is the weight of its class over their
+    mean. ``variance`` is that of the targets [K], for the score "r-squared".
+    """
+
+    loss: str | Callable[[Array, Array], Array] = "cross-entropy"
+    weights: tuple[float, ...] | None = None
+    score: str | Callable[[Array, Array], Array] = "accuracy"
+    variance: tuple[float, ...] | None = None
+
+
 class Spec(NamedTuple):
     """What a method may know of a stream before it sees it; all static.
 
@@ -170,6 +184,8 @@ class Spec(NamedTuple):
     held: np.ndarray | None = None  # [H, n] rows of training examples that no task learns from,
     # a row a class, for methods that learn how to learn before they meet a new task
     pretraining: Pretraining | None = None  # how the first task is learned, see ``Stream``
+    objective: Objective = Objective()
+    target: Any = None  # ``jax.ShapeDtypeStruct`` of one target that is no label; None: a label
 
     @property
     def num_tasks(self) -> int:

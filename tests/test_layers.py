@@ -11,11 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "cljax"
 # Of the top level each module is a room of its own.
 ROOMS = (
     "version", "errors", "stats", "metrics", "measures", "options", "types", "states", "tree",
-    "keys", "optimizers", "nets", "losses", "method", "penalty", "checks", "inner_loop", "implicit",
-    "geometry", "storage", "data", "identity", "streams", "memory", "penalties", "update_rules",
-    "methods", "evaluation", "engine", "resolve", "recipes", "references", "plot", "runner",
-    "loggers", "sweep", "report", "runtime", "site",
-    "cli",
+    "keys", "optimizers", "nets", "losses", "objectives", "method", "penalty", "checks",
+    "inner_loop", "implicit", "geometry", "storage", "data", "identity", "streams", "memory",
+    "penalties", "update_rules", "methods", "evaluation", "engine", "resolve", "recipes",
+    "references", "plot", "runner", "loggers", "sweep", "report", "runtime", "site", "cli",
 )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ class Job(NamedTuple):
 
 
 Flags: TypeAlias = dict[str, tuple[Any, Any, str]]  # name -> (type, default, help)
+_OF_OBJECTIVE = ("loss", "weights", "score")
 _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 _IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", "loop", "precision")
 # What changes no number, and what is written where; the rest of a run's flags do change numbers.
@@ -117,6 +118,9 @@ def job_of(command: str, arguments: list[str], own: Flags) -> Job:
     source, _, variant = (_flag_value(rest, "--recipe") or "").partition(":")
     recipe = recipes.recipe(method, stream, source or None, variant or None)
 
+    # A method's own loss or weights keep their flag, and the run's are then Python's alone.
+    taken = {option.name for option in (*method_options, *stream_options)} & set(_OF_OBJECTIVE)
+    own = {name: flag for name, flag in own.items() if name not in taken}
     fields, given = dict(own), {}  # given: flag -> method or stream, its option's name
     for kind, options, values in (
         ("method", method_options, recipe.method_options),
@@ -161,7 +165,7 @@ def job_of(command: str, arguments: list[str], own: Flags) -> Job:
     )
     if any(name in typed and kind == "method" for name, (kind, _) in given.items()):
         recipe = dataclasses.replace(recipe, status=f"{recipe.status}, changed")
-    return Job(recipe, flags, origins)
+    return Job(recipe, {n: value for n, value in flags.items() if n not in taken}, origins)
 
 
 def _groups(

@@ -66,6 +66,11 @@ def _labels(run: Any, images: Path, flags: Mapping[str, Any]) -> str:
     from cljax.data.pictured import read_pictures
 
     stream = run.made.stream
+    if not stream.labelled:
+        raise UserError(
+            f"cljax predict writes classes, but {stream.name} has targets that are none; "
+            "run.predict(x) gives its outputs."
+        )
     found = read_pictures(images, stream.test_x.shape[1:], _resize(run))
     if found.left_out:
         print(

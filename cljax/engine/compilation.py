@@ -39,6 +39,7 @@ from cljax.evaluation.accuracy import (
 )
 from cljax.evaluation.readout import readout_fn
 from cljax.method import Method
+from cljax.objectives import score_fn
 from cljax.streams.base import Stream
 from cljax.types import Array, Learner, PyTree, StepPlan
 
@@ -122,7 +123,9 @@ def compile_programs(
             inputs,
             evaluation,
             shown,
-            confusion=evaluation is evaluations[0] and stream.num_classes <= MOST_CONFUSED,
+            confusion=evaluation is evaluations[0]
+            and stream.num_classes <= MOST_CONFUSED
+            and stream.objective.score == "accuracy",
         )
         for evaluation in evaluations
     }
@@ -220,7 +223,9 @@ def _tally(
         made_of = (evaluation, predictors, stream.transform, stream.class_mask)
         tested = TestData(*_ordered(images, hyper), *tests, None)  # type: ignore
         if evaluation.readout is None:
-            return tally_fn(*made_of, confusion=confusion)(views, tested, task, allowed)
+            score = score_fn(stream.objective)
+            tally = tally_fn(*made_of, confusion=confusion, score=score)
+            return tally(views, tested, task, allowed)
         fitted = TestData(*_ordered(data, hyper), *fits, None)  # type: ignore
         return Tally(readout_fn(*made_of)(views, tested, fitted, task))
 

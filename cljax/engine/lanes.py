@@ -26,6 +26,7 @@ from cljax.engine.programs import Carry, Hyper, TrainData, leaf_names
 from cljax.engine.rates import rates_of
 from cljax.engine.schedule import Item
 from cljax.evaluation.accuracy import Evaluation, TestImages, allowed_outputs, predictors_of, wanted
+from cljax.objectives import name_of
 from cljax.storage import checkpoint
 from cljax.storage.checkpoint import Snapshot, host_copy
 from cljax.streams.base import Stream
@@ -42,7 +43,8 @@ _FIRST_SEGMENT = 4  # updates of a run's first segment, which measures the speed
 class Event(NamedTuple):
     """Progress: ``kind`` is compile, segment, eval, checkpoint, diverged or note.
 
-    ``value`` is a mean loss or accuracy; ``note`` the leaf that is not finite, or a sentence.
+    ``value`` is a mean loss or accuracy; ``note`` the leaf that is not finite, a sentence, or what
+    stands in the place of accuracy.
     """
 
     kind: str
@@ -336,7 +338,9 @@ def _evaluation(
                 record.confusion[row] = confusion.reshape(-1, *confusion.shape[-2:])[i]
             headline = accuracies[setup.evaluations[0].name][i]
             mean = float(np.nanmean(headline[asked]))
-            events.append(Event("eval", member, seed, step, setup.num_steps, task, mean))
+            score = name_of(setup.stream.objective.score)
+            note = "" if score == "accuracy" else score
+            events.append(Event("eval", member, seed, step, setup.num_steps, task, mean, note))
         return events
 
     return work

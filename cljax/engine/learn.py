@@ -50,6 +50,7 @@ from cljax.evaluation.readout import check_readouts, fitted_rows
 from cljax.keys import check_seed, is_list
 from cljax.method import Method, check_features, with_features
 from cljax.nets.transfer import convolves
+from cljax.objectives import name_of
 from cljax.storage import checkpoint
 from cljax.streams.base import Stream, check_stream, plan
 from cljax.types import Learner, Model, StepPlan
@@ -229,6 +230,11 @@ def _outline(
         Evaluation(scenario="task" if stream.multi_head else "domain"),
     )
     _check_evaluations(evaluations, learner, stream)
+    if training.online and stream.objective.score != "accuracy":
+        raise UserError(
+            f"online counts right predictions, but the tests of {stream.name} are judged by "
+            f"{name_of(stream.objective.score)}; leave one of the two out."
+        )
     if any(e.predictor == "features" for e in evaluations):
         check_features(method.bind(model, spec), model, spec)
     loop: str = training.loop
@@ -306,6 +312,14 @@ def _check_evaluations(evaluations: Sequence[Evaluation], learner: Learner, stre
         twice = next(name for name in names if names.count(name) > 1)
         raise UserError(f"There are two evaluations named {twice}; give each its own name.")
     check_readouts(evaluations, stream)
+    score = name_of(stream.objective.score)
+    for evaluation in evaluations:
+        other = evaluation.readout is not None or evaluation.continuum or evaluation.hit != "class"
+        if score != "accuracy" and other:
+            raise UserError(
+                f"The evaluation {evaluation.name} counts right predictions, but the tests of "
+                f"{stream.name} are judged by {score}; leave it out, or the score."
+            )
     for evaluation in evaluations:
         for name in predictors_of(evaluation):
             check_known("predictor", name, learner.predictors)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.method import Method
-from cljax.streams.base import Stream, Transform
+from cljax.streams.base import Stream, Transform, targets_on_device
 from cljax.types import Array, Batch, Clock, Info, Learner, Phase, PyTree, Recall, StepPlan
 
 __all__ = [
@@ -41,7 +41,7 @@ class TrainData(NamedTuple):
     """Training images once, and the tables of the stream's transform."""
 
     x: Array  # [N, ...]
-    y: Array  # [N] int32
+    y: Array  # [N] int32, or targets
     tables: PyTree
 
 
@@ -63,7 +63,7 @@ class Carry(NamedTuple):
 def train_data(stream: Stream) -> TrainData:
     """Puts a stream's training images on the device."""
     tables = jax.tree.map(jnp.asarray, stream.transform.tables)
-    return TrainData(jnp.asarray(stream.train_x), jnp.asarray(stream.train_y, jnp.int32), tables)
+    return TrainData(jnp.asarray(stream.train_x), targets_on_device(stream.train_y), tables)
 
 
 def device_plan(plan: Any) -> Any:

@@ -24,7 +24,7 @@ from jaxtyping import Array as AnyArray
 from jaxtyping import Bool, Float, Int
 
 from cljax.errors import UserError, check_known, check_positive
-from cljax.streams.base import Stream, Transform
+from cljax.streams.base import Stream, Transform, targets_on_device
 from cljax.streams.orders import permutation
 from cljax.types import Array, Batch, Clock, Evaluation, Predictor, PyTree
 
@@ -42,7 +42,7 @@ class TestImages(NamedTuple):
     """Test images once, and the tables of the stream's transform."""
 
     x: Array  # [M, ...]
-    y: Array  # [M] int32
+    y: Array  # [M] int32, or targets
     tables: PyTree
 
 
@@ -68,7 +68,7 @@ class TestData(NamedTuple):
 class Tally(NamedTuple):
     """Test images of a task, counted."""
 
-    correct: Array  # [] int32, those that come out right
+    correct: Array  # [] int32, those that come out right; or [] the sum of their scores
     confusion: Any = ()  # [C, C] int32, by their class and by the predicted one; (): not counted
 
 
@@ -93,7 +93,7 @@ def test_data(stream: Stream, evaluations: Sequence[Evaluation] = ()) -> TestDat
 def test_images(stream: Stream) -> TestImages:
     """Puts a stream's test images on the device."""
     tables = jax.tree.map(jnp.asarray, stream.transform.tables)
-    return TestImages(jnp.asarray(stream.test_x), jnp.asarray(stream.test_y, jnp.int32), tables)
+    return TestImages(jnp.asarray(stream.test_x), targets_on_device(stream.test_y), tables)
 
 
 def test_rows(
@@ -165,6 +165,7 @@ def tally_fn(
     class_mask: np.ndarray,
     *,
     confusion: bool = False,
+    score: Callable[[Array, Array], Array] | None = None,
 ) -> Callable[..., Tally]:
     """``(views, data, task, allowed, learned=None) -> Tally`` of the tests of ``task``.
 
@@ -175,6 +176,7 @@ def tally_fn(
     Args:
       class_mask: [T, C] bool, of the stream that was learned, whatever tests are asked.
       confusion: count each class's predictions too.
+      score: (scores [B, C], targets) -> [B], summed instead of right predictions.
     """
     scores_of = scores_fn(evaluation, predictors, class_mask)
     owner, place = jnp.asarray(class_mask), jnp.asarray(places(class_mask))
@@ -188,7 +190,11 @@ def tally_fn(
         def chunk(total: Tally, rows_mask: tuple[Array, Array]) -> tuple[Tally, None]:
             rows, mask = rows_mask
             batch = unlabelled(data, transform, rows, mask, task)
-            guess = jnp.argmax(scores_of(views, batch, learned, allowed), axis=-1)
+            scores = scores_of(views, batch, learned, allowed)
+            if score is not None:
+                own = jnp.where(mask, score(scores, data.y[rows]), 0.0)
+                return total._replace(correct=total.correct + jnp.sum(own)), None
+            guess = jnp.argmax(scores, axis=-1)
             if evaluation.hit == "class":
                 hits = guess == data.y[rows]
             elif evaluation.hit == "place":
@@ -202,6 +208,8 @@ def tally_fn(
             return Tally(correct, counts), None
 
         zero, classes = jnp.zeros((), jnp.int32), owner.shape[1]
+        if score is not None:
+            zero = jnp.zeros((), jnp.result_type(float))
         none = Tally(zero, jnp.zeros((classes, classes), jnp.int32) if confusion else ())
         return jax.lax.scan(chunk, none, (data.rows[task], data.mask[task]))[0]
 

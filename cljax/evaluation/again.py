@@ -97,6 +97,11 @@ def evaluate(
     check_known("scenario", scenario, ("domain", "task", "class"))
     check_stream(stream)
     learned = trained.learned
+    if not learned.labelled or not stream.labelled:
+        raise UserError(
+            "evaluate needs classes, because it asks which class an example is of, but the targets "
+            "of this run are none; run.predict(x) gives its outputs."
+        )
     _check_kind(stream, learned)
     learner = trained.bind(learned)
     headline = learner.evaluations[0].predictor if learner.evaluations else None

@@ -31,6 +31,7 @@ from cljax.evaluation.accuracy import (
     unlabelled,
 )
 from cljax.evaluation.again import Trained
+from cljax.losses import as_targets
 from cljax.streams.base import Stream, Transform
 from cljax.types import Array, PyTree
 
@@ -43,7 +44,9 @@ class Prediction(NamedTuple):
     """What a run says of N examples. C classes, in the numbering of the stream's labels."""
 
     scores: np.ndarray  # [N, C], of the predictor; -inf for classes that did not compete
-    labels: np.ndarray  # [N] int32, the class with the highest score
+    # [N] int32, the class with the highest score; where targets are no classes, the outputs in
+    # their shape, [N] or [N, C]
+    labels: np.ndarray
 
 
 class Question(NamedTuple):
@@ -130,6 +133,8 @@ def predict(
         parts.append(np.asarray(found)[: len(part)])
     none = np.zeros((0, learned.num_classes), jnp.result_type(float))
     scores = np.concatenate(parts) if parts else none
+    if not learned.labelled:
+        return Prediction(scores, np.asarray(as_targets(scores, learned.train_y[:1])))
     if outputs is None:
         return Prediction(scores, np.argmax(scores, axis=-1).astype(np.int32))
     labels = np.full(learned.num_classes, -1, np.int32)  # output -> label

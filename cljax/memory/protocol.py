@@ -83,7 +83,7 @@ class Memory(Options):
 def example_of(spec: Spec) -> Examples:
     """One example of a stream, as shapes, with its label and task: what most methods store."""
     label = jax.ShapeDtypeStruct((), jnp.int32)
-    return Examples(spec.example, label, label)
+    return Examples(spec.example, label if spec.target is None else spec.target, label)
 
 
 def distinct(valid: Bool[Array, " M"], num: int, key: Array) -> Int[Array, " R"]:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import keys
-from cljax.losses import binary_cross_entropy, masked_mean
+from cljax.losses import binary_cross_entropy, masked_mean, weighted
 from cljax.nets.masked import masked
 from cljax.optimizers import make_optimizer
 from cljax.types import (
@@ -86,6 +86,7 @@ def adapted_predictor(
         output, model_state = masked(model, variables, batch.x, batch.mask)
         targets = jax.nn.one_hot(batch.y, spec.num_classes, dtype=output.logits.dtype)
         losses = binary_cross_entropy(output.logits, targets, owner[batch.task])
+        losses = weighted(spec, losses, batch.y)
         return masked_mean(losses, batch.mask), model_state
 
     def prepare(state: PyTree) -> Variables:

@@ -41,7 +41,7 @@ import numpy as np
 
 from cljax import tree
 from cljax.errors import UserError
-from cljax.losses import distillation, masked_mean
+from cljax.losses import distillation, masked_mean, weighted
 from cljax.memory.exemplars import Budget
 from cljax.method import Problem
 from cljax.methods.class_incremental import ClassIncremental, State
@@ -148,6 +148,7 @@ class BiC(ClassIncremental, name="bic"):
         share = jnp.sum(outputs.past) / jnp.maximum(jnp.sum(outputs.seen), 1)  # lambda
         apart = distillation(logits, correct(old.logits), outputs.past, self.temperature)
         each = classification("softmax", logits, batch.y, outputs.seen)
+        each = weighted(problem.spec, each, batch.y)
         return masked_mean(share * apart + (1 - share) * each, batch.mask)
 
     def adjusted(self, problem: Problem, logits: Array, own: Bias) -> Array:

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax.errors import UserError
-from cljax.losses import masked_mean
+from cljax.losses import masked_mean, weighted
 from cljax.memory.exemplars import epochs_of, rows_of
 from cljax.memory.policies import Policy
 from cljax.memory.selection import class_steps, features_of
@@ -263,7 +263,8 @@ class ClassIncremental(ExemplarOptions, SessionOptions, Method):
 
             def loss(params: Params, output: Output) -> Array:
                 logits = self.adjusted(problem, output.logits, state.own)
-                return masked_mean(classification("softmax", logits, batch.y, seen), batch.mask)
+                losses = classification("softmax", logits, batch.y, seen)
+                return masked_mean(weighted(spec, losses, batch.y), batch.mask)
 
             size = rate(batch.clock, self.balanced_lr, self.balanced_milestones, self.decay)
             learns = trainable(model, state.params, seen, task)

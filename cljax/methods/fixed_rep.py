@@ -74,7 +74,7 @@ class FixedRep(LossOptions, Method):
             return jax.lax.cond(first, train, lambda: model.apply(variables, x, False))
 
         def objective(params: Params, output: Output) -> Array:
-            return self.mean_loss(output.logits, batch, seen)
+            return self.mean_loss(problem.spec, output.logits, batch, seen)
 
         state, value = self.descend(state, batch, objective, forward=forward, learns=learns)
         return state, Info(value)

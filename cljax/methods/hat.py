@@ -34,7 +34,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError
-from cljax.losses import cross_entropy, head_mask, masked_mean
+from cljax.losses import masked_mean, row_losses
 from cljax.method import Method, Problem
 from cljax.methods.groups.descent import DescentOptions
 from cljax.methods.groups.pretraining import epochs_for, from_task_1, optimizer_of
@@ -45,6 +45,7 @@ from cljax.options import Bound, Count, Rate
 from cljax.types import (
     Array,
     Batch,
+    Examples,
     Info,
     Needs,
     Params,
@@ -212,7 +213,8 @@ class HAT(DescentOptions, Method, name="hat"):
             variables = Variables(params, state.model_state)
             x = tree.blank(batch.x, batch.mask)
             logits = gated(model, own, variables, x, True).logits
-            losses = cross_entropy(logits, batch.y, head_mask(spec, batch.task))
+            examples = Examples(batch.x, batch.y, batch.task)
+            losses = row_losses(spec, logits, examples, batch.mask)
             loss = masked_mean(losses, batch.mask)
             return loss + self.strength * occupied(own, state.before), loss
 

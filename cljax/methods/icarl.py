@@ -27,7 +27,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from cljax.losses import binary_cross_entropy, distillation, masked_mean
+from cljax.losses import binary_cross_entropy, distillation, masked_mean, weighted
 from cljax.method import Problem
 from cljax.methods.class_incremental import ClassIncremental
 from cljax.methods.incremental import Outputs, classification
@@ -65,9 +65,11 @@ class ICaRL(ClassIncremental, name="icarl"):
             new = jax.nn.one_hot(batch.y, logits.shape[1], dtype=logits.dtype)
             targets = jnp.where(outputs.past[None], jax.nn.sigmoid(old.logits), new)
             each = binary_cross_entropy(logits, targets, outputs.seen[None])
+            each = weighted(problem.spec, each, batch.y)
             return masked_mean(jnp.sum(outputs.seen) * each, batch.mask)
         apart = distillation(logits, old.logits, outputs.past, self.temperature)
         each = classification("softmax", logits, batch.y, outputs.seen)
+        each = weighted(problem.spec, each, batch.y)
         return masked_mean(each + self.strength * apart, batch.mask)
 
 

@@ -117,6 +117,10 @@ class ICaRLTI(Method, name="icarl-ti"):
     def needs(self) -> Needs:
         return Needs(boundaries=True, task_ids_train=True, task_ids_test=True)
 
+    @property
+    def needs_classes(self) -> str:
+        return "holds exemplars of each class"
+
     def fit(self, problem: Problem) -> None:
         spec = problem.spec
         if not spec.multi_head:

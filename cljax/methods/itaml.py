@@ -35,7 +35,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError
-from cljax.losses import binary_cross_entropy, masked_mean
+from cljax.losses import binary_cross_entropy, masked_mean, weighted
 from cljax.memory.exemplars import Exemplars
 from cljax.method import Cost, Method, Problem, logits_predictor
 from cljax.methods.adapted import adapt_key, adapted_predictor, protocols
@@ -284,6 +284,7 @@ class ITAML(ExemplarOptions, SessionOptions, Method):
             output, after = masked(model, Variables(params, model_state), micro.x, micro.mask)
             targets = jax.nn.one_hot(micro.y, owner.shape[1], dtype=output.logits.dtype)
             losses = binary_cross_entropy(output.logits, targets, outputs_of(task)[None])
+            losses = weighted(spec, losses, micro.y)
             margin = _margin(output.logits, owner[task], seen)
             return masked_mean(losses, micro.mask), (after, masked_mean(margin, micro.mask))
 
@@ -351,7 +352,7 @@ class ITAML(ExemplarOptions, SessionOptions, Method):
             else:
                 logits = model.grouped(variables, batch.x, member)[0].logits
             targets = jax.nn.one_hot(batch.y, owner.shape[1], dtype=logits.dtype)
-            losses = binary_cross_entropy(logits, targets, outputs)
+            losses = weighted(spec, binary_cross_entropy(logits, targets, outputs), batch.y)
             margin = jnp.where(batch.mask, _margin(logits, owner[batch.task], seen), 0.0)
             return jnp.sum(jnp.where(batch.mask, losses, 0.0) * weights), jnp.sum(margin * weights)
 

@@ -24,7 +24,7 @@ from jaxtyping import Array as AnyArray
 from jaxtyping import Bool, Float, Int
 
 from cljax.errors import UserError
-from cljax.losses import masked_mean
+from cljax.losses import masked_mean, weighted
 from cljax.method import Problem
 from cljax.methods.class_incremental import ClassIncremental
 from cljax.methods.incremental import Outputs, classification
@@ -108,6 +108,7 @@ class LUCIR(ClassIncremental):
         """L [] of a batch, in nats and cosines."""
         assert problem.model.rows is not None
         plain = classification("softmax", output.logits, batch.y, outputs.seen)
+        plain = weighted(problem.spec, plain, batch.y)
         past, new = jnp.sum(outputs.past), jnp.sum(outputs.own)
         strength = self.less_forget * jnp.sqrt(past / jnp.maximum(new, 1)).astype(plain.dtype)
         forgetting = less_forget_loss(output.features, old.features, batch.mask)

@@ -68,7 +68,7 @@ class Replayed(ExemplarOptions, LossOptions, Method):
         seen = seen_outputs(problem.spec.class_mask, batch.clock.task)
 
         def objective(params: Params, output: Output) -> Array:
-            return self.mean_loss(output.logits, batch, seen)
+            return self.mean_loss(problem.spec, output.logits, batch, seen)
 
         state, value = self.descend(state, batch, objective, forward=training(problem.model))
         return state, Info(value)

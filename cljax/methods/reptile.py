@@ -89,7 +89,7 @@ class OverTasks(ExemplarOptions, LossOptions, Method):
             variables = Variables(params, model_state)
             logits = masked(problem.model, variables, batch.x, batch.mask)[0].logits
             seen = seen_outputs(problem.spec.class_mask, batch.clock.task)
-            return self.mean_loss(logits, batch, seen)
+            return self.mean_loss(problem.spec, logits, batch, seen)
 
         return jax.value_and_grad(mean)
 

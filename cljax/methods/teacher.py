@@ -135,6 +135,19 @@ class Teacher(Method):
     def needs(self) -> Needs:
         return Needs(boundaries=True, task_ids_train=True)
 
+    @property
+    def needs_classes(self) -> str:
+        """Episodes are drawn from classes that the stream holds out, with heads of their own."""
+        return "practises on classes that the stream holds out"
+
+    @property
+    def fixed_loss(self) -> str:
+        return self.needs_classes
+
+    @property
+    def unweighted(self) -> str:
+        return self.needs_classes
+
     def fit(self, problem: Problem) -> None:
         self._given(self._gate(problem))
         if self.rule is None:

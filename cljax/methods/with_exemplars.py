@@ -99,6 +99,18 @@ class WithExemplars(Method):
         return self.method.needs
 
     @property
+    def needs_classes(self) -> str:
+        return self._held.needs_classes
+
+    @property
+    def fixed_loss(self) -> str:
+        return self.method.fixed_loss
+
+    @property
+    def unweighted(self) -> str:
+        return self.method.unweighted
+
+    @property
     def _held(self) -> ExemplarOptions:
         return ExemplarOptions(
             exemplars=self.exemplars,

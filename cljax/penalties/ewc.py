@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import tree
-from cljax.losses import head_mask
+from cljax.losses import sampled_targets
 from cljax.options import Count, Rate, Share, positional
 from cljax.penalties.common import first_examples, sum_over_examples, zeros
 from cljax.penalty import Penalty
@@ -116,10 +116,8 @@ def _fisher(kind: str, params: Params, batch: Batch, network: Network, key: Arra
         return jax.grad(total)(params)
     if kind == "sampled":
         logits = network.logits(Variables(params, network.model_state), batch.x)
-        head = head_mask(network.spec, batch.task)
-        allowed = logits if head is None else jnp.where(head, logits, -jnp.inf)
-        labels = jax.random.categorical(key, allowed, axis=-1).astype(batch.y.dtype)
-        examples = examples._replace(y=labels)
+        drawn = sampled_targets(network.spec, logits, examples, key)
+        examples = examples._replace(y=drawn)
 
     def loss(params: Params, example: Any) -> Array:
         return losses(params, jax.tree.map(lambda a: a[None], example))[0]

@@ -56,6 +56,10 @@ class LwF(Penalty, name="lwf"):
     """Share is 1 / t of the loss and 1 - 1 / t of the distillation, over past tasks their mean;
     one is their sum with the whole loss."""
 
+    @property
+    def needs_classes(self) -> str:
+        return "keeps what the old network says of classes"
+
     def begin(self, variables: Variables) -> State:
         return State(variables, jnp.zeros((), jnp.int32))
 

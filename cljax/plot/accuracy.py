@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cljax import measures
 from cljax.errors import UserError, as_numbers, in_words
 from cljax.metrics import check_matrix, seen_accuracy
 from cljax.plot import parts
@@ -25,7 +26,11 @@ _WRITTEN = 20  # at most so many tasks get their values written into the cells
 
 
 def accuracy_matrix(
-    matrix: parts.Measured | ArrayLike, ax: Axes | None = None, title: str | None = None
+    matrix: parts.Measured | ArrayLike,
+    ax: Axes | None = None,
+    title: str | None = None,
+    *,
+    score: str | None = None,
 ) -> Axes:
     """Heat map of the accuracy on each task (columns) before training and after each task (rows).
 
@@ -37,21 +42,24 @@ def accuracy_matrix(
       matrix: a run, or [T+1, T] or [S, T+1, T] fractions, row 0 before training, NaN = not
         evaluated.
       ax: where to draw; None: a new figure.
+      score: what the numbers are, where they are no accuracies; None: as a run says.
 
     Raises:
       UserError: for another shape.
     """
-    values = _percent(parts.matrix_of(matrix))
+    score = parts.score_of(matrix, score=score)
+    values = _scaled(parts.matrix_of(matrix), measures.scale(score))
+    low, high = (0, 100) if measures.in_percent(score) else (None, None)
     num_tasks = values.shape[1]
     side = min(6.2, max(2.6, 0.27 * num_tasks + 0.8))  # inches, so that a page holds it
     ax = parts.axes(ax, (side + 0.9, side))
     image = ax.imshow(
-        np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=100, aspect="auto",
+        np.ma.masked_invalid(values), cmap="viridis", vmin=low, vmax=high, aspect="auto",
         interpolation="nearest",
     )  # fmt: skip
     _hatch(ax, np.isnan(values))
     if num_tasks <= _WRITTEN:
-        _write(ax, values, image)
+        _write(ax, values, image, small=not measures.in_percent(score))
     shown = [t for t in range(num_tasks) if num_tasks <= _WRITTEN or (t + 1) % 10 == 0]
     ax.set_xticks(shown, [str(t + 1) for t in shown])
     ax.set_yticks([0, *(t + 1 for t in shown)], ["untrained", *(str(t + 1) for t in shown)])
@@ -64,7 +72,7 @@ def accuracy_matrix(
     if title:
         ax.set_title(title, fontsize=9)
     bar = ax.figure.colorbar(image, ax=ax, fraction=0.05, pad=0.02)
-    bar.set_label("Test accuracy (%)", fontsize=9)
+    bar.set_label(parts.titled(score), fontsize=9)
     bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     bar.ax.tick_params(labelsize=8)
     return ax
@@ -141,8 +149,9 @@ def over_time(
     *,
     metric: str = "average_accuracy",
     xlabel: str = "Tasks learned",
-    ylabel: str = "Test accuracy (%)",
+    ylabel: str | None = None,
     title: str | None = None,
+    score: str | None = None,
 ) -> Axes:
     """Accuracy over time, one line a curve: the mean over seeds with its 95 % interval as a band.
 
@@ -156,6 +165,7 @@ def over_time(
         or a metric that a run has by session, such as "accuracy_task_agnostic".
       x: [P] positions; None: 1 to P, for points after each task.
       ax: where to draw; None: a new figure.
+      score: what the numbers are, where they are no accuracies; None: as a run says.
 
     Raises:
       UserError: without curves, or where a curve's length is not that of ``x``.
@@ -167,7 +177,9 @@ def over_time(
     if not curves:
         raise UserError("there are no curves to draw; give at least one, as name -> accuracies.")
     found = {name: parts.curve_of(curve, metric) for name, curve in curves.items()}
-    arrays = {name: np.atleast_2d(curve) * 100 for name, curve in found.items()}
+    score = parts.score_of(*curves.values(), score=score)
+    share, scale = measures.in_percent(score), measures.scale(score)
+    arrays = {name: np.atleast_2d(curve) * scale for name, curve in found.items()}
     num_points = next(iter(arrays.values())).shape[-1]
     where = np.arange(1, num_points + 1) if x is None else as_numbers("x", x)
     for name, array in arrays.items():
@@ -177,10 +189,11 @@ def over_time(
                 f"[{len(where)}] or [seeds, {len(where)}]."
             )
     ax = parts.axes(ax, (7.6, 4.0))
-    parts.lines(ax, {name: (where, array) for name, array in arrays.items()}, (0.0, 100.0))
+    parts.lines(ax, {name: (where, array) for name, array in arrays.items()},
+                *([(0.0, 100.0)] if share else []))  # fmt: skip
     ax.set_xlabel(xlabel, fontsize=9)
-    ax.set_ylabel(ylabel, fontsize=9)
-    _limit(ax, where)
+    ax.set_ylabel(parts.titled(score) if ylabel is None else ylabel, fontsize=9)
+    _limit(ax, where, share=share)
     parts.tidy(ax, title)
     return ax
 
@@ -228,8 +241,8 @@ def save(fig: Figure | Axes, path: str | os.PathLike[str], dpi: int = 200) -> Pa
     return path
 
 
-def _percent(matrix: ArrayLike) -> np.ndarray:
-    """[T+1, T] in percent, averaged over seeds where there are some."""
+def _scaled(matrix: ArrayLike, scale: float) -> np.ndarray:
+    """[T+1, T] times ``scale``, averaged over seeds where there are some."""
     values = as_numbers("an accuracy matrix to draw", matrix)
     tasks = values.shape[-1] if values.ndim in (2, 3) else 0
     if tasks < 1 or values.shape[-2] != tasks + 1:
@@ -238,7 +251,7 @@ def _percent(matrix: ArrayLike) -> np.ndarray:
             "or [seeds, T+1, T]."
         )
     values = values.reshape(-1, *values.shape[-2:])
-    return parts.mean(values) * 100
+    return parts.mean(values) * scale
 
 
 def _hatch(ax: Axes, missing: np.ndarray) -> None:
@@ -251,27 +264,29 @@ def _hatch(ax: Axes, missing: np.ndarray) -> None:
     )
 
 
-def _write(ax: Axes, values: np.ndarray, image: Any) -> None:
-    """Writes each value into its cell, dark on light or light on dark."""
-    digits, size = (1, 8) if values.shape[1] <= 10 else (0, 7)
+def _write(ax: Axes, values: np.ndarray, image: Any, *, small: bool = False) -> None:
+    """Writes each value into its cell, dark on light or light on dark; ``small`` ones in full."""
+    digits, size = (".1f", 8) if values.shape[1] <= 10 else (".0f", 7)
+    digits = ".2g" if small else digits
     light = image.cmap(image.norm(values))[..., :3] @ (0.299, 0.587, 0.114) > 0.48
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             ax.text(
-                column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=size,
+                column, row, f"{value:{digits}}", ha="center", va="center", fontsize=size,
                 color=parts.INK if light[row, column] else parts.PAPER, in_layout=False,
                 clip_on=False,
             )  # fmt: skip
 
 
-def _limit(ax: Axes, x: np.ndarray) -> None:
-    """Limits and ticks; the vertical axis starts at 0 or at tens well below the curves."""
+def _limit(ax: Axes, x: np.ndarray, *, share: bool) -> None:
+    """Limits and ticks; the vertical axis of shares starts at 0, or at tens well below curves."""
     from matplotlib.ticker import MaxNLocator
 
     heights = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in ax.lines])
     lowest = float(np.nanmin(heights)) if np.isfinite(heights).any() else 0.0
     bottom = 10 * ((lowest - 5) // 10)
-    ax.set_ylim(bottom if bottom > 20 else 0, 100)
+    if share:
+        ax.set_ylim(bottom if bottom > 20 else 0, 100)
     if np.array_equal(x, np.arange(1, len(x) + 1)):
         step = 1 if len(x) <= _WRITTEN else 10
         ax.set_xticks([i for i in range(1, len(x) + 1) if i % step == 0])

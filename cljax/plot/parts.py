@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cljax import measures
 from cljax.errors import UserError, as_numbers, check_known
 from cljax.metrics import seen_accuracy
 from cljax.stats import MIN_SEEDS
@@ -74,6 +75,21 @@ def matrix_of(what: Measured | ArrayLike) -> ArrayLike:
     """A run's accuracy matrix, or the array that is one."""
     own: Any = getattr(what, "accuracy_matrix", None)
     return as_numbers("an accuracy matrix", what) if own is None else own()
+
+
+def score_of(*shown: Any, score: str | None = None) -> str:
+    """What numbers are of: as it is said, else as the first run says, else accuracies."""
+    if score is not None:
+        return score
+    for what in shown:
+        if hasattr(what, "accuracy_matrix"):
+            return str(what.results.get("score", measures.ACCURACY))
+    return measures.ACCURACY
+
+
+def titled(score: str) -> str:
+    """The name of an axis of a score."""
+    return f"Test {score} (%)" if measures.in_percent(score) else f"Test {score}"
 
 
 def curve_of(what: Measured | ArrayLike, metric: str) -> np.ndarray:

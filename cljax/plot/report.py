@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from cljax import measures
 from cljax.errors import UserError
 from cljax.plot import parts
 
@@ -49,7 +50,11 @@ def forgetting_of_tasks(matrix: ArrayLike) -> np.ndarray:
 
 
 def forgetting_bars(
-    matrices: Mapping[str, ArrayLike], ax: Axes | None = None, *, title: str | None = None
+    matrices: Mapping[str, ArrayLike],
+    ax: Axes | None = None,
+    *,
+    title: str | None = None,
+    score: str = measures.ACCURACY,
 ) -> Axes:
     """Bars of forgetting, one a task and run: the mean over seeds, with its 95 % interval.
 
@@ -59,11 +64,14 @@ def forgetting_bars(
       matrices: name -> [T+1, T] or [S, T+1, T] fractions, all of the same T, at least 2.
       ax: where to draw; None: a new figure.
       title: above the axes.
+      score: what the numbers are.
 
     Raises:
       UserError: without matrices, for tasks that differ in number, or for a single task.
     """
-    found = {name: np.atleast_2d(100 * forgetting_of_tasks(m)) for name, m in matrices.items()}
+    scale = measures.scale(score)
+    bounds = (-scale, scale) if measures.in_percent(score) else (-np.inf, np.inf)
+    found = {name: np.atleast_2d(scale * forgetting_of_tasks(m)) for name, m in matrices.items()}
     counts = {values.shape[-1] + 1 for values in found.values()}
     if len(counts) != 1 or counts == {1}:
         raise UserError(
@@ -75,7 +83,7 @@ def forgetting_bars(
     width = 0.8 / len(found)
     places = np.arange(1, num + 1)
     for i, (name, values) in enumerate(found.items()):
-        middle, low, high = parts.band(values, (-100.0, 100.0))
+        middle, low, high = parts.band(values, bounds)
         known = np.isfinite(low)
         ends = np.stack([np.where(known, middle - low, 0), np.where(known, high - middle, 0)])
         offset = (i - (len(found) - 1) / 2) * width

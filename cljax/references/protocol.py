@@ -9,7 +9,7 @@ import numpy as np
 
 from cljax import measures
 from cljax.references.published import published, sources_of
-from cljax.references.tables import over_seeds
+from cljax.references.tables import over_seeds, score_of
 from cljax.stats import MIN_SEEDS, Cell, Verdict, equivalence, with_interval
 
 __all__ = ["compare", "paragraph", "table", "tuned"]
@@ -22,7 +22,7 @@ _FIRST = ("RA", "LA", "BTI")  # the headline: said to be absent where it is
 def table(
     config: Mapping[str, Any], results: Mapping[str, Any], changed: Sequence[str] = ()
 ) -> str:
-    """Metrics by name in percent with 95 % intervals, what they mean, and published numbers.
+    """Metrics by name, in percent or as the score is, with intervals, and published numbers.
 
     Args:
       changed: what can change bits and is other now than when a run was made.
@@ -61,21 +61,25 @@ def _measured(results: Mapping[str, Any], absent: Mapping[str, str]) -> list[str
         if cell["mean"] is not None and not isinstance(cell["mean"], list)
     }
     gone = [name for name in _FIRST if name in absent]
-    width = max(map(len, map(measures.label, [*shown, *gone])), default=0)
+    score = score_of(results)
+    labels = {name: measures.label(name, score) for name in (*shown, *gone)}
+    width = max(map(len, labels.values()), default=0)
     lines = []
     for name in measures.ordered([*shown, *gone]):
         value = f"{'-':>6}  {absent.get(name)}"
         if name in shown:
             cell = shown[name]
             value = with_interval(
-                cell["mean"], cell["ci95"], values=cell["values"], bounds=measures.bounds(name),
-                scale=100, spec=".1f", unit=measures.unit(name), width=6,
+                cell["mean"], cell["ci95"], values=cell["values"],
+                bounds=measures.bounds(name, score), scale=measures.scale(score),
+                spec=measures.digits(score), unit=measures.unit(name, score),
+                width=6 if measures.in_percent(score) else 9,
             )  # fmt: skip
-        lines.append(f"  {measures.label(name):<{width}}{value}")
+        lines.append(f"  {labels[name]:<{width}}{value}")
     if not shown:
         return lines
     count = sum(step is None for step in results["diverged"])
-    meanings = measures.legend(shown)
+    meanings = measures.legend(shown, score)
     width = max((len(name) for name, _ in meanings), default=0)
     return [*lines, "", f"  Each: {over_seeds(count)}.",
             *(f"  {name:<{width}}  {meaning}" for name, meaning in meanings)]  # fmt: skip

@@ -1,7 +1,7 @@
 """Tables as data, and the same table as HTML, CSV and LaTeX.
 
 A cell is text, or a ``Spread``: a mean with its interval over seeds, in fractions. Shown it is in
-percent; in CSV it stays as it is stored.
+percent, or as it is where the score is no share; in CSV it stays as it is stored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cljax.stats import MIN_SEEDS, with_interval
 
 __all__ = [
     "Spread", "Table", "as_csv", "columns", "html", "latex", "metric_rows", "metrics",
-    "over_seeds", "spreads",
+    "over_seeds", "score_of", "spreads", "unit_of",
 ]  # fmt: skip
 
 CSV_HEAD = "run,method,stream,seeds,metric,mean,std,ci95_low,ci95_high,n,config_hash"
@@ -35,13 +35,21 @@ class Spread(NamedTuple):
     ci95: tuple[float, float] | None = None
     values: tuple[float | None, ...] = ()
     bounds: tuple[float, float] = (-1.0, 1.0)
+    score: str = measures.ACCURACY
 
     def __str__(self) -> str:
         if self.mean is None:
             return "–"
         return with_interval(
-            self.mean, self.ci95, values=self.values, bounds=self.bounds, scale=100
-        )
+            self.mean, self.ci95, values=self.values, bounds=self.bounds,
+            scale=measures.scale(self.score), spec=measures.digits(self.score, ".2f"),
+        )  # fmt: skip
+
+    def shown(self, value: float | None) -> str | None:
+        """A number of the kind of the mean, such as one of its seeds."""
+        if value is None:
+            return None
+        return format(measures.scale(self.score) * value, measures.digits(self.score, ".2f"))
 
 
 class Table(NamedTuple):
@@ -85,15 +93,31 @@ def _is_number(cell: Any) -> bool:
     return True
 
 
-def spreads(results: Mapping[str, Any]) -> dict[str, Spread]:
-    """The headline's metrics that are one number, in the order of ``cljax.measures``."""
+def spreads(results: Mapping[str, Any], score: str | None = None) -> dict[str, Spread]:
+    """The headline's metrics that are one number, in the order of ``cljax.measures``.
+
+    Args:
+      score: what they are of; None: what the results say.
+    """
+    score = score_of(results) if score is None else score
     found = {
         name: Spread(cell["mean"], cell["std"], cell["ci95"] and tuple(cell["ci95"]),
-                     tuple(cell["values"]), measures.bounds(name))
+                     tuple(cell["values"]), measures.bounds(name, score), score)
         for name, cell in results["metrics"].items()
         if not isinstance(cell["mean"], list)
     }  # fmt: skip
     return {name: found[name] for name in columns([found])}
+
+
+def score_of(results: Mapping[str, Any]) -> str:
+    """What a run's tests are judged by."""
+    return str(results.get("score", measures.ACCURACY))
+
+
+def unit_of(results: Mapping[str, Any]) -> str:
+    """The unit of a run's numbers, for captions: percent, or what the score is called."""
+    score = score_of(results)
+    return "percent" if measures.in_percent(score) else score
 
 
 def columns(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -106,8 +130,9 @@ def metrics(results: Mapping[str, Any]) -> Table:
     lost = sum(step is not None for step in results["diverged"])
     of = over_seeds(len(results["diverged"]) - lost)
     of += f" ({lost} of {len(results['diverged'])} seeds diverged)" if lost else ""
-    rows = [[measures.label(name), cell] for name, cell in spreads(results).items()]
-    caption = f"{results['method']} on {results['stream']}, percent, {of}"
+    score = score_of(results)
+    rows = [[measures.label(name, score), cell] for name, cell in spreads(results).items()]
+    caption = f"{results['method']} on {results['stream']}, {unit_of(results)}, {of}"
     return Table(caption, ["metric", "value"], rows)
 
 

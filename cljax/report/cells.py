@@ -10,6 +10,7 @@ from html import escape
 
 import numpy as np
 
+from cljax import measures
 from cljax.plot import parts
 from cljax.report.parts import Part
 
@@ -37,13 +38,13 @@ def shades() -> str:
     return "".join(lines)
 
 
-def matrix(accuracies: np.ndarray, caption: str) -> Part | None:
+def matrix(accuracies: np.ndarray, caption: str, score: str = measures.ACCURACY) -> Part | None:
     """A table of the mean over seeds in percent; None for more tasks than a page holds.
 
     Args:
       accuracies: [S, T+1, T] fractions, row 0 before training, NaN = not evaluated.
     """
-    mean = 100 * parts.mean(accuracies)
+    mean, share = measures.scale(score) * parts.mean(accuracies), measures.in_percent(score)
     num = mean.shape[-1]
     if num > _MOST:
         return None
@@ -51,13 +52,16 @@ def matrix(accuracies: np.ndarray, caption: str) -> Part | None:
     lines = [f'<table class="cells"><caption>{escape(caption)}</caption>']
     lines.append(f'<thead><tr><th scope="col">after</th>{head}</tr></thead><tbody>')
     for row, values in enumerate(mean):
-        cells = "".join(_cell(value, 1 if num <= 10 else 0) for value in values)
+        digits = (".1f" if num <= 10 else ".0f") if share else ".2g"
+        cells = "".join(_cell(value, digits, shaded=share) for value in values)
         lines.append(f'<tr><th scope="row">{row or "untrained"}</th>{cells}</tr>')
     return Part("".join([*lines, "</tbody></table>"]))
 
 
-def _cell(value: float, digits: int) -> str:
+def _cell(value: float, digits: str, *, shaded: bool) -> str:
     if not np.isfinite(value):
         return '<td class="none"></td>'
+    if not shaded:
+        return f"<td>{value:{digits}}</td>"
     shade = min(_SHADES, max(0, round(value * _SHADES / 100)))
-    return f'<td class="v{shade}">{value:.{digits}f}</td>'
+    return f'<td class="v{shade}">{value:{digits}}</td>'

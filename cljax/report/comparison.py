@@ -7,15 +7,16 @@ are Holm-corrected within a stream (``cljax.sweep.compare``, ``cljax.stats``).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from cljax import plot
+from cljax import measures, plot
 from cljax.errors import UserError
 from cljax.references import protocol
-from cljax.references.tables import Spread, Table, columns, over_seeds, spreads
+from cljax.references.tables import Spread, Table, columns, over_seeds, score_of, spreads
 from cljax.report import figures
 from cljax.report.folders import ReportFolder, headline_of, matrix_of
 from cljax.report.parts import Part, attempt, legend, notice
@@ -48,6 +49,7 @@ def groups_of(runs: Sequence[ReportFolder]) -> dict[tuple[Any, ...], list[Report
         entry = results["evaluations"][headline_of(results)]
         how = (entry["scenario"], entry["task_ids"], entry["continuum"])
         key = (results["stream"], results["data"]["checksum"], len(entry["test_counts"]), *how)
+        key += () if score_of(results) == measures.ACCURACY else (score_of(results),)
         groups.setdefault(key, []).append(run)
     return groups
 
@@ -70,7 +72,15 @@ def table(runs: Sequence[ReportFolder], metric: str) -> Table:
     how = over_seeds(*counts) if len(counts) == 1 else (
         f"mean over seeds with 95 % t-interval, or single values of fewer than {MIN_SEEDS}"
     )  # fmt: skip
-    return Table(f"Percent{one}, {how}", head, rows)
+    scores = sorted({score_of(run.results) for run in runs})
+    shares = all(map(measures.in_percent, scores))
+    return Table(f"{'Percent' if shares else ', '.join(scores)}{one}, {how}", head, rows)
+
+
+def _only_score(runs: Sequence[ReportFolder]) -> str:
+    """What all runs are judged by; "score" where they differ."""
+    scores = {score_of(run.results) for run in runs}
+    return scores.pop() if len(scores) == 1 else "score"
 
 
 def cost_table(runs: Sequence[ReportFolder]) -> Table:
@@ -121,19 +131,23 @@ def pairs_of(runs: Sequence[ReportFolder], metric: str) -> list[Pair]:
     return Study(metric, {}, 0, aligned).pairs()
 
 
-def pair_table(pairs: Sequence[Pair], stream: str, metric: str) -> Table:
+def pair_table(
+    pairs: Sequence[Pair], stream: str, metric: str, score: str = measures.ACCURACY
+) -> Table:
     """The differences in points, with intervals, corrected p-values and effect sizes."""
     first = pairs[0].a
     shown = pairs if len(pairs) <= _SHOWN else [pair for pair in pairs if pair.a == first]
     note = "" if len(shown) == len(pairs) else f"; of {len(pairs)} pairs, those with {first}"
+    bounds = (-1.0, 1.0) if measures.in_percent(score) else (-math.inf, math.inf)
     rows = []
     for a, b, test, p_holm in shown:
         rows.append([
-            f"{a} − {b}", Spread(test.diff, ci95=test.ci95), test.n,
+            f"{a} − {b}", Spread(test.diff, ci95=test.ci95, bounds=bounds, score=score), test.n,
             None if p_holm is None else f"{p_holm:.3g}",
             None if test.effect_size is None else f"{test.effect_size:.2f}",
         ])  # fmt: skip
-    caption = f"{metric} on {stream}: differences in points, paired over seeds, p by Holm{note}"
+    unit = "points" if measures.in_percent(score) else score
+    caption = f"{metric} on {stream}: differences in {unit}, paired over seeds, p by Holm{note}"
     return Table(caption, ["pair", "difference [95 %]", "seeds", "p (Holm)", "dz"], rows)
 
 
@@ -152,7 +166,7 @@ def compared(
     """The comparison's parts, each with its table for LaTeX and its rows for CSV, if any."""
     made = table(runs, metric)
     yield attempt("The runs", lambda: made), made, []
-    yield attempt("The legend", lambda: legend(made.head)), None, []
+    yield attempt("The legend", lambda: legend(made.head, _only_score(runs))), None, []
     cost = cost_table(runs)
     yield attempt("The cost", lambda: cost), cost, []
     chosen = tuning_table(runs)
@@ -174,7 +188,7 @@ def compared(
         except UserError as error:
             yield notice(f"No paired differences on {key[0]}: {error}"), None, []
             continue
-        text = pair_table(pairs, key[0], metric)
+        text = pair_table(pairs, key[0], metric, score_of(own[0].results))
         yield attempt("The pairs", lambda text=text: text), text, pair_rows(pairs, key[0], metric)
         if drawn:
             yield from ((part, None, []) for part in _pictures(own, key[0]))
@@ -182,13 +196,15 @@ def compared(
 
 def _pictures(runs: Sequence[ReportFolder], stream: str) -> Iterator[Part]:
     """Mean accuracy over time and forgetting, all runs in one figure; at most eight of them."""
-    some = runs[:8]
+    some, score = runs[:8], score_of(runs[0].results)
     note = "" if len(some) == len(runs) else f" The first {len(some)} of {len(runs)} runs."
     matrices: Mapping[str, np.ndarray] = {run.name: matrix_of(run.results) for run in some}
     means = {name: plot.mean_curve(matrix) for name, matrix in matrices.items()}
     means = {name: curve for name, curve in means.items() if np.isfinite(curve).any()}
     if means:
-        yield attempt("The curves", lambda: figures.means(stream, means, note))
+        yield attempt("The curves", lambda: figures.means(stream, means, note, score))
     forgetful = {run.name: matrices[run.name] for run in some if run.forgets}
     if forgetful and len(some) <= 4:
-        yield attempt("Forgetting", lambda: figures.forgetting(f"{stream}-compared", forgetful))
+        yield attempt(
+            "Forgetting", lambda: figures.forgetting(f"{stream}-compared", forgetful, score)
+        )

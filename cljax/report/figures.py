@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cljax import plot
+from cljax import measures, plot
 from cljax.plot import parts
+from cljax.references.tables import score_of, unit_of
 from cljax.report.folders import matrix_of
 from cljax.runner import snapshots
 from cljax.stats import MIN_SEEDS
@@ -87,13 +88,15 @@ def _beside(count: int) -> str:
 def accuracy(name: str, results: Mapping[str, Any]) -> Picture:
     """Heat map of the headline's accuracy matrix."""
     matrix = matrix_of(results)
+    score = score_of(results)
     final = np.nanmean(matrix[:, -1]) if np.isfinite(matrix[:, -1]).any() else np.nan
     side = min(6.6, 0.42 * matrix.shape[-1] + 1.3)  # inches; cells that hold their numbers
     return picture(
         f"{name}-accuracy_matrix",
-        plot.accuracy_matrix(matrix, parts.axes(None, (side + 1.1, side))),
-        f"Test accuracy (%) on each task (columns) after each task (rows), {_seeds(matrix)}.",
-        f"Heat map of {matrix.shape[-1]} tasks; the last row's mean is {100 * final:.1f} percent.",
+        plot.accuracy_matrix(matrix, parts.axes(None, (side + 1.1, side)), score=score),
+        f"{parts.titled(score)} on each task (columns) after each task (rows), {_seeds(matrix)}.",
+        f"Heat map of {matrix.shape[-1]} tasks; the last row's mean is "
+        f"{format(measures.scale(score) * final, measures.digits(score))} {unit_of(results)}.",
     )
 
 
@@ -110,26 +113,31 @@ def curves(name: str, results: Mapping[str, Any]) -> Picture:
         lines = {f"task {t + 1}": found[..., t] for t in range(found.shape[-1])}
     return picture(
         f"{name}-over_time",
-        plot.over_time(lines, x, xlabel=xlabel),
-        f"Test accuracy on each task from when it was learned, {_seeds(matrix)}"
+        plot.over_time(lines, x, xlabel=xlabel, score=score_of(results)),
+        f"Test {score_of(results)} on each task from when it was learned, {_seeds(matrix)}"
         f"{_beside(len(matrix)) if len(lines) <= 8 else ''}.",
         f"One line for each of {len(lines)} tasks.",
     )
 
 
-def means(stream: str, found: Mapping[str, np.ndarray], note: str) -> Picture:
+def means(
+    stream: str, found: Mapping[str, np.ndarray], note: str, score: str = measures.ACCURACY
+) -> Picture:
     """Mean accuracy on the tasks seen so far, a curve a run."""
+    unit = " (%)" if measures.in_percent(score) else ""
     return picture(
         f"{stream}-compared-over_time",
-        plot.over_time(found, ylabel="Mean accuracy on seen tasks (%)"),
-        "Mean test accuracy on the tasks seen so far, after each task"
+        plot.over_time(found, ylabel=f"Mean {score} on seen tasks{unit}", score=score),
+        f"Mean test {score} on the tasks seen so far, after each task"
         f"{_beside(min(len(np.atleast_2d(curve)) for curve in found.values()))}, on "
         f"{stream}.{note}",
         f"One curve for each of {len(found)} runs.",
     )
 
 
-def forgetting(name: str, matrices: Mapping[str, np.ndarray]) -> Picture | None:
+def forgetting(
+    name: str, matrices: Mapping[str, np.ndarray], score: str = measures.ACCURACY
+) -> Picture | None:
     """Bars of forgetting; None with a single task."""
     if any(matrix.shape[-1] < 2 for matrix in matrices.values()):
         return None
@@ -141,8 +149,8 @@ def forgetting(name: str, matrices: Mapping[str, np.ndarray]) -> Picture | None:
     spread = f" {spread} seeds." if count > 1 else ""
     return picture(
         f"{name}-forgetting",
-        plot.forgetting_bars(matrices),
-        "Forgetting: how far each task fell from its best accuracy to its final one; bars below "
+        plot.forgetting_bars(matrices, score=score),
+        f"Forgetting: how far each task fell from its best {score} to its final one; bars below "
         f"zero went on improving.{spread}{note}",
         "Bars of forgetting, one for each task but the last.",
     )

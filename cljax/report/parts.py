@@ -49,11 +49,11 @@ def attempt(what: str, make: Callable[[], Part | Picture | Table | None]) -> Par
         )
 
 
-def legend(names: Iterable[str]) -> Part:
+def legend(names: Iterable[str], score: str = measures.ACCURACY) -> Part:
     """What measures mean, in a line each, small."""
     entries = "".join(
-        f"<li>{escape(measures.label(name))}: {escape(meaning)}</li>"
-        for name, meaning in measures.legend(names)
+        f"<li>{escape(measures.label(name, score))}: {escape(meaning)}</li>"
+        for name, meaning in measures.legend(names, score)
     )
     return Part(f'<ul class="small">{entries}</ul>' if entries else "")
 

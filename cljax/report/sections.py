@@ -7,8 +7,9 @@ from html import escape
 from typing import Any
 
 from cljax import measures
+from cljax.plot.parts import titled as titled_axis
 from cljax.references import protocol
-from cljax.references.tables import Spread, Table, html, over_seeds, spreads
+from cljax.references.tables import Spread, Table, html, over_seeds, score_of, spreads, unit_of
 from cljax.report import cells, figures
 from cljax.report.classes import of_classes
 from cljax.report.configuration import of_config
@@ -18,19 +19,19 @@ from cljax.stats import MIN_SEEDS
 
 __all__ = ["of_run", "of_unfinished"]
 
-_CELLS = "Test accuracy (%) on each task (columns) after each task (rows), mean over seeds"
+_CELLS = "on each task (columns) after each task (rows), mean over seeds"
 
 
 def of_run(found: ReportFolder, few: bool) -> Iterator[Part]:
     """Everything about a finished run; with ``few``, its matrix as a table and no figures."""
-    results = found.results
+    results, score = found.results, score_of(found.results)
     yield attempt("The metrics", lambda: _metrics(found))
-    yield attempt("The legend", lambda: legend(spreads(results)))
+    yield attempt("The legend", lambda: legend(spreads(results), score))
     yield attempt("The remarks", lambda: _remarks(found))
     yield attempt("The published numbers", lambda: _published(found))
     yield attempt("The other evaluations", lambda: _evaluations(results))
     if few:
-        yield attempt("The accuracy matrix", lambda: cells.matrix(matrix_of(results), _CELLS))
+        yield attempt("The accuracy matrix", lambda: _cells(results))
     else:
         yield from _figures(found)
     spent = [
@@ -41,6 +42,11 @@ def of_run(found: ReportFolder, few: bool) -> Iterator[Part]:
     yield from of_config(found.config)
 
 
+def _cells(results: Mapping[str, Any]) -> Part | None:
+    score = score_of(results)
+    return cells.matrix(matrix_of(results), f"{titled_axis(score)} {_CELLS}", score)
+
+
 def _figures(found: ReportFolder) -> Iterator[Part]:
     name, results = found.name, found.results
     drawn = [
@@ -48,9 +54,11 @@ def _figures(found: ReportFolder) -> Iterator[Part]:
         attempt("The curves", lambda: figures.curves(name, results)),
     ]
     if found.forgets:
-        bars = attempt("Forgetting", lambda: figures.forgetting(name, {name: matrix_of(results)}))
+        own = {name: matrix_of(results)}
+        bars = attempt("Forgetting", lambda: figures.forgetting(name, own, score_of(results)))
         drawn.append(bars)
-    yield from titled(3, "Accuracy", drawn)
+    score = score_of(results)
+    yield from titled(3, score[:1].upper() + score[1:], drawn)
     yield from titled(3, "Classes", _classes(found))
     rates = attempt("The rates", lambda: figures.rates(name, found.snapshots))
     yield from titled(3, "Learned rates", [rates])
@@ -77,11 +85,13 @@ def of_unfinished(found: ReportFolder) -> Iterator[Part]:
         f"`cljax resume {found.path}` goes on."
     )
     if seeds:
+        score = (found.config.get("objective") or {}).get("score", measures.ACCURACY)
         rows = [
-            [f"seed {seed}", step, num, None if value is None else f"{100 * value:.2f}"]
+            [f"seed {seed}", step, num, Spread(None, score=score).shown(value)]
             for seed, step, num, value in seeds
         ]
-        head = ["", "updates done", "of", "last accuracy (%)"]
+        unit = " (%)" if measures.in_percent(score) else ""
+        head = ["", "updates done", "of", f"last {score}{unit}"]
         yield Part(html(Table("How far it is, by metrics.jsonl", head, rows)))
     yield from of_config(found.config)
 
@@ -94,13 +104,15 @@ def _metrics(found: ReportFolder) -> Table:
     few = len(seeds) < MIN_SEEDS
     rows = []
     for name, cell in metrics.items():
-        std = None if cell.std is None else f"{100 * cell.std:.2f}"
-        values = [None if v is None else f"{100 * v:.2f}" for v in cell.values]
-        mean = Spread(cell.mean) if few else cell  # the single values stand beside it
-        rows.append([measures.label(name), mean, std, *(values if shown else [])])
+        std = cell.shown(cell.std)
+        values = [cell.shown(value) for value in cell.values]
+        mean = (
+            Spread(cell.mean, score=cell.score) if few else cell
+        )  # the single values stand beside it
+        rows.append([measures.label(name, cell.score), mean, std, *(values if shown else [])])
     what = f"{results['method']} on {results['stream']}"
     count = sum(step is None for step in results["diverged"])
-    caption = f"{what}: percent, {over_seeds(count)}"
+    caption = f"{what}: {unit_of(results)}, {over_seeds(count)}"
     if count < len(seeds):
         caption += f"; {len(seeds) - count} of {len(seeds)} seeds diverged"
     return Table(caption, ["measure", "mean" if few else "mean [95 %]", "std", *shown], rows)
@@ -120,7 +132,8 @@ def _remarks(found: ReportFolder) -> Part:
         lines.append("With one seed there are no intervals.")
     text = "".join(notice(line).html for line in lines)
     absent = [
-        f"{measures.label(name)}: {reason}" for name, reason in results.get("absent", {}).items()
+        f"{measures.label(name, score_of(results))}: {reason}"
+        for name, reason in results.get("absent", {}).items()
     ]
     if absent:
         entries = "".join(f"<li>{escape(line)}</li>" for line in absent)
@@ -147,13 +160,13 @@ def _evaluations(results: Mapping[str, Any]) -> Table | None:
         return None
     rows = []
     for name, entry in results["evaluations"].items():
-        measures = spreads(entry)
+        measures = spreads(entry, score_of(results))
         told = "given" if entry["task_ids"] else "not given"
         if entry["continuum"] is not None:
             told = f"inferred from {entry['continuum']}"
         rows.append([name, entry["scenario"], told, measures.get("RA"), measures.get("BTI")])
     head = ["evaluation", "scenario", "task", "RA", "BTI"]
-    return Table("All evaluations of the same states, percent", head, rows)
+    return Table(f"All evaluations of the same states, {unit_of(results)}", head, rows)
 
 
 def _time(results: Mapping[str, Any]) -> Table:

@@ -30,18 +30,20 @@ def of_sweep(found: ReportFolder) -> Iterator[Part]:
 
 def _settings(found: ReportFolder) -> Table:
     settings, config = found.results["settings"], found.config
+    score = config.get("score", measures.ACCURACY)
+    unit = "percent" if measures.in_percent(score) else score
     over = list(settings[0]["setting"])
     rows = []
     for entry in settings[:_SHOWN]:
         values = [str(entry["setting"].get(name)) for name in over] or ["the only one"]
         lost = sum(step is not None for step in entry["diverged"])
         ci95 = entry["ci95"] and tuple(entry["ci95"])
-        single, bounds = tuple(entry["values"]), measures.bounds(config["metric"])
-        cell = Spread(entry["mean"], entry["std"], ci95, single, bounds)
+        single, bounds = tuple(entry["values"]), measures.bounds(config["metric"], score)
+        cell = Spread(entry["mean"], entry["std"], ci95, single, bounds, score)
         rows.append([*values, cell, lost or None])
     more = f", the best {len(rows)} of {len(settings)}" if len(rows) < len(settings) else ""
     caption = (
-        f"{config['metric']} on {config['on']} images, percent, over seeds "
+        f"{config['metric']} on {config['on']} images, {unit}, over seeds "
         f"{', '.join(map(str, found.results['seeds']))}{more}"
     )
     return Table(caption, [*(over or ["setting"]), f"{config['metric']} [95 %]", "diverged"], rows)

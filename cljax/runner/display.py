@@ -24,13 +24,14 @@ def line(results: Mapping[str, Any], path: object = None) -> str:
         f"{len(seeds)} seed{'s'[: len(seeds) > 1]}",
     ]
     parts += [f"{lost} diverged"] if lost else []
-    cell = results["metrics"].get("RA")
+    cell, score = results["metrics"].get("RA"), tables.score_of(results)
     if cell is not None and cell["mean"] is not None:
         mean = with_interval(
-            cell["mean"], cell["ci95"], values=cell["values"], bounds=measures.bounds("RA"),
-            scale=100, spec=".1f", unit="%",
+            cell["mean"], cell["ci95"], values=cell["values"], bounds=measures.bounds("RA", score),
+            scale=measures.scale(score), spec=measures.digits(score),
+            unit=measures.unit("RA", score),
         )  # fmt: skip
-        parts.append(f"RA {mean}")
+        parts.append(f"RA {mean}" if score == measures.ACCURACY else f"RA ({score}) {mean}")
     return f"Run({', '.join(parts)}{'' if path is None else f', {path}'})"
 
 
@@ -46,8 +47,8 @@ def html(results: Mapping[str, Any], matrix: np.ndarray) -> str:
     if not np.isfinite(matrix).any():
         return made
     buffer = io.BytesIO()
-    figure: Any = plot.accuracy_matrix(matrix).figure
+    figure: Any = plot.accuracy_matrix(matrix, score=tables.score_of(results)).figure
     figure.savefig(buffer, format="png", dpi=90)
     data = base64.b64encode(buffer.getvalue()).decode()
-    alt = "Test accuracy on each task after each task"
+    alt = f"Test {tables.score_of(results)} on each task after each task"
     return f'{made}\n<img alt="{alt}" src="data:image/png;base64,{data}">'

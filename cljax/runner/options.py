@@ -16,6 +16,7 @@ from cljax.engine.lanes import Event
 from cljax.engine.options import Entries, Running, Training, check_running
 from cljax.errors import UserError, check_known, in_words
 from cljax.evaluation.again import Trained
+from cljax.objectives import Loss, Score, Weights
 from cljax.options import Check, Count
 from cljax.runner.config import evaluation_of
 from cljax.types import Net
@@ -40,6 +41,15 @@ class RunOptions(Training):
     """Entries of the accuracy matrix."""
     readout: bool = False
     """Also test a linear layer fitted anew on the frozen features."""
+    loss: Loss | str | None = None
+    """What is minimised, such as squared-error, or package.module:function of outputs and targets;
+    None: what the stream says, cross-entropy of labels."""
+    weights: Weights | None = None
+    """Weights of the classes, which multiply the losses of their rows; balanced is one over the
+    examples of each."""
+    score: Score | str | None = None
+    """What tests are judged by, such as r-squared, or package.module:function, in the place of
+    accuracy."""
     precision: Literal["float32", "float64"] = "float32"
     """Of everything; float64 needs jax_enable_x64."""
     id: str | None = None
@@ -95,6 +105,7 @@ def stored_options(config: Mapping[str, Any], **more: Any) -> RunOptions:
     names = ("seeds", "batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop",
              "precision", "id", "origins")  # fmt: skip
     held = {name: config[name] for name in names if name in config}
+    held |= config.get("asked_objective", {})
     return RunOptions(**held, evaluations=_evaluations(config), **more)
 
 

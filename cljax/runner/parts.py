@@ -68,6 +68,11 @@ def identify(
         "net": {} if _told_net(net) else {"net": net},
         "stream": {} if told(stream) else {name: getattr(stream, name) for name in DECISIVE},
         "evaluations": {e.name: e for e in evaluations if not all(map(_plain, e))},
+        "objective": {
+            name: value
+            for name, value in stream.objective._asdict().items()
+            if not _plain(value)
+        },
     })  # fmt: skip
     if found.own:
         jax.clear_caches()

@@ -25,6 +25,7 @@ from cljax.keys import check_seed, check_seeds
 from cljax.method import Method, with_features
 from cljax.methods.pretrained import Pretrained
 from cljax.metrics import unmeasured
+from cljax.objectives import described
 from cljax.options import flat
 from cljax.recipes import Recipe, default
 from cljax.references import protocol
@@ -32,7 +33,7 @@ from cljax.runner.config import config_hash, entry_of, environment, plain
 from cljax.runner.options import RunOptions
 from cljax.runner.parts import identify, net_name
 from cljax.runner.starting import check_start, digest_of_start, origin_of, starting
-from cljax.streams.base import Stream
+from cljax.streams.base import Stream, with_objective
 from cljax.streams.continued import continued
 from cljax.streams.options import StreamSource
 from cljax.types import Learner, Model, Net, Readout
@@ -40,6 +41,7 @@ from cljax.types import Learner, Model, Net, Readout
 __all__ = ["OF_RECIPE", "Prepared", "begun_as", "learner_of", "prepare", "seeds_of"]
 
 OF_RECIPE = ("net", "batch_size", "epochs", "entries")  # options that a recipe has values of
+_OBJECTIVE = ("loss", "weights", "score")
 # Options that a config holds as they are.
 _AS_GIVEN = ("batch_size", "epochs", "entries", "eval_every", "online", "loop", "precision", "id")
 
@@ -78,6 +80,11 @@ def prepare(
     start = None if options.start is None else check_start(options.start, method, chosen)
     if start is not None:
         source = continued(start.learned, source)
+    asked = {name: getattr(options, name) for name in _OBJECTIVE}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if asked:
+        called = {n: resolve.function(n, v) if n != "weights" else v for n, v in asked.items()}
+        source = with_objective(source, **called)
     if source.pretraining is not None:
         method = Pretrained(method, source.pretraining)
     of_run = _with_recipe(options, recipe)
@@ -88,6 +95,7 @@ def prepare(
         recipe, notices = dataclasses.replace(recipe, tuning=options.tuning), []
     evaluations = _evaluations(options, learner, source)
     parts = identify(given, network, source, evaluations, options.id)
+    objective = described(source.objective)
     begins = None
     if start is not None:
         sizes = source.num_tasks, source.num_classes
@@ -108,6 +116,8 @@ def prepare(
         **{name: getattr(of_run, name) for name in _AS_GIVEN},
         "evaluations": [entry_of(e) for e in evaluations],
         "lanes": resolve_lanes(options.lanes),
+        **({} if objective is None else {"objective": objective}),
+        **({"asked_objective": plain(asked)} if asked else {}),
         "identity": parts.identity,
         "packages": sorted(parts.packages),
         "recipe": {"name": recipe.name, "status": _status(recipe), "notes": recipe.notes},
@@ -136,7 +146,8 @@ def prepare(
     }
     here = start is not None and start.folder is None  # its start is in no folder
     if isinstance(what, (Recipe, str)) and not isinstance(stream, Stream) and not here:
-        named = of_run.net if isinstance(of_run.net, str) else None
+        by_name = isinstance(of_run.net, str) and not any(map(callable, asked.values()))
+        named = of_run.net if by_name else None
         config["begun_as"] = None if named is None else begun_as(recipe, named)
     config["config_hash"] = config_hash(config)
     return Prepared(config, method, source, network, time.perf_counter() - began, begins)

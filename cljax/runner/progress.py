@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from cljax import measures
 from cljax.engine.lanes import Event
 from cljax.errors import UserError
 from cljax.storage.files import write_bytes
@@ -81,11 +82,12 @@ class _Far(NamedTuple):
     began: float = 0.0
     loss: float | None = None
     accuracy: float | None = None
+    score: str = measures.ACCURACY  # what that is
 
     def after(self, event: Event, now: float) -> _Far:
         """The same after an event."""
         if event.kind == "eval":
-            return self._replace(accuracy=event.value)
+            return self._replace(accuracy=event.value, score=event.note or measures.ACCURACY)
         if event.kind != "segment":
             return self
         return self._replace(
@@ -110,7 +112,9 @@ class _Far(NamedTuple):
         if here > 0 and spent > 2 and done < total:
             parts.append(f"about {_duration((total - done) * spent / here)} left")
         parts += [] if self.loss is None else [f"loss {self.loss:.3f}"]
-        parts += [] if self.accuracy is None else [f"accuracy {100 * self.accuracy:.1f} %"]
+        if self.accuracy is not None:
+            value = format(measures.scale(self.score) * self.accuracy, measures.digits(self.score))
+            parts.append(f"{self.score} {value} {measures.unit('RA', self.score)}".rstrip())
         return ", ".join(parts)
 
 
@@ -195,7 +199,8 @@ def tensorboard(folder: Path, progress: Progress | None) -> Iterator[Progress]:
         if event.kind in names and event.value is not None:
             if not writers:
                 writers.append(SummaryWriter(str(folder)))
-            name = f"{names[event.kind]}/seed_{event.seed}"
+            called = (event.kind == "eval" and event.note) or names[event.kind]
+            name = f"{called}/seed_{event.seed}"
             writers[0].add_scalar(name, event.value, event.step)
         if progress is not None:
             progress(event)

@@ -36,7 +36,9 @@ def remade(folder: Path, config: Mapping[str, Any], *, trust: bool) -> Prepared:
         )
     try:
         recipe = Recipe(**begun)
-        check_consent(folder, [recipe.method, recipe.stream], [recipe.net], trust=trust)
+        asked = config.get("asked_objective", {})
+        code = [asked[name] for name in ("loss", "score") if name in asked]
+        check_consent(folder, [recipe.method, recipe.stream, *code], [recipe.net], trust=trust)
         start = None
         if config.get("start"):
             before = Path(config["started_from"]["folder"])

@@ -12,6 +12,7 @@ import numpy as np
 from cljax import keys, metrics, stats, tree
 from cljax.engine.learn import History
 from cljax.method import Method, with_features
+from cljax.objectives import name_of
 from cljax.streams.base import Stream
 from cljax.types import Learner, Model, Spec
 
@@ -23,6 +24,7 @@ def results_of(
 ) -> dict[str, Any]:
     """The contract's ``results.json``, less its times."""
     spec = stream.spec(config["batch_size"])
+    score = name_of(stream.objective.score)
     predictors = with_features(method.bind(model, spec), model).predictors
     evaluations, headline, absent = {}, {}, {}
     alive = np.array([found is None for found in history.diverged])
@@ -74,6 +76,7 @@ def results_of(
     return {
         "method": method.name,
         "stream": stream.name,
+        **({} if score == "accuracy" else {"score": score}),
         "seeds": list(history.seeds),
         "config_hash": config["config_hash"],
         "data": {"source": stream.source, "checksum": stream.checksum, "licence": stream.licence},

@@ -474,7 +474,10 @@ def _plots(folder: Path, results: Mapping[str, Any]) -> None:
     first = next(iter(results["evaluations"].values()))
     matrices = np.array(first["accuracy_matrix"], float)
     folder.mkdir(exist_ok=True)
+    score = results.get("score", "accuracy")
     with np.errstate(all="ignore"):
         title = f"{results['method']}, {results['stream']}\nmean of {len(matrices)} seeds"
-        plot.save(plot.accuracy_matrix(matrices, title=title), folder / "accuracy_matrix.png")
-        plot.save(plot.over_time(plot.task_curves(matrices)), folder / "over_time.png")
+        plot.save(
+            plot.accuracy_matrix(matrices, title=title, score=score), folder / "accuracy_matrix.png"
+        )
+        plot.save(plot.over_time(plot.task_curves(matrices), score=score), folder / "over_time.png")

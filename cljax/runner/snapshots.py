@@ -83,7 +83,8 @@ def read(folder: Path) -> dict[str, np.ndarray]:
 def memory_of(state: PyTree, stream: Stream) -> dict[str, np.ndarray]:
     """Thumbnails of the images that a state remembers; empty where it holds none.
 
-    At most 12 of each class, or of each task where the tasks share their classes.
+    At most 12 of each class, or of each task where the tasks share their classes. Labels are -1
+    where targets are none.
     """
     contents = contents_of(state)
     slots = None if contents is None else _flat(contents)
@@ -93,7 +94,9 @@ def memory_of(state: PyTree, stream: Stream) -> dict[str, np.ndarray]:
     shape = _image(stream.train_x)
     if shape is None or int(np.prod(x.shape[1:])) != int(np.prod(shape)) or not valid.any():
         return {}
-    owner = task if bool((stream.class_mask.sum(axis=0) > 1).any()) else y
+    shared = bool((stream.class_mask.sum(axis=0) > 1).any())
+    owner = task if shared or not stream.labelled else y
+    y = y if stream.labelled else np.full(len(y), -1)
     groups, counts = np.unique(owner[valid], return_counts=True)
     most = max(1, min(_OF_A_GROUP, _IN_ALL // len(groups)))
     rows = np.concatenate([np.flatnonzero(valid & (owner == g))[:most] for g in groups[:_IN_ALL]])

@@ -27,6 +27,7 @@ from cljax.streams.base import (
     on_validation,
     plan,
     rows_used,
+    with_objective,
 )
 from cljax.streams.catalogue import STREAMS, make
 from cljax.streams.cifar import CIFAR100
@@ -72,5 +73,5 @@ __all__ = [
     "horizontal_flip", "i_blurry", "in_order", "joined", "load_class_order", "load_split", "make",
     "normalised", "on_validation", "plan", "pooled", "random_crop", "random_resized_crop",
     "rotation", "rows_used", "save_class_order", "save_split", "split_by_class", "task_free",
-    "transfer", "with_split",
+    "transfer", "with_objective", "with_split",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from jax.dtypes import canonicalize_dtype as canonical
 
 from cljax.data import digest
 from cljax.errors import UserError, check_known, check_positive, check_text
+from cljax.objectives import Loss, Score, Weights
 from cljax.streams.base import (
     Rows,
     Stream,
@@ -20,6 +21,7 @@ from cljax.streams.base import (
     checksum,
     derived,
     sealed,
+    with_objective,
 )
 from cljax.streams.orders import permutation
 from cljax.streams.packed import pack, seen_as, unpacked
@@ -28,6 +30,7 @@ from cljax.types import PyTree
 __all__ = ["from_arrays", "in_order"]
 
 _MOST_CLASSES = 10**6  # more are a mistake: codes of classes instead of their numbers
+Scenario: TypeAlias = Literal["domain", "class", "task"]
 Labelled: TypeAlias = tuple[PyTree, np.ndarray, np.ndarray]  # x [n, ...], y [n], task [n]
 
 
@@ -40,7 +43,10 @@ def from_arrays(
     licence: str = "not stated",
     dtype: str = "uint8",
     num_classes: int | None = None,
-    scenario: Literal["domain", "class", "task"] | None = None,
+    scenario: Scenario | None = None,
+    loss: Loss | str | None = None,
+    weights: Weights | None = None,
+    score: Score | str | None = None,
 ) -> Stream:
     """A stream of examples that each know their task.
 
@@ -49,7 +55,8 @@ def from_arrays(
     Args:
       train: ``(x, y, task)``: examples ``[N, ...]`` of any shape, or a pytree of such arrays, as
         in ``{"image": ..., "age": ...}``; labels ``[N]`` in ``[0, C)``, tasks ``[N]`` in ``[0, T)``
-        with none left out; integers.
+        with none left out; integers. With a ``loss``, targets instead of labels: floats ``[N]`` or
+        ``[N, K]``, or for several labels at once ``[N, K]`` of 0 and 1.
       test: likewise; every task needs tests.
       val: share of each task's training examples, drawn anew for each seed, that validates.
       name: of the stream. licence: of the examples; both are printed in reports.
@@ -57,10 +64,13 @@ def from_arrays(
         type for values that it sees as they are, in the default precision; another integer type
         for integers that it sees as they are. In a pytree each array keeps its own type, by the
         same rules, and the network gets the pytree.
-      num_classes: C; by default the largest label plus one.
+      num_classes: C; by default the largest label plus one. Of targets: how many outputs a network
+        has, by default one for each.
       scenario: ``class`` (or ``task``, which also tells losses and predictions the task) gives
         each task the classes of its training labels; in ``domain`` all tasks share all classes.
-        By default ``domain`` if every task has the same labels, else ``class``.
+        By default ``domain`` if every task has the same labels, else ``class``. Of targets always
+        ``domain``.
+      loss, weights, score: see ``cljax.objectives``; None: cross-entropy, none, and accuracy.
 
     Example:
       ``from_arrays((x, y, site), test=(xt, yt, sites_t), name="clinic", licence="private")``
@@ -76,20 +86,15 @@ def from_arrays(
     train, test = _labelled("train", train), _labelled("test", test)
     (y, task), (yt, tt) = train[1:], test[1:]
     x, xt, transform = _stored(train, test, dtype)
-    for part, labels, tasks in (("train", y, task), ("test", yt, tt)):
-        _check_integers(part, labels, tasks)
-    num_tasks = _count_tasks(task, tt)
-    own = _classes_of_tasks(y, task, num_tasks, num_classes)
-    scenario = scenario or ("domain" if (own == own[:1]).all() else "class")
-    check_known("scenario", scenario, ("domain", "class", "task"))
+    made = _targets if _are_targets(y, loss) else _labels
+    y, yt, num_tasks, own, scenario = made((y, task), (yt, tt), num_classes, scenario)
     class_mask = np.ones_like(own) if scenario == "domain" else own
-    num_classes = int(y.max()) + 1 if num_classes is None else num_classes
-    _check_labels(y, yt, tt, class_mask, num_classes)
     subsets, valid = _split(task, num_tasks, val)
-    arrays = (x, y.astype(np.int32), xt, yt.astype(np.int32))
+    arrays = (x, y, xt, yt)
     digested = digest(*arrays, task.astype(np.int32), tt.astype(np.int32))
     more = [transform.name] if transform.name else []
-    more += [own.shape[1]] if own.shape[1] > int(y.max()) + 1 else []
+    given = y.max() + 1 if y.dtype.kind == "i" else y[:1].size
+    more += [own.shape[1]] if own.shape[1] > int(given) else []
     stream = Stream(
         name=name,
         train_x=arrays[0],
@@ -108,7 +113,7 @@ def from_arrays(
         checksum=checksum(digested, {}, val, "within-task", scenario, *more),
         published=False,
     )
-    return sealed(stream)
+    return with_objective(sealed(stream), loss=loss, weights=weights, score=score)
 
 
 def in_order(stream: Stream) -> Stream:
@@ -127,6 +132,69 @@ def in_order(stream: Stream) -> Stream:
         return tuple(np.sort(rows) for rows in stream.subsets(seed))
 
     return derived(stream, "in order", subsets=subsets)
+
+
+def _are_targets(y: np.ndarray, loss: Any) -> bool:
+    """Whether these are targets: several numbers an example, or floats and a loss for them."""
+    return loss is not None and (y.ndim == 2 or y.dtype.kind == "f")
+
+
+Part: TypeAlias = tuple[np.ndarray, np.ndarray]  # labels or targets, and tasks
+
+
+def _labels(
+    train: Part, test: Part, num_classes: int | None, scenario: Scenario | None
+) -> tuple[np.ndarray, np.ndarray, int, np.ndarray, Scenario]:
+    """Labels of both parts, T, the classes [T, C] of each task and the scenario."""
+    (y, task), (yt, tt) = train, test
+    for part, labels, tasks in (("train", y, task), ("test", yt, tt)):
+        if labels.ndim != 1:
+            raise UserError(
+                f"The {part} have shape {list(tasks.shape)}, their labels {list(labels.shape)}, "
+                "but each example needs one label; several targets of an example need a loss, such "
+                "as loss='squared-error' or 'binary-cross-entropy'."
+            )
+        _check_integers(part, labels, tasks)
+    num_tasks = _count_tasks(task, tt)
+    own = _classes_of_tasks(y, task, num_tasks, num_classes)
+    scenario = scenario or ("domain" if (own == own[:1]).all() else "class")
+    check_known("scenario", scenario, ("domain", "class", "task"))
+    class_mask = np.ones_like(own) if scenario == "domain" else own
+    num_classes = int(y.max()) + 1 if num_classes is None else num_classes
+    _check_labels(y, yt, tt, class_mask, num_classes)
+    return y.astype(np.int32), yt.astype(np.int32), num_tasks, own, scenario
+
+
+def _targets(
+    train: Part, test: Part, num_outputs: int | None, scenario: Scenario | None
+) -> tuple[np.ndarray, np.ndarray, int, np.ndarray, Scenario]:
+    """Targets of both parts, T, the outputs [T, C] of each task (all) and the scenario."""
+    (y, task), (yt, tt) = train, test
+    for part, values, tasks in (("train", y, task), ("test", yt, tt)):
+        _check_integers(part, tasks, tasks)
+        if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+            raise UserError(
+                f"The {part} targets hold {values.dtype} values, but they must be finite numbers."
+                if values.dtype.kind not in "fiub"
+                else f"The {part} targets hold values that are not finite numbers."
+            )
+    if y.shape[1:] != yt.shape[1:] or not y[:1].size:
+        raise UserError(
+            f"An example has targets {list(y.shape[1:])} in training and {list(yt.shape[1:])} in "
+            "tests, but they must be alike, and at least one."
+        )
+    if scenario not in (None, "domain"):
+        check_known("scenario", scenario, ("domain", "class", "task"))
+        raise UserError(
+            f"scenario is {scenario}, but tasks share all outputs where targets are no classes; "
+            "leave it out."
+        )
+    num_outputs = y[:1].size if num_outputs is None else num_outputs
+    check_positive(num_classes=num_outputs)
+    num_tasks = _count_tasks(task, tt)
+    kind = canonical(np.float64)
+    every = np.ones((num_tasks, num_outputs), bool)
+    return y.astype(kind), yt.astype(kind), num_tasks, every, "domain"
 
 
 def _count_tasks(task: np.ndarray, tests: np.ndarray) -> int:
@@ -267,7 +335,8 @@ def _kind(dtype: str) -> np.dtype:
 
 
 def _check(part: str, x: np.ndarray, y: np.ndarray, task: np.ndarray, kind: np.dtype) -> None:
-    if x.ndim < 1 or not len(x) or y.shape != x.shape[:1] or task.shape != x.shape[:1]:
+    count = x.shape[:1]
+    if not x.ndim or not len(x) or y.shape[:1] != count or y.ndim > 2 or task.shape != count:
         raise UserError(
             f"The {part} have shape {list(x.shape)}, their labels {list(y.shape)} and their tasks "
             f"{list(task.shape)}, but each example needs one label and one task, and at least one "
@@ -307,8 +376,10 @@ def _check_range(part: str, x: np.ndarray, kind: np.dtype) -> None:
 def _check_integers(part: str, y: np.ndarray, task: np.ndarray) -> None:
     for what, values in (("labels", y), ("tasks", task)):
         if values.dtype.kind not in "iu":
+            more = "; targets that are no classes need a loss, such as loss='squared-error'"
             raise UserError(
-                f"The {part} {what} hold {values.dtype} values, but they must be integers."
+                f"The {part} {what} hold {values.dtype} values, but they must be integers"
+                f"{more if what == 'labels' and values.dtype.kind == 'f' else ''}."
             )
         if values.min() < 0:
             raise UserError(f"The {part} {what} hold {values.min()}, but they start at 0.")

@@ -24,9 +24,10 @@ import numpy as np
 from cljax.checks import check_memory, check_plan, shown
 from cljax.errors import UserError, check_positive, in_words
 from cljax.keys import check_seed
+from cljax.objectives import Loss, Score, Weights, objective_of
 from cljax.options import Options
 from cljax.streams.orders import permutation
-from cljax.types import Array, Pretraining, PyTree, Spec, StepPlan
+from cljax.types import Array, Objective, Pretraining, PyTree, Spec, StepPlan
 
 __all__ = [
     "DECISIVE",
@@ -46,7 +47,9 @@ __all__ = [
     "plan",
     "rows_used",
     "sealed",
+    "targets_on_device",
     "told",
+    "with_objective",
 ]
 
 _BYTES_A_ROW = 9  # of a plan: two int32 and a bool
@@ -92,8 +95,9 @@ class Stream:
 
     Attributes:
       name: such as ``mnist-rotations`` or ``mnist-rotations[sample]``.
-      train_x: [N, ...], uint8 for images. train_y: [N] int32, global labels in [0, C).
-      test_x: [M, ...]. test_y: [M] int32.
+      train_x: [N, ...], uint8 for images. train_y: [N] int32, global labels in [0, C), or
+        float targets [N] or [N, K].
+      test_x: [M, ...]. test_y: likewise, [M] or [M, K].
       transform: stored example -> what the network sees, by task.
       class_mask: [T, C] bool, the outputs that belong to each task.
       test_index: T arrays, the rows of ``test_x`` that test task t, seen as task t.
@@ -112,6 +116,7 @@ class Stream:
         ``test_index`` is (), and ``tests`` gives the rows of a seed.
       pretraining: how the first task is learned before any method begins, as transfer streams
         have it; None: the method learns it like the others.
+      objective: what is minimised, and what tests are judged by; ``with_objective`` changes it.
       manifest: angles, permutations and recorded indices, as used.
       source, licence: of the examples.
       checksum: SHA-256 over examples, labels and manifest.
@@ -137,6 +142,7 @@ class Stream:
     held: np.ndarray | None = None
     class_orders: Callable[[int], np.ndarray] | None = None
     pretraining: Pretraining | None = None
+    objective: Objective = Objective()
     manifest: Mapping[str, np.ndarray] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
@@ -146,8 +152,9 @@ class Stream:
 
     def __repr__(self) -> str:
         kind, shape = self.train_x.dtype, list(self.train_x.shape[1:])
+        outputs = "classes" if self.labelled else "outputs"
         return (
-            f"Stream({self.name!r}, {self.num_tasks} tasks, {self.num_classes} classes, "
+            f"Stream({self.name!r}, {self.num_tasks} tasks, {self.num_classes} {outputs}, "
             f"{len(self.train_x)} training and {len(self.test_x)} test examples of {kind}{shape})"
         )
 
@@ -160,6 +167,11 @@ class Stream:
     def num_classes(self) -> int:
         """C, the columns of ``class_mask``: outputs of the network."""
         return self.class_mask.shape[1]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether targets are labels of classes, not numbers to come close to."""
+        return np.asarray(self.train_y).dtype.kind in "iu"
 
     @property
     def example(self) -> PyTree:
@@ -194,7 +206,54 @@ class Stream:
         return Spec(
             self.example, self.class_mask, batch_size, self.multi_head, stored, show,
             None if self.class_orders else np.asarray(self.train_y), self.held, self.pretraining,
+            self.objective, self._target,
         )  # fmt: skip
+
+    @property
+    def _target(self) -> Any:
+        """``jax.ShapeDtypeStruct`` of one target as methods see it; None: a label."""
+        shape = np.shape(self.train_y)[1:]
+        return None if self.labelled else jax.ShapeDtypeStruct(shape, jnp.result_type(float))
+
+
+def targets_on_device(y: np.ndarray) -> Array:
+    """Labels as int32, or targets as floats of the default precision, on the device."""
+    integers = np.asarray(y).dtype.kind in "iu"
+    return jnp.asarray(y, jnp.int32 if integers else jnp.result_type(float))
+
+
+def with_objective(
+    stream: Stream,
+    *,
+    loss: Loss | str | None = None,
+    weights: Weights | None = None,
+    score: Score | str | None = None,
+) -> Stream:
+    """The stream with another loss, weights of its classes or a score; see ``cljax.objectives``.
+
+    What is None stays as the stream has it.
+
+    Raises:
+      UserError: as ``cljax.objectives.objective_of``, and for weights where each seed has its own
+        order of the classes.
+    """
+    check_stream(stream)
+    own = stream.objective
+    if weights is not None and stream.class_orders is not None:
+        raise UserError(
+            f"weights are of classes, but the stream {stream.name} has an order of its classes for "
+            "each seed; choose one order for all seeds, or leave weights out."
+        )
+    score = own.score if score is None and (loss is None or stream.labelled) else score
+    made = objective_of(
+        np.asarray(stream.train_y),
+        stream.num_classes,
+        loss=own.loss if loss is None else loss,
+        weights=own.weights if weights is None else weights,
+        score=score,
+        heads=stream.multi_head,
+    )
+    return dataclasses.replace(stream, objective=made)
 
 
 def check_stream(stream: Any) -> None:
@@ -422,7 +481,8 @@ def rows_used(stream: Stream, seeds: Sequence[int]) -> dict[str, np.ndarray]:
 
 def labels_checksum(stream: Stream) -> str:
     """SHA-256 over the labels of a stream's examples: whether rows mean the same in another one."""
-    labels = {"train": np.asarray(stream.train_y, "<i4"), "test": np.asarray(stream.test_y, "<i4")}
+    kind = "<i4" if stream.labelled else "<f8"
+    labels = {"train": np.asarray(stream.train_y, kind), "test": np.asarray(stream.test_y, kind)}
     return checksum("", labels)
 
 

@@ -101,6 +101,7 @@ def continued(learned: Stream, more: Stream) -> Stream:
         held=held,
         class_orders=more.class_orders,
         pretraining=learned.pretraining,
+        objective=more.objective,
         manifest={**manifest, **more.manifest},
         source=_one(learned, more, "source"),
         licence=_one(learned, more, "licence"),
@@ -114,6 +115,12 @@ def _check(learned: Stream, more: Stream) -> None:
     a, b = learned.name, more.name
     kind = lambda s: [(x.shape[1:], x.dtype) for x in (s.train_x, s.test_x)]
     shapes = lambda s: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), s.example)
+    targets = lambda s: "labels" if s.labelled else f"floats{list(s.train_y.shape[1:])}"
+    if targets(learned) != targets(more):
+        raise UserError(
+            f"The run learned {a}, whose targets are {targets(learned)}, but those of {b} are "
+            f"{targets(more)}; go on with a stream of the same kind."
+        )
     if kind(learned) != kind(more) or shapes(learned) != shapes(more):
         raise UserError(
             f"The run learned {a}, whose examples have another shape or type than those of {b}; go "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from cljax.keys import (
     check_seeds,
 )
 from cljax.method import Method
+from cljax.references.tables import score_of
 from cljax.runner.prepare import seeds_of
 from cljax.runner.run import Run
 from cljax.runner.run import run as run_one
@@ -87,6 +89,8 @@ class Study:
         width = max(len(name) for name in self.runs)
         first = next(iter(self.runs.values()))
         names = [name for name in _SHOWN if name in first.results["metrics"]]
+        score = score_of(first.results)
+        bounds = (-1.0, 1.0) if measures.in_percent(score) else (-math.inf, math.inf)
         lines = [
             f"{first.results['stream']}, {len(first.results['seeds'])} seeds; each method tuned "
             f"over {self.tried} settings on validation images",
@@ -94,7 +98,8 @@ class Study:
         ]
         for name, run in self.runs.items():
             cells = [
-                f"{metric} {_percent(metric, run.results['metrics'][metric])}" for metric in names
+                f"{metric} {_shown(metric, run.results['metrics'][metric], score)}"
+                for metric in names
             ]
             cost = run.results["cost"]
             size = sum(cost["state_bytes"].values()) / 1e6
@@ -106,8 +111,9 @@ class Study:
         lines += ["", f"  {self.metric}, paired over seeds, p after Holm's correction"]
         for a, b, test, p_holm in self.pairs():
             difference = with_interval(
-                test.diff, test.ci95, bounds=(-1.0, 1.0), scale=100, spec="+.2f"
-            )
+                test.diff, test.ci95, bounds=bounds, scale=measures.scale(score),
+                spec=measures.digits(score, "+.2f"),
+            )  # fmt: skip
             text = f"  {a} - {b}: {difference}"
             if p_holm is not None:
                 text += f"  p = {p_holm:.3g}"
@@ -202,10 +208,10 @@ def _check(methods: Any, tune: Any) -> None:
         )
 
 
-def _percent(metric: str, cell: Mapping[str, Any]) -> str:
+def _shown(metric: str, cell: Mapping[str, Any], score: str) -> str:
     if cell["mean"] is None:
         return "-"
-    bounds = measures.bounds(metric)
     return with_interval(
-        cell["mean"], cell["ci95"], values=cell["values"], bounds=bounds, scale=100
-    )
+        cell["mean"], cell["ci95"], values=cell["values"], bounds=measures.bounds(metric, score),
+        scale=measures.scale(score), spec=measures.digits(score, ".2f"),
+    )  # fmt: skip

@@ -149,14 +149,16 @@ class Sweep:
         """The settings as text, in percent with 95 % intervals."""
         where = f"{self.config['metric']} on {self.config['on']} images"
         width = max(len(label(s.setting)) for s in self.settings)
+        score = self.config.get("score", measures.ACCURACY)
         lines = [f"{self.config['method']} on {self.config['stream']}: {where}", ""]
         for s in self.settings:
             mean = f"{'-':>8}"
             if s.mean is not None:
-                bounds = measures.bounds(self.config["metric"])
+                bounds = measures.bounds(self.config["metric"], score)
                 mean = stats.with_interval(
-                    s.mean, s.ci95, values=s.values, bounds=bounds, scale=100, width=8
-                )
+                    s.mean, s.ci95, values=s.values, bounds=bounds, scale=measures.scale(score),
+                    spec=measures.digits(score, ".2f"), width=8,
+                )  # fmt: skip
             steps = [step for step in s.diverged if step is not None]
             if steps:
                 mean += f"  {len(steps)} of {len(s.values)} diverged, first at step {min(steps)}"

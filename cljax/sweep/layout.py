@@ -16,6 +16,7 @@ from cljax.checks import check_method, check_network, model_of
 from cljax.engine.bundles import resolve_lanes
 from cljax.errors import UserError, check_known, check_positive, given, in_words
 from cljax.method import Method
+from cljax.objectives import name_of
 from cljax.options import flat, outline, real_options
 from cljax.recipes import Recipe
 from cljax.runner.config import canonical
@@ -110,6 +111,7 @@ def plan(
     identity = [made.config["config_hash"] for made in prepared] + [lane.name for lane in lanes]
     state_bytes = max(_state_bytes(prepared[group[0]]) for group in groups)
     named = isinstance(what, (Recipe, str))
+    judged = prepared[0].stream.objective
     swept = [value for lane in lanes for value in lane.setting.values()]
     config = {
         "kind": "sweep",
@@ -117,6 +119,7 @@ def plan(
         "stream": source.name,
         "on": on,
         "metric": metric,
+        **({} if (score := name_of(judged.score)) == "accuracy" else {"score": score}),
         "over": list(dict.fromkeys(name for lane in lanes for name in lane.setting)),
         "lanes": [
             {"setting": {name: written(v) for name, v in lane.setting.items()}, "seed": lane.seed}

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError
-from cljax.losses import LossFn, cross_entropy, head_mask, masked_mean
+from cljax.losses import LossFn, masked_mean, row_losses
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec
 
 __all__ = ["Gradients", "Group", "followed", "general", "low_rank"]
@@ -92,8 +92,7 @@ def low_rank(model: Model, spec: Spec) -> GradientsFn:
         kernel, rest = first.split(params)
 
         def mean_loss(rest: Params, z: Array, group: Group) -> Array:
-            examples = group.examples
-            losses = cross_entropy(first.apply(rest, z), examples.y, head_mask(spec, examples.task))
+            losses = row_losses(spec, first.apply(rest, z), group.examples, group.mask)
             return masked_mean(losses, group.mask)
 
         sizes = [group.mask.shape for group in groups]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError
-from cljax.losses import REDUCTIONS, cross_entropy, head_mask, masked_mean
+from cljax.losses import REDUCTIONS, masked_mean, row_losses
 from cljax.methods.algebra.look_ahead import LookAhead, Masked
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec
 
@@ -39,8 +39,8 @@ def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
         )
     first = model.first_product
 
-    def losses_of(rest: Params, z: Array, examples: Examples) -> Array:
-        return cross_entropy(first.apply(rest, z), examples.y, head_mask(spec, examples.task))
+    def mean_loss(rest: Params, z: Array, examples: Examples, mask: Array) -> Array:
+        return masked_mean(row_losses(spec, first.apply(rest, z), examples, mask), mask)
 
     def meta_loss(
         params: Params,
@@ -70,13 +70,13 @@ def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
             i, chunk, chunk_mask, product = inputs
 
             def inner_loss(rest: Params, z_own: Array) -> Array:
-                return masked_mean(losses_of(rest, z_own, chunk), chunk_mask)
+                return mean_loss(rest, z_own, chunk, chunk_mask)
 
             z_own = jax.lax.stop_gradient(z)[num_rows - num_steps + i][None]
             d_rest, d_z = jax.lax.stop_gradient(jax.grad(inner_loss, argnums=(0, 1))(rest, z_own))
             rest = jax.tree.map(lambda p, a, g: p - a * g, rest, rest_rates, d_rest)
             z = z - d_z * product
-            return (rest, z), masked_mean(losses_of(rest, z, examples), meta_mask)
+            return (rest, z), mean_loss(rest, z, examples, meta_mask)
 
         inputs = (jnp.arange(num_steps), chunks, inner_mask, products)
         losses = jax.lax.scan(step, (rest, z), inputs, unroll=True)[1]

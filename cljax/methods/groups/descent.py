@@ -45,6 +45,11 @@ class PenaltyOptions(Options):
         """Where tasks end, if a penalty consolidates there."""
         return Needs(boundaries=self.penalty is not None)
 
+    @property
+    def needs_classes(self) -> str:
+        """As the penalty's."""
+        return "" if self.penalty is None else self.penalty.needs_classes
+
     def penalty_state(self, variables: Variables) -> PyTree:
         """What the state keeps for the penalty, () without one."""
         return penalty_state(self.penalty, variables)

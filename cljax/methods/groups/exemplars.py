@@ -41,6 +41,11 @@ class ExemplarOptions(Options):
         )
 
     @property
+    def needs_classes(self) -> str:
+        """A budget is shared by classes, and exemplars are chosen class by class."""
+        return "holds exemplars of each class"
+
+    @property
     def policy(self) -> ExemplarPolicy:
         """What chooses or learns them."""
         return named(self.exemplars)

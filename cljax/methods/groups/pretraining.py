@@ -47,6 +47,19 @@ class PlainOptions(Options):
     """Step size on the stream."""
 
     @property
+    def needs_classes(self) -> str:
+        """Episodes are drawn from classes that the stream holds out, with heads of their own."""
+        return "practises on classes that the stream holds out"
+
+    @property
+    def fixed_loss(self) -> str:
+        return self.needs_classes
+
+    @property
+    def unweighted(self) -> str:
+        return self.needs_classes
+
+    @property
     def needs(self) -> Needs:
         """Ends and ids of tasks."""
         return Needs(boundaries=True, task_ids_train=True)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.errors import UserError
-from cljax.losses import masked_mean
+from cljax.losses import masked_mean, weighted
 from cljax.method import Cost, Problem
 from cljax.methods.incremental import Forward, Loss, check_single_head, classification
 from cljax.methods.sessions import check_milestones, rate, session
@@ -30,6 +30,7 @@ from cljax.types import (
     Params,
     Phase,
     PyTree,
+    Spec,
     Variables,
 )
 
@@ -71,6 +72,16 @@ class SessionOptions(Options):
     def needs(self) -> Needs:
         """Ends and ids of tasks, and several passes."""
         return Needs(boundaries=True, task_ids_train=True, epochs=True)
+
+    @property
+    def needs_classes(self) -> str:
+        """Its head grows by the classes of each task."""
+        return "learns an output for each class"
+
+    @property
+    def fixed_loss(self) -> str:
+        """The loss is its own, over the outputs seen so far."""
+        return "minimises a loss of its own over the classes seen so far"
 
     def fit(self, problem: Problem) -> None:
         """Raises UserError for a problem without classes of each task's own."""
@@ -146,6 +157,7 @@ class LossOptions(SessionOptions):
     loss: Loss = "softmax"
     """Softmax, or sigmoid for the mean binary cross-entropy, over all outputs seen."""
 
-    def mean_loss(self, logits: Array, batch: Batch, seen: Array) -> Array:
+    def mean_loss(self, spec: Spec, logits: Array, batch: Batch, seen: Array) -> Array:
         """Its mean [] over a batch's valid rows, in nats; ``seen`` [C] are the outputs."""
-        return masked_mean(classification(self.loss, logits, batch.y, seen), batch.mask)
+        losses = classification(self.loss, logits, batch.y, seen)
+        return masked_mean(weighted(spec, losses, batch.y), batch.mask)
