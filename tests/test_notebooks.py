@@ -165,6 +165,19 @@ def test_it_runs_in_smoke_size(path: Path, monkeypatch: pytest.MonkeyPatch):
     assert any("image/png" in output.get("data", {}) for output in said)
 
 
+def test_progress_is_not_stored_and_anything_else_on_standard_error_is_refused():
+    spec = importlib.util.spec_from_file_location("runs", ROOT / "experiments" / "notebooks.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    stream = lambda name, text: nbformat.v4.new_output("stream", name=name, text=text)
+    progress = [stream("stderr", "\rcompiling   \r"), stream("stderr", "\r            \r")]
+    printed = [stream("stdout", "a\n"), stream("stdout", "b\n")]
+    assert script.stored([*progress, *printed]) == [stream("stdout", "a\nb\n")]
+    with pytest.raises(SystemExit, match="on standard error: a warning"):
+        script.stored([stream("stderr", "\r   \ra warning\n")])
+
+
 def test_paths_of_a_machine_are_found():
     for text in ("in /" + "some/where", 'File "/' + 'a/b.py"', "lib/site-packages"):
         assert ABSOLUTE.search(text)
