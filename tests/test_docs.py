@@ -24,7 +24,8 @@ SOURCE = {
     "good": (
         '"""A module."""\n'
         "from typing import Literal, NamedTuple\n"
-        "__all__ = ['Kind', 'Point', 'SIZE', 'f']\n"
+        "from fractions import Fraction\n"
+        "__all__ = ['Fraction', 'Kind', 'Point', 'SIZE', 'f']\n"
         "Kind = Literal['a', 'b']\nSIZE = 3\n"
         "class Point(NamedTuple):\n"
         '    """A point."""\n    x: int\n'
@@ -86,6 +87,7 @@ def test_private_modules_names_constants_and_fields_need_none(package):
     page = made[f"reference/{name}.good.md"]
     assert f"| [{name}.good]({name}.good.md) | A module |" in made["reference/index.md"]
     assert "Whether it is far." in page and ":::{py:function} f()" in page
+    assert ":::{py:data} Fraction\n\n`fractions.Fraction`\n:::" in page  # of another package
     assert "not_named" not in page and f"reference/{name}._private.md" not in made
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +79,18 @@ def test_the_first_code_cell_installs_what_is_missing_and_says_what_jax_sees(pat
     assert sum("CLJAX_SMOKE" in cell.source for cell in read(path).cells) == 1
 
 
+@pytest.mark.parametrize("missing", [True, False])
+def test_the_first_cell_calls_pip_only_where_cljax_is_missing(missing, monkeypatch, capsys):
+    called = []
+    shell = SimpleNamespace(run_line_magic=lambda *line: called.append(line))
+    there = importlib.util.find_spec("cljax")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if missing else there)
+    monkeypatch.setattr("cljax.runtime.accelerator", lambda: "")
+    exec(TransformerManager().transform_cell(FIRST), {"get_ipython": lambda: shell})  # noqa: S102
+    assert called == [("pip", f"install -q git+{REPOSITORY}")] * missing
+    assert capsys.readouterr().out.startswith("cljax ")
+
+
 @each
 def test_a_badge_below_the_title_opens_it_in_colab(path: Path):
     title, _, badge, *_ = read(path).cells[0].source.splitlines()
@@ -106,6 +121,14 @@ def test_no_output_is_an_error_or_names_this_machine(path: Path):
         for text in texts(cell):
             found = ABSOLUTE.search(text)
             assert found is None, f"{found[0] if found else ''} in cell {cell.id}"
+
+
+@each
+def test_every_figure_is_stored_as_a_picture(path: Path):
+    for cell in code(read(path)):
+        shown = [output.get("data", {}) for output in cell.outputs]
+        for data in shown:
+            assert "image/png" in data or "<Figure" not in data.get("text/plain", ""), cell.id
 
 
 @each
@@ -140,6 +163,19 @@ def test_it_runs_in_smoke_size(path: Path, monkeypatch: pytest.MonkeyPatch):
     client.execute()
     said = [output for cell in code(notebook) for output in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in said)
+
+
+def test_progress_is_not_stored_and_anything_else_on_standard_error_is_refused():
+    spec = importlib.util.spec_from_file_location("runs", ROOT / "experiments" / "notebooks.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    stream = lambda name, text: nbformat.v4.new_output("stream", name=name, text=text)
+    progress = [stream("stderr", "\rcompiling   \r"), stream("stderr", "\r            \r")]
+    printed = [stream("stdout", "a\n"), stream("stdout", "b\n")]
+    assert script.stored([*progress, *printed]) == [stream("stdout", "a\nb\n")]
+    with pytest.raises(SystemExit, match="on standard error: a warning"):
+        script.stored([stream("stderr", "\r   \ra warning\n")])
 
 
 def test_paths_of_a_machine_are_found():

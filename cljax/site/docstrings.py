@@ -46,7 +46,7 @@ def _blocks(lines: Sequence[str]) -> Iterator[str]:
         else:
             while j < len(lines) and lines[j] and not _SECTION.match(lines[j]):
                 j += 1
-            yield _plain("\n".join(lines[i:j]))
+            yield re.sub(r"::$", ":", _plain("\n".join(lines[i:j])))
         i = j
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from cljax.errors import UserError
 
-__all__ = ["check_documented", "is_function", "modules_of", "text_of", "undocumented"]
+__all__ = ["check_documented", "foreign", "is_function", "modules_of", "text_of", "undocumented"]
 
 _SHOWN = 5  # names in a complaint
 
@@ -44,7 +44,7 @@ def check_documented(modules: Iterable[ModuleType]) -> None:
 def undocumented(modules: Iterable[ModuleType]) -> list[str]:
     """Full names of public modules, functions, classes and methods that have no docstring.
 
-    Constants, aliases of types and fields need none.
+    Constants, aliases of types, fields and what is another package's need none.
     """
     return [name for module in modules for name in _missing(module)]
 
@@ -54,6 +54,8 @@ def _missing(module: ModuleType) -> Iterator[str]:
         yield module.__name__
     for name in getattr(module, "__all__", ()):
         thing, full = getattr(module, name), f"{module.__name__}.{name}"
+        if foreign(thing, module.__name__.partition(".")[0]):
+            continue
         if inspect.isclass(thing):
             # What NamedTuple and dataclass make of the fields is no documentation.
             if not text_of(thing) or text_of(thing).startswith(f"{thing.__name__}("):
@@ -75,6 +77,14 @@ def _undocumented_methods(thing: type) -> Iterator[str]:
 def _told(thing: type, name: str) -> bool:
     """Whether a method is documented, here or where a base class says what it is for."""
     return any(text_of(getattr(base, name)) for base in thing.__mro__ if name in vars(base))
+
+
+def foreign(thing: Any, package: str) -> str:
+    """The full name of a class or function of another package; empty for ours and for values."""
+    if not (inspect.isclass(thing) or inspect.isroutine(thing)):
+        return ""
+    home = thing.__module__ or package
+    return "" if home.partition(".")[0] == package else f"{home}.{thing.__qualname__}"
 
 
 def is_function(thing: Any) -> bool:

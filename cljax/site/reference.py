@@ -18,7 +18,7 @@ from typing import Any
 
 from cljax.options import Options, documentation
 from cljax.site.docstrings import first_line, markdown
-from cljax.site.names import is_function, text_of
+from cljax.site.names import foreign, is_function, text_of
 
 __all__ = ["link", "pages"]
 
@@ -117,7 +117,10 @@ def _first(thing: Any) -> str:
 
 
 def _entry(name: str, thing: Any, modules: Mapping[str, ModuleType]) -> Iterator[str]:
-    if inspect.isclass(thing):
+    elsewhere = foreign(thing, next(iter(modules)))
+    if elsewhere:
+        yield from [f":::{{py:data}} {name}", "", f"`{elsewhere}`", ":::"]
+    elif inspect.isclass(thing):
         yield from _class(name, thing, modules)
     elif is_function(thing):
         shown = _signature(thing, modules)
