@@ -5,27 +5,24 @@ from typing import Any
 
 from cljax import (
     data,
-    errors,
+    evaluation,
     losses,
     memory,
-    methods,
-    metrics,
     nets,
+    options,
     penalties,
+    recipes,
     stats,
     streams,
     sweep,
     tree,
     types,
 )  # fmt: skip
-from cljax.engine.allocator import keep_freed_memory
 from cljax.engine.batches import batches
 from cljax.engine.options import Running
 from cljax.evaluation.accuracy import Evaluation
 from cljax.evaluation.again import evaluate
-from cljax.evaluation.continuum import continuum_lower_bound
-from cljax.evaluation.linear import readout
-from cljax.inner_loop import sgd_step, split, unroll
+from cljax.inner_loop import sgd_step, unroll
 from cljax.method import Method, Problem
 from cljax.methods.bic import BiC
 from cljax.methods.er import ER
@@ -51,8 +48,8 @@ from cljax.methods.replayed import Oracle, Replayed
 from cljax.methods.reptile import FOMAML, Reptile
 from cljax.methods.teacher import Teacher
 from cljax.methods.with_exemplars import WithExemplars
-from cljax.options import Count, Rate, Real, Share, positional
-from cljax.recipes import Recipe, recipe
+from cljax.options import Real
+from cljax.recipes import recipe
 from cljax.references.published import published
 from cljax.runner.run import Run, resume, run
 from cljax.storage.weights import load_weights
@@ -70,19 +67,17 @@ _LATER = (
 
 __all__ = [
     # Runs.
-    "__version__", "Evaluation", "Recipe", "Run", "Running", "Tune", "batches", "compare",
-    "evaluate", "keep_freed_memory", "load", "load_weights", "published", "recipe",
-    "resume", "run",
+    "__version__", "Evaluation", "Run", "Running", "Tune", "batches", "compare", "evaluate", "load",
+    "load_weights", "published", "recipe", "resume", "run",
     # Methods.
     "AGEM", "BiC", "CMAML", "ER", "Finetune", "FixedRep", "FOMAML", "GEM", "HAT", "ICaRL",
     "ICaRLTI", "IID", "Independent", "ITAML", "Joint", "LaER", "LaMAML", "LUCIR", "LwFExemplars",
     "MER", "MetaBGD", "Multitask", "OML", "Online", "Oracle", "Pretrained", "Rep", "Replayed",
     "Reptile", "SGD", "SyncLaMAML", "Teacher", "WithExemplars",
     # Pieces of a method, and of a loop of one's own.
-    "Count", "Method", "Problem", "Rate", "Real", "Share", "continuum_lower_bound", "positional",
-    "readout", "sgd_step", "split", "unroll",
+    "Method", "Problem", "Real", "sgd_step", "unroll",
     # Rooms.
-    "data", "errors", "losses", "memory", "methods", "metrics", "nets", "penalties", "stats",
+    "data", "evaluation", "losses", "memory", "nets", "options", "penalties", "recipes", "stats",
     "streams", "sweep", "tree", "types",
 ]  # fmt: skip
 

@@ -144,7 +144,7 @@ def split(batch: PyTree, num_steps: int) -> PyTree:
 
     Example:
         >>> import cljax
-        >>> cljax.split({"x": jnp.arange(6)}, 3)["x"].tolist()
+        >>> cljax.inner_loop.split({"x": jnp.arange(6)}, 3)["x"].tolist()
         [[0, 1], [2, 3], [4, 5]]
     """
     check_positive(inner_steps=num_steps)

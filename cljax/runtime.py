@@ -15,9 +15,10 @@ from pathlib import Path
 
 import jax
 
+from cljax.engine.allocator import keep_freed_memory
 from cljax.version import __version__
 
-__all__ = ["accelerator", "advice", "check"]
+__all__ = ["accelerator", "advice", "check", "keep_freed_memory"]
 
 _PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin")
 _SECONDS = 10.0  # for the driver's answer

@@ -244,7 +244,10 @@ class Features(NamedTuple):
 
 
 class Readout(NamedTuple):
-    """A linear layer fitted anew for an evaluation, on frozen features; see ``cljax.readout``."""
+    """A linear layer fitted anew for an evaluation, on frozen features.
+
+    See ``cljax.evaluation.readout``.
+    """
 
     steps: int = 500  # of Adam, on all examples
     lr: float = 0.1

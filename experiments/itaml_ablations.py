@@ -102,7 +102,7 @@ def worst_class(run: cljax.Run, stream, net: str) -> list[float]:
 def bound_of(p0: float) -> str:
     """Algorithm 4's size of a continuum for five tasks of two classes, if there is one."""
     try:
-        bound = cljax.continuum_lower_bound(p0, 2, 5)
+        bound = cljax.evaluation.continuum_lower_bound(p0, 2, 5)
     except cljax.errors.UserError:
         return "none"
     return f"{bound.n} (stable from {bound.n_stable})"

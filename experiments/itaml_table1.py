@@ -138,7 +138,7 @@ def setup_of(args: argparse.Namespace) -> Setup:
 
 def tuned(setup: Setup, name: str, base: dict, grid: dict, label: str) -> tuple[Any, list[Row]]:
     """The best setting of a method on validation images by the headline's RA, and all tried."""
-    recipe = cljax.Recipe(name, "split-mnist", method_options=base)
+    recipe = cljax.recipes.Recipe(name, "split-mnist", method_options=base)
     seeds = [setup.tuning_seed]
     plan = sweep.plan(recipe, setup.stream, sweep.grid(**grid), seeds=seeds, **setup.run)
     done = sweep.run(plan, setup.folder / "tune" / named(label))

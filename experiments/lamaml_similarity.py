@@ -156,7 +156,7 @@ def main() -> None:
         __doc__, smoke="4 tasks of 40 images, 2 seeds", recipes=("cpu_small", "full"), seeds=5,
         runs="lamaml_similarity",
     ).parse_args()  # fmt: skip
-    cljax.keep_freed_memory()
+    cljax.runtime.keep_freed_memory()
     seeds, num_tasks = range(2 if args.smoke else args.seeds), 4 if args.smoke else TASKS
     folder = args.runs / (args.recipe + "-smoke" * args.smoke)
     found, said = {}, ""

@@ -53,7 +53,7 @@ TUNED: dict[str, dict[str, Any]] = {
 NET, TINY_NET, SAMPLES, GLANCES = "cnn:20,20,20:40,40", "cnn:4,4,4:8", 500, 2
 
 
-def reduced(recipe: cljax.Recipe, net: str, samples: int) -> cljax.Recipe:
+def reduced(recipe: cljax.recipes.Recipe, net: str, samples: int) -> cljax.recipes.Recipe:
     """The recipe with a smaller network, fewer images a task and at most two glances."""
     glances = recipe.method_options.get("glances")
     if recipe.method == "meta-bgd":
@@ -62,7 +62,7 @@ def reduced(recipe: cljax.Recipe, net: str, samples: int) -> cljax.Recipe:
     return recipe.replace(net=net, samples_per_task=samples, **fewer)
 
 
-def changes(published: cljax.Recipe, small: cljax.Recipe) -> str:
+def changes(published: cljax.recipes.Recipe, small: cljax.recipes.Recipe) -> str:
     """What a recipe reduces, in words."""
     parts = [f"{published.net} -> {small.net}"] if published.net != small.net else []
     before = {"samples_per_task": 2250, **published.method_options}
@@ -111,7 +111,7 @@ def differences(runs: Mapping[str, cljax.Run], metric: str) -> Table:
     return Table(["pair", "difference", "95 % interval", "p (Holm)", "dz", "seeds"], rows)
 
 
-def work_of(run: cljax.Run, recipe: cljax.Recipe, stream: Stream) -> Sequence[Any]:
+def work_of(run: cljax.Run, recipe: cljax.recipes.Recipe, stream: Stream) -> Sequence[Any]:
     """Operations of one seed's updates, counted in the traced program, and how fast they went."""
     spec, seeds = stream.spec(recipe.batch_size), len(run.results["seeds"])
     method = method_of(recipe.method, **recipe.method_options)
@@ -159,7 +159,7 @@ def parsed() -> argparse.Namespace:
     return args
 
 
-def recipe_of(args: argparse.Namespace, published: cljax.Recipe) -> cljax.Recipe:
+def recipe_of(args: argparse.Namespace, published: cljax.recipes.Recipe) -> cljax.recipes.Recipe:
     """The published recipe as the arguments change it."""
     recipe = published
     if args.small:
@@ -221,7 +221,7 @@ def parts_of(results: Results) -> list[Table | str]:
 
 def main() -> None:
     args = parsed()
-    cljax.keep_freed_memory()
+    cljax.runtime.keep_freed_memory()
     parts = parts_of(run_all(args))
     print("\n".join(line for part in parts for line in markdown(part)))
     if args.smoke or args.methods:

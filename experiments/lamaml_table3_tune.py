@@ -72,7 +72,7 @@ def main() -> None:
         help="of these alone; no table is written then",
     )  # fmt: skip
     args = parser.parse_args()
-    cljax.keep_freed_memory()
+    cljax.runtime.keep_freed_memory()
 
     rows, reductions = [], []
     for method in args.methods:

@@ -212,7 +212,7 @@ def main() -> None:
         __doc__, smoke="100 images a task, 2 seeds", recipes=tuple(STRIDE), seeds=5,
         runs="lamaml_trace",
     ).parse_args()  # fmt: skip
-    cljax.keep_freed_memory()
+    cljax.runtime.keep_freed_memory()
     recipe, stream = problem(args)
     method = cljax.LaMAML(**recipe.method_options)
     stride, seeds = STRIDE[args.recipe], range(2 if args.smoke else args.seeds)

@@ -39,6 +39,7 @@ from common import (
 import cljax
 from cljax import stats
 from cljax.memory.learned import change
+from cljax.recipes import Recipe
 from cljax.references.published import sources
 
 # Of two cores: fewer outer epochs, inner steps of several images, a step size that is visible.
@@ -165,7 +166,7 @@ def differences(runs: Mapping[tuple[str, str], cljax.Run]) -> Table | None:
     return Table(["AIA", "difference", "p"], rows)
 
 
-def recipe_of(args: argparse.Namespace, method: str, extra: Mapping[str, Any]) -> cljax.Recipe:
+def recipe_of(args: argparse.Namespace, method: str, extra: Mapping[str, Any]) -> Recipe:
     full = args.recipe == "paper"
     recipe = cljax.recipe(
         method, f"cifar100-b50-{args.phases if full else 5}",
@@ -192,7 +193,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--only", nargs="*", help="rows whose 'METHOD LABEL' contains one of these")
     args = parser.parse_args()
-    cljax.keep_freed_memory()
+    cljax.runtime.keep_freed_memory()
 
     full = args.recipe == "paper"
     options = TINY if args.smoke else "" if full else SMALL

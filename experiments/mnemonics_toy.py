@@ -142,7 +142,7 @@ def main() -> None:
     args = arguments(
         __doc__, smoke="the sample, 1 epoch, 1 seed", seeds=5, out="mnemonics_toy.md"
     ).parse_args()
-    cljax.keep_freed_memory()
+    cljax.runtime.keep_freed_memory()
     if args.smoke:
         args.seeds, args.data_dir = 1, None
 

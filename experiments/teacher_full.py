@@ -26,6 +26,7 @@ from teacher_tables import LEARNED, Readouts, cells, readouts, write_readouts
 
 import cljax
 from cljax.data import ImageData
+from cljax.recipes import Recipe
 from cljax.recipes.teacher import BASELINES
 from cljax.streams.base import Stream
 
@@ -50,7 +51,7 @@ def noise(classes: int) -> ImageData:
     return ImageData(*images(20), *images(4), "noise", "none", f"noise-{classes}")
 
 
-def recipe_of(args: argparse.Namespace, method: str, options: dict[str, Any]) -> cljax.Recipe:
+def recipe_of(args: argparse.Namespace, method: str, options: dict[str, Any]) -> Recipe:
     recipe = cljax.recipe(method, STREAMS[args.experiment], source="teacher", variant="paper")
     recipe = recipe.replace(data_dir=args.data_dir, **options)
     if args.smoke:
@@ -93,7 +94,7 @@ def rows(experiment: int) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def pictures(
-    args: argparse.Namespace, recipe: cljax.Recipe, run: cljax.Run, stream: Stream | None
+    args: argparse.Namespace, recipe: Recipe, run: cljax.Run, stream: Stream | None
 ) -> list[Table | str]:
     """Draws what the learned rule's training and multipliers were; what the report says of it."""
     assert run.path is not None
@@ -112,7 +113,7 @@ def pictures(
 
 def main() -> None:
     args = parsed()
-    cljax.keep_freed_memory()
+    cljax.runtime.keep_freed_memory()
     if args.smoke:  # compiling is most of it
         jax.config.update("jax_disable_most_optimizations", True)
     stream, known = stream_of(args), rows(args.experiment)

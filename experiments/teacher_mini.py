@@ -85,7 +85,7 @@ def folder(args: argparse.Namespace, experiment: int, label: str) -> Path:
     return args.runs / (f"{experiment}-{name}" + "-smoke" * args.smoke)
 
 
-def recipe_of(args: argparse.Namespace, row: Row) -> cljax.Recipe:
+def recipe_of(args: argparse.Namespace, row: Row) -> cljax.recipes.Recipe:
     recipe = cljax.recipe(row.method, STREAMS[row.of], source="teacher", variant="mini")
     recipe = recipe.replace(data_dir=args.data_dir, **row.options)
     if args.smoke:
@@ -164,7 +164,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     args = parsed()
-    cljax.keep_freed_memory()
+    cljax.runtime.keep_freed_memory()
     if args.smoke:  # compiling is most of it
         jax.config.update("jax_disable_most_optimizations", True)
     args.out.mkdir(parents=True, exist_ok=True)

@@ -118,7 +118,7 @@ def main() -> None:
         help="of these alone; no table is written then",
     )  # fmt: skip
     args = parser.parse_args()
-    cljax.keep_freed_memory()
+    cljax.runtime.keep_freed_memory()
 
     about = (
         ": readouts in percent on validation images, means over three seeds apart from the "

@@ -17,7 +17,7 @@ from cljax.types import Examples
 class Fading(Memory):
     """An example overwrites one at random, so that old ones fade away; some are passed over."""
 
-    share: cljax.Share = cljax.positional(default=1.0)
+    share: cljax.options.Share = cljax.options.positional(default=1.0)
     """Of the examples that are stored once the memory is filled."""
 
     def init(self, spec, capacity):

@@ -9,7 +9,7 @@ PROGRAM = """
 import resource
 import numpy as np
 import cljax
-took = cljax.keep_freed_memory() if {keep} else False
+took = cljax.runtime.keep_freed_memory() if {keep} else False
 def churn():
     np.ones(8_000_000)
 churn()

@@ -27,7 +27,7 @@ WORKED = [
 
 @pytest.mark.parametrize(("p0", "u", "t", "p", "n", "chance", "stable"), WORKED)
 def test_worked_values(p0, u, t, p, n, chance, stable):
-    found = cljax.continuum_lower_bound(p0, u, t)
+    found = cljax.evaluation.continuum_lower_bound(p0, u, t)
     assert found.p == pytest.approx(p, abs=5e-7)
     assert (found.n, found.n_stable) == (n, stable)
     assert found.probability == pytest.approx(chance, abs=5e-7)
@@ -41,7 +41,7 @@ def exact(n, p, t, half_even=False):
 @settings(deadline=None, max_examples=60)
 @given(st.floats(0.35, 1.0), st.integers(2, 20), st.integers(2, 12), st.floats(0.5, 0.99))
 def test_it_is_the_first_size_and_the_last_failure(p0, u, t, confidence):
-    found = cljax.continuum_lower_bound(p0, u, t, confidence)
+    found = cljax.evaluation.continuum_lower_bound(p0, u, t, confidence)
     chances = np.array([exact(n, found.p, t) for n in range(1, found.n_stable + 60)])
     clear = np.abs(chances - confidence) > 1e-9  # not decided by rounding
     passes = chances > confidence
@@ -51,21 +51,23 @@ def test_it_is_the_first_size_and_the_last_failure(p0, u, t, confidence):
 
 
 def test_rounding_half_to_even_differs_where_it_is_half_way():
-    assert cljax.continuum_lower_bound(0.4, 10, 10, rounding="half-even").n == 5
+    assert cljax.evaluation.continuum_lower_bound(0.4, 10, 10, rounding="half-even").n == 5
 
 
 def test_the_printed_formula_leaves_p0_out():
     with pytest.raises(UserError, match="No continuum suffices for p0 = 0.9: a vote is right"):
-        cljax.continuum_lower_bound(0.9, 10, 10, formula="printed")
+        cljax.evaluation.continuum_lower_bound(0.9, 10, 10, formula="printed")
 
 
 def test_one_task_needs_one_example():
-    assert cljax.continuum_lower_bound(0.1, 10, 1) == (1, 1, 1.0, 1.0)
+    assert cljax.evaluation.continuum_lower_bound(0.1, 10, 1) == (1, 1, 1.0, 1.0)
 
 
 def test_no_p0_gives_the_17_that_the_paper_quotes_for_ten_tasks_of_ten():
     """The smallest size jumps from 14 to 19 near p0 = 0.2265."""
-    sizes = {cljax.continuum_lower_bound(p0, 10, 10).n for p0 in np.linspace(0.2, 0.3, 401)}
+    sizes = {
+        cljax.evaluation.continuum_lower_bound(p0, 10, 10).n for p0 in np.linspace(0.2, 0.3, 401)
+    }
     assert 17 not in sizes and {14, 19} <= sizes
 
 
@@ -84,4 +86,4 @@ def test_no_p0_gives_the_17_that_the_paper_quotes_for_ten_tasks_of_ten():
 )
 def test_values_out_of_range_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
-        cljax.continuum_lower_bound(*arguments)
+        cljax.evaluation.continuum_lower_bound(*arguments)

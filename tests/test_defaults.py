@@ -137,7 +137,7 @@ def test_what_a_sweep_tuned_goes_with_its_recipe(tmp_path):
     done = cljax.sweep.run(plan, tmp_path)
     tuning = done.tuning()
     assert tuning["grid"] == {"lr": [0.1, 0.01]} and tuning["seeds"] == [1000, 1001]
-    tuned = cljax.Recipe("er", "rolled", tuning=tuning, net="mlp:5", batch_size=4)
+    tuned = cljax.recipes.Recipe("er", "rolled", tuning=tuning, net="mlp:5", batch_size=4)
     config = prepare(tuned, support.stream(), RunOptions(seeds=1)).config
     assert "of 2 settings (lr of 0.1, 0.01), seeds 1000, 1001, 4 runs" in config["recipe"]["status"]
     assert config["recipe"]["name"] == "tuned" and config["origins"]["lr"] == "tuned"

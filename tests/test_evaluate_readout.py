@@ -75,7 +75,7 @@ def by_hand(where, model, state, seed, task, options, test=None):
     own = np.flatnonzero(where.class_mask[task])
     fit = where.subsets(seed)[task]
     test_x, test_y, rows = test or (where.test_x, where.test_y, where.test_index[task])
-    found = cljax.readout(
+    found = cljax.evaluation.readout(
         Features(
             features(jnp.asarray(where.train_x[fit]), fit), np.searchsorted(own, where.train_y[fit])
         ),

@@ -17,7 +17,7 @@ from cljax.errors import UserError
 from cljax.runner import artefacts
 
 load = importlib.import_module("cljax.runner.run").load
-NAMED = cljax.Recipe("online", "mnist-rotations", net="mlp:4",
+NAMED = cljax.recipes.Recipe("online", "mnist-rotations", net="mlp:4",
                      stream_options={"num_tasks": 2, "samples_per_task": 10})  # fmt: skip
 
 

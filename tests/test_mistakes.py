@@ -315,7 +315,7 @@ def test_numbers_of_figures_and_statistics_are_checked():
 
 def test_keys_labels_seeds_and_models_of_other_types_are_refused(stream):
     rows, labels = np.eye(4), np.arange(4) % 2
-    fit = lambda **o: cljax.readout(
+    fit = lambda **o: cljax.evaluation.readout(
         Features(rows, o.pop("labels", labels)), Features(rows, labels), num_classes=2, steps=1, **o
     )
     for key in (-0.5, "x", np.ones(2), np.array(["a"])):

@@ -70,7 +70,7 @@ def test_without_docstrings_and_what_only_unix_has_a_run_is_made_kept_and_read(t
         run = importlib.import_module("cljax.runner.run")
         signals, run.signals = run.signals, lambda: contextlib.nullcontext(lambda: next(asked) >= 0)
         options = dict(seeds=1, net="mlp:3", out={str(tmp_path / "run")!r})
-        recipe = cljax.Recipe("online", "mnist-rotations", stream_options=dict(
+        recipe = cljax.recipes.Recipe("online", "mnist-rotations", stream_options=dict(
             sample=True, num_tasks=2, samples_per_task=20))
         try:
             cljax.run(recipe, **options)

@@ -51,7 +51,7 @@ def _animals(pictures, tmp_path_factory):
 
 @pytest.fixture(name="digits", scope="module")
 def _digits(tmp_path_factory):
-    recipe = cljax.Recipe("online", "mnist-rotations", net="mlp:4",
+    recipe = cljax.recipes.Recipe("online", "mnist-rotations", net="mlp:4",
                           stream_options={"num_tasks": 2, "samples_per_task": 10})  # fmt: skip
     return cljax.run(recipe, seeds=1, out=tmp_path_factory.mktemp("digits") / "run")
 

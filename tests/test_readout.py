@@ -166,7 +166,7 @@ def test_it_is_as_exact_as_its_features(dtype):
 
 
 def test_it_is_a_public_name():
-    assert cljax.readout is readout
+    assert cljax.evaluation.readout is readout
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class PathState(NamedTuple):
 
 
 class PathPenalty(cljax.penalties.Penalty):
-    strength: cljax.Real = cljax.positional(default=1.0)
+    strength: cljax.Real = cljax.options.positional(default=1.0)
 
     def init(self, params):
         zeros = jax.tree.map(jnp.zeros_like, params)
@@ -99,7 +99,7 @@ def test_reservoir_and_unroll_in_my_loop():
         def meta(params, log_lr):
             out = cljax.unroll(
                 cljax.sgd_step(my_loss, jax.tree.map(jnp.exp, log_lr)), params,
-                cljax.split(batch, 5), order=2,
+                cljax.inner_loop.split(batch, 5), order=2,
                 loop=cljax.inner_loop.LoopOptions(remat=True, unroll_steps=5),
                 probe_fn=lambda p: cljax.losses.masked_mean(my_loss(p, replay), mask),
             )  # fmt: skip
@@ -171,7 +171,7 @@ def test_a_class_in_a_notebook():
 
     # Exercise: fill in the line that forgets.
     class Yours(cljax.Method):
-        lr: cljax.Rate = 0.05
+        lr: cljax.options.Rate = 0.05
 
         def update(self, problem, state, batch, draws):
             def loss(params):

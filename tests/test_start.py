@@ -244,7 +244,7 @@ def test_a_run_in_a_folder_goes_on_from_the_command_line(tmp_path, capsys):
 
 
 def test_code_that_a_start_names_needs_a_word(tmp_path, capsys):
-    recipe = cljax.Recipe("online", "mnist-rotations", net="mlp:4",
+    recipe = cljax.recipes.Recipe("online", "mnist-rotations", net="mlp:4",
                           stream_options={"num_tasks": 2, "samples_per_task": 10})  # fmt: skip
     first = cljax.run(recipe, seeds=1, out=tmp_path / "first", progress=False)
     names = {**json.loads((first.path / "config.json").read_text())["begun_as"]}

@@ -328,7 +328,7 @@ def test_a_measure_that_is_better_low_is_ranked_low_first(tmp_path):
 def test_a_diverged_setting_is_last_and_counts_in_no_mean(tmp_path):
     plan = planned(
         sweep.grid(alpha_init=[1e30, 0.1]), "lamaml", seeds=3,
-        recipe=cljax.Recipe("lamaml", "rolled", method_options={**SMALL_MEMORY, "clip_norm": None}),
+        recipe=cljax.recipes.Recipe("lamaml", "rolled", method_options={**SMALL_MEMORY, "clip_norm": None}),
     )  # fmt: skip
     done = sweep.run(plan, tmp_path)
     good, bad = done.settings

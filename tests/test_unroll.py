@@ -27,7 +27,7 @@ def _problem():
         alpha = jax.tree.map(lambda p: 0.1 + 0.05 * jnp.sin(7 * p), params)
         batch = (jax.random.normal(keys[2], (6, 3)), jax.random.normal(keys[3], (6, 2)))
         probe = (jax.random.normal(keys[4], (5, 3)), jax.random.normal(keys[5], (5, 2)))
-        yield params, alpha, cljax.split(batch, 3), probe
+        yield params, alpha, cljax.inner_loop.split(batch, 3), probe
 
 
 def objective(batches, probe, **options):
@@ -291,4 +291,4 @@ def test_bad_orders_truncations_and_splits_are_refused(problem):
     with pytest.raises(UserError, match="segments is 0"):
         objective(batches, probe, loop=LoopOptions(segments=0))(params, alpha)
     with pytest.raises(UserError, match="does not divide"):
-        cljax.split(jnp.zeros((10, 2)), 3)
+        cljax.inner_loop.split(jnp.zeros((10, 2)), 3)

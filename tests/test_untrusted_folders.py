@@ -71,7 +71,11 @@ def code(tmp_path, monkeypatch):
 
 
 def begun_as(**names):
-    return {**dict(cljax.Recipe("online", "mnist-rotations").__dict__), "net": "mlp:4", **names}
+    return {
+        **dict(cljax.recipes.Recipe("online", "mnist-rotations").__dict__),
+        "net": "mlp:4",
+        **names,
+    }
 
 
 @pytest.mark.parametrize(

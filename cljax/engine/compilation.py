@@ -37,7 +37,7 @@ from cljax.evaluation.accuracy import (
     predictors_of,
     tally_fn,
 )
-from cljax.evaluation.readout import readout_fn
+from cljax.evaluation.readouts import readout_fn
 from cljax.method import Method
 from cljax.objectives import score_fn
 from cljax.streams.base import Stream

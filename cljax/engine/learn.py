@@ -46,7 +46,7 @@ from cljax.evaluation.accuracy import (
     test_images,
     test_rows,
 )
-from cljax.evaluation.readout import check_readouts, fitted_rows
+from cljax.evaluation.readouts import check_readouts, fitted_rows
 from cljax.keys import check_seed, is_list
 from cljax.method import Method, check_features, with_features
 from cljax.nets.transfer import convolves

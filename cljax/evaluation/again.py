@@ -28,7 +28,7 @@ from cljax.evaluation.accuracy import (
     predictors_of,
     test_data,
 )
-from cljax.evaluation.readout import check_readouts
+from cljax.evaluation.readouts import check_readouts
 from cljax.method import Method
 from cljax.streams.base import Stream, check_stream, of_seed
 from cljax.types import Array, Evaluation, Learner, PyTree

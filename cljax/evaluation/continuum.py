@@ -63,7 +63,7 @@ def continuum_lower_bound(
 
     Example:
         >>> import cljax
-        >>> bound = cljax.continuum_lower_bound(0.5, classes_per_task=2, num_tasks=5)
+        >>> bound = cljax.evaluation.continuum_lower_bound(0.5, classes_per_task=2, num_tasks=5)
         >>> bound.n, round(bound.probability, 3), round(bound.p, 3)
         (7, 0.967, 0.556)
     """

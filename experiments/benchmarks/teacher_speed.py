@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--nets", nargs="*", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    cljax.keep_freed_memory()
+    cljax.runtime.keep_freed_memory()
     problems, windows = PROBLEMS, (5, 17)
     if args.smoke:
         problems, args.repeats, windows = TINY, 1, (2, 3)

@@ -79,9 +79,9 @@ def test_a_users_method_stream_and_network(tmp_path):
         class Mine(cljax.CMAML):
             """Mine."""
 
-            rate: cljax.Rate = 0.1
+            rate: cljax.options.Rate = 0.1
             """How fast it learns."""
-            capacity: cljax.Count = 9
+            capacity: cljax.options.Count = 9
             """Small."""
 
         def stream(*, size: int = 20):
@@ -97,7 +97,7 @@ def test_a_users_method_stream_and_network(tmp_path):
         class Sites(cljax.streams.StreamSource):
             """Sites of one's own."""
 
-            size: cljax.Count = 20
+            size: cljax.options.Count = 20
             """Examples a site."""
 
             def build(self):

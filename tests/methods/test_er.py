@@ -147,7 +147,7 @@ def test_la_er_with_fixed_rates_is_er():
 class PathPenalty(cljax.penalties.Penalty):
     """A penalty of a user's own."""
 
-    strength: cljax.Real = cljax.positional(default=1.0)
+    strength: cljax.Real = cljax.options.positional(default=1.0)
 
     def init(self, params):
         zeros = tree.full_like(params, 0.0)

@@ -131,7 +131,7 @@ def test_a_stream_that_no_list_shows_is_recorded_and_resumed_by_its_name():
     config = prepare("er", source, ONE).config
     begun = json.loads(json.dumps(config["begun_as"]))
     assert begun["stream"] == "mnist-many-permutations-blurry"
-    again = prepare(cljax.Recipe(**begun), None, ONE).config
+    again = prepare(cljax.recipes.Recipe(**begun), None, ONE).config
     assert without_place(again) == without_place(config)
     assert config["config_hash"] == prepare("er", source.build(), ONE).config["config_hash"]
 

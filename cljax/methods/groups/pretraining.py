@@ -53,10 +53,12 @@ class PlainOptions(Options):
 
     @property
     def fixed_loss(self) -> str:
+        """Episodes minimise the loss of their paper."""
         return self.needs_classes
 
     @property
     def unweighted(self) -> str:
+        """Classes of an episode are not those of the stream."""
         return self.needs_classes
 
     @property

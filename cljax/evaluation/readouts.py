@@ -6,7 +6,7 @@
 The training examples are those that the task learns from, as its tests are seen: with the stream's
 transform, without augmentation. Only the task that is asked for is fitted.
 
-Symbols: M test examples of the task; ``readout`` is that of ``cljax.readout``.
+Symbols: M test examples of the task; ``readout`` is that of ``cljax.evaluation.readout``.
 
 Source: "Learning to Remember from a Multi-Task Teacher", the readout.
 """
