@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from cljax.cli.command import main
 from cljax.errors import UserError
 from cljax.runner import artefacts
 from cljax.runner.config import canonical
+from cljax.storage import formats
 from cljax.storage.checkpoint import Snapshot, newest, next_number, save
 
 IDENTITY = {"config_hash": "one"}
@@ -120,6 +122,57 @@ def test_a_checkpoint_with_any_file_damaged_is_skipped_for_the_one_before(damage
         assert_same(found, made(1))
         assert_skipped(skipped, folder / "00000002")
         assert next_number(folder) == 3
+
+
+def write_npz(folder, arrays):
+    np.savez(folder / "arrays.npz", allow_pickle=False, **arrays)
+
+
+def read_npz(folder, names):
+    with np.load(folder / "arrays.npz", allow_pickle=False) as stored:
+        return {name: stored[name] for name in names}
+
+
+NPZ = formats.Format(write_npz, lambda folder, name: read_npz(folder, [name])[name].size, read_npz)
+
+
+def test_another_format_is_a_row_and_is_checked_as_well(two, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "FORMATS", {**formats.FORMATS, "npz": NPZ})
+    shutil.copytree(two, tmp_path / "run")
+    save(tmp_path / "run", made(3), IDENTITY, number=3, form="npz")
+    names = {path.name for path in files(tmp_path / "run" / "00000003")}
+    assert names == {"arrays.npz", "position.json", "sha256.json"}
+    found, skipped = newest(tmp_path / "run", IDENTITY)
+    assert_same(found, made(3))
+    assert skipped == []
+    flip(tmp_path / "run" / "00000003" / "arrays.npz", random.Random(0))
+    found, skipped = newest(tmp_path / "run", IDENTITY)
+    assert_same(found, made(2))
+    assert_skipped(skipped, tmp_path / "run" / "00000003")
+
+
+def test_a_checkpoint_in_a_format_that_is_not_known_is_skipped(two, tmp_path, monkeypatch):
+    shutil.copytree(two, tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(formats, "FORMATS", {"npz": NPZ})
+        save(tmp_path / "run", made(3), IDENTITY, number=3, form="npz")
+    found, skipped = newest(tmp_path / "run", IDENTITY)
+    assert_same(found, made(2))
+    assert_skipped(skipped, tmp_path / "run" / "00000003")
+
+
+def test_a_checkpoint_of_earlier_versions_says_no_format_and_is_read(tmp_path):
+    place = save(tmp_path, made(1), IDENTITY, number=1)
+    path, hashes = place / "position.json", place / "sha256.json"
+    header = json.loads(path.read_text())
+    assert header.pop("form") == "orbax"
+    path.write_text(json.dumps(header))
+    known = json.loads(hashes.read_text())
+    known["position.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    hashes.write_text(json.dumps(known))
+    found, skipped = newest(tmp_path, IDENTITY)
+    assert_same(found, made(1))
+    assert skipped == []
 
 
 def test_a_copy_of_whole_checkpoints_is_whole(two, tmp_path):

@@ -1,20 +1,18 @@
-"""Checkpoints: written whole by orbax, checked by SHA-256, and never trusted otherwise.
+"""Checkpoints: written whole, checked by SHA-256, and never trusted otherwise.
 
-    folder/00000007/arrays/        all arrays, those of a type end to end, by orbax
+    folder/00000007/arrays/        all arrays, those of a type end to end, see ``formats``
     folder/00000007/position.json  names and types of the arrays, where each run stands, identity
     folder/00000007/sha256.json    the hash of each other file, written last
 
 A checkpoint is written in a folder beside its place and renamed, so one that has its name is
-complete. Orbax restores a flipped bit without a word, so the hashes are compared first; what
+complete. Formats may restore a flipped bit without a word, so the hashes are compared first; what
 fails is skipped with a sentence and the newest whole one is used.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
-import logging
 import math
 import os
 import re
@@ -30,8 +28,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cljax.errors import UserError
-from cljax.storage import files
+from cljax.errors import UserError, check_known
+from cljax.storage import files, formats
 from cljax.storage.files import sync
 
 __all__ = [
@@ -88,9 +86,18 @@ def revived(array: np.ndarray, like: jax.ShapeDtypeStruct) -> Any:
 
 
 def save(
-    folder: Path, snapshot: Snapshot, identity: Mapping[str, Any], *, number: int, keep: int = 3
+    folder: Path,
+    snapshot: Snapshot,
+    identity: Mapping[str, Any],
+    *,
+    number: int,
+    keep: int = 3,
+    form: str = formats.WRITTEN,
 ) -> Path:
     """Writes checkpoint ``number`` and removes all but the last ``keep``.
+
+    Args:
+      form: how arrays are written, a name of ``cljax.storage.formats.FORMATS``.
 
     Raises:
       UserError: if it cannot be written; earlier checkpoints stay as they are.
@@ -104,7 +111,7 @@ def save(
         raise _unwritable(folder, error) from error
     place = folder / f"{number:08d}"
     try:
-        _write(temporary, snapshot, identity)
+        _write(temporary, snapshot, identity, form)
         os.replace(temporary, place)
         sync(folder)
     except Exception as error:
@@ -135,7 +142,7 @@ def newest(folder: Path, identity: Mapping[str, Any]) -> tuple[Snapshot | None, 
             continue
         _check_identity(place, header["identity"], identity)
         try:
-            return Snapshot(_read(place, header["arrays"]), header["position"]), skipped
+            return Snapshot(_read(place, header), header["position"]), skipped
         except Exception as error:
             skipped.append(f"The checkpoint {place} is skipped: {_reason(error)}.")
     return None, skipped
@@ -173,9 +180,7 @@ def next_number(folder: Path) -> int:
     return 1 if place is None else int(place.name) + 1
 
 
-def _write(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> None:
-    import orbax.checkpoint as ocp
-
+def _write(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any], form: str) -> None:
     # Orbax's cost is by the array, so those of a type are laid end to end; the header knows them.
     described, parts = [], {}
     for name, array in sorted(snapshot.arrays.items()):
@@ -191,9 +196,11 @@ def _write(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> Non
     plain = {kind: array for kind, array in plain.items() if array.size}
     _reserve(folder, plain.values())
     if plain:
-        with _orbax() as checkpointer:
-            checkpointer.save(folder / "arrays", args=ocp.args.PyTreeSave(plain))
-    header = {"identity": dict(identity), "position": snapshot.position, "arrays": described}
+        formats.FORMATS[form].write(folder, plain)
+    header = {
+        "identity": dict(identity), "position": snapshot.position, "arrays": described,
+        "form": form,
+    }  # fmt: skip
     (folder / "position.json").write_text(json.dumps(header, sort_keys=True), "utf-8")
     hashes = {name: files.digest(folder / name) for name in _files(folder)}
     (folder / _HASHES).write_text(json.dumps(hashes, sort_keys=True), "utf-8")
@@ -201,17 +208,14 @@ def _write(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> Non
         sync(folder / name)
 
 
-def _read(place: Path, described: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    import orbax.checkpoint as ocp
-
-    _check_size(place, described)
+def _read(place: Path, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    described = header["arrays"]
+    named = header.get("form", "orbax")  # earlier versions had that alone
+    check_known("format", named, formats.FORMATS)
+    form = formats.FORMATS[named]
+    _check_size(place, described, form)
     held = {entry["kept_as"] for entry in described if 0 not in entry["shape"]}
-    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in held}
-    found = {}
-    if held:
-        with _orbax() as checkpointer:
-            args = ocp.args.PyTreeRestore(restore_args=as_numpy)
-            found = checkpointer.restore(place / "arrays", args=args)
+    found = form.read(place, held) if held else {}
     arrays = {}
     for entry in described:
         dtype, shape = jnp.dtype(entry["dtype"]), tuple(entry["shape"])
@@ -222,14 +226,14 @@ def _read(place: Path, described: list[dict[str, Any]]) -> dict[str, np.ndarray]
     return arrays
 
 
-def _check_size(place: Path, described: list[dict[str, Any]]) -> None:
+def _check_size(place: Path, described: list[dict[str, Any]], form: formats.Format) -> None:
     """Raises ValueError unless the arrays on disk have the sizes of the header, and fit here."""
     sizes: dict[str, int] = {}
     for entry in described:
         kind = str(np.dtype(entry["kept_as"]))
         sizes[kind] = sizes.get(kind, 0) + math.prod(entry["shape"])
     for kind, size in sizes.items():
-        if size and files.read_json(place / "arrays" / kind / ".zarray")["shape"] != [size]:
+        if size and form.size(place, kind) != size:
             raise ValueError(f"its arrays of {kind} have another size than its header says")
     claimed = sum(np.dtype(kind).itemsize * size for kind, size in sizes.items())
     if claimed > _memory():
@@ -247,28 +251,6 @@ def _memory() -> float:
 def _plain(array: np.ndarray) -> np.ndarray:
     """Types that numpy does not know by itself, such as bfloat16, as integers of their size."""
     return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")
-
-
-@contextlib.contextmanager
-def _orbax():
-    import orbax.checkpoint as ocp
-
-    # Each process for itself: none waits for another at orbax's barriers.
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"cljax-{me}"
-    )
-    # One file an array: twice as fast here as orbax's single key-value store, of which it warns.
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, multiprocessing_options=alone)
-    checkpointer = ocp.Checkpointer(handler, multiprocessing_options=alone)
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield checkpointer
-    finally:
-        checkpointer.close()
-        logger.setLevel(level)
 
 
 def _verify(place: Path) -> None:
