@@ -22,6 +22,7 @@ import support
 import cljax
 from cljax import geometry, plot, report
 from cljax.errors import Interrupted, UserError
+from cljax.evaluation import continuum_lower_bound, readout
 from cljax.inner_loop import LoopOptions
 from cljax.memory import exemplars, reservoir, ring
 from cljax.memory.policies import named
@@ -184,10 +185,10 @@ def public(folder: Path) -> dict[str, Call]:
         "optax_step": Call(cljax.inner_loop.optax_step, {"loss_fn": (loss,), "optimizer": (
                            optax.sgd(0.1), optax.lbfgs(), optax.MultiSteps(optax.sgd(0.1), 2))}),
         "sgd_step": Call(cljax.sgd_step, {"loss_fn": (loss,), "lr": (0.1,), "clip": (None, 1.0)}),
-        "readout": Call(cljax.evaluation.readout, {"train": (Features(rows, labels),),
+        "readout": Call(readout, {"train": (Features(rows, labels),),
                         "test": (Features(rows, labels),), "num_classes": (2,),
                         "steps": (2,), "lr": (0.1,), "batch_size": (None, 2), "key": (None, key)}),
-        "readout.train": Call(lambda **o: cljax.evaluation.readout(Features(**o), Features(rows, labels),
+        "readout.train": Call(lambda **o: readout(Features(**o), Features(rows, labels),
                                                         num_classes=2, steps=2),
                               {"x": (rows,), "labels": (labels,)}),
         "reservoir.init": Call(reservoir.init, {"example": (np.zeros(2),), "capacity": (3,)},
@@ -212,7 +213,7 @@ def public(folder: Path) -> dict[str, Call]:
         "optimizer": Call(cljax.Finetune, {"lr": (0.1, optax.constant_schedule(0.1)), "optimizer": (
                           "sgd", optax.sgd(optax.constant_schedule(0.1)), optax.lbfgs(),
                           optax.MultiSteps(optax.sgd(0.1), 2), optax.adam)}),
-        "continuum": Call(cljax.evaluation.continuum_lower_bound, {"p0": (0.6,), "num_tasks": (5,),
+        "continuum": Call(continuum_lower_bound, {"p0": (0.6,), "num_tasks": (5,),
                           "classes_per_task": (2,)}),
         "geometry.silhouette": Call(geometry.silhouette, {"features": (rows,),
                                     "labels": (labels,)}),

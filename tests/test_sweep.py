@@ -22,6 +22,7 @@ from cljax.engine import learn
 from cljax.engine.options import Running
 from cljax.errors import UserError
 from cljax.method import Cost
+from cljax.recipes import Recipe
 from cljax.runner import artefacts
 from cljax.runner.config import canonical
 from cljax.runner.options import RunOptions
@@ -328,7 +329,7 @@ def test_a_measure_that_is_better_low_is_ranked_low_first(tmp_path):
 def test_a_diverged_setting_is_last_and_counts_in_no_mean(tmp_path):
     plan = planned(
         sweep.grid(alpha_init=[1e30, 0.1]), "lamaml", seeds=3,
-        recipe=cljax.recipes.Recipe("lamaml", "rolled", method_options={**SMALL_MEMORY, "clip_norm": None}),
+        recipe=Recipe("lamaml", "rolled", method_options={**SMALL_MEMORY, "clip_norm": None}),
     )  # fmt: skip
     done = sweep.run(plan, tmp_path)
     good, bad = done.settings

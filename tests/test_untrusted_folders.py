@@ -34,6 +34,7 @@ from cljax import sweep
 from cljax.cli import sweep as cli_sweep
 from cljax.engine import signals
 from cljax.errors import Interrupted, UserError
+from cljax.recipes import Recipe
 from cljax.references import tables
 from cljax.runner import artefacts, snapshots
 from cljax.storage import checkpoint, files
@@ -72,7 +73,7 @@ def code(tmp_path, monkeypatch):
 
 def begun_as(**names):
     return {
-        **dict(cljax.recipes.Recipe("online", "mnist-rotations").__dict__),
+        **dict(Recipe("online", "mnist-rotations").__dict__),
         "net": "mlp:4",
         **names,
     }
