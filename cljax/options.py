@@ -56,14 +56,19 @@ from cljax.errors import (
 )
 
 __all__ = [
-    "Bound", "Check", "Count", "Leaf", "Natural", "Option", "Options", "Positive", "Rate", "Real",
-    "Share", "StaticRate", "StaticShare", "check_single", "documentation", "flat", "options_of",
-    "outline", "positional", "real_options",
+    "Bound", "Check", "Count", "Later", "Leaf", "Natural", "Option", "Options", "Positive", "Rate",
+    "Real", "Share", "StaticRate", "StaticShare", "check_single", "documentation", "flat",
+    "options_of", "outline", "positional", "real_options",
 ]  # fmt: skip
 
 
 class Leaf:
     """Marks a type whose values are leaves: traced, swept, batched and differentiated."""
+
+
+class Later:
+    """Marks a type of options that came later: at their default no record of a run holds them, so
+    that a run keeps its identity."""
 
 
 class Check(NamedTuple):
@@ -150,6 +155,15 @@ class Options:
         """The fields' values by name, in order."""
         return {field.name: getattr(self, field.name) for field in _fields(self)}
 
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """The options as a run's config holds them: without those marked ``Later`` at defaults."""
+        return {
+            field.name: value
+            for field, value in zip(_fields(self), self.options.values(), strict=True)
+            if not (_kinds(type(self))[field.name].later and _same(value, field.default))
+        }
+
     def replace(self, **changes: Any) -> Self:
         """A copy with other values, of its own options or of those that it holds.
 
@@ -178,6 +192,7 @@ class _Kind(NamedTuple):
     choices: tuple[Any, ...]  # of a Literal that is all there is beside None
     listed: bool  # a tuple, given as one or as a list
     checks: tuple[Callable[..., None], ...]
+    later: bool = False  # marked as ``Later``
 
 
 def _fields(made: Any) -> tuple[dataclasses.Field[Any], ...]:
@@ -203,7 +218,7 @@ def _kind(hint: Any) -> _Kind:
     checks += (check_flag,) if rest == [bool] else ()
     listed = bool(rest) and all(typing.get_origin(part) is tuple for part in rest)
     choices = typing.get_args(rest[0]) if literal else ()
-    return _Kind(Leaf in marks or own, none, choices, listed, checks)
+    return _Kind(Leaf in marks or own, none, choices, listed, checks, Later in marks)
 
 
 def _members(hint: Any) -> Iterator[Any]:

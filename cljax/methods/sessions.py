@@ -8,14 +8,18 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
 from cljax.errors import UserError, in_words
+from cljax.options import Later
 from cljax.types import Array, Batch, Clock, Info, Phase, PyTree, StepPlan
 
-__all__ = ["check_milestones", "rate", "session"]
+__all__ = ["AtBorder", "check_milestones", "rate", "session"]
+
+AtBorder: TypeAlias = Annotated[Literal["keep", "reset"], Later]
 
 
 def check_milestones(**milestones: Sequence[int]) -> None:

@@ -60,7 +60,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (Method, Penalty, ExemplarPolicy)):
-        return {"name": value.name, "options": plain(value.options)}
+        return {"name": value.name, "options": plain(value.recorded)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return plain(value._asdict())  # type: ignore[attr-defined]
     if isinstance(value, (list, tuple)):

@@ -104,7 +104,7 @@ def prepare(
     source = dataclasses.replace(source, checksum=parts.checksum)
     surroundings = environment()
     config = {
-        "method": {"name": method.name, "options": plain(given.options)},
+        "method": {"name": method.name, "options": plain(given.recorded)},
         "stream": {
             "name": source.name,
             "num_tasks": source.num_tasks,
