@@ -36,7 +36,7 @@ _IDENTITY = (
     "online", "seeds", "precision", "lanes", "loop",
 )  # fmt: skip
 # Likewise, where a config has them: what no name tells, and the word of the user's for it.
-_MORE = ("identity", "id", "start", "objective")
+_MORE = ("identity", "id", "start", "objective", "stopping")
 # Words of ``cljax.identity.content`` between the names that a user gave.
 _OF_JSON = frozenset({
     "again", "array", "attributes", "bases", "class", "closure", "ends", "entries", "fields",
