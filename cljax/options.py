@@ -59,8 +59,8 @@ from cljax.errors import (
 
 __all__ = [
     "Bound", "Check", "Count", "Leaf", "Natural", "Option", "Options", "Positive", "Rate", "Real",
-    "Share", "StaticRate", "StaticShare", "check_single", "documentation", "flat", "named",
-    "options_of", "outline", "positional", "real_options", "unsaid",
+    "Share", "StaticRate", "StaticShare", "added_later", "check_single", "documentation", "flat", "named",
+    "options_of", "outline", "positional", "real_options",
 ]  # fmt: skip
 
 
@@ -95,15 +95,15 @@ def positional(*, default: Any, kw_only: Literal[False] = False) -> Any:
     return dataclasses.field(default=default, kw_only=kw_only)
 
 
-def unsaid(*, default: Any) -> Any:
+def added_later(*, default: Any) -> Any:
     """A field that a run's config leaves out at its default, so that adding it changes no hash."""
-    return dataclasses.field(default=default, metadata={"unsaid": True})
+    return dataclasses.field(default=default, metadata={"later": True})
 
 
 @dataclass_transform(
     kw_only_default=True,
     frozen_default=True,
-    field_specifiers=(dataclasses.field, positional, unsaid),
+    field_specifiers=(dataclasses.field, positional, added_later),
 )
 class Options:
     """What options have in common; see the module.
@@ -160,12 +160,12 @@ class Options:
         return {field.name: getattr(self, field.name) for field in _fields(self)}
 
     @property
-    def stated(self) -> Mapping[str, Any]:
-        """``options``, less the ``unsaid`` ones at their defaults: what a run's config holds."""
+    def recorded(self) -> Mapping[str, Any]:
+        """``options``, less those ``added_later`` that are at their defaults: for a run's config."""
         at_default = {
             field.name
             for field in _fields(self)
-            if field.metadata.get("unsaid") and _same(getattr(self, field.name), field.default)
+            if field.metadata.get("later") and _same(getattr(self, field.name), field.default)
         }
         return {name: value for name, value in self.options.items() if name not in at_default}
 

@@ -71,7 +71,7 @@ def history_of(
         test_counts=counts,
         losses=np.stack([np.asarray(carry.losses)[begun:] for carry in carries]),
         online_correct=online,
-        batch_sizes=rows.mask.sum(axis=1)[begun:],
+        batch_sizes=np.where(rows.epoch < 0, 0, rows.mask.sum(axis=1))[begun:],  # not validation
         anytime={name: tuple(_curve(record, name) for record in records) for name in names},
         phase_losses={
             name: tuple(

@@ -189,13 +189,15 @@ class ClassIncremental(ExemplarOptions, SessionOptions, Method):
     def phases(self, problem: Problem) -> tuple[Phase, ...]:
         problem = self.with_transfer(problem)
 
+        resets = self.optimizer_at_border == "reset"
+
         def begin(state: State, task: Array) -> State:
             params = state.params
             if self.transfer == "folded":
                 params = jax.lax.cond(task > 0, folded, lambda same: same, params)
             return state._replace(
                 params=params,
-                opt_state=self.opt_state(params),
+                opt_state=self.opt_state(params) if resets else state.opt_state,
                 teacher=Variables(params, state.model_state),
                 own=self.begin_own(problem, state.own, task),
             )

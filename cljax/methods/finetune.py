@@ -61,6 +61,7 @@ class Online(Finetune):
 
     penalty: ClassVar[None] = None
     optimizer: ClassVar[Literal["sgd"]] = "sgd"
+    optimizer_at_border: ClassVar[Literal["keep"]] = "keep"
 
 
 class SGD(Finetune):
@@ -68,3 +69,4 @@ class SGD(Finetune):
 
     penalty: ClassVar[None] = None
     optimizer: ClassVar[Literal["sgd"]] = "sgd"
+    optimizer_at_border: ClassVar[Literal["keep"]] = "keep"

@@ -80,4 +80,4 @@ class FixedRep(LossOptions, Method):
         return state, Info(value)
 
     def phases(self, problem: Problem) -> tuple[Phase, ...]:
-        return (self.fresh_optimizer(),)
+        return self.fresh_optimizer()

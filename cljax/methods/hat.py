@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +125,7 @@ class HAT(DescentOptions, Method, name="hat"):
 
     penalty: ClassVar[None] = None
     clip_norm: ClassVar[None] = None
+    optimizer_at_border: ClassVar[Literal["reset"]] = "reset"
 
     lr: Rate = 0.1
     """Step size; an optax optimiser of your own brings its own."""

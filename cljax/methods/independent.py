@@ -17,7 +17,7 @@ network; Riemer et al. 2019.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from cljax.types import (
     Needs,
     Output,
     Params,
+    Phase,
     Predictor,
     PyTree,
     Variables,
@@ -56,6 +57,7 @@ class Independent(DescentOptions, Method):
 
     penalty: ClassVar[None] = None
     clip_norm: ClassVar[None] = None
+    optimizer_at_border: ClassVar[Literal["reset"]] = "reset"
 
     transfer: bool = True
     """A new task's network starts from the last task's, not from the first weights."""
@@ -63,6 +65,10 @@ class Independent(DescentOptions, Method):
     @property
     def needs(self) -> Needs:
         return Needs(boundaries=True, task_ids_train=True, task_ids_test=True)
+
+    def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        """None: the first update of a task resets the optimiser."""
+        return ()
 
     def init(self, problem: Problem, key: Array) -> State:
         variables = problem.variables(key)

@@ -108,6 +108,8 @@ def controller(
 class ITAML(ExemplarOptions, SessionOptions, Method):
     """iTAML: task-agnostic meta-learning that infers the task before it predicts the class."""
 
+    optimizer_at_border: ClassVar[Literal["reset"]] = "reset"
+
     per_class: ClassVar[None] = None
     capacity_bytes: ClassVar[None] = None
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -57,6 +57,7 @@ class IID(Finetune, name="iid"):
 
     penalty: ClassVar[None] = None
     unmeasured: ClassVar[Mapping[str, str]] = _OF_IID
+    optimizer_at_border: ClassVar[Literal["keep"]] = "keep"
 
     lr: Rate = 0.03
     """Step size; an optax optimiser of your own brings its own."""

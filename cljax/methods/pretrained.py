@@ -40,7 +40,7 @@ from cljax.types import (
     Spec,
 )
 
-__all__ = ["Pretrained", "State"]
+__all__ = ["Pretrained", "State", "lifted", "of_inner"]
 
 
 class State(NamedTuple):
@@ -140,11 +140,11 @@ class Pretrained(Method):
             "pretrain", epochs_for(self.how), lambda state, batch, key: (),
             functools.partial(self._pretrain, problem), before=True, augment=True,
         )  # fmt: skip
-        return (first, *map(_lifted, self.method.phases(problem)))
+        return (first, *map(lifted, self.method.phases(problem)))
 
     def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
         predictors = self.method.predictors(problem)
-        return {name: _of_inner(predictor) for name, predictor in predictors.items()}
+        return {name: of_inner(predictor) for name, predictor in predictors.items()}
 
     def evaluations(self, problem: Problem) -> tuple[Evaluation, ...]:
         return self.method.evaluations(problem)
@@ -170,7 +170,7 @@ class Pretrained(Method):
         return State(inner, after.opt_state), Info(loss)
 
 
-def _lifted(phase: Phase) -> Phase:
+def lifted(phase: Phase) -> Phase:
     """A phase of the method's, for the state around its own."""
 
     def step(state: State, batch: Batch, draws: PyTree) -> tuple[State, Info]:
@@ -186,5 +186,6 @@ def _lifted(phase: Phase) -> Phase:
     return phase._replace(draw=draw, update=step, select=select, recall=recall)
 
 
-def _of_inner(predictor: Predictor) -> Predictor:
+def of_inner(predictor: Predictor) -> Predictor:
+    """A predictor of the method's, for the state around its own."""
     return predictor._replace(prepare=lambda state: predictor.prepare(state.inner))

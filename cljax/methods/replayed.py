@@ -75,7 +75,7 @@ class Replayed(ExemplarOptions, LossOptions, Method):
 
     def phases(self, problem: Problem) -> tuple[Phase, ...]:
         chosen = () if self._everything else self.choices(problem)
-        return (self.fresh_optimizer(), *chosen)
+        return (*self.fresh_optimizer(), *chosen)
 
     def recall(self, problem: Problem) -> Recall | None:
         return None if self._everything else super().recall(problem)

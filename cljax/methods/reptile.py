@@ -75,7 +75,7 @@ class OverTasks(ExemplarOptions, LossOptions, Method):
         return State(params, model_state, opt_state, self.no_exemplars(problem))
 
     def phases(self, problem: Problem) -> tuple[Phase, ...]:
-        return (self.fresh_optimizer(), *self.choices(problem))
+        return (*self.fresh_optimizer(), *self.choices(problem))
 
     def cost(self, problem: Problem) -> Cost:
         return Cost()  # it depends on how many tasks there are

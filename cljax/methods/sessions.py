@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,9 @@ import numpy as np
 from cljax.errors import UserError, in_words
 from cljax.types import Array, Batch, Clock, Info, Phase, PyTree, StepPlan
 
-__all__ = ["check_milestones", "rate", "session"]
+__all__ = ["AtBorder", "check_milestones", "rate", "session"]
+
+AtBorder: TypeAlias = Literal["keep", "reset"]
 
 
 def check_milestones(**milestones: Sequence[int]) -> None:

@@ -142,10 +142,12 @@ class Teacher(Method):
 
     @property
     def fixed_loss(self) -> str:
+        """Likewise: episodes have the loss of their heads."""
         return self.needs_classes
 
     @property
     def unweighted(self) -> str:
+        """Likewise: a weight is of a class, and episodes draw theirs anew."""
         return self.needs_classes
 
     def fit(self, problem: Problem) -> None:

@@ -37,7 +37,7 @@ _IDENTITY = (
     "online", "seeds", "precision", "lanes", "loop",
 )  # fmt: skip
 # Likewise, where a config has them: what no name tells, and the word of the user's for it.
-_MORE = ("identity", "id", "start", "objective")
+_MORE = ("identity", "id", "start", "objective", "stopping")
 # Words of ``cljax.identity.content`` between the names that a user gave.
 _OF_JSON = frozenset({
     "again", "array", "attributes", "bases", "class", "closure", "ends", "entries", "fields",
@@ -61,7 +61,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, (Method, Penalty, ExemplarPolicy, Memory)):
-        return {"name": value.name, "options": plain(value.stated)}
+        return {"name": value.name, "options": plain(value.recorded)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return plain(value._asdict())  # type: ignore[attr-defined]
     if isinstance(value, (list, tuple)):

@@ -50,6 +50,11 @@ class RunOptions(Training):
     score: Score | str | None = None
     """What tests are judged by, such as r-squared, or package.module:function, in the place of
     accuracy."""
+    patience: Count | None = None
+    """Early stopping: epochs of a task without a better score on its validation rows, after which
+    its training ends; None: all epochs."""
+    restore_best: bool = True
+    """With patience: each task ends with the network of its best epoch, not of the last."""
     precision: Literal["float32", "float64"] = "float32"
     """Of everything; float64 needs jax_enable_x64."""
     id: str | None = None
@@ -105,7 +110,7 @@ def stored_options(config: Mapping[str, Any], **more: Any) -> RunOptions:
     names = ("seeds", "batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop",
              "precision", "id", "origins")  # fmt: skip
     held = {name: config[name] for name in names if name in config}
-    held |= config.get("asked_objective", {})
+    held |= config.get("asked_objective", {}) | config.get("stopping", {})
     return RunOptions(**held, evaluations=_evaluations(config), **more)
 
 

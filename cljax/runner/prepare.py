@@ -24,6 +24,7 @@ from cljax.evaluation.again import Trained
 from cljax.keys import check_seed, check_seeds
 from cljax.method import Method, with_features
 from cljax.methods.pretrained import Pretrained
+from cljax.methods.stopping import EarlyStopping
 from cljax.metrics import unmeasured
 from cljax.objectives import described
 from cljax.options import flat
@@ -85,7 +86,16 @@ def prepare(
     if asked:
         called = {n: resolve.function(n, v) if n != "weights" else v for n, v in asked.items()}
         source = with_objective(source, **called)
+    stopping = {}
+    if options.patience is not None:
+        stopping = {"patience": options.patience, "restore_best": options.restore_best}
+        method = EarlyStopping(method, **stopping)
     if source.pretraining is not None:
+        if stopping:
+            raise UserError(
+                f"{source.name} pretrains its first task and learns the others in one pass, so "
+                "there is nothing to stop early; leave patience out."
+            )
         method = Pretrained(method, source.pretraining)
     of_run = _with_recipe(options, recipe)
     network = resolve.net(of_run.net) if isinstance(of_run.net, str) else of_run.net
@@ -104,7 +114,7 @@ def prepare(
     source = dataclasses.replace(source, checksum=parts.checksum)
     surroundings = environment()
     config = {
-        "method": {"name": method.name, "options": plain(given.stated)},
+        "method": {"name": method.name, "options": plain(given.recorded)},
         "stream": {
             "name": source.name,
             "num_tasks": source.num_tasks,
@@ -118,6 +128,7 @@ def prepare(
         "lanes": resolve_lanes(options.lanes),
         **({} if objective is None else {"objective": objective}),
         **({"asked_objective": plain(asked)} if asked else {}),
+        **({"stopping": stopping} if stopping else {}),
         "identity": parts.identity,
         "packages": sorted(parts.packages),
         "recipe": {"name": recipe.name, "status": _status(recipe), "notes": recipe.notes},

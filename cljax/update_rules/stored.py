@@ -1,6 +1,6 @@
 """Learned update rules on disk: written whole by orbax and checked, as checkpoints are.
 
-DIR/rule/00000007/      the rule of seed 7 (a checkpoint's three files)
+DIR/rule/seed7/00000001/      the rule of seed 7 (a checkpoint's three files)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cljax.storage import checkpoint
 from cljax.storage.checkpoint import Snapshot, host_copy
 from cljax.types import PyTree
 from cljax.update_rules.gate import Gate, check_fits
+from cljax.update_rules.shipped import SHIPPED, load
 
 __all__ = ["load_rule", "save_rule"]
 
@@ -31,17 +32,21 @@ def save_rule(folder: str | Path, theta: PyTree, *, seed: int = 0) -> Path:
     leaves = jax.tree_util.tree_leaves_with_path(theta)
     arrays = {_name(path): host_copy(leaf) for path, leaf in leaves}
     place = Path(folder).expanduser() / "rule" / f"seed{seed}"
-    return checkpoint.save(place, Snapshot(arrays, {}), _IDENTITY, number=1, keep=1)
+    # One is there already where a run was killed before its results were written.
+    number = checkpoint.next_number(place)
+    return checkpoint.save(place, Snapshot(arrays, {}), _IDENTITY, number=number, keep=1)
 
 
 def load_rule(rule: str | Path | PyTree | None, seed: int, gate: Gate) -> PyTree | None:
-    """Theta of a folder, or ``rule`` itself where it is one, for the layers of ``gate``.
+    """Theta of a folder, of a rule that cljax ships, or ``rule`` itself, for layers of ``gate``.
 
     Raises:
       UserError: if there is none, if it is damaged, or if it is of another network.
     """
     if rule is None:
         return None
+    if isinstance(rule, str) and rule in SHIPPED and not Path(rule).exists():
+        return load_rule(load(rule), seed, gate)
     if not isinstance(rule, str | Path):
         check_fits(rule, gate.groups)
         return jax.tree.map(jnp.asarray, tuple(rule))

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from cljax import tree
 from cljax.method import Cost, Problem
+from cljax.methods.sessions import AtBorder, session
 from cljax.optimizers import Optimizer, Transformation, make_optimizer
-from cljax.options import Bound, Options, Rate
+from cljax.options import Bound, Options, Rate, added_later
 from cljax.penalty import Penalty, check_penalty, penalised, penalty_phases, penalty_state
 from cljax.types import Array, Batch, Examples, Needs, Params, Phase, PyTree, Variables
 
@@ -68,10 +69,27 @@ class DescentOptions(PenaltyOptions):
     """Sgd, momentum (0.9), adam, or an ``optax.GradientTransformation``."""
     clip_norm: Bound | None = None
     """Bound of the global norm of the gradient; None disables."""
+    optimizer_at_border: AtBorder = added_later(default="keep")
+    """Where a new task begins: keep the optimiser's state (moments, the count of a schedule), or
+    reset it to that before the first step, which asks for task borders."""
 
     def check(self) -> None:
         super().check()
         make_optimizer(self.optimizer, self.lr)
+
+    @property
+    def needs(self) -> Needs:
+        """Where tasks begin, if the optimiser starts anew there."""
+        own = super().needs
+        return own._replace(boundaries=own.boundaries or self.optimizer_at_border == "reset")
+
+    def phases(self, problem: Problem) -> tuple[Phase, ...]:
+        """The penalty's, and one before each task that resets the optimiser, where asked."""
+        own = super().phases(problem)
+        if self.optimizer_at_border == "keep":
+            return own
+        fresh = lambda state, task: state._replace(opt_state=self.step.init(state.params))
+        return (session(fresh), *own)
 
     @property
     def step(self) -> Transformation:

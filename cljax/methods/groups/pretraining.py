@@ -53,12 +53,12 @@ class PlainOptions(Options):
 
     @property
     def fixed_loss(self) -> str:
-        """Episodes minimise the loss of their paper."""
+        """Likewise: episodes have the loss of their heads."""
         return self.needs_classes
 
     @property
     def unweighted(self) -> str:
-        """Classes of an episode are not those of the stream."""
+        """Likewise: a weight is of a class, and episodes draw theirs anew."""
         return self.needs_classes
 
     @property

@@ -12,7 +12,7 @@ from cljax.memory import reservoir
 from cljax.memory.memories import Remembered, named
 from cljax.memory.protocol import Memory
 from cljax.method import Problem
-from cljax.options import Count, Options, unsaid
+from cljax.options import Count, Options, added_later
 from cljax.types import Array, Batch, Examples, Needs, PyTree
 
 __all__ = ["OfferOptions", "ReplayOptions", "beside"]
@@ -21,7 +21,7 @@ __all__ = ["OfferOptions", "ReplayOptions", "beside"]
 class ReplayOptions(Options):
     """Of methods whose state has a field ``memory``, of which they replay."""
 
-    memory: Remembered = unsaid(default="reservoir")
+    memory: Remembered = added_later(default="reservoir")
     """What is stored: reservoir, ring or balanced, with options after a colon, as in
     ring:per=class; or a ``cljax.memory.Memory``."""
     capacity: Count = 200

@@ -2,7 +2,8 @@
 
     step(batch):   theta = theta + Opt(grad objective(theta)),   a name's steps by -rate
 
-Rates drop at milestones of every task, whose optimiser starts anew.
+Rates drop at milestones of every task, whose optimiser starts anew, or is kept
+(``optimizer_at_border``).
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from cljax.errors import UserError
 from cljax.losses import masked_mean, weighted
 from cljax.method import Cost, Problem
 from cljax.methods.incremental import Forward, Loss, check_single_head, classification
-from cljax.methods.sessions import check_milestones, rate, session
+from cljax.methods.sessions import AtBorder, check_milestones, rate, session
 from cljax.optimizers import Optimizer, Transformation, make_optimizer
-from cljax.options import Options, Rate, StaticRate, StaticShare
+from cljax.options import Options, Rate, StaticRate, StaticShare, added_later
 from cljax.types import (
     Array,
     Batch,
@@ -56,6 +57,9 @@ class SessionOptions(Options):
     """Epochs at which the rate drops."""
     decay: Rate = 0.1
     """By this factor."""
+    optimizer_at_border: AtBorder = added_later(default="reset")
+    """Where a new task begins: reset the optimiser's state (moments, the count of a schedule) to
+    that before the first step, or keep it."""
 
     def check(self) -> None:
         super().check()
@@ -101,9 +105,12 @@ class SessionOptions(Options):
         """The step size [] at a clock."""
         return rate(clock, self.lr, self.milestones, self.decay)
 
-    def fresh_optimizer(self) -> Phase:
-        """Makes the optimiser's state anew before each task."""
-        return session(lambda state, task: state._replace(opt_state=self.opt_state(state.params)))
+    def fresh_optimizer(self) -> tuple[Phase, ...]:
+        """Makes the optimiser's state anew before each task, unless it is kept there."""
+        if self.optimizer_at_border == "keep":
+            return ()
+        fresh = lambda state, task: state._replace(opt_state=self.opt_state(state.params))
+        return (session(fresh),)
 
     def descend(
         self,
