@@ -59,8 +59,8 @@ from cljax.errors import (
 
 __all__ = [
     "Bound", "Check", "Count", "Leaf", "Natural", "Option", "Options", "Positive", "Rate", "Real",
-    "Share", "StaticRate", "StaticShare", "added_later", "check_single", "documentation", "flat", "named",
-    "options_of", "outline", "positional", "real_options",
+    "Share", "StaticRate", "StaticShare", "added_later", "check_single", "documentation", "flat",
+    "named", "options_of", "outline", "positional", "real_options",
 ]  # fmt: skip
 
 
@@ -161,7 +161,7 @@ class Options:
 
     @property
     def recorded(self) -> Mapping[str, Any]:
-        """``options``, less those ``added_later`` that are at their defaults: for a run's config."""
+        """``options`` for a run's config: less those ``added_later`` that are at their defaults."""
         at_default = {
             field.name
             for field in _fields(self)
