@@ -34,15 +34,15 @@ from cljax.runner.config import config_hash, entry_of, environment, plain
 from cljax.runner.options import RunOptions
 from cljax.runner.parts import identify, net_name
 from cljax.runner.starting import check_start, digest_of_start, origin_of, starting
-from cljax.streams.base import Stream, with_objective
+from cljax.streams.base import Stream
 from cljax.streams.continued import continued
+from cljax.streams.objective import with_objective
 from cljax.streams.options import StreamSource
 from cljax.types import Learner, Model, Net, Readout
 
 __all__ = ["OF_RECIPE", "Prepared", "begun_as", "learner_of", "prepare", "seeds_of"]
 
 OF_RECIPE = ("net", "batch_size", "epochs", "entries")  # options that a recipe has values of
-_OBJECTIVE = ("loss", "weights", "score")
 # Options that a config holds as they are.
 _AS_GIVEN = ("batch_size", "epochs", "entries", "eval_every", "online", "loop", "precision", "id")
 
@@ -81,21 +81,10 @@ def prepare(
     start = None if options.start is None else check_start(options.start, method, chosen)
     if start is not None:
         source = continued(start.learned, source)
-    asked = {name: getattr(options, name) for name in _OBJECTIVE}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    if asked:
-        called = {n: resolve.function(n, v) if n != "weights" else v for n, v in asked.items()}
-        source = with_objective(source, **called)
-    stopping = {}
-    if options.patience is not None:
-        stopping = {"patience": options.patience, "restore_best": options.restore_best}
-        method = EarlyStopping(method, **stopping)
+    source, asked = _judged_by(options, source)
+    stopping = _stopping(options, source)
+    method = EarlyStopping(method, **stopping) if stopping else method
     if source.pretraining is not None:
-        if stopping:
-            raise UserError(
-                f"{source.name} pretrains its first task and learns the others in one pass, so "
-                "there is nothing to stop early; leave patience out."
-            )
         method = Pretrained(method, source.pretraining)
     of_run = _with_recipe(options, recipe)
     network = resolve.net(of_run.net) if isinstance(of_run.net, str) else of_run.net
@@ -105,7 +94,6 @@ def prepare(
         recipe, notices = dataclasses.replace(recipe, tuning=options.tuning), []
     evaluations = _evaluations(options, learner, source)
     parts = identify(given, network, source, evaluations, options.id)
-    objective = described(source.objective)
     begins = None
     if start is not None:
         sizes = source.num_tasks, source.num_classes
@@ -126,22 +114,13 @@ def prepare(
         **{name: getattr(of_run, name) for name in _AS_GIVEN},
         "evaluations": [entry_of(e) for e in evaluations],
         "lanes": resolve_lanes(options.lanes),
-        **({} if objective is None else {"objective": objective}),
-        **({"asked_objective": plain(asked)} if asked else {}),
-        **({"stopping": stopping} if stopping else {}),
+        **_where_asked(source, asked, stopping),
         "identity": parts.identity,
         "packages": sorted(parts.packages),
         "recipe": {"name": recipe.name, "status": _status(recipe), "notes": recipe.notes},
         "origins": {**_origins(what, recipe, given, options), **(options.origins or {})},
         "tuning": plain(recipe.tuning),
-        **(
-            {}
-            if start is None
-            else {
-                "start": digest_of_start(start, chosen),
-                "started_from": origin_of(start),
-            }
-        ),
+        **({} if start is None else _began_with(start, chosen)),
         "notices": [*notices, *_untold(parts.identity)],
         "stream_facts": _facts(source),
         "needs": method.needs._asdict(),
@@ -162,6 +141,42 @@ def prepare(
         config["begun_as"] = None if named is None else begun_as(recipe, named)
     config["config_hash"] = config_hash(config)
     return Prepared(config, method, source, network, time.perf_counter() - began, begins)
+
+
+def _judged_by(options: RunOptions, stream: Stream) -> tuple[Stream, dict[str, Any]]:
+    """The stream with the loss, weights and score that a run asks for, and those."""
+    asked = {name: getattr(options, name) for name in ("loss", "weights", "score")}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if not asked:
+        return stream, asked
+    functions = {n: resolve.function(n, v) if n != "weights" else v for n, v in asked.items()}
+    return with_objective(stream, **functions), asked
+
+
+def _stopping(options: RunOptions, stream: Stream) -> dict[str, Any]:
+    """The options of early stopping; none without patience."""
+    if options.patience is None:
+        return {}
+    if stream.pretraining is not None:
+        raise UserError(
+            f"{stream.name} pretrains its first task and learns the others in one pass, so there "
+            "is nothing to stop early; leave patience out."
+        )
+    return {"patience": options.patience, "restore_best": options.restore_best}
+
+
+def _where_asked(stream: Stream, asked: Mapping[str, Any], stopping: Mapping[str, Any]) -> dict:
+    """What a config says only of runs that ask for it, so that others have the hash they had."""
+    entries = {
+        "objective": described(stream.objective), "asked_objective": plain(asked),
+        "stopping": dict(stopping),
+    }  # fmt: skip
+    return {name: entry for name, entry in entries.items() if entry}
+
+
+def _began_with(start: Trained, seeds: Sequence[int]) -> dict[str, Any]:
+    """What a config says of the run that another goes on from."""
+    return {"start": digest_of_start(start, seeds), "started_from": origin_of(start)}
 
 
 def _goes_on(start: Trained) -> str:

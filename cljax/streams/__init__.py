@@ -27,7 +27,6 @@ from cljax.streams.base import (
     on_validation,
     plan,
     rows_used,
-    with_objective,
 )
 from cljax.streams.catalogue import STREAMS, make
 from cljax.streams.cifar import CIFAR100
@@ -47,6 +46,7 @@ from cljax.streams.mnist import (
     MNISTRotations,
     SplitMNIST,
 )
+from cljax.streams.objective import with_objective
 from cljax.streams.options import SplitOptions, StreamSource
 from cljax.streams.split import split_by_class
 from cljax.streams.svhn import SplitSVHN

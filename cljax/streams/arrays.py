@@ -21,8 +21,8 @@ from cljax.streams.base import (
     checksum,
     derived,
     sealed,
-    with_objective,
 )
+from cljax.streams.objective import with_objective
 from cljax.streams.orders import permutation
 from cljax.streams.packed import pack, seen_as, unpacked
 from cljax.types import PyTree

@@ -24,7 +24,6 @@ import numpy as np
 from cljax.checks import check_memory, check_plan, shown
 from cljax.errors import UserError, check_positive, in_words
 from cljax.keys import check_seed
-from cljax.objectives import Loss, Score, Weights, objective_of
 from cljax.options import Options
 from cljax.streams.orders import permutation
 from cljax.types import Array, Objective, Pretraining, PyTree, Spec, StepPlan
@@ -49,7 +48,6 @@ __all__ = [
     "sealed",
     "targets_on_device",
     "told",
-    "with_objective",
 ]
 
 _BYTES_A_ROW = 9  # of a plan: two int32 and a bool
@@ -220,40 +218,6 @@ def targets_on_device(y: np.ndarray) -> Array:
     """Labels as int32, or targets as floats of the default precision, on the device."""
     integers = np.asarray(y).dtype.kind in "iu"
     return jnp.asarray(y, jnp.int32 if integers else jnp.result_type(float))
-
-
-def with_objective(
-    stream: Stream,
-    *,
-    loss: Loss | str | None = None,
-    weights: Weights | None = None,
-    score: Score | str | None = None,
-) -> Stream:
-    """The stream with another loss, weights of its classes or a score; see ``cljax.objectives``.
-
-    What is None stays as the stream has it.
-
-    Raises:
-      UserError: as ``cljax.objectives.objective_of``, and for weights where each seed has its own
-        order of the classes.
-    """
-    check_stream(stream)
-    own = stream.objective
-    if weights is not None and stream.class_orders is not None:
-        raise UserError(
-            f"weights are of classes, but the stream {stream.name} has an order of its classes for "
-            "each seed; choose one order for all seeds, or leave weights out."
-        )
-    score = own.score if score is None and (loss is None or stream.labelled) else score
-    made = objective_of(
-        np.asarray(stream.train_y),
-        stream.num_classes,
-        loss=own.loss if loss is None else loss,
-        weights=own.weights if weights is None else weights,
-        score=score,
-        heads=stream.multi_head,
-    )
-    return dataclasses.replace(stream, objective=made)
 
 
 def check_stream(stream: Any) -> None:
