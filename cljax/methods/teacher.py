@@ -63,7 +63,7 @@ class Teacher(Method):
 
     Example:
         >>> import cljax
-        >>> method = cljax.Teacher(hidden=3, episodes=2)
+        >>> method = cljax.Teacher(hidden=2, episodes=1, truncation=2, truncation_cap=2)
         >>> run = cljax.run(method, cljax.streams.toy("held-out"), seeds=1, net="mlp:16")
         >>> float(run.metric("LA")[0]) > 0.6
         True
