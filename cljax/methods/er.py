@@ -58,7 +58,16 @@ def task_weights(task: Array, mask: Array) -> Array:
 
 
 class ER(OfferOptions, DescentOptions, Method, name="er"):
-    """Experience replay from a reservoir (Chaudhry et al. 2019, algorithm 1)."""
+    """Experience replay from a reservoir (Chaudhry et al. 2019, algorithm 1).
+
+    Paper: Chaudhry et al. 2019 (arXiv:1902.10486). Pseudo-code and symbols: ``cljax.methods.er``.
+
+    Example:
+        >>> import cljax
+        >>> run = cljax.run(cljax.ER(lr=0.5, glances=3), cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     lr: Rate = 0.1
     """Step size; an optax optimiser of your own brings its own."""

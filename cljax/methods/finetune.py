@@ -35,6 +35,15 @@ class Finetune(DescentOptions, Method):
     """Gradient descent on the examples as they come: the lower bound, or a penalty's carrier.
 
     With a penalty its name is the penalty's: ``Finetune(penalty=EWC())`` is ``ewc``.
+
+    Paper: Riemer et al., ICLR 2019 (arXiv:1810.11910), its lower bound. Pseudo-code and symbols:
+    ``cljax.methods.finetune``.
+
+    Example:
+        >>> import cljax
+        >>> run = cljax.run(cljax.Finetune(lr=0.3), cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("BTI")[0]) < -0.2  # it forgets
+        True
     """
 
     @property
@@ -57,7 +66,17 @@ class Finetune(DescentOptions, Method):
 
 
 class Online(Finetune):
-    """Online: stochastic gradient descent on the stream, once, without any memory (Riemer 2019)."""
+    """Online: stochastic gradient descent on the stream, once, without any memory (Riemer 2019).
+
+    Paper: Riemer et al., ICLR 2019 (arXiv:1810.11910). Pseudo-code and symbols:
+    ``cljax.methods.finetune``.
+
+    Example:
+        >>> import cljax
+        >>> run = cljax.run(cljax.Online(lr=0.3), cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("BTI")[0]) < -0.2  # it forgets
+        True
+    """
 
     penalty: ClassVar[None] = None
     optimizer: ClassVar[Literal["sgd"]] = "sgd"
@@ -65,7 +84,17 @@ class Online(Finetune):
 
 
 class SGD(Finetune):
-    """SGD: plain gradient descent, the hand-made rule that learned ones are compared with."""
+    """SGD: plain gradient descent, the hand-made rule that learned ones are compared with.
+
+    Paper: Xiong et al. 2019 (arXiv:1910.04650), its baseline. Pseudo-code and symbols:
+    ``cljax.methods.finetune``.
+
+    Example:
+        >>> import cljax
+        >>> run = cljax.run(cljax.SGD(lr=0.3), cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("BTI")[0]) < -0.2  # it forgets
+        True
+    """
 
     penalty: ClassVar[None] = None
     optimizer: ClassVar[Literal["sgd"]] = "sgd"

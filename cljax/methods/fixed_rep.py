@@ -38,7 +38,18 @@ class State(NamedTuple):
 
 
 class FixedRep(LossOptions, Method):
-    """Features of the first task, frozen, and a linear head that grows."""
+    """Features of the first task, frozen, and a linear head that grows.
+
+    Paper: Rebuffi et al., CVPR 2017 (arXiv:1611.07725), section 4.1. Pseudo-code and symbols:
+    ``cljax.methods.fixed_rep``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.FixedRep(lr=0.3)
+        >>> run = cljax.run(method, cljax.streams.toy("class"), seeds=1, net="mlp:16")
+        >>> float(run.metric("LA")[0]) > 0.7  # each task is learned, if not told from the others
+        True
+    """
 
     def fit(self, problem: Problem) -> None:
         super().fit(problem)

@@ -203,7 +203,18 @@ class _Projected(DescentOptions, Method):
 
 
 class GEM(_Projected, name="gem"):
-    """Gradient episodic memory: a projected gradient step (Lopez-Paz and Ranzato 2017)."""
+    """Gradient episodic memory: a projected gradient step (Lopez-Paz and Ranzato 2017).
+
+    Paper: Lopez-Paz, Ranzato, NeurIPS 2017 (arXiv:1706.08840). Pseudo-code and symbols:
+    ``cljax.methods.gem``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.GEM(lr=0.5, glances=2)
+        >>> run = cljax.run(method, cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     reference_size: ClassVar[None] = None
     skip_first_task: ClassVar[bool] = False
@@ -218,7 +229,18 @@ class GEM(_Projected, name="gem"):
 
 
 class AGEM(_Projected, name="agem"):
-    """Averaged GEM: one reference gradient stands for all past tasks (Chaudhry et al. 2019)."""
+    """Averaged GEM: one reference gradient stands for all past tasks (Chaudhry et al. 2019).
+
+    Paper: Chaudhry et al., ICLR 2019 (arXiv:1812.00420). Pseudo-code and symbols:
+    ``cljax.methods.gem``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.AGEM(lr=0.5, glances=2)
+        >>> run = cljax.run(method, cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("RA")[0]) > 0.6
+        True
+    """
 
     def coefficients(self, gram: Array, active: Array) -> Array:
         return agem_coefficients(gram, active)

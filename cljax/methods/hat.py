@@ -121,6 +121,16 @@ class HAT(DescentOptions, Method, name="hat"):
     """Hard attention to the task (Serra et al. 2018), for layers that follow one another.
 
     Tasks have outputs of their own, and no example goes past a layer, as in residual networks.
+
+    Paper: Serra et al., ICML 2018 (arXiv:1801.01423). Pseudo-code and symbols:
+    ``cljax.methods.hat``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.HAT(lr=0.5)
+        >>> run = cljax.run(method, cljax.streams.toy("task"), seeds=1, net="mlp:16", epochs=3)
+        >>> float(run.metric("BTI")[0]) > -0.05  # units of the first task stand still
+        True
     """
 
     penalty: ClassVar[None] = None

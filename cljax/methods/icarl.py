@@ -38,7 +38,17 @@ __all__ = ["ICaRL", "LwFExemplars"]
 
 
 class ICaRL(ClassIncremental, name="icarl"):
-    """iCaRL: distillation, herded exemplars, prediction by the nearest class mean."""
+    """iCaRL: distillation, herded exemplars, prediction by the nearest class mean.
+
+    Paper: Rebuffi et al., CVPR 2017 (arXiv:1611.07725). Pseudo-code, symbols and what differs:
+    ``cljax.methods.icarl``.
+
+    Example:
+        >>> import cljax
+        >>> run = cljax.run(cljax.ICaRL(lr=0.3), cljax.streams.toy("class"), seeds=1, net="mlp:16")
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     headline: ClassVar[str] = "nearest-mean"
 
@@ -74,7 +84,18 @@ class ICaRL(ClassIncremental, name="icarl"):
 
 
 class LwFExemplars(ICaRL, name="lwf-exemplars"):
-    """LwF with exemplars: cross-entropy and distillation, prediction by the head."""
+    """LwF with exemplars: cross-entropy and distillation, prediction by the head.
+
+    Paper: Rebuffi et al., CVPR 2017 (arXiv:1611.07725), its baseline; Liu et al., CVPR 2020
+    (arXiv:2002.10211). Pseudo-code, symbols and what differs: ``cljax.methods.icarl``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.LwFExemplars(lr=0.3)
+        >>> run = cljax.run(method, cljax.streams.toy("class"), seeds=1, net="mlp:16")
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     headline: ClassVar[str] = "logits"
     loss: ClassVar[Literal["kl"]] = "kl"

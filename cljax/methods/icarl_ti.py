@@ -98,7 +98,17 @@ class Draws(NamedTuple):
 
 
 class ICaRLTI(Method, name="icarl-ti"):
-    """iCaRL where the task is known: distillation, herded exemplars, nearest class mean."""
+    """iCaRL where the task is known: distillation, herded exemplars, nearest class mean.
+
+    Paper: Rebuffi et al., CVPR 2017 (arXiv:1611.07725), as in GEM's code (arXiv:1706.08840).
+    Pseudo-code, symbols and what differs: ``cljax.methods.icarl_ti``.
+
+    Example:
+        >>> import cljax
+        >>> run = cljax.run(cljax.ICaRLTI(lr=0.3), cljax.streams.toy("task"), seeds=1, net="mlp:16")
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     lr: Rate = 0.03
     """Step size."""

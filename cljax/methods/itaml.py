@@ -106,7 +106,18 @@ def controller(
 
 
 class ITAML(ExemplarOptions, SessionOptions, Method):
-    """iTAML: task-agnostic meta-learning that infers the task before it predicts the class."""
+    """iTAML: task-agnostic meta-learning that infers the task before it predicts the class.
+
+    Paper: Rajasegaran et al., CVPR 2020 (arXiv:2003.11652). Pseudo-code and symbols:
+    ``cljax.methods.itaml``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.ITAML(lr=0.3)
+        >>> run = cljax.run(method, cljax.streams.toy("class"), seeds=1, net="mlp:16", epochs=3)
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     optimizer_at_border: ClassVar[Literal["reset"]] = "reset"
 

@@ -49,7 +49,18 @@ class State(NamedTuple):
 
 
 class LaER(OfferOptions, Method, name="la-er"):
-    """La-ER: replay with per-parameter rates that are learned by look-ahead."""
+    """La-ER: replay with per-parameter rates that are learned by look-ahead.
+
+    Paper: Gupta, Yadav, Paull, NeurIPS 2020 (arXiv:2007.13904), section 5.2. Pseudo-code and
+    symbols: ``cljax.methods.laer``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.LaER(alpha_init=0.5, glances=2)
+        >>> run = cljax.run(method, cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     alpha_init: Rate = 0.1
     """Initial value of every per-parameter learning rate (alpha_0)."""

@@ -103,7 +103,18 @@ def num_inner_steps(inner_steps: int | None, batch_size: int) -> int:
 
 
 class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
-    """La-MAML: learnable per-parameter rates, applied asynchronously (Algorithm 2)."""
+    """La-MAML: learnable per-parameter rates, applied asynchronously (Algorithm 2).
+
+    Paper: Gupta, Yadav, Paull, NeurIPS 2020 (arXiv:2007.13904). Pseudo-code, symbols and what
+    differs: ``cljax.methods.lamaml``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.LaMAML(alpha_lr=0.03, glances=10)
+        >>> run = cljax.run(method, cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     alpha_init: Rate = 0.1
     """Initial value of every per-parameter learning rate (alpha_0)."""
@@ -246,14 +257,36 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
 
 
 class SyncLaMAML(LaMAML, name="sync-lamaml"):
-    """Sync La-MAML: learnable rates in the inner steps, one outer rate (Section 4.3)."""
+    """Sync La-MAML: learnable rates in the inner steps, one outer rate (Section 4.3).
+
+    Paper: Gupta, Yadav, Paull, NeurIPS 2020 (arXiv:2007.13904). Pseudo-code, symbols and what
+    differs: ``cljax.methods.lamaml``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.SyncLaMAML(alpha_init=0.1, lr=0.3)
+        >>> run = cljax.run(method, cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     lr: Rate | None = 0.1
     """Step size of the parameters (beta)."""
 
 
 class CMAML(LaMAML, name="cmaml"):
-    """C-MAML: the same meta-update with one fixed inner and one outer rate (Algorithm 1)."""
+    """C-MAML: the same meta-update with one fixed inner and one outer rate (Algorithm 1).
+
+    Paper: Gupta, Yadav, Paull, NeurIPS 2020 (arXiv:2007.13904). Pseudo-code, symbols and what
+    differs: ``cljax.methods.lamaml``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.CMAML(alpha_init=0.1, lr=0.3)
+        >>> run = cljax.run(method, cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     alpha_lr: ClassVar[None] = None
     lr: Rate | None = 0.1

@@ -66,7 +66,18 @@ def margin_loss(
 
 
 class LUCIR(ClassIncremental):
-    """LUCIR: a cosine head, a less-forget constraint on features and a margin ranking loss."""
+    """LUCIR: a cosine head, a less-forget constraint on features and a margin ranking loss.
+
+    Paper: Hou et al., CVPR 2019, "Learning a Unified Classifier Incrementally via Rebalancing".
+    Pseudo-code and symbols: ``cljax.methods.lucir``.
+
+    Example:
+        >>> import cljax
+        >>> method, stream = cljax.LUCIR(lr=0.3), cljax.streams.toy("class")
+        >>> run = cljax.run(method, stream, seeds=1, net="mlp:16:cosine", epochs=3)
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     less_forget: Rate = 5.0
     """Its strength where old and new outputs are as many."""

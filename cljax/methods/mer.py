@@ -62,7 +62,17 @@ class Draws(NamedTuple):
 
 
 class MER(ReplayOptions, Method, name="mer"):
-    """Meta-experience replay: Reptile over sequences of single examples (algorithms 1, 6, 7)."""
+    """Meta-experience replay: Reptile over sequences of single examples (algorithms 1, 6, 7).
+
+    Paper: Riemer et al., ICLR 2019 (arXiv:1810.11910). Pseudo-code and symbols:
+    ``cljax.methods.mer``.
+
+    Example:
+        >>> import cljax
+        >>> run = cljax.run(cljax.MER(lr=0.1), cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     lr: Rate = 0.03
     """Step size on every single example (alpha in the paper)."""

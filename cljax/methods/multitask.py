@@ -32,7 +32,18 @@ __all__ = ["Multitask"]
 
 
 class Multitask(Finetune):
-    """Gradient descent on each batch together with examples of all earlier tasks: an oracle."""
+    """Gradient descent on each batch together with examples of all earlier tasks: an oracle.
+
+    Paper: Xiong et al. 2019 (arXiv:1910.04650), the teacher of algorithm 1. Pseudo-code and
+    symbols: ``cljax.methods.multitask``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.Multitask(lr=0.5)
+        >>> run = cljax.run(method, cljax.streams.toy(), seeds=1, net="mlp:16", epochs=2)
+        >>> float(run.metric("BTI")[0]) > -0.2
+        True
+    """
 
     penalty: ClassVar[None] = None
     clip_norm: ClassVar[None] = None

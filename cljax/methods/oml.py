@@ -104,6 +104,15 @@ class OML(PlainOptions, Method, name="oml"):
     """Features meta-learned for new heads (MAML as in OML), then gradient descent.
 
     The network has a ``head`` and no running statistics; the stream holds classes out.
+
+    Paper: Xiong et al. 2019 (arXiv:1910.04650), after Javed, White, NeurIPS 2019
+    (arXiv:1905.12588). Pseudo-code and symbols: ``cljax.methods.oml``.
+
+    Example:
+        >>> import cljax
+        >>> run = cljax.run(cljax.OML(lr=0.3), cljax.streams.toy("held-out"), seeds=1, net="mlp:16")
+        >>> float(run.metric("LA")[0]) > 0.6
+        True
     """
 
     inner_lr: Rate | None = None

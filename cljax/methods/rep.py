@@ -60,7 +60,16 @@ class State(NamedTuple):
 
 
 class Rep(PlainOptions, Method):
-    """Pretraining on the source task and all held classes jointly, then gradient descent."""
+    """Pretraining on the source task and all held classes jointly, then gradient descent.
+
+    Paper: Xiong et al. 2019 (arXiv:1910.04650). Pseudo-code and symbols: ``cljax.methods.rep``.
+
+    Example:
+        >>> import cljax
+        >>> run = cljax.run(cljax.Rep(lr=0.3), cljax.streams.toy("held-out"), seeds=1, net="mlp:16")
+        >>> float(run.metric("LA")[0]) > 0.6
+        True
+    """
 
     def fit(self, problem: Problem) -> None:
         check_held("rep", problem.spec)

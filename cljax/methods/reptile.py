@@ -95,7 +95,18 @@ class OverTasks(ExemplarOptions, LossOptions, Method):
 
 
 class Reptile(OverTasks):
-    """Reptile over the tasks of each mini-batch, with exemplars of earlier tasks."""
+    """Reptile over the tasks of each mini-batch, with exemplars of earlier tasks.
+
+    Paper: Nichol, Achiam, Schulman 2018 (arXiv:1803.02999); as in iTAML (arXiv:2003.11652).
+    Pseudo-code and symbols: ``cljax.methods.reptile``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.Reptile()
+        >>> run = cljax.run(method, cljax.streams.toy("class"), seeds=1, net="mlp:16", epochs=3)
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     lr: Rate = 0.1
     """Step size of the inner loop."""
@@ -141,7 +152,18 @@ class Reptile(OverTasks):
 
 
 class FOMAML(OverTasks):
-    """First-order MAML over the tasks of each mini-batch, with exemplars of earlier tasks."""
+    """First-order MAML over the tasks of each mini-batch, with exemplars of earlier tasks.
+
+    Paper: Finn, Abbeel, Levine, ICML 2017 (arXiv:1703.03400); as in iTAML (arXiv:2003.11652).
+    Pseudo-code and symbols: ``cljax.methods.reptile``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.FOMAML()
+        >>> run = cljax.run(method, cljax.streams.toy("class"), seeds=1, net="mlp:16", epochs=3)
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
 
     lr: Rate = 0.1
     """Step size of the outer loop."""

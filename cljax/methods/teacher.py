@@ -56,7 +56,18 @@ class State(NamedTuple):
 
 
 class Teacher(Method):
-    """A gated update rule, learned from a teacher that sees old and new examples together."""
+    """A gated update rule, learned from a teacher that sees old and new examples together.
+
+    Paper: Xiong et al. 2019 (arXiv:1910.04650), algorithm 1. Pseudo-code and symbols:
+    ``cljax.methods.teacher``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.Teacher(hidden=2, episodes=1, truncation=2, truncation_cap=2)
+        >>> run = cljax.run(method, cljax.streams.toy("held-out"), seeds=1, net="mlp:16")
+        >>> float(run.metric("LA")[0]) > 0.6
+        True
+    """
 
     lr: Rate = 0.1
     """Step size of student and teacher."""

@@ -47,7 +47,18 @@ class State(NamedTuple):
 
 
 class EWC(Penalty, name="ewc"):
-    """EWC: a quadratic penalty by the diagonal Fisher information of past tasks (equation 3)."""
+    """EWC: a quadratic penalty by the diagonal Fisher information of past tasks (equation 3).
+
+    Paper: Kirkpatrick et al., PNAS 2017 (arXiv:1612.00796). Pseudo-code and symbols:
+    ``cljax.penalties.ewc``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.Finetune(lr=0.3, penalty=cljax.penalties.EWC(10.0))
+        >>> run = cljax.run(method, cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("BTI")[0]) > -0.35  # alone, ``Finetune`` loses 0.42
+        True
+    """
 
     strength: Rate = positional(default=100.0)
     """Weight of the penalty (lambda)."""
@@ -99,7 +110,18 @@ class EWC(Penalty, name="ewc"):
 
 
 class OnlineEWC(EWC, name="online-ewc"):
-    """Online EWC: one running Fisher and the latest anchor only (Schwarz et al. 2018)."""
+    """Online EWC: one running Fisher and the latest anchor only (Schwarz et al. 2018).
+
+    Paper: Schwarz et al., ICML 2018 (arXiv:1805.06370). Pseudo-code and symbols:
+    ``cljax.penalties.ewc``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.Finetune(lr=0.3, penalty=cljax.penalties.OnlineEWC(10.0))
+        >>> run = cljax.run(method, cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("BTI")[0]) > -0.35  # alone, ``Finetune`` loses 0.42
+        True
+    """
 
     anchors: ClassVar[Literal["last"]] = "last"
 

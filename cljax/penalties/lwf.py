@@ -43,7 +43,18 @@ class State(NamedTuple):
 
 
 class LwF(Penalty, name="lwf"):
-    """LwF: distillation of the previous network on the new task's examples."""
+    """LwF: distillation of the previous network on the new task's examples.
+
+    Paper: Li, Hoiem, TPAMI 2017 (arXiv:1606.09282). Pseudo-code, symbols and what differs:
+    ``cljax.penalties.lwf``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.Finetune(lr=0.3, penalty=cljax.penalties.LwF())
+        >>> run = cljax.run(method, cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("BTI")[0]) > -0.35  # alone, ``Finetune`` loses 0.42
+        True
+    """
 
     strength: Rate = positional(default=1.0)
     """Weight of the distillation (lambda)."""

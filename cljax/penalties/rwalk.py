@@ -51,7 +51,18 @@ class State(NamedTuple):
 
 
 class RWalk(Penalty, name="rwalk"):
-    """RWalk: EWC's Fisher, kept running, beside a path score in the Riemannian metric."""
+    """RWalk: EWC's Fisher, kept running, beside a path score in the Riemannian metric.
+
+    Paper: Chaudhry et al., ECCV 2018 (arXiv:1801.10112). Pseudo-code, symbols and what differs:
+    ``cljax.penalties.rwalk``.
+
+    Example:
+        >>> import cljax
+        >>> method = cljax.Finetune(lr=0.3, penalty=cljax.penalties.RWalk())
+        >>> run = cljax.run(method, cljax.streams.toy(), seeds=1, net="mlp:16")
+        >>> float(run.metric("BTI")[0]) > -0.35  # alone, ``Finetune`` loses 0.42
+        True
+    """
 
     strength: Rate = positional(default=1.0)
     """Weight of the penalty (lambda)."""

@@ -219,7 +219,7 @@ def band(
 
 
 def _shade(position: float) -> Any:
-    """A colour of ``viridis`` that still shows on white."""
+    """A colour of ``viridis`` that still shows on white, and reversed on black."""
     from matplotlib import colormaps
 
-    return colormaps["viridis"](0.9 * position)
+    return colormaps["viridis"](0.8 * position)

@@ -28,6 +28,7 @@ class Spread(NamedTuple):
     """A number over seeds: fractions; ``ci95`` and ``std`` None with one seed.
 
     Shown, the interval is cut at ``bounds``; of fewer than five values, these take its place.
+    ``signed`` numbers are differences, shown with a plus where they are above 0.
     """
 
     mean: float | None
@@ -36,20 +37,24 @@ class Spread(NamedTuple):
     values: tuple[float | None, ...] = ()
     bounds: tuple[float, float] = (-1.0, 1.0)
     score: str = measures.ACCURACY
+    signed: bool = False
 
     def __str__(self) -> str:
         if self.mean is None:
             return "–"
         return with_interval(
             self.mean, self.ci95, values=self.values, bounds=self.bounds,
-            scale=measures.scale(self.score), spec=measures.digits(self.score, ".2f"),
+            scale=measures.scale(self.score), spec=self._digits(),
         )  # fmt: skip
 
     def shown(self, value: float | None) -> str | None:
         """A number of the kind of the mean, such as one of its seeds."""
         if value is None:
             return None
-        return format(measures.scale(self.score) * value, measures.digits(self.score, ".2f"))
+        return format(measures.scale(self.score) * value, self._digits())
+
+    def _digits(self) -> str:
+        return measures.digits(self.score, "+.2f" if self.signed else ".2f")
 
 
 class Table(NamedTuple):
@@ -66,6 +71,7 @@ def html(table: Table) -> str:
         all(cell is None or _is_number(cell) for cell in column)
         for column in zip(*table.rows, strict=True)
     ] or [False] * len(table.head)
+    numbers[0] = False  # the first column names its row
     styles = [' class="number"' if number else "" for number in numbers]
     head = "".join(
         f'<th scope="col"{style}>{escape(str(name))}</th>'

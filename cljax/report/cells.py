@@ -20,8 +20,9 @@ _SHADES = 20  # steps between 0 and 100 %
 _MOST = 25  # tasks that a page's width holds
 STYLE = """
 .cells td, .cells th { padding: .12rem .3rem; text-align: center; font-size: .7rem; }
-.cells { min-width: 0; } .cells td { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-.none { background: #e4e4e4; }
+table.cells { min-width: 0; } .cells tbody th, .cells td { min-width: 0; }
+.cells td { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+td.none { background: var(--card); }
 """
 
 

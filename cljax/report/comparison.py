@@ -17,7 +17,7 @@ from cljax import measures, plot
 from cljax.errors import UserError
 from cljax.references import protocol
 from cljax.references.tables import Spread, Table, columns, over_seeds, score_of, spreads
-from cljax.report import figures
+from cljax.report import figures, head
 from cljax.report.folders import ReportFolder, headline_of, matrix_of
 from cljax.report.parts import Part, attempt, legend, notice
 from cljax.runner.run import Run
@@ -142,7 +142,8 @@ def pair_table(
     rows = []
     for a, b, test, p_holm in shown:
         rows.append([
-            f"{a} − {b}", Spread(test.diff, ci95=test.ci95, bounds=bounds, score=score), test.n,
+            f"{a} − {b}",
+            Spread(test.diff, ci95=test.ci95, bounds=bounds, score=score, signed=True), test.n,
             None if p_holm is None else f"{p_holm:.3g}",
             None if test.effect_size is None else f"{test.effect_size:.2f}",
         ])  # fmt: skip
@@ -164,14 +165,13 @@ def compared(
     runs: Sequence[ReportFolder], metric: str, drawn: bool = True
 ) -> Iterator[tuple[Part, Table | None, list[list[Any]]]]:
     """The comparison's parts, each with its table for LaTeX and its rows for CSV, if any."""
-    made = table(runs, metric)
-    yield attempt("The runs", lambda: made), made, []
-    yield attempt("The legend", lambda: legend(made.head, _only_score(runs))), None, []
-    cost = cost_table(runs)
-    yield attempt("The cost", lambda: cost), cost, []
+    made, cost = table(runs, metric), cost_table(runs)
+    yield attempt("The headline", lambda: head.of_comparison(runs, metric)), None, []
     chosen = tuning_table(runs)
     if chosen is not None:
         yield attempt("The tuning", lambda: chosen), None, []
+    yield attempt("The runs", lambda: made), made, []
+    yield attempt("The legend", lambda: legend(made.head, _only_score(runs))), None, []
     groups = groups_of(runs)
     if len(groups) > 1:
         names = ["; ".join(run.name for run in own) for own in groups.values()]
@@ -192,6 +192,7 @@ def compared(
         yield attempt("The pairs", lambda text=text: text), text, pair_rows(pairs, key[0], metric)
         if drawn:
             yield from ((part, None, []) for part in _pictures(own, key[0]))
+    yield attempt("The cost", lambda: cost), cost, []
 
 
 def _pictures(runs: Sequence[ReportFolder], stream: str) -> Iterator[Part]:

@@ -54,7 +54,7 @@ def _configuration(config: Mapping[str, Any]) -> Part:
         ["versions", versions],
         ["commit", config.get("commit")],
     ]  # fmt: skip
-    return Part(first + html(Table("What it ran on", ["", "is"], identity)))
+    return Part(first + html(Table("What it ran on", ["what", "value"], identity)))
 
 
 def _shown(value: Any) -> str:

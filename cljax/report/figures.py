@@ -1,7 +1,7 @@
 """The figures of a report as PNG files and, in the page, as the same bytes.
 
 Everything is drawn by ``cljax.plot``. matplotlib is what a report waits for, so each figure is
-rendered once, and a report of many runs draws only those that compare them.
+rendered once, also for dark pages, and a report of many runs draws only those that compare them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from cljax import measures, plot
 from cljax.plot import parts
 from cljax.references.tables import score_of, unit_of
+from cljax.report.dark import darkened
 from cljax.report.folders import matrix_of
 from cljax.runner import snapshots
 from cljax.stats import MIN_SEEDS
@@ -34,35 +35,54 @@ KINDS = (
 
 _DPI = 150
 _MOST = 12  # examples of a task or class
+_TWICE = 500_000  # bytes; a larger figure is mostly photographs, and dark pages show the light one
 
 
 class Picture(NamedTuple):
-    """A figure: its PNG, what it shows, and what stands below it."""
+    """A figure: its PNG, what it shows, what stands below it, and its PNG for dark pages."""
 
     name: str  # of its file, without ending
     png: bytes
     caption: str
     alt: str
+    dark: bytes | None
 
     def html(self) -> str:
-        """The picture inside the page, with its caption."""
-        width, _ = _size(self.png)
-        data = base64.b64encode(self.png).decode()
+        """The picture inside the page, with its caption; on paper it is the light one."""
+        width, height = (round(96 * pixels / _DPI) for pixels in _size(self.png))
+        source = "" if self.dark is None else (
+            '<source media="screen and (prefers-color-scheme: dark)" '
+            f'srcset="{_data(self.dark)}">'
+        )  # fmt: skip
         return (
-            f'<figure><img src="data:image/png;base64,{data}" alt="{escape(self.alt)}" '
-            f'width="{round(96 * width / _DPI)}"><figcaption>{escape(self.caption)}</figcaption>'
-            "</figure>"
+            f'<figure><picture>{source}<img src="{_data(self.png)}" alt="{escape(self.alt)}" '
+            f'width="{width}" height="{height}"></picture>'
+            f"<figcaption>{escape(self.caption)}</figcaption></figure>"
         )
 
 
 def picture(name: str, ax: Any, caption: str, alt: str) -> Picture:
     """Renders a figure: at once, where ``savefig`` would draw it a second time for its layout."""
-    buffer, figure = io.BytesIO(), ax.figure
+    from PIL import Image
+
+    figure = ax.figure
     figure.set_dpi(_DPI)
-    figure.canvas.print_png(
-        buffer, metadata={"Software": None}, pil_kwargs={"compress_level": 1}
-    )  # fmt: skip
-    return Picture(_file(name), buffer.getvalue(), caption, alt)
+    figure.canvas.draw()
+    light = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
+    png = _png(light)
+    dark = _png(darkened(light, figure.axes)) if len(png) <= _TWICE else None
+    return Picture(_file(name), png, caption, alt, dark)
+
+
+def _data(png: bytes) -> str:
+    """A PNG as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _png(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "png", compress_level=1, dpi=(_DPI, _DPI))
+    return buffer.getvalue()
 
 
 def _file(name: str) -> str:
@@ -150,8 +170,8 @@ def forgetting(
     return picture(
         f"{name}-forgetting",
         plot.forgetting_bars(matrices, score=score),
-        f"Forgetting: how far each task fell from its best {score} to its final one; bars below "
-        f"zero went on improving.{spread}{note}",
+        f"Forgetting: how far each task fell from its best {score} to its final one. Above zero "
+        f"{score} was lost; below zero the task went on improving.{spread}{note}",
         "Bars of forgetting, one for each task but the last.",
     )
 

@@ -23,6 +23,7 @@ from cljax.report import cells, comparison, sections
 from cljax.report import figures as drawn
 from cljax.report.folders import ReportFolder, matrix_of, open_folders
 from cljax.report.parts import Part, attempt, notice
+from cljax.report.style import STYLE, scrolling
 from cljax.report.sweeps import of_sweep
 from cljax.runner import artefacts
 from cljax.storage import files as files_of
@@ -32,33 +33,6 @@ __all__ = ["Made", "report"]
 
 _FIRST = "<!doctype html>\n<!-- made by cljax report -->\n"
 _MANY = 4  # more folders than this get no figures of their own
-
-_STYLE = """
-body { font: 16px/1.5 Georgia, 'Times New Roman', serif; color: #1a1a1a; background: #fff;
-  max-width: 50rem; margin: 2rem auto; padding: 0 1rem; }
-h1, h2, h3, table, figcaption, nav, .notice, .small { font-family: system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.3rem; margin-top: 3rem;
-  border-top: 2px solid #1a1a1a; padding-top: .6rem; } h3 { font-size: 1.05rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .82rem; margin: 1.2rem 0; line-height: 1.35;
-  min-width: 34rem; }
-caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
-th, td { text-align: left; vertical-align: top; padding: .22rem .9rem .22rem 0; }
-thead th { border-bottom: 1.5px solid #1a1a1a; } tbody tr { border-bottom: 1px solid #ddd; }
-tbody th { font-weight: 400; } td { overflow-wrap: anywhere; }
-.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-figure { margin: 1.4rem 0; } img { max-width: 100%; height: auto; }
-figcaption, .small { font-size: .82rem; color: #444; }
-.notice { border-left: 4px solid #d55e00; padding: .3rem .8rem; font-size: .9rem; margin: 1rem 0; }
-pre { font-size: .75rem; white-space: pre-wrap; overflow-wrap: anywhere; border: 1px solid #ddd;
-  padding: .6rem; }
-a { color: #00507d; } nav ul { padding-left: 1.2rem; font-size: .9rem; }
-details { margin: 1rem 0; } summary { cursor: pointer; font-family: system-ui, sans-serif; }
-@media print { body { max-width: none; margin: 0; font-size: 10.5pt; } a { color: inherit; }
-  h1, h2, h3, caption { break-after: avoid; } figure, tr, .notice { break-inside: avoid; }
-  table { min-width: 0; }
-  .scroll { overflow: visible; } nav { display: none; } }
-"""
 
 
 class Made(NamedTuple):
@@ -195,7 +169,7 @@ def _of(found: ReportFolder, few: bool) -> list[Part]:
         return [*made, *sections.of_run(found, few)]
     if found.kind == "unfinished":
         return [*made, *sections.of_unfinished(found)]
-    return [*made, *of_sweep(found)] if found.kind == "sweep" else made
+    return [*made, *of_sweep(found, few)] if found.kind == "sweep" else made
 
 
 def _page(found: list[ReportFolder], parts: list[Part]) -> str:
@@ -206,11 +180,8 @@ def _page(found: list[ReportFolder], parts: list[Part]) -> str:
         for one in found
     )
     nav = f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if len(found) > 1 else ""
-    body = "\n".join(part.html for part in parts if part.html)
-    body = body.replace("<table", '<div class="scroll"><table').replace(
-        "</table>", "</table></div>"
-    )
-    style = _STYLE + (cells.STYLE + cells.shades() if 'class="cells"' in body else "")
+    body = scrolling("\n".join(part.html for part in parts if part.html))
+    style = STYLE + (cells.STYLE + cells.shades() if 'class="cells"' in body else "")
     return (
         f'{_FIRST}<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from html import escape
 from typing import NamedTuple
 
-from cljax import measures
+from cljax import measures, metrics
 from cljax.errors import UserError
 from cljax.references.tables import Table, html
 from cljax.report.figures import Picture
@@ -50,11 +50,25 @@ def attempt(what: str, make: Callable[[], Part | Picture | Table | None]) -> Par
 
 
 def legend(names: Iterable[str], score: str = measures.ACCURACY) -> Part:
-    """What measures mean, in a line each, small."""
+    """What measures mean, in a line each, small, and which sign of a difference is a loss."""
+    shown = measures.legend(names, score)
     entries = "".join(
         f"<li>{escape(measures.label(name, score))}: {escape(meaning)}</li>"
-        for name, meaning in measures.legend(names, score)
+        for name, meaning in shown
     )
+    differences = [name for name, _ in shown if measures.unit(name) == "points"]
+    drops = [name for name in differences if name in metrics.LOWER_IS_BETTER]
+    changes = [name for name in differences if name not in drops]
+    signs = [
+        f"{' and '.join(some)} {verb}, so a loss is {side} 0"
+        for some, verb, side in (
+            (changes, "is a change" if len(changes) == 1 else "are changes", "below"),
+            (drops, "is a drop" if len(drops) == 1 else "are drops", "above"),
+        )
+        if some
+    ]
+    if signs:
+        entries += f"<li>Signs, in tables and figures: {escape('; '.join(signs))}.</li>"
     return Part(f'<ul class="small">{entries}</ul>' if entries else "")
 
 

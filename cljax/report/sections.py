@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
-from cljax import measures
+from cljax import measures, metrics
 from cljax.plot.parts import titled as titled_axis
 from cljax.references import protocol
 from cljax.references.tables import Spread, Table, html, over_seeds, score_of, spreads, unit_of
-from cljax.report import cells, figures
+from cljax.report import cells, figures, head
 from cljax.report.classes import of_classes
 from cljax.report.configuration import of_config
 from cljax.report.folders import ReportFolder, matrix_of, progress_of
@@ -25,9 +25,11 @@ _CELLS = "on each task (columns) after each task (rows), mean over seeds"
 def of_run(found: ReportFolder, few: bool) -> Iterator[Part]:
     """Everything about a finished run; with ``few``, its matrix as a table and no figures."""
     results, score = found.results, score_of(found.results)
+    yield attempt("The headline", lambda: head.of_run(found))
+    yield attempt("The remarks", lambda: _remarks(found))
     yield attempt("The metrics", lambda: _metrics(found))
     yield attempt("The legend", lambda: legend(spreads(results), score))
-    yield attempt("The remarks", lambda: _remarks(found))
+    yield attempt("What is absent", lambda: _absent(results))
     yield attempt("The published numbers", lambda: _published(found))
     yield attempt("The other evaluations", lambda: _evaluations(results))
     if few:
@@ -50,8 +52,8 @@ def _cells(results: Mapping[str, Any]) -> Part | None:
 def _figures(found: ReportFolder) -> Iterator[Part]:
     name, results = found.name, found.results
     drawn = [
-        attempt("The accuracy matrix", lambda: figures.accuracy(name, results)),
         attempt("The curves", lambda: figures.curves(name, results)),
+        attempt("The accuracy matrix", lambda: figures.accuracy(name, results)),
     ]
     if found.forgets:
         own = {name: matrix_of(results)}
@@ -98,28 +100,32 @@ def of_unfinished(found: ReportFolder) -> Iterator[Part]:
 
 def _metrics(found: ReportFolder) -> Table:
     results = found.results
-    metrics = spreads(results)
+    shown_measures = spreads(results)
     seeds = [f"seed {seed}" for seed in results["seeds"]]
     shown = seeds if len(seeds) <= 8 else []  # more columns than a page holds
     few = len(seeds) < MIN_SEEDS
     rows = []
-    for name, cell in metrics.items():
+    for name, cell in shown_measures.items():
         std = cell.shown(cell.std)
         values = [cell.shown(value) for value in cell.values]
         mean = (
             Spread(cell.mean, score=cell.score) if few else cell
         )  # the single values stand beside it
-        rows.append([measures.label(name, cell.score), mean, std, *(values if shown else [])])
+        better = "lower" if name in metrics.LOWER_IS_BETTER else "higher"
+        better = better if name in measures.MEASURES else None  # of a user's own nothing is known
+        label = measures.label(name, cell.score)
+        rows.append([label, mean, std, *(values if shown else []), better])
     what = f"{results['method']} on {results['stream']}"
     count = sum(step is None for step in results["diverged"])
     caption = f"{what}: {unit_of(results)}, {over_seeds(count)}"
     if count < len(seeds):
         caption += f"; {len(seeds) - count} of {len(seeds)} seeds diverged"
-    return Table(caption, ["measure", "mean" if few else "mean [95 %]", "std", *shown], rows)
+    head_of = ["measure", "mean" if few else "mean [95 %]", "std", *shown]
+    return Table(caption, [*head_of, "better"], rows)
 
 
 def _remarks(found: ReportFolder) -> Part:
-    """What is absent, and which seeds diverged."""
+    """Which seeds diverged, and that one has no interval."""
     results = found.results
     lines = [
         f"Seed {seed} diverged: its loss was not finite at update {step}; it counts in no mean."
@@ -130,15 +136,19 @@ def _remarks(found: ReportFolder) -> Part:
         lines.insert(0, "All seeds diverged, so this run has no numbers; try smaller rates.")
     if len(results["seeds"]) == 1:
         lines.append("With one seed there are no intervals.")
-    text = "".join(notice(line).html for line in lines)
+    return Part("".join(notice(line).html for line in lines))
+
+
+def _absent(results: Mapping[str, Any]) -> Part:
+    """Which measures have no number, and why."""
     absent = [
         f"{measures.label(name, score_of(results))}: {reason}"
         for name, reason in results.get("absent", {}).items()
     ]
-    if absent:
-        entries = "".join(f"<li>{escape(line)}</li>" for line in absent)
-        text += f'<p class="small">Not computed:</p><ul class="small">{entries}</ul>'
-    return Part(text)
+    if not absent:
+        return Part("")
+    entries = "".join(f"<li>{escape(line)}</li>" for line in absent)
+    return Part(f'<p class="small">Not computed:</p><ul class="small">{entries}</ul>')
 
 
 def _published(found: ReportFolder) -> Part | Table | None:
@@ -196,4 +206,4 @@ def _cost(results: Mapping[str, Any]) -> Table:
         for part, size in sorted(cost["state_bytes"].items(), key=lambda item: -item[1])
         if size
     ]
-    return Table("Work and state of one seed", ["", "amount"], rows)
+    return Table("Work and state of one seed", ["what", "amount"], rows)

@@ -7,22 +7,32 @@ from html import escape
 
 from cljax import measures, sweep
 from cljax.references.tables import Spread, Table
-from cljax.report.figures import Picture
+from cljax.report import head
+from cljax.report.figures import Picture, picture
 from cljax.report.folders import ReportFolder
-from cljax.report.parts import Part, attempt, notice
+from cljax.report.parts import Part, attempt, legend, notice
+from cljax.sweep.folders import heat_map
 
 __all__ = ["of_sweep"]
 
 _SHOWN = 60  # settings in a table, and lanes in a list
 
 
-def of_sweep(found: ReportFolder) -> Iterator[Part]:
-    """The grid, best setting first; of an unfinished sweep, how far it is."""
+def of_sweep(found: ReportFolder, few: bool) -> Iterator[Part]:
+    """The grid, best setting first; of an unfinished sweep, how far it is.
+
+    Args:
+      few: no figure.
+    """
     if not found.config:
         return
     if found.results:
+        score = found.config.get("score", measures.ACCURACY)
+        yield attempt("The best setting", lambda: head.of_sweep(found))
         yield attempt("The settings", lambda: _settings(found))
-        yield attempt("The heat map", lambda: _heat_map(found))
+        if not few:
+            yield attempt("The heat map", lambda: _heat_map(found))
+        yield attempt("The legend", lambda: legend([found.config["metric"]], score))
     else:
         yield attempt("The status", lambda: notice(f"Not finished: {sweep.status(found.path)}"))
     yield attempt("The lanes", lambda: _lanes(found))
@@ -50,15 +60,12 @@ def _settings(found: ReportFolder) -> Table:
 
 
 def _heat_map(found: ReportFolder) -> Picture | None:
-    path = found.path / "plots" / "heat_map.png"
-    if not path.exists():
+    drawn = heat_map(sweep.Sweep(found.path, found.config, found.results))
+    if drawn is None:
         return None
-    png = path.read_bytes()
-    if png[:8] != b"\x89PNG\r\n\x1a\n":
-        raise ValueError(f"{path} is no PNG")
-    return Picture(
-        f"{found.name}-heat_map", png, "The best cell is framed.", "Heat map of the sweep."
-    )
+    drawn.set_title("")  # the page's own says it
+    caption = f"{found.config['metric']} on {found.config['on']} images; the best cell is framed."
+    return picture(f"{found.name}-heat_map", drawn, caption, "Heat map of the sweep.")
 
 
 def _lanes(found: ReportFolder) -> Part:
@@ -69,5 +76,6 @@ def _lanes(found: ReportFolder) -> Part:
     where = escape(f"{found.path}/lanes")
     return Part(
         f'<p class="small">{len(done)} of {len(names)} lanes are finished. Each is a run of its '
-        f'own in {where}: cljax report {where}/NAME.</p><ul class="small">{lines}{more}</ul>'
+        f"own in {where}: cljax report {where}/NAME.</p><details><summary>Their names</summary>"
+        f'<ul class="small">{lines}{more}</ul></details>'
     )

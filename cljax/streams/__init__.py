@@ -3,8 +3,8 @@
 ``STREAMS`` is the catalogue of built-in ones, by their names on the command line: frozen
 dataclasses, whose fields are the flags and whose ``build()`` opens the data. ``from_arrays`` makes
 a stream of your own examples, ``transfer`` one of a task to start from and new ones of a few
-updates; ``task_free``, ``blurry``, ``i_blurry`` and ``gaussian`` take the boundaries from any, and
-``in_order`` its shuffling.
+updates, ``toy`` a made-up one for first tries; ``task_free``, ``blurry``, ``i_blurry`` and
+``gaussian`` take the boundaries from any, and ``in_order`` its shuffling.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ from cljax.streams.taskfree import (
     task_free,
 )
 from cljax.streams.tinyimagenet import TinyImageNet
+from cljax.streams.toy import toy
 from cljax.streams.transfer import TransferOptions, joined, pooled, transfer
 from cljax.streams.transforms import normalised
 
@@ -73,5 +74,5 @@ __all__ = [
     "horizontal_flip", "i_blurry", "in_order", "joined", "load_class_order", "load_split", "make",
     "normalised", "on_validation", "plan", "pooled", "random_crop", "random_resized_crop",
     "rotation", "rows_used", "save_class_order", "save_split", "split_by_class", "task_free",
-    "transfer", "with_objective", "with_split",
+    "toy", "transfer", "with_objective", "with_split",
 ]  # fmt: skip

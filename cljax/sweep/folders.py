@@ -7,11 +7,11 @@ import operator
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cljax import measures, metrics, stats
+from cljax import measures, metrics, plot, stats
 from cljax.errors import UserError, check_known
 from cljax.recipes import Recipe
 from cljax.runner import artefacts
@@ -21,12 +21,16 @@ from cljax.runner.consent import check_consent
 from cljax.storage import files, integrity, shapes
 from cljax.sweep.lanes import OF_RUN, Lane, duration, label, short
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 __all__ = [
     "Setting",
     "Sweep",
     "at_work",
     "config_of",
     "fault",
+    "heat_map",
     "in_place",
     "load",
     "load_any",
@@ -240,7 +244,9 @@ def _write(
     sweep = Sweep(folder, config, results)
     table, content = f"{sweep.table()}\n".encode(), files.as_json(plain(results))
     artefacts.write_bytes(folder / "table.txt", table)
-    _heat_map(sweep, folder / "plots" / "heat_map.png")
+    drawn = heat_map(sweep)
+    if drawn is not None:
+        plot.save(drawn, folder / "plots" / "heat_map.png")
     together = {"table.txt": table, "results.json": content}
     artefacts.seal(folder, config["sweep_hash"], together)
     artefacts.write_bytes(folder / "results.json", content)
@@ -365,15 +371,13 @@ def _setting(folder: Path, lanes: Sequence[Lane], metric: str) -> Setting:
     )
 
 
-def _heat_map(sweep: Sweep, path: Path) -> None:
-    """The first two options that vary, the best over the others."""
-    from cljax import plot
-
+def heat_map(sweep: Sweep) -> Axes | None:
+    """The first two options that vary, the best over the others; None where none varies."""
     settings = sweep.settings
     varied = lambda name: len({short(s.setting.get(name)) for s in settings}) > 1
     names = [name for name in sweep.config["over"] if varied(name)]
     if not names:
-        return
+        return None
     axes = [
         _ordered({short(s.setting.get(n)): s.setting.get(n) for s in settings}) for n in names[:2]
     ]
@@ -391,7 +395,7 @@ def _heat_map(sweep: Sweep, path: Path) -> None:
     title = f"{sweep.config['method']} on {sweep.config['stream']}"
     where = f"{sweep.config['metric']}, {sweep.config['on']} images (%)"
     more = f", best over {', '.join(names[2:])}" if len(names) > 2 else ""
-    axis = plot.heat_map(
+    return plot.heat_map(
         values,
         plot.Ticks(axes[0], names[0]),
         plot.Ticks(rows, names[1] if len(names) > 1 else ""),
@@ -399,7 +403,6 @@ def _heat_map(sweep: Sweep, path: Path) -> None:
         low=low,
         title=f"{title}\n{where}{more}",
     )
-    plot.save(axis, path)
 
 
 def _ordered(values: Mapping[str, Any]) -> list[str]:

@@ -72,12 +72,31 @@ def test_no_image_is_broken_and_nothing_is_wider_than_the_page(browse, page, tmp
     )
     probed = tmp_path / "probed.html"
     probed.write_text(page.read_text("utf-8").replace("</html>", probe), "utf-8")
-    for width in (1000, 600):
+    for width in (1920, 1280, 500):
         dom, _ = browse(probed, "--dump-dom", "--virtual-time-budget=5000",
                         f"--window-size={width},1000")  # fmt: skip
         said = re.search(r"<title>(.*?)</title>", dom)
         assert said is not None and '"broken":0' in said[1], said
         assert '"wide":0' in said[1] or '"wide":-' in said[1], said[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [500, 1280, 1920])
+def test_a_dark_page_is_dark_and_so_are_its_figures(width, browse, page, tmp_path):
+    from PIL import Image
+
+    from cljax.report.style import BACK
+
+    shot = tmp_path / "shot.png"
+    _, console = browse(page, f"--screenshot={shot}", f"--window-size={width},3000",
+                        "--blink-settings=preferredColorScheme=0")  # fmt: skip
+    with Image.open(shot) as image:
+        pixels = image.convert("RGB")
+    colours = pixels.getcolors(1 << 23)
+    assert console == [] and colours is not None
+    assert max(colours)[1] == tuple(bytes.fromhex(BACK[1:]))
+    white = sum(count for count, colour in colours if min(colour) > 240)
+    assert white < 0.1 * pixels.width * pixels.height, "no figure glares"
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_a_histogram_is_numpys():
 
 def stream_of(shape, *, shared=False, dtype=np.uint8):
     mask = np.ones((2, 4), bool) if shared else np.kron(np.eye(2), np.ones((1, 2))).astype(bool)
-    return SimpleNamespace(train_x=np.zeros((9, *shape), dtype), class_mask=mask)
+    return SimpleNamespace(train_x=np.zeros((9, *shape), dtype), class_mask=mask, labelled=True)
 
 
 def examples(num, shape=(8, 8, 1), dtype=jnp.uint8):

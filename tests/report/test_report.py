@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import shutil
@@ -18,9 +19,10 @@ from cljax import measures, stats, sweep
 from cljax.cli.command import main
 from cljax.errors import UserError
 from cljax.report import report
+from cljax.report.parts import legend
 from cljax.runner import artefacts, snapshots
 
-VOID = {"meta", "img", "link", "br"}
+VOID = {"meta", "img", "link", "br", "source"}
 
 
 class Page(HTMLParser):
@@ -71,7 +73,7 @@ def test_a_page_of_a_run_shows_everything_and_needs_nothing(real, tmp_path, monk
     assert notices(text) == [] and done.problems == ()
     for tag, name, value in page.attributes:
         assert not name.startswith("on"), "no scripts"
-        if name in ("src", "href"):
+        if name in ("src", "srcset", "href"):
             assert value.startswith(("data:", "#")), (tag, name, value[:60])
     assert "<script" not in text and "url(" not in text and "@import" not in text
     assert all(image["alt"] for image in page.images)
@@ -94,6 +96,81 @@ def test_a_page_of_a_run_shows_everything_and_needs_nothing(real, tmp_path, monk
     assert done.page.stat().st_size < 5e6
     again = made(real, out=tmp_path / "again" / "page.html", figures=True)[1]
     assert again == text
+
+
+def tiles(text):
+    """The numbers in large: name -> value."""
+    found = re.findall(r'<dt>([^<]*)</dt><dd class="value">([^<]*)', text)
+    return {unescape(name): unescape(value) for name, value in found}
+
+
+def test_the_numbers_that_matter_stand_first_in_large(real, tmp_path):
+    folder = variant(real, tmp_path / "a")
+    _, text, _ = made(folder, out=tmp_path / "page.html")
+    ra = json.loads((folder / "results.json").read_text())["metrics"]["RA"]
+    shown = tiles(text)
+    assert shown["final accuracy (RA)"] == f"{100 * ra['mean']:.2f} %"
+    assert list(shown)[2:] == ["change since learned (BTI)", "mean forgetting (forgetting)"]
+    assert shown["change since learned (BTI)"].endswith(" points")
+    low, high = (100 * end for end in ra["ci95"])
+    assert f"95 % interval [{low:.2f}, {high:.2f}]" in text
+    assert text.index('<dl class="tiles">') < text.index("<table")
+    others = [variant(real, tmp_path / name, seed=i) for i, name in enumerate(("b", "c"))]
+    _, text, _ = made(*others, out=tmp_path / "two.html")
+    assert list(tiles(text))[:2] == ["b", "c"], "a comparison sets its runs beside each other"
+
+
+def test_how_settings_were_chosen_stands_near_the_head(real, tmp_path):
+    tuning = {"metric": "RA", "on": "validation", "stream": "pictures", "grid": {"lr": [0.1, 0.3]},
+              "chosen": {"lr": 0.3}, "settings": 2, "seeds": [1000, 1001], "runs": 4}  # fmt: skip
+    folder = variant(real, tmp_path / "a")
+    changed(folder, config={"tuning": tuning})
+    for one, said in ((folder, "Tuned by RA on validation images"), (real, "Not tuned here")):
+        _, text, _ = made(one, out=tmp_path / "page.html")
+        assert text.index(said) < text.index("<table")
+
+
+def test_the_legend_says_which_sign_is_a_loss(real, tmp_path):
+    page, _, _ = made(variant(real, tmp_path / "a"), out=tmp_path / "page.html")
+    (said,) = [line for line in page.text if line.startswith("Signs")]
+    assert "BTI is a change, so a loss is below 0" in said
+    assert "forgetting and F are drops, so a loss is above 0" in said
+    assert legend(["RA", "LA"]).html.count("<li>") == 2, "without differences there is none"
+
+
+def test_a_table_scrolls_in_a_place_that_keys_reach_and_that_has_a_name(real, tmp_path):
+    page, text, _ = made(real, out=tmp_path / "page.html")
+    places = re.findall(
+        r'<div class="scroll" role="region" tabindex="0" aria-label="([^"]+)"><table[^>]*>'
+        r"<caption><span>([^<]*)</span></caption>", text
+    )  # fmt: skip
+    assert len(places) == page.tables > 4
+    assert all(name == caption for name, caption in places)
+
+
+def test_a_dark_figure_reverses_what_is_drawn_but_no_image():
+    from PIL import Image
+
+    from cljax import plot
+    from cljax.report.figures import picture
+    from cljax.report.style import BACK
+
+    matrix = np.array([[0.1, 0.1], [1.0, np.nan], [0.0, 1.0]])
+    ax = plot.accuracy_matrix(matrix)
+    made = picture("a", ax, "b", "c")
+    light, dark = (
+        np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+        for png in (made.png, made.dark)
+    )
+    assert light.shape == dark.shape
+    assert (light[0, 0] == 255).all() and dark[0, 0].tolist() == list(bytes.fromhex(BACK[1:]))
+
+    def at(pixels, row, column):  # a corner of a cell, beside its number
+        x, y = ax.transData.transform((column - 0.4, row - 0.4))
+        return pixels[round(len(pixels) - y), round(x)]
+
+    np.testing.assert_array_equal(at(light, 1, 0), at(dark, 1, 0), "a cell's colour is its value")
+    assert at(light, 1, 1).min() > 150 and at(dark, 1, 1).max() < 100, "a blank cell is the page's"
 
 
 def test_csv_and_latex_hold_the_numbers_of_the_run(real, tmp_path):
