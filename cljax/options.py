@@ -386,15 +386,15 @@ def outline(made: Options) -> dict[str, Any]:
 
     Options that are held stand inside their holder, so that none hides another of its name.
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, kind in _kinds(type(made)).items():
         value = getattr(made, name)
         if isinstance(value, Options):
             value = {"kind": value.kind, "options": outline(value)}
         elif kind.leaf and value is not None and not isinstance(value, str):
             value = {"real": True}
-        found[name] = value
-    return found
+        result[name] = value
+    return result
 
 
 _Made = TypeVar("_Made", bound=Options)
@@ -453,11 +453,11 @@ def _hints(cls: type) -> Mapping[str, Any]:
 @functools.cache
 def documentation(cls: type) -> Mapping[str, str]:
     """Field -> the docstring below it, in the class or in one that it is made of."""
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if base is not Options and issubclass(base, Options):
-            found |= _docstrings(base)
-    return found
+            result |= _docstrings(base)
+    return result
 
 
 @functools.cache

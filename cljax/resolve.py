@@ -221,11 +221,11 @@ def options_of(made: Any) -> list[Option]:
       UserError: for one whose signature cannot be read.
     """
     if isinstance(made, Options):
-        found = [(o.name, o.type, o.value, o.help) for o in fields.options_of(made)]
+        result = [(o.name, o.type, o.value, o.help) for o in fields.options_of(made)]
     else:
-        found = [] if isinstance(made, Stream) else _keywords(made)
+        result = [] if isinstance(made, Stream) else _keywords(made)
     options = []
-    for name, annotation, default, help_text in found:
+    for name, annotation, default, help_text in result:
         kind = _flag_type(annotation)
         if kind is not None:
             options.append(

@@ -78,13 +78,13 @@ def _hidden(environment: Mapping[str, str]) -> bool:
 
 
 def _plugins() -> dict[str, str]:
-    found = {}
+    result = {}
     for name in _PLUGINS:
         try:
-            found[name] = metadata.version(name)
+            result[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 if __name__ == "__main__":

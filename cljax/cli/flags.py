@@ -63,8 +63,8 @@ def parse(
             raise
         raise UserError(_sentence(errors.getvalue(), program, fields)) from None
     parts = [getattr(parsed, f"group_{i}") for i in range(len(groups))] or [parsed]
-    found = {name: value for part in parts for name, value in vars(part).items()}
-    return {name: found[name] for name in fields}
+    result = {name: value for part in parts for name, value in vars(part).items()}
+    return {name: result[name] for name in fields}
 
 
 def _nested(each: Mapping[str, Any], groups: Mapping[str, Collection[str]]) -> list[Any]:
@@ -93,14 +93,14 @@ def _sentence(text: str, program: str, fields: Mapping[str, tuple[Any, Any, str]
     lines = [re.sub(r"[│╭╰─╮╯]+|-{3,}", " ", line).strip() for line in text.splitlines()]
     words = " ".join(line for line in lines if line)
     see = f"see `{program} --help`."
-    found = re.search(r"(?:Error parsing|for argument) '?(--[\w-]+)", words)
-    if found is None:
+    result = re.search(r"(?:Error parsing|for argument) '?(--[\w-]+)", words)
+    if result is None:
         strange = re.search(r"Unrecognized options: (.*?)(?: For full| Perhaps|$)", words)
         if strange is not None:
             return f"{strange[1].strip()} is neither a flag nor the value of one; {see}"
         first = re.split(r" (?:For full helptext|Perhaps you meant|in )", words)[0]
         return f"{first.strip().rstrip('.')}; {see}"
-    flag = found[1]
+    flag = result[1]
     name = flag[2:].replace("-", "_")
     right = _right(fields[name][0] if name in fields else bool)
     if re.search(r"Expected \d+ values", words):

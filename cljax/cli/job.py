@@ -245,15 +245,15 @@ def _tuning(job: Job, folder: str) -> dict[str, Any]:
     from cljax.sweep.lanes import OF_RUN
 
     check_path(tuned_by=folder)
-    found = sweep.load(folder)
-    method = found.config["method"]
+    result = sweep.load(folder)
+    method = result.config["method"]
     if method != job.recipe.method:
         raise UserError(
             f"The sweep in {folder} tuned {method}, but this run is of {job.recipe.method}; leave "
             "--tuned-by out."
         )
-    tuning = found.tuning()
-    base = (found.config["base"] or {}).get("method_options", {})
+    tuning = result.tuning()
+    base = (result.config["base"] or {}).get("method_options", {})
     own = plain({**job.recipe.method_options, **{n: getattr(job.recipe, n) for n in OF_RUN}})
     for name, value in {**plain(base), **tuning["chosen"]}.items():
         if own.get(name) != value:
@@ -274,12 +274,12 @@ def join(text: str | None) -> None:
     if text == "auto":
         jax.distributed.initialize()
         return
-    found = re.fullmatch(r"([^,]+:\d+),(\d+)/(\d+)", text)
-    if found is None or int(found[2]) >= int(found[3]):
+    result = re.fullmatch(r"([^,]+:\d+),(\d+)/(\d+)", text)
+    if result is None or int(result[2]) >= int(result[3]):
         raise UserError(
             f"--distributed is {text}, but it must be HOST:PORT,I/N with I from 0 to N-1, or auto."
         )
-    jax.distributed.initialize(found[1], int(found[3]), int(found[2]))
+    jax.distributed.initialize(result[1], int(result[3]), int(result[2]))
 
 
 def set_precision(precision: str) -> None:

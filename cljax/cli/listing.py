@@ -49,15 +49,15 @@ def names(arguments: list[str]) -> int:
         )
     wanted = arguments[1].lower() if len(arguments) == 2 else ""
     for title, lines in rows.items():
-        found = []
+        result = []
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:-1]
         for *names, last in lines:
             padded = (f"{name:<{width}}" for name, width in zip(names, widths, strict=True))
             line = "  ".join([*padded, last])
             if wanted in line.lower():
-                found.append(_wrapped(line, sum(widths) + 2 * len(widths)))
-        if found:
-            print("\n".join([title, *found]))
+                result.append(_wrapped(line, sum(widths) + 2 * len(widths)))
+        if result:
+            print("\n".join([title, *result]))
     return 0
 
 

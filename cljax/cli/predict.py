@@ -71,20 +71,20 @@ def _labels(run: Any, images: Path, flags: Mapping[str, Any]) -> str:
             f"cljax predict writes classes, but {stream.name} has targets that are none; "
             "run.predict(x) gives its outputs."
         )
-    found = read_pictures(images, stream.test_x.shape[1:], _resize(run))
-    if found.left_out:
+    result = read_pictures(images, stream.test_x.shape[1:], _resize(run))
+    if result.left_out:
         print(
-            f"cljax: {len(found.left_out)} files of {images} are no pictures by their names and "
-            f"are left out, such as {found.left_out[0]}.",
+            f"cljax: {len(result.left_out)} files of {images} are no pictures by their names and "
+            f"are left out, such as {result.left_out[0]}.",
             file=sys.stderr,
         )
-    made = run.predict(found.x, flags["seed"], flags["task"])
+    made = run.predict(result.x, flags["seed"], flags["task"])
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(_HEAD)
     named = [] if stream.class_orders is not None else run.class_names(flags["seed"])
     likely = _probabilities(made.scores, run.config["evaluations"][0]["predictor"])
-    for name, label, share in zip(found.names, made.labels, likely, strict=True):
+    for name, label, share in zip(result.names, made.labels, likely, strict=True):
         called = named[label] if label < len(named) else str(label)
         table.writerow((name, label, called, share))
     return text.getvalue()

@@ -193,12 +193,12 @@ def _value(name: str, field: tuple[Any, Any, str], text: str) -> Any:
 def _shard(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
     try:
-        found = int(index), int(count)
+        result = int(index), int(count)
     except ValueError:
         raise UserError(f"--shard is {text}, but it must be i/n, such as 0/4.") from None
-    if not 0 <= found[0] < found[1]:
+    if not 0 <= result[0] < result[1]:
         raise UserError(f"--shard is {text}, but it must be one of 0/n to n-1/n.")
-    return found
+    return result
 
 
 def _without(arguments: list[str], *flags: str) -> list[str]:
@@ -210,10 +210,10 @@ def _without(arguments: list[str], *flags: str) -> list[str]:
 
 def _values(arguments: list[str], flag: str) -> list[tuple[int, str]]:
     """Where a flag stands among arguments, and its values; tyro takes ``_`` for ``-`` in it."""
-    found = []
+    result = []
     for i, argument in enumerate(arguments):
         name, given, value = argument.partition("=")
         if name.replace("_", "-") == flag:
             following = arguments[i + 1] if i + 1 < len(arguments) else ""
-            found.append((i, value if given else following))
-    return found
+            result.append((i, value if given else following))
+    return result

@@ -42,10 +42,10 @@ def read(path: Path) -> tuple[np.ndarray, ...]:
     absent = [name for name in _ARRAYS if name not in arrays]
     if absent:
         raise UserError(f"The archive {path} has no array {absent[0]}; copy it again.")
-    found = []
+    result = []
     for name, array in arrays.items():
         if name.startswith("y"):
-            found.append(array.astype(np.int32))
+            result.append(array.astype(np.int32))
         else:
-            found.append(array[..., None] if array.ndim == 3 else array)
-    return tuple(found)
+            result.append(array[..., None] if array.ndim == 3 else array)
+    return tuple(result)

@@ -80,14 +80,14 @@ def class_folders(
         for name in classes:
             check_known(f"class of {root}", name, names)
         names = sorted(set(classes))
-    found = layout(root, names, test_share)
-    for sentence in strangers(root, found):
+    result = layout(root, names, test_share)
+    for sentence in strangers(root, result):
         warnings.warn(sentence, stacklevel=2)
-    return read(root, found, (size, test_resize, test_size), licence)
+    return read(root, result, (size, test_resize, test_size), licence)
 
 
 def read(
-    root: Path, found: Layout, sizes: tuple[int, int, int], licence: str, *, exact: bool = False
+    root: Path, result: Layout, sizes: tuple[int, int, int], licence: str, *, exact: bool = False
 ) -> ImageData:
     """Decodes what a layout names, once.
 
@@ -106,28 +106,28 @@ def read(
 
     def decode() -> tuple[np.ndarray, ...]:
         _log.info("Decoding %s once.", root)
-        train = _decoded(found.train, size, size, exact)
-        test = _decoded(found.test, test_resize, test_size, exact)
-        _check_whole(root, found, [*train.problems, *test.problems])
-        said.extend(_doubles(found, train, test))
-        return train.images, _labels(found.train), test.images, _labels(found.test)
+        train = _decoded(result.train, size, size, exact)
+        test = _decoded(result.test, test_resize, test_size, exact)
+        _check_whole(root, result, [*train.problems, *test.problems])
+        said.extend(_doubles(result, train, test))
+        return train.images, _labels(result.train), test.images, _labels(result.test)
 
-    mark = _fingerprint(root, found, sizes)
+    mark = _fingerprint(root, result, sizes)
     kept = cache.cached_arrays(root, f"folders-{size}", decode, mark)
     for sentence in _remembered(kept.path, said):
         warnings.warn(sentence, stacklevel=3)
     train_x, train_y, test_x, test_y = kept.arrays
     source = f"folder:{root.resolve().name}"
     data = ImageData(train_x, train_y, test_x, test_y, source, licence, kept.checksum)
-    check_images(data, len(found.names))
+    check_images(data, len(result.names))
     return data.frozen()
 
 
-def _fingerprint(root: Path, found: Layout, sizes: tuple[int, ...]) -> str:
+def _fingerprint(root: Path, layout: Layout, sizes: tuple[int, ...]) -> str:
     """Twelve hexadecimal digits that name files, their labels, sizes and times, and their cut."""
     place = os.fsencode(root.resolve())
-    total = hashlib.sha256(repr((_DECODER, sizes, found.names, place)).encode())
-    for part in (found.train, found.test):
+    total = hashlib.sha256(repr((_DECODER, sizes, layout.names, place)).encode())
+    for part in (layout.train, layout.test):
         for file, label in zip(part.files, part.labels, strict=True):
             try:
                 stat = file.stat()
@@ -162,18 +162,18 @@ def _decoded(part: Part, resize: int, size: int, exact: bool) -> _Decoded:
         return pixels_digest(image), ""
 
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside Python's lock
-        found = list(pool.map(fill, range(len(images))))
-    problems = [(file, why) for file, (_, why) in zip(part.files, found, strict=True) if why]
-    return _Decoded(images, [digest for digest, _ in found], problems)
+        result = list(pool.map(fill, range(len(images))))
+    problems = [(file, why) for file, (_, why) in zip(part.files, result, strict=True) if why]
+    return _Decoded(images, [digest for digest, _ in result], problems)
 
 
 def _labels(part: Part) -> np.ndarray:
     return np.asarray(part.labels, np.int32)
 
 
-def _check_whole(root: Path, found: Layout, problems: Sequence[tuple[Path, str]]) -> None:
+def _check_whole(root: Path, layout: Layout, problems: Sequence[tuple[Path, str]]) -> None:
     if problems:
-        count = len(found.train.files) + len(found.test.files)
+        count = len(layout.train.files) + len(layout.test.files)
         file, why = problems[0]
         raise UserError(
             f"{len(problems)} of the {count} images below {root} cannot be used, the first of them "
@@ -181,16 +181,16 @@ def _check_whole(root: Path, found: Layout, problems: Sequence[tuple[Path, str]]
         )
 
 
-def _doubles(found: Layout, train: _Decoded, test: _Decoded) -> list[str]:
+def _doubles(layout: Layout, train: _Decoded, test: _Decoded) -> list[str]:
     """A sentence where tests have the pixels of training images; none where none has."""
     first = {digest: row for row, digest in reversed(list(enumerate(train.digests)))}
     rows = [row for row, digest in enumerate(test.digests) if digest in first]
     if not rows:
         return []
-    one = found.train.files[first[test.digests[rows[0]]]]
+    one = layout.train.files[first[test.digests[rows[0]]]]
     return [
         f"{len(rows)} of the {len(test.digests)} tests have the very pixels of a training image, "
-        f"the first of them {found.test.files[rows[0]]}, those of {one}; accuracy on them says "
+        f"the first of them {layout.test.files[rows[0]]}, those of {one}; accuracy on them says "
         "nothing of unseen images, so remove them from one side."
     ]
 

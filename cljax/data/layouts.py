@@ -110,22 +110,22 @@ def split_of(root: Path) -> dict[str, Path]:
     ]
     if len(alike) < len(names):
         alike = [name for name in alike if name not in alone]
-    found: dict[str, Path] = {}
+    result: dict[str, Path] = {}
     for name in alike:
         part = _part_of(name)
         assert part is not None
-        if part in found:
+        if part in result:
             raise UserError(
-                f"{root} has the folders {found[part].name} and {name}, which are both named like "
+                f"{root} has the folders {result[part].name} and {name}, which are both named like "
                 f"its {part} images; keep one of them, or name it otherwise."
             )
-        found[part] = root / name
-    if found and "train" not in found:
+        result[part] = root / name
+    if result and "train" not in result:
         raise UserError(
             f"{root} has the folder {alike[0]}, but none of training images; name the folder of "
             "those train, or name one that holds a folder for each class."
         )
-    return found
+    return result
 
 
 def layout(root: Path, names: list[str], test_share: float = 0.2) -> Layout:
@@ -157,14 +157,14 @@ def layout(root: Path, names: list[str], test_share: float = 0.2) -> Layout:
     return Layout(names, train, test)
 
 
-def strangers(root: Path, found: Layout) -> list[str]:
+def strangers(root: Path, layout: Layout) -> list[str]:
     """What of a folder is not read, in sentences: other files, and images of no class."""
     split, said = split_of(root), []
-    used = {file.parent for part in (found.train, found.test) for file in part.files}
+    used = {file.parent for part in (layout.train, layout.test) for file in part.files}
     within = [split["train"]] if split else [root]
     tests = next((p for p in split.values() if p != split["train"] and _holds(p, used)), None)
     within += [tests] if tests else []
-    others = [file for top in within for name in found.names for file in _others(top / name)]
+    others = [file for top in within for name in layout.names for file in _others(top / name)]
     if others:
         endings = sorted({file.suffix.lower() or "no ending" for file in others})
         said.append(
@@ -177,7 +177,7 @@ def strangers(root: Path, found: Layout) -> list[str]:
             f"{len(loose)} images lie beside the folders of classes and were left out, the first "
             f"of them {loose[0]}."
         )
-    named = [name for name in found.names if not split and _part_of(name)]
+    named = [name for name in layout.names if not split and _part_of(name)]
     if named:
         said.append(
             f"The folder {root / named[0]} is taken for a class, though it is named like a part of "
@@ -212,8 +212,8 @@ def _part_of(name: str) -> str | None:
     plain = re.sub(r"[^a-z]", "", name.lower())
     plain = re.sub(r"(set|images|data|dataset)$", "", plain)
     words = {plain, *re.split(r"[^a-z]+", name.lower())}
-    found = [part for part, names in _NAMES.items() if words.intersection(names)]
-    return found[0] if len(found) == 1 else None
+    result = [part for part, names in _NAMES.items() if words.intersection(names)]
+    return result[0] if len(result) == 1 else None
 
 
 def _check_one_level(root: Path, names: Sequence[str]) -> None:

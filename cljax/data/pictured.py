@@ -38,19 +38,19 @@ def read_pictures(path: Path, shape: tuple[int, ...], resize: int | None = None)
         raise UserError(f"There are no images {path}; name a picture, a folder or a .npy file.")
     if path.suffix == ".npy":
         return _array(path)
-    found, others = [path], []
+    result, others = [path], []
     if path.is_dir():
         inside = sorted(
             file for file in path.rglob("*")
             if not file.is_dir() and not any(p[0] == "." for p in file.relative_to(path).parts)
         )  # fmt: skip
-        found = [file for file in inside if file.suffix.lower() in ENDINGS]
+        result = [file for file in inside if file.suffix.lower() in ENDINGS]
         others = [file for file in inside if file.suffix.lower() not in ENDINGS]
-    if not found:
+    if not result:
         raise UserError(f"The folder {path} holds no picture, such as a .png or .jpg.")
-    images = [_picture(file, shape, resize) for file in found]
+    images = [_picture(file, shape, resize) for file in result]
     named = lambda file: file.name if file == path else file.relative_to(path).as_posix()
-    return Pictures(tuple(map(named, found)), np.stack(images), tuple(map(named, others)))
+    return Pictures(tuple(map(named, result)), np.stack(images), tuple(map(named, others)))
 
 
 def _array(path: Path) -> Pictures:

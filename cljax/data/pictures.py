@@ -99,8 +99,8 @@ def square(image: np.ndarray, size: int) -> np.ndarray:
     from PIL import Image
 
     grey = image.shape[-1] == 1
-    found = cut(Image.fromarray(image[..., 0] if grey else image), size, size)
-    return found[..., None] if grey else found
+    result = cut(Image.fromarray(image[..., 0] if grey else image), size, size)
+    return result[..., None] if grey else result
 
 
 def cut(image: Any, resize: int, size: int) -> np.ndarray:

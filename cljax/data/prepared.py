@@ -48,9 +48,9 @@ def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     Raises:
       UserError: if the data set is not there.
     """
-    folder, found = data_folder(data_dir), versions(name, data_dir)
+    folder, result = data_folder(data_dir), versions(name, data_dir)
     archive = SOURCES[name].archive if name in SOURCES else ""
-    if not found:
+    if not result:
         sample = ", or use the sample that cljax ships (--sample)" if name == "mnist" else ""
         part = f", or put the file {archive} there or in the folder above" if archive else ""
         raise UserError(
@@ -60,7 +60,7 @@ def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
             f"(pip install 'cljax[prepare]'){sample}{part}."
         )
     return max(
-        found, key=lambda path: [int(n) if n.isdigit() else -1 for n in path.name.split(".")]
+        result, key=lambda path: [int(n) if n.isdigit() else -1 for n in path.name.split(".")]
     )
 
 
@@ -104,10 +104,10 @@ def _refuse_code(folder: Path) -> None:
     except (OSError, ValueError):
         return  # its reader says what is wrong
     while waiting:
-        found = waiting.pop()
-        inside = found.values() if isinstance(found, dict) else found
+        result = waiting.pop()
+        inside = result.values() if isinstance(result, dict) else result
         waiting += [part for part in inside if isinstance(part, (dict, list))]
-        names = [found.get(key) for key in _CLASS] if isinstance(found, dict) else []
+        names = [result.get(key) for key in _CLASS] if isinstance(result, dict) else []
         for name in names:  # one without a module is looked up among the reader's own
             if isinstance(name, str) and "." in name and not name.startswith(_READER):
                 raise UserError(

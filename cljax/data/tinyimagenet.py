@@ -59,15 +59,15 @@ def tinyimagenet(data_dir: str | os.PathLike[str] | None = None) -> ImageData:
             f"{wnids} lists the class {absent[0]}, but there is no folder "
             f"{root / 'train' / absent[0]}; unpack the archive again."
         )
-    found = layouts.layout(root, names)
-    for part, where in ((found.train, root / "train"), (found.test, written)):
+    result = layouts.layout(root, names)
+    for part, where in ((result.train, root / "train"), (result.test, written)):
         counts = np.bincount(part.labels, minlength=len(names))
         if counts.min() < counts.max():
             raise UserError(
                 f"The class {names[int(counts.argmin())]} has {counts.min()} images in {where}, "
                 f"but others have {counts.max()}; unpack the archive again."
             )
-    return folders.read(root, found, (SIZE, SIZE, SIZE), _LICENCE, exact=True)
+    return folders.read(root, result, (SIZE, SIZE, SIZE), _LICENCE, exact=True)
 
 
 def _root(folder: Path) -> Path:

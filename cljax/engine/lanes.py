@@ -283,10 +283,10 @@ def _health(setup: Setup, lane: Lane, number: int, carry: Carry, stop: int) -> l
         if not lost or setup.records[member].divergence is not None:
             continue
         step = setup.updates(number, int(bad[i]) if bad[i] >= 0 else stop - 1)
-        found = Divergence(task, step, broken[0] if broken else "loss")
-        setup.records[member].divergence = found
+        result = Divergence(task, step, broken[0] if broken else "loss")
+        setup.records[member].divergence = result
         events.append(
-            Event("diverged", member, seed, step, setup.num_steps, task, None, found.leaf)
+            Event("diverged", member, seed, step, setup.num_steps, task, None, result.leaf)
         )
     return events
 
@@ -297,8 +297,8 @@ def _evaluation(
     """Copies what the evaluations read of ``state``, and returns the work that tests it."""
     num_tasks = setup.stream.num_tasks
     if row is not None:
-        found = rates_of(state, None if lane.batching is None else lane.batching.lanes)
-        for member, rates in zip(lane.members, found, strict=True):
+        result = rates_of(state, None if lane.batching is None else lane.batching.lanes)
+        for member, rates in zip(lane.members, result, strict=True):
             if rates is not None and setup.records[member].divergence is None:
                 setup.records[member].rates[row] = rates
     tasks = set() if row is None else set(wanted(setup.entries, row, num_tasks))
@@ -371,16 +371,16 @@ def recorded(record: Record) -> Snapshot:
     return Snapshot(arrays, position)
 
 
-def restored(setup: Setup, lane: Lane, kept: Snapshot) -> Place:
+def restored(setup: Setup, lane: Lane, snapshot: Snapshot) -> Place:
     """The place of a lane, and the records of its runs, from a checkpoint; else the start.
 
     Raises:
       ValueError: if the arrays are not those of this run.
     """
-    position = kept.position["lanes"].get(lane.label)
+    position = snapshot.position["lanes"].get(lane.label)
     if position is None:
         return START
-    own = _within(kept.arrays, f"{lane.label}/")
+    own = _within(snapshot.arrays, f"{lane.label}/")
     for i, member in enumerate(lane.members):
         record, arrays = setup.records[member], _within(own, f"{i}/")
         for name, array in arrays.items():
@@ -419,9 +419,9 @@ def restored(setup: Setup, lane: Lane, kept: Snapshot) -> Place:
         put(checkpoint.revived(own[f"place/{_name(path)}"], leaf), lane.batching)
         for path, leaf in paths
     ]
-    found = jax.tree.unflatten(structure, leaves)
-    main = found["carry"] if training else found["main"]
-    return Place(number, position["at"], found["carry"], main)
+    result = jax.tree.unflatten(structure, leaves)
+    main = result["carry"] if training else result["main"]
+    return Place(number, position["at"], result["carry"], main)
 
 
 def _headline(setup: Setup) -> str:

@@ -82,10 +82,10 @@ def _convolution(params: Any, kernel: Any, out: Any) -> float:
 
 def _inside(params: Any) -> list[Any]:
     """The programs in an equation's parameters."""
-    found = []
+    result = []
     for name, value in params.items():
         value = value[0] if name == "branches" else value
         inner = getattr(value, "jaxpr", value)
         if hasattr(inner, "eqns"):
-            found.append(inner)
-    return found
+            result.append(inner)
+    return result

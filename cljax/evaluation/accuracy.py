@@ -230,13 +230,13 @@ def scores_fn(
         told = jnp.full(batch.mask.shape, task, jnp.int32)
         outputs = jnp.broadcast_to(allowed[None], (*told.shape, *allowed.shape))
         if evaluation.continuum is not None:
-            found = predictors[evaluation.infer].scores(views[evaluation.infer], batch)
-            told = infer_task(found, batch.mask, owner & allowed[None], evaluation.continuum)
+            result = predictors[evaluation.infer].scores(views[evaluation.infer], batch)
+            told = infer_task(result, batch.mask, owner & allowed[None], evaluation.continuum)
             outputs = owner[told] & outputs
         if predictor.needs_task_ids:
             batch = batch._replace(task=told)
-        found = predictor.scores(views[evaluation.predictor], batch)
-        return jnp.where(outputs, found, -jnp.inf)
+        result = predictor.scores(views[evaluation.predictor], batch)
+        return jnp.where(outputs, result, -jnp.inf)
 
     return scores
 

@@ -130,8 +130,8 @@ def evaluate(
             allowed_outputs(learned.class_mask, scenario, t, learned.num_tasks) for t in tasks
         ]
         data = test_data(own, [question])
-        found = correct(state, data, jnp.asarray(tasks, jnp.int32), jnp.asarray(allowed))
-        rows.append(np.asarray(found) / data.counts)
+        result = correct(state, data, jnp.asarray(tasks, jnp.int32), jnp.asarray(allowed))
+        rows.append(np.asarray(result) / data.counts)
     accuracy = np.stack(rows)
     return Scores(accuracy, float(accuracy.mean()))
 
@@ -235,20 +235,20 @@ def _learned_task(task: int, labels: np.ndarray, learned: Stream, ordered: bool)
     Args:
       ordered: the tasks are the learned ones in their order, so that the number tells them apart.
     """
-    found = np.flatnonzero(learned.class_mask[:, labels].all(axis=1))
-    if ordered and task in found:
+    result = np.flatnonzero(learned.class_mask[:, labels].all(axis=1))
+    if ordered and task in result:
         return task
-    if not len(found):
+    if not len(result):
         raise UserError(
             f"Task {task} tests the classes {_few(labels)}, which no learned task has together, so "
             "it cannot be told which of them they are; ask for tests of one learned task at a time."
         )
-    if len(found) > 1:
+    if len(result) > 1:
         raise UserError(
             f"Task {task} tests the classes {_few(labels)}, which several learned tasks have, so "
             "it cannot be told which of them it is; evaluate on the whole stream that was learned."
         )
-    return int(found[0])
+    return int(result[0])
 
 
 def _few(values: np.ndarray) -> str:

@@ -129,8 +129,8 @@ def predict(
         mask = np.arange(size) < len(part)
         # Padding repeats a row: zeros may be no example, such as of tokens.
         filled = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
-        found = asked.scores(views, filled, tables, mask, np.int32(task), allowed)
-        parts.append(np.asarray(found)[: len(part)])
+        result = asked.scores(views, filled, tables, mask, np.int32(task), allowed)
+        parts.append(np.asarray(result)[: len(part)])
     none = np.zeros((0, learned.num_classes), jnp.result_type(float))
     scores = np.concatenate(parts) if parts else none
     if not learned.labelled:

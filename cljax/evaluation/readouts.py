@@ -56,8 +56,8 @@ def readout_fn(
                     batch = batch._replace(task=jnp.full(rows.shape, task, jnp.int32))
                 return None, predictor.scores(views[name], batch)
 
-            found = jax.lax.scan(chunk, None, (data.rows[task], data.mask[task]))[1]
-            return found.reshape(-1, found.shape[-1])
+            result = jax.lax.scan(chunk, None, (data.rows[task], data.mask[task]))[1]
+            return result.reshape(-1, result.shape[-1])
 
         def labels(data: TestData) -> Array:
             return jnp.asarray(number)[task][data.y[data.rows[task]]].reshape(-1)

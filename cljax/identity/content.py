@@ -83,8 +83,8 @@ class _Walk(NamedTuple):
 
 def content(value: Any) -> Content:
     """What ``value`` is; see the module."""
-    found = contents({"": value})
-    return found._replace(json=found.json[""])
+    result = contents({"": value})
+    return result._replace(json=result.json[""])
 
 
 def contents(parts: Mapping[str, Any]) -> Content:
@@ -277,10 +277,10 @@ def _of_function(value: types.FunctionType, path: str, walk: _Walk) -> Any:
     own = not generated(code, module) and _own(module, walk)
     made: dict[str, Any] = {"function": name}
     if own:
-        found = own_source(code, scope)
-        if found is None:
+        result = own_source(code, scope)
+        if result is None:
             return _untold(path, f"the function {name}, whose source is not there", walk)
-        made |= {"source": found.sha256, "ends": list(found.ends)}
+        made |= {"source": result.sha256, "ends": list(result.ends)}
     cells = dict(zip(code.co_freevars, value.__closure__ or (), strict=True))
     parts = {
         "defaults": list(value.__defaults__ or ()),
@@ -346,10 +346,10 @@ def _import(
     """The module of the user's that code imports as it runs; None for a package's, by its name."""
     if not level and not _own(module, walk):
         return None
-    found = imported(module, level, scope.get("__package__"))
-    if found is None:
+    result = imported(module, level, scope.get("__package__"))
+    if result is None:
         _untold(_join(path, module), "a module that cannot be imported", walk)
-    return found
+    return result
 
 
 def _outside_import(
@@ -358,11 +358,11 @@ def _outside_import(
     """What code asks for of what it imports as it runs; no package is imported to find it."""
     names = (*start.names, *asked)
     if start.level or package_of(start.module) is None:
-        found = imported(start.module, start.level, scope.get("__package__"))
+        result = imported(start.module, start.level, scope.get("__package__"))
     else:
-        found = sys.modules.get(start.module)
-    if found is not None:
-        return outside((start.module, *names), found)
+        result = sys.modules.get(start.module)
+    if result is not None:
+        return outside((start.module, *names), result)
     return None if start.level else outside_by_name(start.module, names)
 
 
@@ -457,10 +457,10 @@ def _named(value: Any, path: str, walk: _Walk) -> Any:
     name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     if not isinstance(module, str) or not isinstance(name, str) or module not in sys.modules:
         return None
-    found: Any = sys.modules[module]
+    result: Any = sys.modules[module]
     for part in name.split("."):
-        found = getattr(found, part, None)
-    if found is not value or _own(module, walk):
+        result = getattr(result, part, None)
+    if result is not value or _own(module, walk):
         return None
     if given_from_outside(f"{module}.{name}"):
         return _untold_value(f"{module}.{name}", path, walk)
@@ -486,8 +486,8 @@ def _filled(cell: types.CellType) -> bool:
     return True
 
 
-def _untold_value(found: str, path: str, walk: _Walk) -> Any:
-    return _untold(path, f"{found}: what it gives stands in no source", walk)
+def _untold_value(result: str, path: str, walk: _Walk) -> Any:
+    return _untold(path, f"{result}: what it gives stands in no source", walk)
 
 
 def _untold(path: str, what: str, walk: _Walk) -> Any:

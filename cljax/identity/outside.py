@@ -144,8 +144,8 @@ def outside(chain: tuple[str, ...], base: Any) -> str | None:
         if isinstance(value, (type, PurePath)):
             kind = value if isinstance(value, type) else PurePath
             return outside_by_name(f"{kind.__module__}.{kind.__qualname__}", left)
-        found = next((asked for asked in left if asked in ASKED_OF_ANYTHING), None)
-        return found and f"{shown}.{found}"
+        result = next((asked for asked in left if asked in ASKED_OF_ANYTHING), None)
+        return result and f"{shown}.{result}"
 
 
 def outside_by_name(path: str, asked: Sequence[str]) -> str | None:

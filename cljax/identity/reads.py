@@ -67,18 +67,18 @@ def reads_of(code: types.CodeType) -> Reads:
 
     Names alone are read off the code; nothing depends on how it was compiled.
     """
-    found = _Found(set(), set(), set(), set(), set())
+    result = _Found(set(), set(), set(), set(), set())
     given = {*code.co_freevars, *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]}
     of_module: dict[str, frozenset[_Meaning]] = {}
     for own in _inside(code):  # ``global np; import numpy as np``
         of_module |= _bound(own, {}, ("STORE_GLOBAL",))
-    _read(code, {}, of_module, frozenset(given), found)
+    _read(code, {}, of_module, frozenset(given), result)
     return Reads(
-        tuple(sorted(found.chains)),
-        tuple(sorted(found.imports)),
-        tuple(sorted(found.held)),
-        tuple(sorted(found.asked)),
-        tuple(sorted(found.files)),
+        tuple(sorted(result.chains)),
+        tuple(sorted(result.imports)),
+        tuple(sorted(result.held)),
+        tuple(sorted(result.asked)),
+        tuple(sorted(result.files)),
     )
 
 
@@ -145,7 +145,7 @@ def _read(
     outer: _Meanings,
     of_module: _Meanings,
     given: frozenset[str],
-    found: _Found,
+    result: _Found,
 ) -> None:
     """Adds what code reads; ``outer`` is what the names around it stand for."""
     own = {**outer, **_bound(code, outer, _STORES[:3])}
@@ -157,18 +157,18 @@ def _read(
         kind, name = base or ("", "")
         attributes = tuple(asked)
         if kind == "module":
-            found.chains.add((name, *attributes))
+            result.chains.add((name, *attributes))
         meanings = (of_module if kind == "module" else own if kind else {}).get(name, ())
         for meaning in meanings:
             if isinstance(meaning, Imported):
-                found.asked.add((meaning, attributes))
+                result.asked.add((meaning, attributes))
             elif attributes:
-                found.chains.add((*meaning, *attributes))
+                result.chains.add((*meaning, *attributes))
         if kind == "local" and not meanings and name in given:
-            found.held.add((name, *attributes))
+            result.held.add((name, *attributes))
         elif kind != "module" and not meanings:
             mine = {asked[0]} if name == "self" and asked else set()
-            found.files.update((ASKED_OF_ANYTHING & set(attributes)) - mine)
+            result.files.update((ASKED_OF_ANYTHING & set(attributes)) - mine)
 
     for step in _steps(code):
         if step.opname in _ATTRIBUTES:
@@ -188,14 +188,14 @@ def _read(
         asked.clear()
         if step.opname == "IMPORT_NAME":
             level, names = before
-            found.imports.add((step.argval, level or 0, tuple(names or ())))
+            result.imports.add((step.argval, level or 0, tuple(names or ())))
         before = [before[1], step.argval]
     end()
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             taken = {*constant.co_varnames, *constant.co_cellvars}
             inner = {name: meaning for name, meaning in own.items() if name not in taken}
-            _read(constant, inner, of_module, given - taken, found)
+            _read(constant, inner, of_module, given - taken, result)
 
 
 def imported(name: str, level: int, package: str | None) -> types.ModuleType | None:

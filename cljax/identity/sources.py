@@ -94,10 +94,10 @@ def _package(top: str) -> Package | None:
         return None
     for name in (top, top.replace("_", "-")):
         try:
-            found = metadata.distribution(name)
+            result = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue
-        return _described(found)
+        return _described(result)
     for listed in sorted(Path(folder).glob("*.dist-info/top_level.txt")):  # dm-haiku holds haiku
         if top in listed.read_text("utf-8", "replace").split():
             return _described(metadata.Distribution.at(listed.parent))
@@ -128,11 +128,11 @@ def _site_folders() -> tuple[str, ...]:
     return tuple(sorted(folders, key=len, reverse=True))
 
 
-def _described(found: metadata.Distribution) -> Package:
-    name, version = found.metadata["Name"], found.version
-    if found.read_text("direct_url.json") is None:
+def _described(distribution: metadata.Distribution) -> Package:
+    name, version = distribution.metadata["Name"], distribution.version
+    if distribution.read_text("direct_url.json") is None:
         return Package(name, version)
-    lines = sorted((found.read_text("RECORD") or "").splitlines())
+    lines = sorted((distribution.read_text("RECORD") or "").splitlines())
     code = [line for line in lines if line.split(",")[0].endswith((".py", ".so", ".pyd"))]
     return Package(name, version, hashlib.sha256("\n".join(code).encode()).hexdigest())
 
@@ -158,29 +158,29 @@ def own_source(code: types.CodeType, scope: Mapping[str, Any]) -> Source | None:
     """
     path, ends = scope.get("__file__"), max(_ends(code), default=(code.co_firstlineno, 0))
     if isinstance(path, str) and _same_file(code.co_filename, path):
-        found = _of_file(path)
+        result = _of_file(path)
         # An import hook (pytest's, a type checker's) compiles another tree than the file's.
         hooked = type(scope.get("__loader__")) not in (
             importlib.machinery.SourceFileLoader, type(None),
         )  # fmt: skip
-        if found is None or not (hooked or code in found.codes) or _one_of_many(code, found):
+        if result is None or not (hooked or code in result.codes) or _one_of_many(code, result):
             return None
-        return Source(found.sha256, ends)
+        return Source(result.sha256, ends)
     lines = linecache.getlines(code.co_filename, dict(scope))
-    found = _compiled("".join(lines)) if lines else None
-    if found is None or code not in found.codes or _one_of_many(code, found):
+    result = _compiled("".join(lines)) if lines else None
+    if result is None or code not in result.codes or _one_of_many(code, result):
         return None
     first = code.co_firstlineno - 1
-    own = "".join(found.lines[first : ends[0]])
+    own = "".join(result.lines[first : ends[0]])
     return Source(hashlib.sha256(own.encode()).hexdigest(), (ends[0] - first, ends[1]))
 
 
-def _one_of_many(code: types.CodeType, found: _Compiled) -> bool:
+def _one_of_many(code: types.CodeType, result: _Compiled) -> bool:
     """Whether code without columns (``python -X no_debug_ranges``) shares its line and name."""
     if any(column is not None for _, _, _, column in code.co_positions()):
         return False
     told = (code.co_firstlineno, code.co_name, code.co_flags)
-    return sum((c.co_firstlineno, c.co_name, c.co_flags) == told for c in found.codes) > 1
+    return sum((c.co_firstlineno, c.co_name, c.co_flags) == told for c in result.codes) > 1
 
 
 def _same_file(a: str, b: str) -> bool:

@@ -209,8 +209,8 @@ def counts(stream: Stream, budget: Budget, seed: int) -> np.ndarray:
     """[n] training examples of each class of the budget, for a seed."""
     subsets = stream.subsets(seed)
     labels = [np.asarray(stream.train_y)[rows] for rows in subsets]
-    found = [np.sum(labels[t] == c) for c, t in zip(budget.classes, budget.task, strict=True)]
-    return np.array(found, int)
+    result = [np.sum(labels[t] == c) for c, t in zip(budget.classes, budget.task, strict=True)]
+    return np.array(result, int)
 
 
 def replayed(stream: Stream, budget: Budget | None, *, first_epochs: int | None = None) -> Stream:

@@ -71,18 +71,18 @@ def shown(spec: Spec, pixels: Array, task: Array) -> Array:
     return flat.reshape(*lead, *flat.shape[1:])
 
 
-def begin(kept: Learned, batch: Batch) -> Learned:
+def begin(learned: Learned, batch: Batch) -> Learned:
     """The exemplars ready to be learned, at a phase's first step; later as they are."""
 
-    def start(kept: Learned) -> Learned:
-        pixels = kept.x.astype(kept.pixels.dtype)
-        return kept._replace(pixels=pixels, velocity=jnp.zeros_like(pixels))
+    def start(learned: Learned) -> Learned:
+        pixels = learned.x.astype(learned.pixels.dtype)
+        return learned._replace(pixels=pixels, velocity=jnp.zeros_like(pixels))
 
-    return jax.lax.cond(batch.clock.step == 0, start, lambda same: same, kept)
+    return jax.lax.cond(batch.clock.step == 0, start, lambda same: same, learned)
 
 
 def moved(
-    kept: Learned,
+    learned: Learned,
     grads: Array,
     active: Array,
     spec: Spec,
@@ -96,51 +96,51 @@ def moved(
     Args:
       normalise: make each exemplar's gradient, in what the network sees, of mean square 1.
     """
-    slopes = _slopes(spec, kept)
-    active = active & kept.mask
+    slopes = _slopes(spec, learned)
+    active = active & learned.mask
     where = active.reshape(-1, *(1,) * (grads.ndim - 1))
     if normalise:
         axes = tuple(range(1, grads.ndim))
         square = jnp.mean(jnp.square(grads) / slopes, axis=axes, keepdims=True)
         grads = grads / jnp.sqrt(jnp.where(square > 0, square, 1.0))
-    velocity = jnp.where(where, momentum * kept.velocity + grads / slopes, kept.velocity)
-    pixels = jnp.where(where, _clipped(kept, kept.pixels - lr * velocity), kept.pixels)
-    return kept._replace(pixels=pixels, velocity=velocity)
+    velocity = jnp.where(where, momentum * learned.velocity + grads / slopes, learned.velocity)
+    pixels = jnp.where(where, _clipped(learned, learned.pixels - lr * velocity), learned.pixels)
+    return learned._replace(pixels=pixels, velocity=velocity)
 
 
-def finish(kept: Learned, batch: Batch, active: Array, rounding: Rounding) -> Learned:
+def finish(learned: Learned, batch: Batch, active: Array, rounding: Rounding) -> Learned:
     """At a phase's last step, ``active`` [M] exemplars become what was learned."""
 
-    def end(kept: Learned) -> Learned:
-        values = kept.pixels
-        if rounding == "nearest" and jnp.issubdtype(kept.x.dtype, jnp.integer):
-            values = jnp.round(_clipped(kept, values))
-        elif rounding == "truncate" and jnp.issubdtype(kept.x.dtype, jnp.integer):
+    def end(learned: Learned) -> Learned:
+        values = learned.pixels
+        if rounding == "nearest" and jnp.issubdtype(learned.x.dtype, jnp.integer):
+            values = jnp.round(_clipped(learned, values))
+        elif rounding == "truncate" and jnp.issubdtype(learned.x.dtype, jnp.integer):
             values = jnp.trunc(values)
-        where = (active & kept.mask).reshape(-1, *(1,) * (values.ndim - 1))
-        return kept._replace(x=jnp.where(where, values.astype(kept.x.dtype), kept.x))
+        where = (active & learned.mask).reshape(-1, *(1,) * (values.ndim - 1))
+        return learned._replace(x=jnp.where(where, values.astype(learned.x.dtype), learned.x))
 
-    return jax.lax.cond(batch.clock.last, end, lambda same: same, kept)
+    return jax.lax.cond(batch.clock.last, end, lambda same: same, learned)
 
 
-def change(kept: Learned) -> tuple[Array, Array]:
+def change(learned: Learned) -> tuple[Array, Array]:
     """Mean absolute change since they were chosen, in stored units, [M], and which slots count."""
-    floats = lambda a: a.astype(kept.pixels.dtype)
-    gap = jnp.abs(floats(kept.x) - floats(kept.chosen))
-    return jnp.mean(gap, axis=tuple(range(1, gap.ndim))), kept.mask
+    floats = lambda a: a.astype(learned.pixels.dtype)
+    gap = jnp.abs(floats(learned.x) - floats(learned.chosen))
+    return jnp.mean(gap, axis=tuple(range(1, gap.ndim))), learned.mask
 
 
-def _clipped(kept: Learned, values: Array) -> Array:
-    if not jnp.issubdtype(kept.chosen.dtype, jnp.integer):
+def _clipped(learned: Learned, values: Array) -> Array:
+    if not jnp.issubdtype(learned.chosen.dtype, jnp.integer):
         return values
-    limits = jnp.iinfo(kept.chosen.dtype)
+    limits = jnp.iinfo(learned.chosen.dtype)
     return jnp.clip(values, limits.min, limits.max)
 
 
-def _slopes(spec: Spec, kept: Learned) -> Array:
+def _slopes(spec: Spec, learned: Learned) -> Array:
     """a^2 [M, ...]; 1 where the network does not look."""
-    show = lambda pixels: shown(spec, pixels, kept.task)
-    ones = jnp.ones_like(kept.pixels)
-    _, pull = jax.vjp(show, kept.pixels)
-    (squares,) = pull(jax.jvp(show, (kept.pixels,), (ones,))[1])
+    show = lambda pixels: shown(spec, pixels, learned.task)
+    ones = jnp.ones_like(learned.pixels)
+    _, pull = jax.vjp(show, learned.pixels)
+    (squares,) = pull(jax.jvp(show, (learned.pixels,), (ones,))[1])
     return jnp.where(squares > 0, squares, 1.0)

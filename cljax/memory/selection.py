@@ -152,10 +152,10 @@ def _chosen(spec: Spec, budget: Budget, order: Callable[[np.ndarray], np.ndarray
 
     def plan(task: int, rows: StepPlan) -> StepPlan:
         share = int(budget.shares[task])
-        _, found = _rows_by_class(spec, budget, task, rows)
-        index = np.zeros((len(found), share), np.int32)
+        _, result = _rows_by_class(spec, budget, task, rows)
+        index = np.zeros((len(result), share), np.int32)
         mask = np.zeros(index.shape, bool)
-        for k, own in enumerate(found):
+        for k, own in enumerate(result):
             taken = order(own)[:share]
             index[k, : len(taken)], mask[k, : len(taken)] = taken, True
         return _flat_plan(index.reshape(1, -1), mask.reshape(1, -1), task, _WIDTH)
@@ -197,12 +197,12 @@ def _herded(model: Model, spec: Spec, budget: Budget, repeats: bool) -> Phase:
 
 def class_steps(spec: Spec, budget: Budget, task: int, rows: StepPlan) -> StepPlan:
     """A step for each of a task's new classes, with all its examples that the plan has."""
-    _, found = _rows_by_class(spec, budget, task, rows)
+    _, result = _rows_by_class(spec, budget, task, rows)
     assert spec.train_y is not None
     width = int(np.bincount(spec.train_y).max())  # of any task, so that one program serves all
-    index = np.zeros((len(found), width), np.int32)
+    index = np.zeros((len(result), width), np.int32)
     mask = np.zeros(index.shape, bool)
-    for k, own in enumerate(found):
+    for k, own in enumerate(result):
         index[k, : len(own)], mask[k, : len(own)] = own, True
     return _flat_plan(index, mask, task, width)
 

@@ -167,9 +167,9 @@ class BiC(ClassIncremental, name="bic"):
 
     def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
         """The corrected logits, the nearest class mean, and the logits as the head gives them."""
-        found = super().predictors(problem)
-        own = corrected_predictor(found["logits"], problem.spec.class_mask)
-        return {**found, "logits": own, "uncorrected": found["logits"]}
+        result = super().predictors(problem)
+        own = corrected_predictor(result["logits"], problem.spec.class_mask)
+        return {**result, "logits": own, "uncorrected": result["logits"]}
 
     def stages(self, problem: Problem) -> tuple[Phase, ...]:
         """Fits the newest pair to what the task's plan held out."""
@@ -272,9 +272,9 @@ def holding_out(rows: StepPlan, labels: np.ndarray, budget: Budget, share: float
         if task:
             named = _named(budget, left, before, trained, held, count)
             slots = index[own] < -1
-            found = np.where(slots, named[np.where(slots, -2 - index[own], 0)], index[own])
-            mask[own] &= ~slots | (found < -1)
-            index[own] = found
+            result = np.where(slots, named[np.where(slots, -2 - index[own], 0)], index[own])
+            mask[own] &= ~slots | (result < -1)
+            index[own] = result
         first = own & (rows.epoch == 0)
         arrived = index[first][mask[first]]
         arrived = arrived[arrived >= 0]

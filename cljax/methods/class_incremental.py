@@ -209,11 +209,11 @@ class ClassIncremental(ExemplarOptions, SessionOptions, Method):
     def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
         """The head's logits and the nearest class mean, the headline first."""
         model, spec = self.with_transfer(problem)
-        found = {
+        result = {
             "logits": logits_predictor(model),
             "nearest-mean": nearest_mean(model, spec, mirror=self.mirror),
         }
-        return {self.headline: found.pop(self.headline), **found}
+        return {self.headline: result.pop(self.headline), **result}
 
     def _imprinted(self, problem: Problem) -> Phase:
         """A step a new class: its output's row becomes its mean feature, as long as old ones."""

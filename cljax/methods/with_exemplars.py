@@ -169,8 +169,8 @@ class WithExemplars(Method):
             return predictor._replace(prepare=lambda state: predictor.prepare(state.inner))
 
         added = {"features": features_predictor(problem.model)}
-        found = {**added, **self.method.predictors(problem)}
-        return {name: lifted(predictor) for name, predictor in found.items()}
+        result = {**added, **self.method.predictors(problem)}
+        return {name: lifted(predictor) for name, predictor in result.items()}
 
     def evaluations(self, problem: Problem) -> tuple[Evaluation, ...]:
         return self.method.evaluations(problem)
@@ -179,8 +179,8 @@ class WithExemplars(Method):
         return recall
 
     def learned_rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
-        found = self.method.learned_rule(problem)
-        return None if found is None else lambda state: found(state.inner)
+        result = self.method.learned_rule(problem)
+        return None if result is None else lambda state: result(state.inner)
 
     def cost(self, problem: Problem) -> Cost:
         return self.method.cost(problem)

@@ -49,11 +49,11 @@ def check_variables(library: str, model: Model, variables: Mapping[str, Any]) ->
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {jax.tree_util.keystr(p, simple=True, separator="/"): [*a.shape] for p, a in leaves}
 
-    expected, found = shapes({"params": made.params, **made.model_state}), shapes(variables)
-    for name in {**expected, **found}:
-        if expected.get(name) != found.get(name):
+    expected, result = shapes({"params": made.params, **made.model_state}), shapes(variables)
+    for name in {**expected, **result}:
+        if expected.get(name) != result.get(name):
             raise UserError(
                 f"The variables are of another network than this {library} module: {name} is "
-                f"{found.get(name, 'not there')}, but the module has "
+                f"{result.get(name, 'not there')}, but the module has "
                 f"{expected.get(name, 'none such')}."
             )

@@ -176,16 +176,16 @@ def over_time(
         )
     if not curves:
         raise UserError("there are no curves to draw; give at least one, as name -> accuracies.")
-    found = {name: parts.curve_of(curve, metric) for name, curve in curves.items()}
+    result = {name: parts.curve_of(curve, metric) for name, curve in curves.items()}
     score = parts.score_of(*curves.values(), score=score)
     share, scale = measures.in_percent(score), measures.scale(score)
-    arrays = {name: np.atleast_2d(curve) * scale for name, curve in found.items()}
+    arrays = {name: np.atleast_2d(curve) * scale for name, curve in result.items()}
     num_points = next(iter(arrays.values())).shape[-1]
     where = np.arange(1, num_points + 1) if x is None else as_numbers("x", x)
     for name, array in arrays.items():
         if array.ndim != 2 or array.shape[-1] != len(where):
             raise UserError(
-                f"curve '{name}' has shape {list(found[name].shape)}, but it must be "
+                f"curve '{name}' has shape {list(result[name].shape)}, but it must be "
                 f"[{len(where)}] or [seeds, {len(where)}]."
             )
     ax = parts.axes(ax, (7.6, 4.0))

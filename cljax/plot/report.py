@@ -71,8 +71,8 @@ def forgetting_bars(
     """
     scale = measures.scale(score)
     bounds = (-scale, scale) if measures.in_percent(score) else (-np.inf, np.inf)
-    found = {name: np.atleast_2d(scale * forgetting_of_tasks(m)) for name, m in matrices.items()}
-    counts = {values.shape[-1] + 1 for values in found.values()}
+    result = {name: np.atleast_2d(scale * forgetting_of_tasks(m)) for name, m in matrices.items()}
+    counts = {values.shape[-1] + 1 for values in result.values()}
     if len(counts) != 1 or counts == {1}:
         raise UserError(
             f"forgetting is drawn for matrices of {sorted(counts)} tasks, but needs at least one "
@@ -80,13 +80,13 @@ def forgetting_bars(
         )
     num = counts.pop() - 1
     ax = parts.axes(ax, (7.6, 3.2))
-    width = 0.8 / len(found)
+    width = 0.8 / len(result)
     places = np.arange(1, num + 1)
-    for i, (name, values) in enumerate(found.items()):
+    for i, (name, values) in enumerate(result.items()):
         middle, low, high = parts.band(values, bounds)
         known = np.isfinite(low)
         ends = np.stack([np.where(known, middle - low, 0), np.where(known, high - middle, 0)])
-        offset = (i - (len(found) - 1) / 2) * width
+        offset = (i - (len(result) - 1) / 2) * width
         ax.bar(
             places + offset, np.nan_to_num(middle), width, label=name, linewidth=0.6,
             color=parts.PALETTE[i % len(parts.PALETTE)], edgecolor=parts.PAPER,
@@ -102,7 +102,7 @@ def forgetting_bars(
     ax.set_xticks([t for t in places if t % step == 0])
     ax.set_xlabel("Task", fontsize=9)
     ax.set_ylabel("Forgetting (points)", fontsize=9)
-    if len(found) > 1:
+    if len(result) > 1:
         parts.legend(ax, *ax.get_legend_handles_labels(), length=1.2)
     parts.tidy(ax, title)
     return ax

@@ -106,13 +106,13 @@ def spreads(results: Mapping[str, Any], score: str | None = None) -> dict[str, S
       score: what they are of; None: what the results say.
     """
     score = score_of(results) if score is None else score
-    found = {
+    result = {
         name: Spread(cell["mean"], cell["std"], cell["ci95"] and tuple(cell["ci95"]),
                      tuple(cell["values"]), measures.bounds(name, score), score)
         for name, cell in results["metrics"].items()
         if not isinstance(cell["mean"], list)
     }  # fmt: skip
-    return {name: found[name] for name in columns([found])}
+    return {name: result[name] for name in columns([result])}
 
 
 def score_of(results: Mapping[str, Any]) -> str:

@@ -56,8 +56,8 @@ def groups_of(runs: Sequence[ReportFolder]) -> dict[tuple[Any, ...], list[Report
 
 def table(runs: Sequence[ReportFolder], metric: str) -> Table:
     """Metrics of every run, in percent with intervals; the stream is a column where it differs."""
-    found = [spreads(run.results) for run in runs]
-    known = columns(found)
+    result = [spreads(run.results) for run in runs]
+    known = columns(result)
     names = [*(name for name in known if name == metric), *(n for n in known if n != metric)]
     names = names[:_COLUMNS]
     streams = {run.results["stream"] for run in runs}
@@ -65,7 +65,7 @@ def table(runs: Sequence[ReportFolder], metric: str) -> Table:
     rows = [
         [run.name, *([] if one else [run.results["stream"]]), len(run.results["seeds"]),
          *(cells.get(name, Spread(None)) for name in names)]
-        for run, cells in zip(runs, found, strict=True)
+        for run, cells in zip(runs, result, strict=True)
     ]  # fmt: skip
     head = ["run", *([] if one else ["stream"]), "seeds", *names]
     counts = {sum(step is None for step in run.results["diverged"]) for run in runs}

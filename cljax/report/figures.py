@@ -127,10 +127,10 @@ def curves(name: str, results: Mapping[str, Any]) -> Picture:
     steps = [[point["step"] for point in run] for run in results.get("anytime", [])]
     if steps and steps[0] and all(own == steps[0] for own in steps):
         x, xlabel = steps[0], "Updates"
-        found = np.array(
+        result = np.array(
             [[point["accuracy"] for point in run] for run in results["anytime"]], float
         )  # [S, P, T]
-        lines = {f"task {t + 1}": found[..., t] for t in range(found.shape[-1])}
+        lines = {f"task {t + 1}": result[..., t] for t in range(result.shape[-1])}
     return picture(
         f"{name}-over_time",
         plot.over_time(lines, x, xlabel=xlabel, score=score_of(results)),
@@ -141,17 +141,17 @@ def curves(name: str, results: Mapping[str, Any]) -> Picture:
 
 
 def means(
-    stream: str, found: Mapping[str, np.ndarray], note: str, score: str = measures.ACCURACY
+    stream: str, result: Mapping[str, np.ndarray], note: str, score: str = measures.ACCURACY
 ) -> Picture:
     """Mean accuracy on the tasks seen so far, a curve a run."""
     unit = " (%)" if measures.in_percent(score) else ""
     return picture(
         f"{stream}-compared-over_time",
-        plot.over_time(found, ylabel=f"Mean {score} on seen tasks{unit}", score=score),
+        plot.over_time(result, ylabel=f"Mean {score} on seen tasks{unit}", score=score),
         f"Mean test {score} on the tasks seen so far, after each task"
-        f"{_beside(min(len(np.atleast_2d(curve)) for curve in found.values()))}, on "
+        f"{_beside(min(len(np.atleast_2d(curve)) for curve in result.values()))}, on "
         f"{stream}.{note}",
-        f"One curve for each of {len(found)} runs.",
+        f"One curve for each of {len(result)} runs.",
     )
 
 
@@ -199,20 +199,20 @@ def rates(name: str, arrays: Mapping[str, np.ndarray]) -> Picture | None:
 
 def outer(name: str, arrays: Mapping[str, np.ndarray]) -> Picture | None:
     """Validation losses of exemplars while they were learned; None where none were."""
-    found = {
+    result = {
         f"task {int(part.removeprefix('outer/')) + 1}": losses
         for part, losses in arrays.items()
         if part.startswith("outer/") and np.isfinite(losses).any()
     }
-    if not found:
+    if not result:
         return None
-    window = max(1, max(losses.shape[1] for losses in found.values()) // 20)
+    window = max(1, max(losses.shape[1] for losses in result.values()) // 20)
     return picture(
         f"{name}-outer_loss",
-        plot.outer_loss(found, window=window),
+        plot.outer_loss(result, window=window),
         "Validation loss of a network trained on the exemplars alone, while they were learned, for "
         "the exemplars of each task.",
-        f"One curve for each of {len(found)} tasks.",
+        f"One curve for each of {len(result)} tasks.",
     )
 
 

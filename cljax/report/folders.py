@@ -65,11 +65,11 @@ def open_folders(folders: Sequence[str | Path]) -> list[ReportFolder]:
         inner = sorted(place.parent for place in path.glob("report/*/config.json"))
         paths += inner if inner and not (path / "config.json").exists() else [path]
     paths = list({path.resolve(): path for path in paths}.values())
-    found = [_open(path, name) for path, name in zip(paths, _names(paths), strict=True)]
-    if all(one.kind == "nothing" for one in found):
-        reasons = " ".join(one.problems[0] for one in found[:3])
+    result = [_open(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+    if all(one.kind == "nothing" for one in result):
+        reasons = " ".join(one.problems[0] for one in result[:3])
         raise UserError(f"There is nothing to report: {reasons[:1].lower()}{reasons[1:]}")
-    return found
+    return result
 
 
 def _open(path: Path, name: str) -> ReportFolder:

@@ -18,15 +18,15 @@ _MEASURES = 4  # numbers in large of one run
 _RUNS = 6  # of so many runs at most; more are in the table alone
 
 
-def of_run(found: ReportFolder) -> Part:
+def of_run(folder: ReportFolder) -> Part:
     """The first measures in large, and what they are of."""
-    results = found.results
+    results = folder.results
     cells, score = spreads(results), score_of(results)
     shown = [name for name in cells if cells[name].mean is not None][:_MEASURES]
     tiles = [(measures.label(name, score), *_number(name, cells[name])) for name in shown]
     alive = sum(step is None for step in results["diverged"])
-    net = f", network {found.config['net']}" if isinstance(found.config.get("net"), str) else ""
-    return Part(_tiles(tiles) + _lead(f"{_first(over_seeds(alive))}{net}. {chosen(found.config)}"))
+    net = f", network {folder.config['net']}" if isinstance(folder.config.get("net"), str) else ""
+    return Part(_tiles(tiles) + _lead(f"{_first(over_seeds(alive))}{net}. {chosen(folder.config)}"))
 
 
 def of_comparison(runs: Sequence[ReportFolder], metric: str) -> Part:
@@ -43,11 +43,11 @@ def of_comparison(runs: Sequence[ReportFolder], metric: str) -> Part:
     return Part(_lead(_first(f"{what}:")) + _tiles(tiles)) if tiles else Part("")
 
 
-def of_sweep(found: ReportFolder) -> Part:
+def of_sweep(folder: ReportFolder) -> Part:
     """The best setting of a finished sweep, and what it was chosen by and among."""
-    config, settings = found.config, found.results["settings"]
+    config, settings = folder.config, folder.results["settings"]
     best, score = settings[0], config.get("score", measures.ACCURACY)
-    lanes, seeds = found.results["lanes"], found.results["seeds"]
+    lanes, seeds = folder.results["lanes"], folder.results["seeds"]
     among = (
         f"{len(settings)} setting{'s'[: len(settings) != 1]} of {', '.join(config['over'])}, "
         f"{len(seeds)} seed{'s'[: len(seeds) != 1]} each, {lanes} runs in all"

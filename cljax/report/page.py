@@ -68,17 +68,17 @@ def report(
     check_text(metric=metric)
     if not folders:
         raise UserError("A report needs the folder of a run or a sweep.")
-    found = open_folders(folders)
+    result = open_folders(folders)
     page = artefacts.place(out) if out is not None else _place(folders)
     if page.suffix.lower() != ".html":
         raise UserError(f"The report's path is {page}, but it must end in .html.")
-    runs = [one for one in found if one.kind == "run" and _whole(one)]
+    runs = [one for one in result if one.kind == "run" and _whole(one)]
     parts, latex, pairs = _compared(runs, metric, figures) if len(runs) > 1 else ([], [], [])
-    parts += [*_told(found, runs, figures), *_bodies(found, figures)]
+    parts += [*_told(result, runs, figures), *_bodies(result, figures)]
     rows = [row for one in runs for row in tables.metric_rows(one.name, one.results)]
     latex = latex or [comparison.table([one], metric) for one in runs]
     files = {
-        page: (_FIRST, _page(found, parts)),
+        page: (_FIRST, _page(result, parts)),
         page.with_suffix(".csv"): (tables.CSV_HEAD, tables.as_csv(tables.CSV_HEAD, rows)),
         page.with_suffix(".tex"): (tables.LATEX_HEAD, tables.latex(latex)),
     }
@@ -88,20 +88,22 @@ def report(
     for path, (start, _) in files.items():
         _check_ours(path, start)
     written = _write(files, page, parts)
-    problems = tuple(text for one in found for text in one.problems)
-    left_out = tuple(one.path for one in found if one.kind == "nothing")
+    problems = tuple(text for one in result for text in one.problems)
+    left_out = tuple(one.path for one in result if one.kind == "nothing")
     return Made(page, tuple(written), problems, left_out)
 
 
-def _told(found: Sequence[ReportFolder], runs: Sequence[ReportFolder], figures: bool) -> list[Part]:
+def _told(
+    folders: Sequence[ReportFolder], runs: Sequence[ReportFolder], figures: bool
+) -> list[Part]:
     """What of a report about several folders is left out."""
     compared = {one.name for one in runs}
     lines = [
         f"{one.name} is in no table of all runs: its results.json is incomplete."
-        for one in found
-        if one.kind == "run" and one.name not in compared and len(found) > 1
+        for one in folders
+        if one.kind == "run" and one.name not in compared and len(folders) > 1
     ]
-    if figures and len(found) > _MANY:
+    if figures and len(folders) > _MANY:
         lines.append(
             f"For more than {_MANY} folders only figures that compare runs are drawn; a report of "
             "one folder has all of its own."
@@ -109,11 +111,11 @@ def _told(found: Sequence[ReportFolder], runs: Sequence[ReportFolder], figures: 
     return [notice(line) for line in lines]
 
 
-def _bodies(found: Sequence[ReportFolder], figures: bool) -> list[Part]:
+def _bodies(folders: Sequence[ReportFolder], figures: bool) -> list[Part]:
     """The parts about each folder."""
-    few, parts = len(found) > _MANY or not figures, []
-    for one in found:
-        parts += [_heading(one)] if len(found) > 1 else []
+    few, parts = len(folders) > _MANY or not figures, []
+    for one in folders:
+        parts += [_heading(one)] if len(folders) > 1 else []
         parts += _of(one, few=few)
     return parts
 
@@ -124,21 +126,21 @@ def _place(folders: Sequence[str | Path]) -> Path:
     return one / "report.html" if len(folders) == 1 and one.is_dir() else Path("report.html")
 
 
-def _whole(found: ReportFolder) -> bool:
+def _whole(folder: ReportFolder) -> bool:
     """Whether a run's results have all that comparisons and tables of them need."""
 
     def check() -> None:
-        matrix = matrix_of(found.results)
-        seeds = len(found.results["seeds"])
+        matrix = matrix_of(folder.results)
+        seeds = len(folder.results["seeds"])
         if matrix.ndim != 3 or matrix.shape[1] != matrix.shape[2] + 1 or len(matrix) != seeds:
             raise ValueError("the accuracy matrix has another shape than [seeds, T+1, T]")
-        for cell in tables.spreads(found.results).values():
+        for cell in tables.spreads(folder.results).values():
             if len(np.array(cell.values, float)) != seeds:
                 raise ValueError("a metric has another number of values than there are seeds")
-        tables.metric_rows(found.name, found.results)
-        comparison.table([found], "RA")
-        comparison.cost_table([found])
-        comparison.groups_of([found])
+        tables.metric_rows(folder.name, folder.results)
+        comparison.table([folder], "RA")
+        comparison.cost_table([folder])
+        comparison.groups_of([folder])
 
     return not attempt("", check).html
 
@@ -154,32 +156,32 @@ def _compared(
     return parts, latex, pairs
 
 
-def _heading(found: ReportFolder) -> Part:
-    label = f" ({found.name})" if found.kind != "nothing" else ""
-    return Part(f'<h2 id="{_anchor(found)}">{escape(found.title + label)}</h2>')
+def _heading(folder: ReportFolder) -> Part:
+    label = f" ({folder.name})" if folder.kind != "nothing" else ""
+    return Part(f'<h2 id="{_anchor(folder)}">{escape(folder.title + label)}</h2>')
 
 
-def _anchor(found: ReportFolder) -> str:
-    return "run-" + "".join(c if c.isalnum() else "-" for c in found.name)
+def _anchor(folder: ReportFolder) -> str:
+    return "run-" + "".join(c if c.isalnum() else "-" for c in folder.name)
 
 
-def _of(found: ReportFolder, few: bool) -> list[Part]:
-    made = [notice(text) for text in found.problems]
-    if found.kind == "run":
-        return [*made, *sections.of_run(found, few)]
-    if found.kind == "unfinished":
-        return [*made, *sections.of_unfinished(found)]
-    return [*made, *of_sweep(found, few)] if found.kind == "sweep" else made
+def _of(folder: ReportFolder, few: bool) -> list[Part]:
+    made = [notice(text) for text in folder.problems]
+    if folder.kind == "run":
+        return [*made, *sections.of_run(folder, few)]
+    if folder.kind == "unfinished":
+        return [*made, *sections.of_unfinished(folder)]
+    return [*made, *of_sweep(folder, few)] if folder.kind == "sweep" else made
 
 
-def _page(found: list[ReportFolder], parts: list[Part]) -> str:
-    title = found[0].title if len(found) == 1 else f"Report of {len(found)} folders"
+def _page(folders: list[ReportFolder], parts: list[Part]) -> str:
+    title = folders[0].title if len(folders) == 1 else f"Report of {len(folders)} folders"
     links = "".join(
         f'<li><a href="#{_anchor(one)}">{escape(one.title)}</a> <span class="small">'
         f"{escape(str(one.path))}</span></li>"
-        for one in found
+        for one in folders
     )
-    nav = f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if len(found) > 1 else ""
+    nav = f'<nav aria-label="Contents"><ul>{links}</ul></nav>' if len(folders) > 1 else ""
     body = scrolling("\n".join(part.html for part in parts if part.html))
     style = STYLE + (cells.STYLE + cells.shades() if 'class="cells"' in body else "")
     return (

@@ -22,26 +22,26 @@ __all__ = ["of_run", "of_unfinished"]
 _CELLS = "on each task (columns) after each task (rows), mean over seeds"
 
 
-def of_run(found: ReportFolder, few: bool) -> Iterator[Part]:
+def of_run(folder: ReportFolder, few: bool) -> Iterator[Part]:
     """Everything about a finished run; with ``few``, its matrix as a table and no figures."""
-    results, score = found.results, score_of(found.results)
-    yield attempt("The headline", lambda: head.of_run(found))
-    yield attempt("The remarks", lambda: _remarks(found))
-    yield attempt("The metrics", lambda: _metrics(found))
+    results, score = folder.results, score_of(folder.results)
+    yield attempt("The headline", lambda: head.of_run(folder))
+    yield attempt("The remarks", lambda: _remarks(folder))
+    yield attempt("The metrics", lambda: _metrics(folder))
     yield attempt("The legend", lambda: legend(spreads(results), score))
     yield attempt("What is absent", lambda: _absent(results))
-    yield attempt("The published numbers", lambda: _published(found))
+    yield attempt("The published numbers", lambda: _published(folder))
     yield attempt("The other evaluations", lambda: _evaluations(results))
     if few:
         yield attempt("The accuracy matrix", lambda: _cells(results))
     else:
-        yield from _figures(found)
+        yield from _figures(folder)
     spent = [
         attempt("The time", lambda: _time(results)),
         attempt("The cost", lambda: _cost(results)),
     ]
     yield from titled(3, "Time and cost", spent)
-    yield from of_config(found.config)
+    yield from of_config(folder.config)
 
 
 def _cells(results: Mapping[str, Any]) -> Part | None:
@@ -49,45 +49,45 @@ def _cells(results: Mapping[str, Any]) -> Part | None:
     return cells.matrix(matrix_of(results), f"{titled_axis(score)} {_CELLS}", score)
 
 
-def _figures(found: ReportFolder) -> Iterator[Part]:
-    name, results = found.name, found.results
+def _figures(folder: ReportFolder) -> Iterator[Part]:
+    name, results = folder.name, folder.results
     drawn = [
         attempt("The curves", lambda: figures.curves(name, results)),
         attempt("The accuracy matrix", lambda: figures.accuracy(name, results)),
     ]
-    if found.forgets:
+    if folder.forgets:
         own = {name: matrix_of(results)}
         bars = attempt("Forgetting", lambda: figures.forgetting(name, own, score_of(results)))
         drawn.append(bars)
     score = score_of(results)
     yield from titled(3, score[:1].upper() + score[1:], drawn)
-    yield from titled(3, "Classes", _classes(found))
-    rates = attempt("The rates", lambda: figures.rates(name, found.snapshots))
+    yield from titled(3, "Classes", _classes(folder))
+    rates = attempt("The rates", lambda: figures.rates(name, folder.snapshots))
     yield from titled(3, "Learned rates", [rates])
     memory = [
-        attempt("The memory", lambda: figures.memory(name, found.snapshots)),
-        attempt("The outer losses", lambda: figures.outer(name, found.snapshots)),
+        attempt("The memory", lambda: figures.memory(name, folder.snapshots)),
+        attempt("The outer losses", lambda: figures.outer(name, folder.snapshots)),
     ]
     yield from titled(3, "Memory", memory)
 
 
-def _classes(found: ReportFolder) -> list[Part]:
+def _classes(folder: ReportFolder) -> list[Part]:
     made: list[Part] = []
-    fault = attempt("The classes", lambda: made.extend(of_classes(found.name, found.snapshots)))
+    fault = attempt("The classes", lambda: made.extend(of_classes(folder.name, folder.snapshots)))
     return [*made, fault]
 
 
-def of_unfinished(found: ReportFolder) -> Iterator[Part]:
+def of_unfinished(folder: ReportFolder) -> Iterator[Part]:
     """What there is of a run without results."""
-    seeds = progress_of(found.path)
+    seeds = progress_of(folder.path)
     past, whole = sum(step for _, step, _, _ in seeds), sum(num for _, _, num, _ in seeds)
     done = f" {past} of {whole} updates are done." if seeds else ""
     yield notice(
         f"This run is not finished, so it has no numbers yet.{done} "
-        f"`cljax resume {found.path}` goes on."
+        f"`cljax resume {folder.path}` goes on."
     )
     if seeds:
-        score = (found.config.get("objective") or {}).get("score", measures.ACCURACY)
+        score = (folder.config.get("objective") or {}).get("score", measures.ACCURACY)
         rows = [
             [f"seed {seed}", step, num, Spread(None, score=score).shown(value)]
             for seed, step, num, value in seeds
@@ -95,11 +95,11 @@ def of_unfinished(found: ReportFolder) -> Iterator[Part]:
         unit = " (%)" if measures.in_percent(score) else ""
         head = ["", "updates done", "of", f"last {score}{unit}"]
         yield Part(html(Table("How far it is, by metrics.jsonl", head, rows)))
-    yield from of_config(found.config)
+    yield from of_config(folder.config)
 
 
-def _metrics(found: ReportFolder) -> Table:
-    results = found.results
+def _metrics(folder: ReportFolder) -> Table:
+    results = folder.results
     shown_measures = spreads(results)
     seeds = [f"seed {seed}" for seed in results["seeds"]]
     shown = seeds if len(seeds) <= 8 else []  # more columns than a page holds
@@ -124,9 +124,9 @@ def _metrics(found: ReportFolder) -> Table:
     return Table(caption, [*head_of, "better"], rows)
 
 
-def _remarks(found: ReportFolder) -> Part:
+def _remarks(folder: ReportFolder) -> Part:
     """Which seeds diverged, and that one has no interval."""
-    results = found.results
+    results = folder.results
     lines = [
         f"Seed {seed} diverged: its loss was not finite at update {step}; it counts in no mean."
         for seed, step in zip(results["seeds"], results["diverged"], strict=True)
@@ -151,13 +151,13 @@ def _absent(results: Mapping[str, Any]) -> Part:
     return Part(f'<p class="small">Not computed:</p><ul class="small">{entries}</ul>')
 
 
-def _published(found: ReportFolder) -> Part | Table | None:
-    if not found.config:
-        return notice(f"{found.name} has no configuration, so nothing else is known of it.")
+def _published(folder: ReportFolder) -> Part | Table | None:
+    if not folder.config:
+        return notice(f"{folder.name} has no configuration, so nothing else is known of it.")
     rows = [
         [source, metric, Spread(target.mean), None if target.std is None else
          f"{100 * target.std:.2f}", f"{100 * verdict.diff:+.2f}", verdict.verdict]
-        for source, metric, target, verdict in protocol.compare(found.config, found.results)
+        for source, metric, target, verdict in protocol.compare(folder.config, folder.results)
     ]  # fmt: skip
     if not rows:
         return None

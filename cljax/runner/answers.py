@@ -115,20 +115,20 @@ class Answers:
         trained = self.state
         state = trained.states[trained.seeds.index(seed_among(trained.seeds, seed))]
         holder = state if isinstance(state, WithNetwork) else unwrapped(state)
-        made, found = self.made, None
+        made, result = self.made, None
         if isinstance(holder, WithNetwork):
-            found = Variables(holder.params, holder.model_state)
+            result = Variables(holder.params, holder.model_state)
         spec = made.stream.spec(made.config["batch_size"])
         problem = Problem(made.net(made.stream.num_classes), spec)
         like = jax.eval_shape(problem.variables, jax.eval_shape(lambda: purpose(0, "init")))
         shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
-        if found is None or shapes(found) != shapes(like):
+        if result is None or shapes(result) != shapes(like):
             raise UserError(
                 f"The state of {made.method.name} holds no variables of the network as it was "
                 "made, such as where each task has a network of its own; look into "
                 "run.state.states."
             )
-        return {"params": found.params, **found.model_state}
+        return {"params": result.params, **result.model_state}
 
     def class_names(self, seed: int | None = None) -> list[str]:
         """What each output of the network is called in the data, else its number."""

@@ -64,7 +64,7 @@ def identify(
     Raises:
       UserError: for a run over several processes that cannot be told and has no id.
     """
-    found = contents({
+    result = contents({
         "method": _of_method(method),
         "net": {} if _told_net(net) else {"net": net},
         "stream": {} if told(stream) else {name: getattr(stream, name) for name in DECISIVE},
@@ -75,23 +75,23 @@ def identify(
             if not _plain(value)
         },
     })  # fmt: skip
-    if found.own:
+    if result.own:
         jax.clear_caches()
-    checksum = stream.checksum if told(stream) else digest_of(found.json["stream"])
-    identity = {name: _short(part) for name, part in found.json.items() if part}
+    checksum = stream.checksum if told(stream) else digest_of(result.json["stream"])
+    identity = {name: _short(part) for name, part in result.json.items() if part}
     if list(identity.get("net", ())) == ["net"]:
         identity["net"] = identity["net"]["net"]
-    local = {p.name: p.files for p in found.packages.values() if p.files}
+    local = {p.name: p.files for p in result.packages.values() if p.files}
     identity |= {"packages": local} if local else {}
-    if found.unknown:
-        identity["unknown"] = [name.replace("net.net", "net", 1) for name in found.unknown]
+    if result.unknown:
+        identity["unknown"] = [name.replace("net.net", "net", 1) for name in result.unknown]
         if id is None and jax.process_count() > 1:
             raise UserError(
                 f"{identity['unknown'][0]} cannot be told by its content, so the processes of this "
                 "run cannot tell that it is the same; pass id='...'."
             )
         identity |= {} if id is not None else {"mark": uuid.uuid4().hex}
-    versions = {package.name: package.version for package in found.packages.values()}
+    versions = {package.name: package.version for package in result.packages.values()}
     return Parts(identity, versions, checksum)
 
 
@@ -164,8 +164,8 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _json(value: Any) -> Any:
-    found: Content = contents({"": value})
-    return None if found.unknown else found.json
+    result: Content = contents({"": value})
+    return None if result.unknown else result.json
 
 
 def _short(part: Any) -> Any:

@@ -27,7 +27,7 @@ def results_of(
     score = name_of(stream.objective.score)
     predictors = with_features(method.bind(model, spec), model).predictors
     evaluations, headline, absent = {}, {}, {}
-    alive = np.array([found is None for found in history.diverged])
+    alive = np.array([result is None for result in history.diverged])
     lost = None if alive.any() else _lost(history)
     without = dict(config.get("unmeasured", {}))
     if lost is not None:
@@ -69,9 +69,9 @@ def results_of(
     for entry in config["evaluations"]:
         if entry["metric"]:
             matrix, names = history.evaluations[entry["name"]], _session_names(entry["metric"])
-            found = _by_session(entry["metric"], matrix, history.test_counts, alive)
-            headline |= found
-            absent |= {name: lost or why for name, why in names.items() if name not in found}
+            result = _by_session(entry["metric"], matrix, history.test_counts, alive)
+            headline |= result
+            absent |= {name: lost or why for name, why in names.items() if name not in result}
     first = next(iter(history.evaluations.values()))
     return {
         "method": method.name,
@@ -89,8 +89,8 @@ def results_of(
         "accuracy_matrix": _nullable(first[:, 1:]),
         "anytime": _curves(curves),
         "confusion": _confusion(history),
-        "diverged": [found and found.step for found in history.diverged],
-        "divergence": [found and found._asdict() for found in history.diverged],
+        "diverged": [result and result.step for result in history.diverged],
+        "divergence": [result and result._asdict() for result in history.diverged],
         "cost": _cost(method, model, spec, history),
     }
 
@@ -110,9 +110,9 @@ def _confusion(history: History) -> list[Any] | None:
 def _lost(history: History) -> str:
     """Why a run whose seeds all diverged has no numbers."""
     where = [
-        f"seed {seed} at update {found.step}"
-        for seed, found in zip(history.seeds, history.diverged, strict=True)
-        if found is not None
+        f"seed {seed} at update {result.step}"
+        for seed, result in zip(history.seeds, history.diverged, strict=True)
+        if result is not None
     ]
     more = ", ..." if len(where) > 3 else ""
     count = "the only seed" if len(where) == 1 else f"all {len(where)} seeds"
@@ -134,18 +134,18 @@ def _by_session(
     name: str, matrix: np.ndarray, counts: np.ndarray, alive: np.ndarray
 ) -> dict[str, Any]:
     """Accuracy on all test data seen: after the last task, and after each of them."""
-    found = {}
+    result = {}
     if not alive.any():
-        return found
+        return result
     seen = metrics.seen_accuracy(matrix[alive], counts)  # [S, T]
     if not np.isnan(seen[:, -1]).any():
-        found[name] = _spread(seen[:, -1], alive)
+        result[name] = _spread(seen[:, -1], alive)
     if not np.isnan(seen).any():
         each = [_spread(column, alive) for column in seen.T]
-        found[f"{name}_by_session"] = {
+        result[f"{name}_by_session"] = {
             part: [session[part] for session in each] for part in ("mean", "std", "ci95")
         } | {"values": np.array([session["values"] for session in each], object).T.tolist()}
-    return found
+    return result
 
 
 def _session_names(name: str) -> dict[str, str]:

@@ -43,17 +43,17 @@ _VERSIONS = ("cljax", "jax", "jaxlib", "flax", "optax", "numpy")
 
 def settings() -> dict[str, Any]:
     """The settings that change bits as they are now, for a run's config."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name in _OF_JAX:
         if not hasattr(jax.config, f"jax_{name}"):  # of another version of JAX
             continue
         value = getattr(jax.config, f"jax_{name}")
         plain = value is None or type(value) in (bool, int, float, str)
-        found[f"jax_{name}"] = value if plain else str(value)
-    found |= {name: os.environ[name] for name in _OF_ENVIRONMENT if name in os.environ}
+        result[f"jax_{name}"] = value if plain else str(value)
+    result |= {name: os.environ[name] for name in _OF_ENVIRONMENT if name in os.environ}
     device = jax.devices()[0]
     return {
-        **found,
+        **result,
         "xla_flags": _flags(os.environ.get("XLA_FLAGS", "")),
         "processor": _processor() if device.platform == "cpu" else device.device_kind,
         "platform_version": getattr(device.client, "platform_version", ""),

@@ -61,7 +61,7 @@ def outer_losses(history: Any) -> list[np.ndarray]:
     """For each task [S, n], what exemplars were learned by (mnemonics), thinned if it is long."""
     phases = [history.phase_losses[name] for name in _OUTER if name in history.phase_losses]
     runs = [[task for phase in phases for task in phase[i]] for i in range(len(history.seeds))]
-    of_tasks = [np.stack(found) for found in zip(*runs, strict=True)]
+    of_tasks = [np.stack(result) for result in zip(*runs, strict=True)]
     return [losses[:, :: -(-losses.shape[1] // _STEPS) or 1] for losses in of_tasks]
 
 
@@ -147,20 +147,20 @@ def _thumbnails(x: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     return np.round(255 * (values - low) / max(high - low, 1e-9)).astype(np.uint8)
 
 
-def rate_rows(kept: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
+def rate_rows(arrays: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
     """The histograms of ``read``: row -> [S, 2 n + 1], for rows that every seed has."""
-    return _rows(kept, "rates")
+    return _rows(arrays, "rates")
 
 
-def confusion_rows(kept: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
+def confusion_rows(arrays: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
     """The confusion matrices of ``read``: row -> [S, C, C], for rows that every seed has."""
-    return _rows(kept, "confusion")
+    return _rows(arrays, "confusion")
 
 
-def _rows(kept: Mapping[str, np.ndarray], wanted: str) -> dict[int, np.ndarray]:
+def _rows(arrays: Mapping[str, np.ndarray], wanted: str) -> dict[int, np.ndarray]:
     """What is kept as ``WANTED/SEED/ROW``: row -> of all seeds."""
     seeds: dict[str, dict[int, np.ndarray]] = {}
-    for name, array in kept.items():
+    for name, array in arrays.items():
         kind, _, rest = name.partition("/")
         if kind == wanted:
             seed, _, row = rest.partition("/")

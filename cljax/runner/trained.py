@@ -70,8 +70,8 @@ def stored_states(folder: Path, config: Mapping[str, Any], made: Prepared) -> tu
 
 def _stored(folder: Path, config: Mapping[str, Any], seed: int, like: PyTree) -> PyTree:
     place = _place(folder, seed)
-    found, skipped = checkpoint.newest(place, _identity(config))
-    if found is None:
+    result, skipped = checkpoint.newest(place, _identity(config))
+    if result is None:
         why = skipped[0] if skipped else f"there is no {place}"
         raise UserError(
             f"The final state of seed {seed} in {folder} cannot be read: {why.rstrip('.')}; "
@@ -80,11 +80,11 @@ def _stored(folder: Path, config: Mapping[str, Any], seed: int, like: PyTree) ->
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
     names = [_name(path) for path, _ in paths]
     try:
-        if set(names) != found.arrays.keys():
-            strange = sorted(set(names) ^ found.arrays.keys())
+        if set(names) != result.arrays.keys():
+            strange = sorted(set(names) ^ result.arrays.keys())
             raise ValueError(f"{strange[0]} is in one of them only")
         leaves = [
-            checkpoint.revived(found.arrays[name], leaf)
+            checkpoint.revived(result.arrays[name], leaf)
             for name, (_, leaf) in zip(names, paths, strict=True)
         ]
     except ValueError as error:

@@ -156,6 +156,6 @@ def _surnames(authors: str) -> list[str]:
 
 def _text(bibtex: str) -> str:
     """What BibTeX would set, without its braces."""
-    accented = lambda found: found[3] + _ACCENTS[found[1] or found[2]]
+    accented = lambda result: result[3] + _ACCENTS[result[1] or result[2]]
     plain = bibtex.replace("\\&", "&")
     return re.sub(r"[{}]", "", unicodedata.normalize("NFC", _ACCENT.sub(accented, plain)))

@@ -24,9 +24,9 @@ _SHOWN = 5  # names in a complaint
 def modules_of(package: ModuleType) -> list[ModuleType]:
     """A package and all public modules in it, imported, in order of their names."""
     names = [package.__name__]
-    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        if not any(part.startswith("_") for part in found.name.split(".")):
-            names.append(found.name)
+    for result in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not any(part.startswith("_") for part in result.name.split(".")):
+            names.append(result.name)
     return [importlib.import_module(name) for name in sorted(names)]
 
 

@@ -131,15 +131,15 @@ def _ordered(root: Path) -> tuple[str, ...]:
 
 def _relinked(text: str, led: Callable[[str], str]) -> str:
     parts = _FENCED.split(text)
-    outside = [_LINK.sub(lambda found: _one(found, led), part) for part in parts[::2]]
+    outside = [_LINK.sub(lambda result: _one(result, led), part) for part in parts[::2]]
     parts[::2] = outside
     return "".join(parts)
 
 
-def _one(found: re.Match[str], led: Callable[[str], str]) -> str:
-    begin, target, anchor = found[1], found[2], found[3] or ""
+def _one(match: re.Match[str], led: Callable[[str], str]) -> str:
+    begin, target, anchor = match[1], match[2], match[3] or ""
     if not target or ":" in target:
-        return found[0]
+        return match[0]
     return f"{begin}{led(target)}{anchor})"
 
 

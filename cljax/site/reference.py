@@ -167,9 +167,9 @@ def _signature(thing: Any, modules: Mapping[str, ModuleType]) -> str:
         return "()"
     names = vars(sys.modules.get(getattr(thing, "__module__", None) or "", object))
 
-    def named(found: re.Match[str]) -> str:
-        home = home_of(names[found[0]], found[0], modules) if found[0] in names else None
-        return f"~{home[0]}.{home[1]}" if home else found[0]
+    def named(match: re.Match[str]) -> str:
+        home = home_of(names[match[0]], match[0], modules) if match[0] in names else None
+        return f"~{home[0]}.{home[1]}" if home else match[0]
 
     def led(annotation: Any) -> Any:
         annotation = getattr(annotation, "__forward_arg__", annotation)  # of a named tuple

@@ -164,8 +164,8 @@ def _numbered(folder: Path) -> list[Path]:
     """Checkpoints by number, the oldest first."""
     if not folder.is_dir():
         return []
-    found = (entry for entry in folder.iterdir() if _NUMBER.fullmatch(entry.name))
-    return sorted(found, key=lambda entry: int(entry.name))
+    result = (entry for entry in folder.iterdir() if _NUMBER.fullmatch(entry.name))
+    return sorted(result, key=lambda entry: int(entry.name))
 
 
 def newest_place(folder: Path) -> Path | None:
@@ -215,12 +215,12 @@ def _read(place: Path, header: Mapping[str, Any]) -> dict[str, np.ndarray]:
     form = formats.FORMATS[named]
     _check_size(place, described, form)
     held = {entry["kept_as"] for entry in described if 0 not in entry["shape"]}
-    found = form.read(place, held) if held else {}
+    result = form.read(place, held) if held else {}
     arrays = {}
     for entry in described:
         dtype, shape = jnp.dtype(entry["dtype"]), tuple(entry["shape"])
         size = math.prod(shape)
-        whole = np.asarray(found[entry["kept_as"]]) if size else np.zeros(0, entry["kept_as"])
+        whole = np.asarray(result[entry["kept_as"]]) if size else np.zeros(0, entry["kept_as"])
         part = whole[entry["start"] : entry["start"] + size] if size else whole
         arrays[entry["name"]] = part.view(dtype).reshape(shape)
     return arrays
@@ -268,8 +268,8 @@ def _verify(place: Path) -> None:
 
 def _files(folder: Path) -> list[str]:
     """Names of all files below a folder, with slashes."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path.relative_to(folder).as_posix() for path in found)
+    result = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in result)
 
 
 def _unwritable(folder: Path, error: Exception) -> UserError:

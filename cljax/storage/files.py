@@ -49,16 +49,16 @@ def place(path: str | os.PathLike[str]) -> Path:
     text = str(path)
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     try:
-        found = Path(path).expanduser()
-        os.lstat(found / "config.json")  # whatever it is: may one look into the folder?
+        result = Path(path).expanduser()
+        os.lstat(result / "config.json")  # whatever it is: may one look into the folder?
     except (FileNotFoundError, NotADirectoryError):
-        return found
+        return result
     except RuntimeError:
         raise UserError(f"The path {shown} names a home folder that is not known.") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"The path {shown!r} cannot be used: {reason}.") from None
-    return found
+    return result
 
 
 @contextlib.contextmanager

@@ -63,9 +63,9 @@ def read(folder: Path, name: str, shape: Any = dict) -> dict[str, Any]:
 
 def shaped(path: Path, value: Any, shape: Any) -> Any:
     """The value itself, read from ``path``; UserError unless it has the shape."""
-    found = shapes.strange(value, shape)
-    if found:
-        raise UserError(f"{path} is damaged: {found}; {_ADVICE}.")
+    result = shapes.strange(value, shape)
+    if result:
+        raise UserError(f"{path} is damaged: {result}; {_ADVICE}.")
     return value
 
 
@@ -146,14 +146,14 @@ def _listed(folder: Path) -> dict[str, Any]:
 def _compare(folder: Path, name: str, expected: str) -> None:
     path = folder / name
     try:
-        found = files.digest(path)
+        result = files.digest(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):
-        found = None
+        result = None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
-    if found is None:
+    if result is None:
         raise _missing(folder, name)
-    if found != expected:
+    if result != expected:
         raise UserError(
             f"{path} is not what was written there: its SHA-256 is another one; {_ADVICE}."
         )
@@ -185,8 +185,8 @@ def _own(folder: Path) -> Iterator[str]:
 def _below(folder: Path, name: str) -> Iterator[str]:
     for root, folders, names in os.walk(folder / name):
         folders.sort()
-        for found in sorted(names):
-            if found != ".DS_Store" and not files.TEMPORARY.fullmatch(found):
-                yield Path(root, found).relative_to(folder).as_posix()
+        for result in sorted(names):
+            if result != ".DS_Store" and not files.TEMPORARY.fullmatch(result):
+                yield Path(root, result).relative_to(folder).as_posix()
         links = [own for own in folders if Path(root, own).is_symlink()]
         yield from (Path(root, own).relative_to(folder).as_posix() for own in links)

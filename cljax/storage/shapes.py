@@ -135,9 +135,9 @@ def strange(value: Any, shape: Shape, name: str = "it") -> str | None:
             own = own.shape
         if key not in value:
             return f"{inside}{key} is missing"
-        found = strange(value[key], own, f"{inside}{key}")
-        if found:
-            return found
+        result = strange(value[key], own, f"{inside}{key}")
+        if result:
+            return result
     return None
 
 

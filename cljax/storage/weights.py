@@ -76,12 +76,12 @@ def load_weights(path: str | Path, net: Net | Model, *, example: Any = None) -> 
     like = _shapes(path, model, metadata, example)
     named, structure = _named(like), jax.tree.structure(like)
     expected = {name: (leaf.shape, jnp.dtype(leaf.dtype)) for name, leaf in named}
-    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    wrong = [name for name in {**expected, **found} if expected.get(name) != found.get(name)]
+    result = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    wrong = [name for name in {**expected, **result} if expected.get(name) != result.get(name)]
     if wrong:
         saved = metadata.get("net", "another one")
         raise UserError(
-            f"The weights in {path} are of another network, {saved}: {_differences(wrong, found)} "
+            f"The weights in {path} are of another network, {saved}: {_differences(wrong, result)} "
             f"in the file, {_differences(wrong, expected)} in this one."
         )
     return jax.tree.unflatten(structure, [jnp.asarray(arrays[name]) for name, _ in named])

@@ -201,10 +201,10 @@ def _count_tasks(task: np.ndarray, tests: np.ndarray) -> int:
     """T, where training and test examples have the tasks 0 to T - 1."""
     num_tasks = int(task.max()) + 1
     for part, tasks in (("training", task), ("test", tests)):
-        found = np.unique(tasks)
-        if len(found) != num_tasks or found[-1] != num_tasks - 1:
+        result = np.unique(tasks)
+        if len(result) != num_tasks or result[-1] != num_tasks - 1:
             raise UserError(
-                f"The {part} examples have the tasks {_few(found)}, but they must be 0 to "
+                f"The {part} examples have the tasks {_few(result)}, but they must be 0 to "
                 f"{num_tasks - 1}, none left out."
             )
     return num_tasks

@@ -105,10 +105,10 @@ def load_split(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             f"The stream manifest {path} holds no rows of seeds with a checksum; name the "
             "manifest/stream.npz of a run, or a file that save_split wrote."
         )
-    found = manifest_checksum(arrays)
-    if found != recorded:
+    result = manifest_checksum(arrays)
+    if result != recorded:
         raise UserError(
-            f"The stream manifest {path} has the checksum {found[:12]}..., but {recorded[:12]}... "
+            f"The stream manifest {path} has the checksum {result[:12]}..., but {recorded[:12]}... "
             "is recorded; copy it again."
         )
     return arrays
@@ -196,8 +196,8 @@ def _parts(
 
 
 def _seeds(arrays: Mapping[str, np.ndarray]) -> list[int]:
-    found = (re.fullmatch(r"seed(\d+)_train_rows", name) for name in arrays)
-    return sorted(int(match[1]) for match in found if match)
+    result = (re.fullmatch(r"seed(\d+)_train_rows", name) for name in arrays)
+    return sorted(int(match[1]) for match in result if match)
 
 
 def _check_order(order: Sequence[int], path: object) -> None:

@@ -70,18 +70,18 @@ class Study:
         Raises:
           UserError: if a metric is absent, or no seed finished with both methods.
         """
-        found = []
+        result = []
         for a, b in itertools.combinations(self.runs, 2):
             x, y = (self.runs[name].metric(metric or self.metric) for name in (a, b))
             both = np.isfinite(x) & np.isfinite(y)
             if not both.any():
                 raise UserError(f"No seed finished with both {a} and {b}, so they have no pair.")
-            found.append((a, b, paired(x[both], y[both])))
-        known = [test.p_value for _, _, test in found if test.p_value is not None]
+            result.append((a, b, paired(x[both], y[both])))
+        known = [test.p_value for _, _, test in result if test.p_value is not None]
         corrected = iter(holm(known))
         return [
             Pair(a, b, test, None if test.p_value is None else next(corrected))
-            for a, b, test in found
+            for a, b, test in result
         ]
 
     def table(self) -> str:

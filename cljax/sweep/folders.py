@@ -89,13 +89,13 @@ class Sweep:
                 f"The sweep in {self.path} was measured on test images, which choose no setting; "
                 "sweep on validation images."
             )
-        found = self.settings[0]
-        if any(step is not None for step in found.diverged):
+        result = self.settings[0]
+        if any(step is not None for step in result.diverged):
             some = "" if self.diverged else " for some seed"
             raise UserError(
                 f"Every setting of the sweep in {self.path} diverged{some}; try others."
             )
-        return found
+        return result
 
     def recipe(self, setting: Setting | None = None, *, trust: bool = False) -> Recipe:
         """What ``cljax.run`` takes to run a setting, the best one by default, on the tests.
@@ -117,13 +117,13 @@ class Sweep:
         of_run = {name: value for name, value in values.items() if name in OF_RUN}
         options = {name: value for name, value in values.items() if name not in OF_RUN}
         try:
-            found = Recipe(**{**base, **of_run})
+            result = Recipe(**{**base, **of_run})
         except TypeError as error:
             raise UserError(f"The sweep in {self.path} has no recipe: {error}.") from error
-        check_consent(self.path, [found.method, found.stream], [found.net], trust=trust)
+        check_consent(self.path, [result.method, result.stream], [result.net], trust=trust)
         tuned = self.tuning() if setting is None else None
-        return found.replace(
-            method_options={**found.method_options, **options}, tuning=tuned or found.tuning
+        return result.replace(
+            method_options={**result.method_options, **options}, tuning=tuned or result.tuning
         )
 
     def tuning(self) -> dict[str, Any]:
@@ -180,12 +180,12 @@ def status(folder: str | Path) -> str:
     """
     folder = artefacts.place(folder)
     config = config_of(folder)
-    found = [(lane, fault(_place(folder, lane), own)) for lane, own in _lanes(config)]
-    done = [lane for lane, wrong in found if wrong is None]
+    result = [(lane, fault(_place(folder, lane), own)) for lane, own in _lanes(config)]
+    done = [lane for lane, wrong in result if wrong is None]
     lost = sum(_read(folder, lane)["diverged"][0] is not None for lane in done)
-    text = f"{len(done)} of {len(found)} lanes are finished"
+    text = f"{len(done)} of {len(result)} lanes are finished"
     text += f", {lost} of them diverged" if lost else ""
-    damaged = [lane.name for lane, wrong in found if wrong]
+    damaged = [lane.name for lane, wrong in result if wrong]
     if damaged:
         more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
         text += f", {len(damaged)} damaged ({', '.join(damaged[:_SHOWN])}{more}), to be run again"
@@ -228,16 +228,16 @@ def merge(folder: str | Path) -> Sweep:
 
 
 def _write(
-    folder: Path, config: dict[str, Any], found: list[Setting], lanes: Sequence[Lane]
+    folder: Path, config: dict[str, Any], result: list[Setting], lanes: Sequence[Lane]
 ) -> Sweep:
     """Writes what is merged; the hashes of all files, then the results, at the end."""
     # A setting with a diverged lane ranks below every other one, but it is listed.
     sign = 1 if config["metric"] in metrics.LOWER_IS_BETTER else -1
-    found.sort(
+    result.sort(
         key=lambda s: (any(d is not None for d in s.diverged), s.mean is None, sign * (s.mean or 0))
     )
     results = {
-        "settings": [s._asdict() for s in found],
+        "settings": [s._asdict() for s in result],
         "lanes": len(lanes),
         "seeds": sorted({lane.seed for lane in lanes}),
     }
@@ -350,10 +350,10 @@ def _read(folder: Path, lane: Lane) -> dict[str, Any]:
 
 
 def _setting(folder: Path, lanes: Sequence[Lane], metric: str) -> Setting:
-    found = [_read(folder, lane) for lane in lanes]
-    diverged = tuple(results["diverged"][0] for results in found)
+    result = [_read(folder, lane) for lane in lanes]
+    diverged = tuple(results["diverged"][0] for results in result)
     values = []
-    for results in found:
+    for results in result:
         if results["diverged"][0] is not None:
             values.append(None)
             continue

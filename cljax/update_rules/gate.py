@@ -129,14 +129,14 @@ def lstm_gate(
         theta: PyTree, params: Params, grads: Params, tape: Tapes, carry: PyTree
     ) -> tuple[Params, PyTree]:
         check_fits(theta, groups)
-        found, after = jax.tree.map(jnp.ones_like, params), []
+        result, after = jax.tree.map(jnp.ones_like, params), []
         for group, network, own, kept in zip(groups, networks, theta, carry, strict=True):
             x = jnp.stack([_inputs(slot, params, grads, tape, norm_unit) for slot in group.slots])
             kept, delta = jax.vmap(network.apply)(own, kept, x)
             after.append(kept)
             for slot, rows in zip(group.slots, delta, strict=True):
-                found = _put(found, slot, rows)
-        return found, tuple(after)
+                result = _put(result, slot, rows)
+        return result, tuple(after)
 
     return Gate(init, start, apply, groups)
 
@@ -185,10 +185,10 @@ def learned_step(
         (value, tape), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return ForwardPass(grads, tape, value), carry
 
-    def apply(params: Params, carry: PyTree, found: ForwardPass) -> tuple[Params, PyTree]:
+    def apply(params: Params, carry: PyTree, result: ForwardPass) -> tuple[Params, PyTree]:
         seen = jax.lax.stop_gradient(params) if detach else params
-        delta, carry = gate.apply(theta, seen, found.grads, found.tape, carry)
-        return jax.tree.map(lambda p, d, g: p - lr * d * g, params, delta, found.grads), carry
+        delta, carry = gate.apply(theta, seen, result.grads, result.tape, carry)
+        return jax.tree.map(lambda p, d, g: p - lr * d * g, params, delta, result.grads), carry
 
     return InnerStep(lambda params: gate.start(), gradient, apply)
 
@@ -272,9 +272,9 @@ def _groups(
     return groups, jax.tree.leaves(params)[0].dtype
 
 
-def _check_covered(model: Model, params: Params, found: Any) -> None:
+def _check_covered(model: Model, params: Params, result: Any) -> None:
     """Raises UserError if a parameter belongs to no gated layer and not to the head."""
-    gated = {f"{slot.name}/{leaf}" for slots in found for slot in slots for leaf in slot.leaves}
+    gated = {f"{slot.name}/{leaf}" for slots in result for slot in slots for leaf in slot.leaves}
     head: set[str] = set()
     if model.head is not None and model.rows is not None:
         outputs = jnp.zeros(model.rows.get(params).shape[-1], bool)

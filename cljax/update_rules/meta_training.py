@@ -128,12 +128,12 @@ def phases(
     """
     draw = functools.partial(_draw, course, model, sources)
     begin = functools.partial(_begun, course, model, sources)
-    found = [_gathered(draw, begin)]
+    result = [_gathered(draw, begin)]
     if calibrate:
         steps = -(-course.target // course.curriculum.steps_cap)
-        found.append(_phase("calibration", course, steps, draw, _calibrated(course, begin)))
-    found.append(_phase("meta-training", course, course.windows, draw, _trained(course, begin)))
-    return tuple(found)
+        result.append(_phase("calibration", course, steps, draw, _calibrated(course, begin)))
+    result.append(_phase("meta-training", course, course.windows, draw, _trained(course, begin)))
+    return tuple(result)
 
 
 def _most_rows(spec: Spec) -> int:

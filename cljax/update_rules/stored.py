@@ -51,8 +51,8 @@ def load_rule(rule: str | Path | PyTree | None, seed: int, gate: Gate) -> PyTree
         check_fits(rule, gate.groups)
         return jax.tree.map(jnp.asarray, tuple(rule))
     place = Path(rule).expanduser() / "rule" / f"seed{seed}"
-    found, skipped = checkpoint.newest(place, _IDENTITY)
-    if found is None:
+    result, skipped = checkpoint.newest(place, _IDENTITY)
+    if result is None:
         why = skipped[0] if skipped else f"there is no {place}"
         raise UserError(
             f"No learned update rule for seed {seed} in {rule}: {why.rstrip('.')}; give the folder "
@@ -60,10 +60,10 @@ def load_rule(rule: str | Path | PyTree | None, seed: int, gate: Gate) -> PyTree
         )
     like = jax.eval_shape(gate.init, jax.random.key(0))
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    leaves = [found.arrays.get(_name(path)) for path, _ in paths]
+    leaves = [result.arrays.get(_name(path)) for path, _ in paths]
     shapes = [leaf is not None and leaf.shape == own.shape for leaf, (_, own) in
               zip(leaves, paths, strict=True)]  # fmt: skip
-    if not all(shapes) or len(found.arrays) != len(paths):
+    if not all(shapes) or len(result.arrays) != len(paths):
         raise UserError(
             f"The learned update rule in {rule} was made for another network or other sizes of "
             "its LSTMs; give those that it was made with."

@@ -293,10 +293,10 @@ def _step(
     """One inner step of one episode, and its loss []."""
     rule = _rule(pair, theta)
     new = jax.tree.map(lambda a: a[pair.old :], shown)
-    found, carry = rule.gradient(lane.student, lane.carry, new)
+    result, carry = rule.gradient(lane.student, lane.carry, new)
     if pair.order == 1:
-        found = jax.lax.stop_gradient(found)
-    student, carry = rule.apply(lane.student, carry, found)
+        result = jax.lax.stop_gradient(result)
+    student, carry = rule.apply(lane.student, carry, result)
     teacher = _taught(pair, lane.teacher, shown)
     loss = _loss(pair, teacher, student, shown, rho)
     return lane._replace(teacher=teacher, student=student, carry=carry), loss
