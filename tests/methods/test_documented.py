@@ -24,5 +24,5 @@ def test_a_method_names_its_paper_its_pseudo_code_and_an_example(name):
     assert f"``{kind.__module__}``" in own, "it does not say where its pseudo-code is"
     assert re.search(r"\n\n    \S", module), "its module has no pseudo-code"
     assert "\nSource: " in module or "\nSource of" in module
-    assert not ("\nDiffers" in module) or "differs" in own, "what differs is not pointed at"
+    assert "\nDiffers" not in module or "differs" in own, "what differs is not pointed at"
     assert "Example:" in own and f"cljax.{kind.__name__}(" in own.replace(".penalties", "")
