@@ -66,9 +66,11 @@ def _twice(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 def _data(classes: int) -> ImageData:
     rng = np.random.default_rng(_SEED)
     patterns = rng.integers(0, 256, (classes, 4, 4, 1))
-    arrays = []
-    for each in (_TRAIN, _TEST):
+
+    def part(each: int) -> tuple[np.ndarray, np.ndarray]:
         y = np.tile(np.arange(classes, dtype=np.int32), each)
         noise = rng.normal(0, 20, (len(y), 4, 4, 1))
-        arrays += [np.clip(patterns[y] + noise, 0, 255).astype(np.uint8), y]
+        return np.clip(patterns[y] + noise, 0, 255).astype(np.uint8), y
+
+    arrays = (*part(_TRAIN), *part(_TEST))
     return ImageData(*arrays, "made up", "none", digest(*arrays))

@@ -53,10 +53,12 @@ class PlainOptions(Options):
 
     @property
     def fixed_loss(self) -> str:
+        """Pretraining minimises the cross-entropy over held classes."""
         return self.needs_classes
 
     @property
     def unweighted(self) -> str:
+        """Held classes have no weights."""
         return self.needs_classes
 
     @property
