@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Any
 
@@ -21,6 +22,7 @@ def report(arguments: list[str]) -> int:
     """Writes a page about runs and sweeps, with its tables and figures."""
     from cljax.report import report as make
 
+    gc.freeze()  # what is imported stays: to look through it costs a report a twentieth
     folders, rest = _split(arguments)
     flags = parse("cljax report DIR ...", _FLAGS, rest)
     if not folders:

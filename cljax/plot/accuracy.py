@@ -55,7 +55,7 @@ def accuracy_matrix(
     ax = parts.axes(ax, (side + 0.9, side))
     image = ax.imshow(
         np.ma.masked_invalid(values), cmap="viridis", vmin=low, vmax=high, aspect="auto",
-        interpolation="nearest",
+        interpolation="nearest", interpolation_stage="rgba",  # colours of cells, not of pixels
     )  # fmt: skip
     _hatch(ax, np.isnan(values))
     if num_tasks <= _WRITTEN:

@@ -123,7 +123,7 @@ def _image(ax: Axes, values: np.ndarray) -> Any:
     ax.set_facecolor(parts.BLANK)
     return ax.imshow(
         np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=100, aspect="auto",
-        interpolation="nearest",
+        interpolation="nearest", interpolation_stage="rgba",  # colours of cells, not of pixels
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from cljax.runner import snapshots
 __all__ = ["of_classes"]
 
 _OPEN = 10  # classes
-_PANELS = 8  # earlier moments that are drawn
+_PANELS = 4  # earlier moments that are drawn
 _NOTE = "in percent of its tests, all seeds together"
 
 

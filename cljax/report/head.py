@@ -56,7 +56,7 @@ def of_sweep(folder: ReportFolder) -> Part:
         return Part(_lead(f"No setting finished with every seed: {among}."))
     ci95, bounds = best["ci95"] and tuple(best["ci95"]), measures.bounds(config["metric"], score)
     cell = Spread(best["mean"], best["std"], ci95, tuple(best["values"]), bounds, score)
-    name = sweep.label(best["setting"]) or "the only setting"
+    name = sweep.label(best["setting"]).replace(",", ", ") or "the only setting"
     what = f"{measures.label(config['metric'], score)} on {config['on']} images"
     tiles = [("best setting", name, ""), (what, *_number(config["metric"], cell))]
     warning = "" if config["on"] == "validation" else " Test images must choose no setting."

@@ -60,7 +60,7 @@ def test_few_classes_are_open_and_earlier_tasks_folded():
 
 def test_many_classes_are_folded_and_not_every_task_is_drawn():
     final, earlier = of_classes("run", kept(12, tasks=12))
-    assert "<summary>All 12 classes" in final.html and "8 of 11 are drawn" in earlier.html
+    assert "<summary>All 12 classes" in final.html and "4 of 11 are drawn" in earlier.html
 
 
 def test_a_run_without_counts_or_with_one_task_shows_what_there_is():
