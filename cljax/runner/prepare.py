@@ -39,7 +39,7 @@ from cljax.streams.continued import continued
 from cljax.streams.options import StreamSource
 from cljax.types import Learner, Model, Net, Readout
 
-__all__ = ["OF_RECIPE", "Prepared", "begun_as", "learner_of", "prepare", "seeds_of"]
+__all__ = ["OF_RECIPE", "Prepared", "begun_as", "judged", "learner_of", "prepare", "seeds_of"]
 
 OF_RECIPE = ("net", "batch_size", "epochs", "entries")  # options that a recipe has values of
 _OBJECTIVE = ("loss", "weights", "score")
@@ -81,11 +81,8 @@ def prepare(
     start = None if options.start is None else check_start(options.start, method, chosen)
     if start is not None:
         source = continued(start.learned, source)
-    asked = {name: getattr(options, name) for name in _OBJECTIVE}
-    asked = {name: value for name, value in asked.items() if value is not None}
-    if asked:
-        called = {n: resolve.function(n, v) if n != "weights" else v for n, v in asked.items()}
-        source = with_objective(source, **called)
+    asked = _asked_objective(options)
+    source = judged(source, options)
     stopping = {}
     if options.patience is not None:
         stopping = {"patience": options.patience, "restore_best": options.restore_best}
@@ -162,6 +159,25 @@ def prepare(
         config["begun_as"] = None if named is None else begun_as(recipe, named)
     config["config_hash"] = config_hash(config)
     return Prepared(config, method, source, network, time.perf_counter() - began, begins)
+
+
+def judged(stream: Stream, options: RunOptions) -> Stream:
+    """The stream with the loss, the weights and the score that a run is asked for.
+
+    Raises:
+      UserError: as ``cljax.streams.with_objective``.
+    """
+    asked = _asked_objective(options)
+    if not asked:
+        return stream
+    called = {n: v if n == "weights" else resolve.function(n, v) for n, v in asked.items()}
+    return with_objective(stream, **called)
+
+
+def _asked_objective(options: RunOptions) -> dict[str, Any]:
+    """Of loss, weights and score those that a run is asked for."""
+    values = {name: getattr(options, name) for name in _OBJECTIVE}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _goes_on(start: Trained) -> str:
