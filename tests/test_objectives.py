@@ -330,6 +330,19 @@ def test_a_sweep_weighs_classes_as_it_is_asked_for(tmp_path):
     assert plan.stream.objective.weights == (0.0, 0.0, 1.0)
 
 
+def test_a_run_that_goes_on_is_judged_on_the_scale_of_what_it_goes_on_from():
+    """Targets of another spread would else change what the same outputs score on old tasks."""
+    first, wide = regression(), stream_of(3 * SLOPES, loss="squared-error")
+    assert first.objective.variance != wide.objective.variance
+    begun = run_of(cljax.Finetune(lr=0.0), first)
+    more = run_of(cljax.Finetune(lr=0.0), wide, start=begun.state)
+    np.testing.assert_allclose(
+        more.accuracy_matrix()[0, -1, :T], begun.accuracy_matrix()[0, -1], rtol=1e-5
+    )
+    with pytest.raises(UserError, match="judged by r-squared, but this one is judged by negative-"):
+        run_of(cljax.Finetune(lr=0.0), wide, start=begun.state, score="negative-squared-error")
+
+
 MISTAKES = {
     "floats without a loss": (SLOPES[:, 0], {}, "targets that are no classes need a loss"),
     "rows without a loss": (SLOPES, {}, "several targets of an example need a loss"),

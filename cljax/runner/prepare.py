@@ -33,7 +33,13 @@ from cljax.references import protocol
 from cljax.runner.config import config_hash, entry_of, environment, plain
 from cljax.runner.options import RunOptions
 from cljax.runner.parts import identify, net_name
-from cljax.runner.starting import check_start, digest_of_start, origin_of, starting
+from cljax.runner.starting import (
+    check_start,
+    digest_of_start,
+    judged_alike,
+    origin_of,
+    starting,
+)
 from cljax.streams.base import Stream, with_objective
 from cljax.streams.continued import continued
 from cljax.streams.options import StreamSource
@@ -83,6 +89,8 @@ def prepare(
         source = continued(start.learned, source)
     asked = _asked_objective(options)
     source = judged(source, options)
+    if start is not None:
+        source = judged_alike(start.learned, source)
     stopping = {}
     if options.patience is not None:
         stopping = {"patience": options.patience, "restore_best": options.restore_best}
