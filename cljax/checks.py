@@ -223,6 +223,12 @@ def check_replay(memory: Any, spec: Spec, capacity: int, num: int) -> None:
       capacity: of the memory, in examples. num: how many are replayed at once.
     """
     name = f"The memory {memory.name}"
+    if spec.target is not None and memory.needs_classes:
+        raise UserError(
+            f"{name} needs classes, because it {memory.needs_classes}, but the targets of this "
+            f"stream are {spec.target.dtype}{list(spec.target.shape)}; choose a memory such as "
+            "reservoir."
+        )
 
     def traced(function: str, fn: Callable[..., Any], *args: Any) -> Any:
         try:
@@ -242,7 +248,8 @@ def check_replay(memory: Any, spec: Spec, capacity: int, num: int) -> None:
             "contents, the cljax.memory.Contents that it holds."
         )
     label = jax.ShapeDtypeStruct((), jnp.int32)
-    one = Examples(spec.example, label, label), jax.ShapeDtypeStruct((), bool)
+    target = label if spec.target is None else spec.target
+    one = Examples(spec.example, target, label), jax.ShapeDtypeStruct((), bool)
     _check_rows(f"{name} says contents", (Examples(*contents[:3]), contents.mask), one, None)
     key = jax.eval_shape(lambda: jax.random.key(0))
     drawn = traced("draw", memory.draw, empty, *_rows(one, (_ROWS,)), key)

@@ -161,6 +161,12 @@ def test_a_checkpoint_in_a_format_that_is_not_known_is_skipped(two, tmp_path, mo
     assert_skipped(skipped, tmp_path / "run" / "00000003")
 
 
+def test_no_checkpoint_is_written_in_a_format_that_none_can_read(tmp_path):
+    with pytest.raises(UserError, match="format 'numpy' is not known"):
+        save(tmp_path / "c", Snapshot({}, {}), {}, number=1, form="numpy")
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_checkpoint_of_earlier_versions_says_no_format_and_is_read(tmp_path):
     place = save(tmp_path, made(1), IDENTITY, number=1)
     path, hashes = place / "position.json", place / "sha256.json"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import cljax
-from cljax import losses, objectives, streams
+from cljax import losses, objectives, streams, sweep
 from cljax.cli import job
 from cljax.errors import UserError
 from cljax.method import Problem
@@ -61,6 +61,20 @@ BY_HAND = {
 def test_a_loss_by_name_is_its_formula(name):
     stream = stream_of((SLOPES > 0) * 1.0, loss=name)
     np.testing.assert_allclose(rows_of(stream, TARGETS, OUTPUTS), BY_HAND[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "gradient"),
+    [
+        ("binary-cross-entropy", [-0.25, 0.25]), ("squared-error", [-1.0, 0.0]),
+        ("absolute-error", [-0.5, 0.0]), ("huber", [-0.5, 0.0]),
+    ],
+)  # fmt: skip
+def test_outputs_of_zero_have_the_gradient_of_the_formula(name, gradient):
+    """Networks whose last layer, or all whose units, are 0 begin there."""
+    stream, y = stream_of((SLOPES > 0) * 1.0, loss=name), np.array([[1.0, 0.0]])
+    found = jax.grad(lambda outputs: rows_of(stream, y, outputs)[0])(jnp.zeros((1, 2)))
+    np.testing.assert_allclose(found[0], gradient, rtol=1e-6)
 
 
 def test_labels_are_zeros_and_ones_to_a_loss_of_outputs():
@@ -285,6 +299,48 @@ def test_a_method_with_a_loss_of_its_own_refuses_another_and_takes_weights():
     weighed = streams.with_objective(digits, weights=np.arange(1, 11))
     for method in (cljax.ICaRL(capacity=10), cljax.Replayed(capacity=10), cljax.ITAML(capacity=10)):
         method.bind(model, weighed.spec(7))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"loss": "huber"}, {"score": "negative-absolute-error"},
+        {"loss": absolute, "score": lambda o, t: -jnp.max(jnp.abs(o - t), axis=1)},
+    ],
+)  # fmt: skip
+def test_a_sweep_learns_and_is_judged_by_what_it_is_asked_for(asked, tmp_path):
+    small = {"seeds": [3], "net": "mlp:5", "batch_size": 7, "lanes": "sequential", **asked}
+    plan = sweep.plan(cljax.ER(capacity=9), regression(), sweep.grid(lr=[0.02]), on="test", **small)
+    sweep.run(plan, tmp_path)
+    (lane,) = plan.lanes
+    found = json.loads((tmp_path / "lanes" / lane.name / "results.json").read_text("utf-8"))
+    single = run_of(cljax.ER(capacity=9, lr=0.02), regression(), **asked)
+    for name, own in single.results["evaluations"].items():
+        np.testing.assert_allclose(
+            np.array(found["evaluations"][name]["accuracy_matrix"], float)[0, -1],
+            np.array(own["accuracy_matrix"], float)[0, -1],
+        )
+
+
+def test_a_sweep_weighs_classes_as_it_is_asked_for(tmp_path):
+    weights = {"weights": [0.0, 0.0, 1.0]}
+    small = {"seeds": [3], "net": "mlp:5", "batch_size": 7, "lanes": "sequential", **weights}
+    grid = sweep.grid(lr=[0.5])
+    plan = sweep.plan(cljax.Finetune(), stream_of(LABELS), grid, on="test", **small)
+    assert plan.stream.objective.weights == (0.0, 0.0, 1.0)
+
+
+def test_a_run_that_goes_on_is_judged_on_the_scale_of_what_it_goes_on_from():
+    """Targets of another spread would else change what the same outputs score on old tasks."""
+    first, wide = regression(), stream_of(3 * SLOPES, loss="squared-error")
+    assert first.objective.variance != wide.objective.variance
+    begun = run_of(cljax.Finetune(lr=0.0), first)
+    more = run_of(cljax.Finetune(lr=0.0), wide, start=begun.state)
+    np.testing.assert_allclose(
+        more.accuracy_matrix()[0, -1, :T], begun.accuracy_matrix()[0, -1], rtol=1e-5
+    )
+    with pytest.raises(UserError, match="judged by r-squared, but this one is judged by negative-"):
+        run_of(cljax.Finetune(lr=0.0), wide, start=begun.state, score="negative-squared-error")
 
 
 MISTAKES = {

@@ -82,6 +82,18 @@ def test_the_time_left_follows_the_pace_of_this_process(monkeypatch):
     assert text.count("left") == 1
 
 
+def test_a_run_that_diverged_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    with progress.bar(2) as show:
+        show(Event("segment", 0, 3, 10, 40, 0, 2.5, num_tasks=4, share=0.25))
+        show(Event("diverged", 0, 3, 10, 40, 0, None, "params/Dense_0/bias"))
+        show(Event("segment", 1, 4, 20, 40, 1, 1.5, num_tasks=4, share=0.5))
+        show(Event("segment", 0, 3, 20, 40, 1, 1.5, num_tasks=4, share=0.5))  # in a batch of both
+    lines = sys.stderr.getvalue().split("\r")[1::2]
+    assert sum("seed 2 of 2, task 2 of 4, 75 %" in line for line in lines) == 2
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.1, "5 s"), (41, "40 s"), (89, "90 s"), (91, "2 min"), (5300, "88 min"), (9000, "2.5 h")],

@@ -182,6 +182,15 @@ def test_classes_are_the_outputs_of_their_names():
     assert [rows.tolist() for rows in both.subsets(0)][1] != both.subsets(0)[0].tolist()
 
 
+def test_weights_of_classes_that_names_renumber_are_refused():
+    one = named(["ant", "bee"], [0, 0, 0, 0], [0, 0, 1, 1])
+    two = named(["bee", "cow"], [0, 0, 0, 0], [0, 0, 1, 1])
+    with pytest.raises(UserError, match="weights of its 2 classes, .* give weights of all 3"):
+        continued(one, cljax.streams.with_objective(two, weights=[1.0, 5.0]))
+    named_alike = cljax.streams.with_objective(one, weights=[1.0, 5.0])
+    assert continued(one, named_alike).objective.weights == (1.0, 5.0)
+
+
 def test_streams_that_show_images_differently_each_do_so_in_their_own_tasks():
     rolled = first_tasks(support.stream(), 2)
     plain = dataclasses.replace(

@@ -45,6 +45,10 @@ class State(NamedTuple):
 class Balanced(Memory):
     """A class-balanced reservoir (CBRS, Chrysakis and Moens 2020)."""
 
+    @property
+    def needs_classes(self) -> str:
+        return "balances the examples of the classes"
+
     def init(self, spec: Spec, capacity: int) -> State:
         classes = spec.num_classes
         empty = reservoir.init(example_of(spec), capacity)

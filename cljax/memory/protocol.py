@@ -39,6 +39,11 @@ class Memory(Options):
         """What it must be told of the stream; by default nothing."""
         return Needs()
 
+    @property
+    def needs_classes(self) -> str:
+        """Why the targets must be classes, after "because it"; "" where any numbers will do."""
+        return ""
+
     def init(self, spec: Spec, capacity: int) -> Any:
         """The empty memory of at most ``capacity`` examples, such as ``example_of(spec)`` is."""
         raise UserError(f"The memory {self.name} needs a function init(self, spec, capacity).")

@@ -106,6 +106,10 @@ class Ring(Memory):
     def needs(self) -> Needs:
         return Needs(task_ids_train=self.per == "task")
 
+    @property
+    def needs_classes(self) -> str:
+        return "has a buffer for each class" if self.per == "class" else ""
+
     def init(self, spec: Spec, capacity: int) -> State:
         buffers = spec.num_tasks if self.per == "task" else spec.num_classes
         if capacity < buffers:

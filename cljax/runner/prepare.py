@@ -33,14 +33,20 @@ from cljax.references import protocol
 from cljax.runner.config import config_hash, entry_of, environment, plain
 from cljax.runner.options import RunOptions
 from cljax.runner.parts import identify, net_name
-from cljax.runner.starting import check_start, digest_of_start, origin_of, starting
+from cljax.runner.starting import (
+    check_start,
+    digest_of_start,
+    judged_alike,
+    origin_of,
+    starting,
+)
 from cljax.streams.base import Stream
 from cljax.streams.continued import continued
 from cljax.streams.objective import with_objective
 from cljax.streams.options import StreamSource
 from cljax.types import Learner, Model, Net, Readout
 
-__all__ = ["OF_RECIPE", "Prepared", "begun_as", "learner_of", "prepare", "seeds_of"]
+__all__ = ["OF_RECIPE", "Prepared", "begun_as", "judged", "learner_of", "prepare", "seeds_of"]
 
 OF_RECIPE = ("net", "batch_size", "epochs", "entries")  # options that a recipe has values of
 # Options that a config holds as they are.
@@ -81,7 +87,10 @@ def prepare(
     start = None if options.start is None else check_start(options.start, method, chosen)
     if start is not None:
         source = continued(start.learned, source)
-    source, asked = _judged_by(options, source)
+    asked = _asked_objective(options)
+    source = judged(source, options)
+    if start is not None:
+        source = judged_alike(start.learned, source)
     stopping = _stopping(options, source)
     method = EarlyStopping(method, **stopping) if stopping else method
     if source.pretraining is not None:
@@ -143,14 +152,23 @@ def prepare(
     return Prepared(config, method, source, network, time.perf_counter() - began, begins)
 
 
-def _judged_by(options: RunOptions, stream: Stream) -> tuple[Stream, dict[str, Any]]:
-    """The stream with the loss, weights and score that a run asks for, and those."""
-    asked = {name: getattr(options, name) for name in ("loss", "weights", "score")}
-    asked = {name: value for name, value in asked.items() if value is not None}
+def judged(stream: Stream, options: RunOptions) -> Stream:
+    """The stream with the loss, the weights and the score that a run is asked for.
+
+    Raises:
+      UserError: as ``cljax.streams.with_objective``.
+    """
+    asked = _asked_objective(options)
     if not asked:
-        return stream, asked
-    functions = {n: resolve.function(n, v) if n != "weights" else v for n, v in asked.items()}
-    return with_objective(stream, **functions), asked
+        return stream
+    called = {n: v if n == "weights" else resolve.function(n, v) for n, v in asked.items()}
+    return with_objective(stream, **called)
+
+
+def _asked_objective(options: RunOptions) -> dict[str, Any]:
+    """Of loss, weights and score those that a run is asked for."""
+    values = {"loss": options.loss, "weights": options.weights, "score": options.score}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _stopping(options: RunOptions, stream: Stream) -> dict[str, Any]:

@@ -88,11 +88,16 @@ class _Far(NamedTuple):
         """The same after an event."""
         if event.kind == "eval":
             return self._replace(accuracy=event.value, score=event.note or measures.ACCURACY)
+        if (
+            event.kind == "diverged"
+        ):  # it may be trained on in a batch with others, and counts as done
+            return self._replace(shares={**self.shares, event.run: 1.0})
         if event.kind != "segment":
             return self
+        share = max(event.share, self.shares.get(event.run, 0.0))
         return self._replace(
             num_tasks=event.num_tasks, loss=event.value, began=self.began or now,
-            shares={**self.shares, event.run: event.share},
+            shares={**self.shares, event.run: share},
             first={event.run: event.share, **self.first},
             tasks={**self.tasks, event.run: event.task + 1},
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +14,12 @@ from cljax.engine.start import Room, Start, grown
 from cljax.errors import UserError, in_words
 from cljax.evaluation.again import Trained
 from cljax.method import Method
+from cljax.objectives import name_of
 from cljax.storage.checkpoint import host_copy
+from cljax.streams.base import Stream
 from cljax.types import Evaluation, Learner
 
-__all__ = ["check_start", "digest_of_start", "origin_of", "starting"]
+__all__ = ["check_start", "digest_of_start", "judged_alike", "origin_of", "starting"]
 
 
 def check_start(start: Any, method: Method, seeds: Sequence[int]) -> Trained:
@@ -65,6 +68,24 @@ def starting(
         if evaluation in evaluations
     }
     return Start(learned.num_tasks, tuple(states), known)
+
+
+def judged_alike(learned: Stream, stream: Stream) -> Stream:
+    """The stream, judged on the scale of what was learned, whose scores stand in the same matrix.
+
+    Raises:
+      UserError: for another score.
+    """
+    was, now = learned.objective, stream.objective
+    before, after = name_of(was.score), name_of(now.score)
+    if before != after:
+        raise UserError(
+            f"The run to go on from was judged by {before}, but this one is judged by {after}, and "
+            f"one matrix holds both; give the score {before}."
+        )
+    if was.variance is None or now.variance is None or len(was.variance) != len(now.variance):
+        return stream
+    return dataclasses.replace(stream, objective=now._replace(variance=was.variance))
 
 
 def digest_of_start(start: Trained, seeds: Sequence[int]) -> str:

@@ -100,8 +100,9 @@ def save(
       form: how arrays are written, a name of ``cljax.storage.formats.FORMATS``.
 
     Raises:
-      UserError: if it cannot be written; earlier checkpoints stay as they are.
+      UserError: if it cannot be written, or in no such form; earlier checkpoints stay as they are.
     """
+    check_known("format", form, formats.FORMATS)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files.clean(folder)

@@ -158,6 +158,11 @@ def _by_name(learned: Stream, more: Stream) -> Stream:
     listed = [*names[0], *(name for name in names[1] if name not in names[0])]
     if listed == names[1]:
         return more
+    if more.objective.weights is not None:
+        raise UserError(
+            f"{more.name} has weights of its {more.num_classes} classes, which are renumbered here "
+            f"by their names; leave them out, or give weights of all {len(listed)} to the run."
+        )
     outputs = np.array([listed.index(name) for name in names[1]], np.int32)
     class_mask = np.zeros((more.num_tasks, len(listed)), bool)
     class_mask[:, outputs] = more.class_mask

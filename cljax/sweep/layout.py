@@ -21,7 +21,7 @@ from cljax.options import flat, outline, real_options
 from cljax.recipes import Recipe
 from cljax.runner.config import canonical
 from cljax.runner.options import RunOptions, options_from
-from cljax.runner.prepare import Prepared, begun_as, prepare
+from cljax.runner.prepare import Prepared, begun_as, judged, prepare
 from cljax.runner.results import flops
 from cljax.streams.base import Stream, on_validation
 from cljax.streams.base import plan as steps
@@ -96,6 +96,7 @@ def plan(
     _check(on, metric, asked, recipe, lanes_at_a_time)
     stream = resolve.open_unlisted(stream)
     base, base_method, source = _resolve(what, stream, recipe)
+    source = judged(source, asked)  # what all lanes are run on
     lanes = lanes_of(settings, asked.seeds, on)
     _check_settings(lanes, base, base_method)
     streams = {lane.seed: _tested(source, lane.seed, on) for lane in lanes}
@@ -111,7 +112,7 @@ def plan(
     identity = [made.config["config_hash"] for made in prepared] + [lane.name for lane in lanes]
     state_bytes = max(_state_bytes(prepared[group[0]]) for group in groups)
     named = isinstance(what, (Recipe, str))
-    judged = prepared[0].stream.objective
+    score = name_of(source.objective.score)
     swept = [value for lane in lanes for value in lane.setting.values()]
     config = {
         "kind": "sweep",
@@ -119,7 +120,7 @@ def plan(
         "stream": source.name,
         "on": on,
         "metric": metric,
-        **({} if (score := name_of(judged.score)) == "accuracy" else {"score": score}),
+        **({} if score == "accuracy" else {"score": score}),
         "over": list(dict.fromkeys(name for lane in lanes for name in lane.setting)),
         "lanes": [
             {"setting": {name: written(v) for name, v in lane.setting.items()}, "seed": lane.seed}

@@ -33,10 +33,17 @@ def provenance(name: str) -> dict[str, Any]:
     """What a shipped rule is made of: command, data, seeds, options, versions and how it did.
 
     Raises:
-      UserError: for an unknown name, with those that there are.
+      UserError: for an unknown name, with those that there are, or a damaged file.
     """
     check_known("learned update rule", name, SHIPPED)
-    return json.loads(_read(f"{name}.json"))
+    try:
+        made = json.loads(_read(f"{name}.json"))
+        _ = made["sha256"], made["options"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"The file {name}.json of a learned update rule is damaged; install cljax anew."
+        ) from error
+    return made
 
 
 def load(name: str) -> PyTree:

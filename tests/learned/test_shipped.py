@@ -71,6 +71,14 @@ def test_a_damaged_rule_is_refused(monkeypatch, at):
         update_rules.load("fashion-5-5")
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
+def test_a_damaged_provenance_is_refused(monkeypatch, content):
+    monkeypatch.setattr(shipped, "_read", lambda name: content)
+    for read in (update_rules.provenance, update_rules.load):
+        with pytest.raises(UserError, match=r"fashion-5-5.json of a learned .* is damaged"):
+            read("fashion-5-5")
+
+
 def test_a_run_with_the_shipped_rule_gives_the_numbers_it_gave():
     options = update_rules.provenance("fashion-5-5")["options"]
     method = cljax.Teacher(rule="fashion-5-5", **options)

@@ -246,3 +246,32 @@ def test_a_memory_is_named_on_the_command_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as done:
         command.main([*line, "--memory", "ring:per=head"])
     assert done.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+REGRESSION = cljax.streams.from_arrays(
+    *[(np.eye(6, dtype=np.float32), np.linspace(-1.0, 1.0, 12).reshape(6, 2), np.arange(6) // 3)],
+    test=(np.eye(6, dtype=np.float32), np.ones((6, 2)), np.arange(6) // 3),
+    dtype="float32", loss="squared-error", val=0.0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("memory", "why"),
+    [
+        ("balanced", "balances the examples of the classes"),
+        ("ring:per=class", "has a buffer for each class"),
+    ],
+)
+def test_a_memory_by_class_says_that_regression_has_none(memory, why):
+    method = cljax.ER(memory=memory, capacity=6)
+    words = rf"The memory {method.store.name} needs classes, because it {why}, .* float32\[2\]"
+    with pytest.raises(UserError, match=words):
+        prepare(method, REGRESSION, RunOptions(**TINY))
+
+
+@pytest.mark.parametrize("memory", ["ring", Fading(0.5)])
+def test_other_memories_store_targets_of_any_shape(memory):
+    method = cljax.ER(memory=memory, capacity=6)
+    stored = prepare(method, REGRESSION, RunOptions(**TINY))
+    state = stored.method.store.init(stored.stream.spec(4), 6)
+    assert state.contents.y.shape[-1] == 2 and state.contents.y.dtype == np.float32
