@@ -396,3 +396,14 @@ def test_what_counts_right_predictions_is_refused_beside_another_score(options):
 def test_every_name_of_a_score_is_explained():
     for name in (*objectives.SCORES, *losses.LOSSES):
         assert name in (objectives.__doc__ or "")
+
+
+def test_a_score_that_is_no_number_is_said_and_ends_nothing():
+    notes = []
+    run = cljax.run(
+        cljax.Finetune(lr=0.1), cljax.streams.toy(), net="mlp:4", seeds=1,
+        score=lambda outputs, y: outputs[:, 0] * jnp.nan,
+        progress=lambda event: notes.append(event.note) if event.kind == "note" else None,
+    )  # fmt: skip
+    assert len(notes) == 3 and all("of seed 0 is no finite number" in note for note in notes)
+    assert np.isnan(run.accuracy_matrix()).all()

@@ -337,13 +337,23 @@ def _evaluation(
             if row is not None and member in alive and np.ndim(confusion):
                 record.confusion[row] = confusion.reshape(-1, *confusion.shape[-2:])[i]
             headline = accuracies[setup.evaluations[0].name][i]
-            mean = float(np.nanmean(headline[asked]))
             score = name_of(setup.stream.objective.score)
+            if member in alive and not np.isfinite(headline[asked]).all():
+                events.append(Event("note", member, seed, note=_no_number(score, seed, task)))
+            numbers = headline[asked][np.isfinite(headline[asked])]
+            mean = float(np.mean(numbers)) if len(numbers) else None
             note = "" if score == "accuracy" else score
             events.append(Event("eval", member, seed, step, setup.num_steps, task, mean, note))
         return events
 
     return work
+
+
+def _no_number(score: str, seed: int, task: int) -> str:
+    return (
+        f"The {score} of seed {seed} is no finite number on some tests after task {task}; measures "
+        "that need it are absent."
+    )
 
 
 def snapshot(setup: Setup, lane: Lane, place: Place) -> Snapshot:
