@@ -91,7 +91,7 @@ def test_a_run_of_a_stream_with_pretraining_keeps_the_options_of_the_method_alon
     with jax.enable_x64(False):
         stream, net = transfer_support.stream(), cljax.nets.mlp(4)
         run = cljax.run(ER, stream, seeds=1, net=net, batch_size=5)
-        assert set(run.config["method"]["options"]) == set(ER.options)
+        assert set(run.config["method"]["options"]) == set(ER.recorded)
         hashes = set()
         for how in (HOW, HOW._replace(lr=0.1), HOW):
             method = cljax.Pretrained(ER, how)
