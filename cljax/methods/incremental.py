@@ -17,11 +17,11 @@ from cljax.nets.masked import masked
 from cljax.types import Array, Batch, Model, Output, Params, PyTree, Spec, Variables
 
 __all__ = [
-    "Forward", "Loss", "Outputs", "blanked", "check_single_head", "classification", "outputs_at",
-    "past_outputs", "seen_outputs", "trainable", "training",
+    "ClassLoss", "Forward", "Outputs", "blanked", "check_single_head", "classification",
+    "outputs_at", "past_outputs", "seen_outputs", "trainable", "training",
 ]  # fmt: skip
 
-Loss: TypeAlias = Literal["softmax", "sigmoid"]
+ClassLoss: TypeAlias = Literal["softmax", "sigmoid"]
 Forward: TypeAlias = Callable[[Variables, PyTree, Array], tuple[Output, PyTree]]
 
 
@@ -73,7 +73,7 @@ def outputs_at(class_mask: np.ndarray, task: Array) -> Outputs:
     return Outputs(past, seen & ~past, seen)
 
 
-def classification(loss: Loss, logits: Array, y: Array, outputs: Array) -> Array:
+def classification(loss: ClassLoss, logits: Array, y: Array, outputs: Array) -> Array:
     """Cross-entropy [B] over some outputs [C]; the sigmoid one is a mean over them."""
     if loss == "softmax":
         return cross_entropy(logits, y, outputs[None])

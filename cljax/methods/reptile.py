@@ -36,7 +36,7 @@ from cljax import tree
 from cljax.method import Cost, Method, Problem
 from cljax.methods.groups.exemplars import ExemplarOptions
 from cljax.methods.groups.sessions import LossOptions
-from cljax.methods.incremental import Loss, blanked, seen_outputs
+from cljax.methods.incremental import ClassLoss, blanked, seen_outputs
 from cljax.methods.micro_batches import over_tasks, part
 from cljax.nets.masked import masked
 from cljax.optimizers import Optimizer
@@ -66,7 +66,7 @@ class _Tasks(NamedTuple):
 class OverTasks(ExemplarOptions, LossOptions, Method):
     """What the two share: exemplars, and a loss of each task that a mini-batch holds."""
 
-    loss: Loss = "sigmoid"
+    loss: ClassLoss = "sigmoid"
     """Sigmoid, the mean binary cross-entropy, or softmax, over all outputs seen."""
 
     def init(self, problem: Problem, key: Array) -> State:

@@ -18,7 +18,7 @@ from cljax import tree
 from cljax.errors import UserError
 from cljax.losses import masked_mean, weighted
 from cljax.method import Cost, Problem
-from cljax.methods.incremental import Forward, Loss, check_single_head, classification
+from cljax.methods.incremental import ClassLoss, Forward, check_single_head, classification
 from cljax.methods.sessions import AtBorder, check_milestones, rate, session
 from cljax.optimizers import Optimizer, Transformation, make_optimizer
 from cljax.options import Options, Rate, StaticRate, StaticShare, added_later
@@ -161,7 +161,7 @@ class SessionOptions(Options):
 class LossOptions(SessionOptions):
     """Of those whose loss is a cross-entropy over all outputs seen."""
 
-    loss: Loss = "softmax"
+    loss: ClassLoss = "softmax"
     """Softmax, or sigmoid for the mean binary cross-entropy, over all outputs seen."""
 
     def mean_loss(self, spec: Spec, logits: Array, batch: Batch, seen: Array) -> Array:
