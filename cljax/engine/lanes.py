@@ -109,6 +109,8 @@ class Setup(NamedTuple):
     items: list[Item]
     running: Running
     records: list[Record]
+    before: list[int]  # of each item, the updates of all items before it; at the end of all
+    num_steps: int  # updates of all tasks
     first: int = 0  # the item that runs begin with, of the first task that is not learned yet
 
     @property
@@ -116,11 +118,6 @@ class Setup(NamedTuple):
         """The number of the first update."""
         rest = (item for item in self.items[self.first :] if item.program == "task")
         return next(item.start for item in rest)
-
-    @property
-    def num_steps(self) -> int:
-        """Updates of all tasks."""
-        return max(item.stop for item in self.items if item.program == "task")
 
     def updates(self, number: int, at: int) -> int:
         """Updates of tasks that are done at position ``at`` of item ``number``."""
@@ -131,9 +128,9 @@ class Setup(NamedTuple):
 
     def share(self, number: int, at: int) -> float:
         """The share of all updates, those of phases included, that is done there."""
-        lengths = [item.stop - item.start for item in self.items]
-        done = sum(lengths[self.first : number]) + at - self.items[number].start
-        return done / max(sum(lengths[self.first :]), 1)
+        before = self.before[self.first]
+        done = self.before[number] - before + at - self.items[number].start
+        return done / max(self.before[-1] - before, 1)
 
 
 class Place(NamedTuple):

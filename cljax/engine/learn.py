@@ -9,6 +9,7 @@ The method is an argument of the programs, so all values of its real options sha
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -280,9 +281,11 @@ def _setup(
     )  # fmt: skip
     blank = np.full((stream.num_tasks + 1, stream.num_tasks), np.nan)
     records = [Record({e.name: blank.copy() for e in evaluations}) for _ in range(num_runs)]
+    before = [0, *itertools.accumulate(item.stop - item.start for item in outline.items)]
+    num_steps = max(item.stop for item in outline.items if item.program == "task")
     return Setup(
         programs, data, images, stream, evaluations, training.entries, training.online,
-        outline.items, running, records,
+        outline.items, running, records, before, num_steps,
     )  # fmt: skip
 
 

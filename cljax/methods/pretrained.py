@@ -12,35 +12,29 @@ Source: Xiong, Ren, Zeng, Urtasun, "Learning to Remember from a Multi-Task Teach
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from cljax.checks import check_method
 from cljax.errors import UserError, check_positive, check_rate
-from cljax.method import Cost, Method, Problem, holds_network
+from cljax.method import Problem, holds_network
 from cljax.methods.groups.descent import Descent
 from cljax.methods.groups.pretraining import epochs_for, from_task_1, optimizer_of, source_step
+from cljax.methods.wrapper import Wrapper, lifted
 from cljax.options import positional
 from cljax.types import (
     Array,
     Batch,
-    Evaluation,
     Info,
     Learner,
     Model,
-    Needs,
     Params,
     Phase,
-    Predictor,
     Pretraining,
     PyTree,
-    Recall,
     Spec,
 )
 
-__all__ = ["Pretrained", "State", "lifted", "of_inner"]
+__all__ = ["Pretrained", "State"]
 
 
 class State(NamedTuple):
@@ -60,7 +54,7 @@ class State(NamedTuple):
         return self.inner.model_state
 
 
-class Pretrained(Method):
+class Pretrained(Wrapper):
     """A method that begins with its second task, from weights that plain training left.
 
     ``cljax.run`` does this by itself on streams that say so (``Stream.pretraining``). A method
@@ -68,13 +62,11 @@ class Pretrained(Method):
     is the method's.
     """
 
-    method: Method = dataclasses.field(kw_only=False)
-    """The method, whose state has ``params`` and ``model_state``."""
     how: Pretraining = positional(default=Pretraining())
     """Of the pretraining: 3000 steps of 128 examples with momentum, at rate 0.1."""
 
     def check(self) -> None:
-        check_method(self.method)
+        super().check()
         how = self.how
         check_positive(pretrain_steps=how.steps, pretrain_batch_size=how.batch_size)
         check_rate(pretrain_lr=how.lr)
@@ -85,27 +77,6 @@ class Pretrained(Method):
             )
         optimizer_of(how)
 
-    @property
-    def name(self) -> str:
-        return self.method.name
-
-    @property
-    def needs(self) -> Needs:
-        return self.method.needs
-
-    @property
-    def unmeasured(self) -> Mapping[str, str]:  # type: ignore[override]
-        """As the method's."""
-        return self.method.unmeasured
-
-    def arrange(self, stream: Any) -> Any:
-        """As the method's."""
-        return self.method.arrange(stream)
-
-    @property
-    def rearranges(self) -> bool:
-        return self.method.rearranges
-
     def bind(self, model: Model, spec: Spec) -> Learner:
         learner = self.method.bind(model, spec)
         if any(phase.name == "pretrain" for phase in learner.phases):
@@ -113,7 +84,7 @@ class Pretrained(Method):
         return super().bind(model, spec)
 
     def fit(self, problem: Problem) -> None:
-        self.method.fit(problem)
+        super().fit(problem)
         if not holds_network(functools.partial(self.method.init, problem), problem):
             raise UserError(
                 f"{self.name} cannot start from pretrained weights, because its state has no "
@@ -124,9 +95,6 @@ class Pretrained(Method):
     def init(self, problem: Problem, key: Array) -> State:
         inner = self.method.init(problem, key)
         return State(inner, optimizer_of(self.how).init(inner.params))
-
-    def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> PyTree:
-        return self.method.draw(problem, state.inner, batch, key)
 
     def update(
         self, problem: Problem, state: State, batch: Batch, draws: PyTree
@@ -142,24 +110,6 @@ class Pretrained(Method):
         )  # fmt: skip
         return (first, *map(lifted, self.method.phases(problem)))
 
-    def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
-        predictors = self.method.predictors(problem)
-        return {name: of_inner(predictor) for name, predictor in predictors.items()}
-
-    def evaluations(self, problem: Problem) -> tuple[Evaluation, ...]:
-        return self.method.evaluations(problem)
-
-    def recall(self, problem: Problem) -> Recall | None:
-        own = self.method.recall(problem)
-        return None if own is None else lambda state, *rest: own(state.inner, *rest)
-
-    def learned_rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
-        own = self.method.learned_rule(problem)
-        return None if own is None else lambda state: own(state.inner)
-
-    def cost(self, problem: Problem) -> Cost:
-        return self.method.cost(problem)
-
     def _pretrain(
         self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
     ) -> tuple[State, Info]:
@@ -168,24 +118,3 @@ class Pretrained(Method):
         after, loss = source_step(problem, self.how, at, batch)
         inner = inner._replace(params=after.params, model_state=after.model_state)
         return State(inner, after.opt_state), Info(loss)
-
-
-def lifted(phase: Phase) -> Phase:
-    """A phase of the method's, for the state around its own."""
-
-    def step(state: State, batch: Batch, draws: PyTree) -> tuple[State, Info]:
-        inner, info = phase.update(state.inner, batch, draws)
-        return state._replace(inner=inner), info
-
-    draw = lambda state, batch, key: phase.draw(state.inner, batch, key)
-    select, recall = phase.select, phase.recall
-    if select is not None:
-        select = lambda state, row, key: phase.select(state.inner, row, key)  # type: ignore[misc]
-    if recall is not None:
-        recall = lambda state, *rest: phase.recall(state.inner, *rest)  # type: ignore[misc]
-    return phase._replace(draw=draw, update=step, select=select, recall=recall)
-
-
-def of_inner(predictor: Predictor) -> Predictor:
-    """A predictor of the method's, for the state around its own."""
-    return predictor._replace(prepare=lambda state: predictor.prepare(state.inner))

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -32,26 +31,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from cljax import tree
-from cljax.checks import check_method
 from cljax.errors import UserError
-from cljax.method import Cost, Method, Problem, holds_network
+from cljax.method import Cost, Problem, holds_network
 from cljax.methods.incremental import seen_outputs
-from cljax.methods.pretrained import lifted, of_inner
 from cljax.methods.sessions import session
+from cljax.methods.wrapper import Wrapper, lifted
 from cljax.objectives import score_fn
 from cljax.options import Count, positional
 from cljax.streams.base import Stream, batches, checksum, plan
 from cljax.types import (
     Array,
     Batch,
-    Evaluation,
     Info,
     Needs,
     Params,
     Phase,
-    Predictor,
     PyTree,
-    Recall,
     StepPlan,
     Variables,
 )
@@ -82,7 +77,7 @@ class State(NamedTuple):
         return self.inner.model_state
 
 
-class EarlyStopping(Method):
+class EarlyStopping(Wrapper):
     """A method that stops learning a task once validation no longer gains; its name is its own.
 
     ``cljax.run(method, stream, epochs=50, patience=3)`` does the same.
@@ -91,47 +86,21 @@ class EarlyStopping(Method):
       ``EarlyStopping(cljax.Finetune(lr=0.1), patience=3)``
     """
 
-    method: Method = dataclasses.field(kw_only=False)
-    """The method, whose state has ``params`` and ``model_state``."""
     patience: Count = positional(default=3)
     """Epochs without a better score after which a task's training ends (P)."""
     restore_best: bool = True
     """Go on from the variables of the best epoch, not those of the last."""
 
-    def check(self) -> None:
-        check_method(self.method)
-
-    @property
-    def name(self) -> str:
-        return self.method.name
-
     @property
     def needs(self) -> Needs:
         return self.method.needs._replace(boundaries=True, epochs=True)
-
-    @property
-    def needs_classes(self) -> str:
-        return self.method.needs_classes
-
-    @property
-    def fixed_loss(self) -> str:
-        return self.method.fixed_loss
-
-    @property
-    def unweighted(self) -> str:
-        return self.method.unweighted
-
-    @property
-    def unmeasured(self) -> Mapping[str, str]:  # type: ignore[override]
-        """As the method's."""
-        return self.method.unmeasured
 
     def arrange(self, stream: Stream) -> Stream:
         """The stream as the method sees it, with validation rows after each epoch."""
         return _validated(self.method.arrange(stream), self.name)
 
     def fit(self, problem: Problem) -> None:
-        self.method.fit(problem)
+        super().fit(problem)
         if not holds_network(functools.partial(self.method.init, problem), problem):
             raise UserError(
                 f"{self.name} cannot be stopped early, because its state has no params and "
@@ -142,9 +111,6 @@ class EarlyStopping(Method):
         inner, zero = self.method.init(problem, key), jnp.zeros(())
         best = Variables(inner.params, inner.model_state)
         return State(inner, best, zero - jnp.inf, zero, jnp.zeros((), jnp.int32), zero)
-
-    def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> PyTree:
-        return self.method.draw(problem, state.inner, batch, key)
 
     def update(
         self, problem: Problem, state: State, batch: Batch, draws: PyTree
@@ -202,21 +168,6 @@ class EarlyStopping(Method):
         own = [_on_training(lifted(phase)) for phase in self.method.phases(problem)]
         # After the method's, which may change the network before a task.
         return (*own, session(begin)._replace(name="early-stopping"))
-
-    def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
-        predictors = self.method.predictors(problem)
-        return {name: of_inner(predictor) for name, predictor in predictors.items()}
-
-    def evaluations(self, problem: Problem) -> tuple[Evaluation, ...]:
-        return self.method.evaluations(problem)
-
-    def recall(self, problem: Problem) -> Recall | None:
-        own = self.method.recall(problem)
-        return None if own is None else lambda state, *rest: own(state.inner, *rest)
-
-    def learned_rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
-        own = self.method.learned_rule(problem)
-        return None if own is None else lambda state: own(state.inner)
 
     def cost(self, problem: Problem) -> Cost:
         return Cost()  # it depends on when it stops

@@ -9,23 +9,21 @@ Symbols: D(s) the examples of task s, M ``exemplars``.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from cljax.checks import check_method
 from cljax.errors import UserError
 from cljax.memory.policies import Policy, named
-from cljax.method import Cost, Method, Problem, features_predictor
+from cljax.method import Method, Problem, features_predictor
 from cljax.methods.groups.exemplars import ExemplarOptions, check_budget, recall
+from cljax.methods.wrapper import Wrapper, lifted, of_inner
 from cljax.options import Count, positional
 from cljax.states import WithNetwork
 from cljax.streams.base import Stream
 from cljax.types import (
     Array,
     Batch,
-    Evaluation,
     Info,
-    Needs,
     Params,
     Phase,
     Predictor,
@@ -51,7 +49,7 @@ class View(NamedTuple):
     exemplars: PyTree
 
 
-class WithExemplars(Method):
+class WithExemplars(Wrapper):
     """A method whose batches hold exemplars of earlier classes beside the task's data.
 
     One of the three numbers is given. They are called otherwise than in methods with exemplars of
@@ -77,7 +75,7 @@ class WithExemplars(Method):
     """All exemplars together in bytes, as the stream stores examples, instead."""
 
     def check(self) -> None:
-        check_method(self.method)
+        super().check()
         check_budget(
             exemplar_capacity=self.exemplar_capacity,
             exemplars_per_class=self.exemplars_per_class,
@@ -95,20 +93,8 @@ class WithExemplars(Method):
         return f"{self.method.name}+exemplars"
 
     @property
-    def needs(self) -> Needs:
-        return self.method.needs
-
-    @property
     def needs_classes(self) -> str:
         return self._held.needs_classes
-
-    @property
-    def fixed_loss(self) -> str:
-        return self.method.fixed_loss
-
-    @property
-    def unweighted(self) -> str:
-        return self.method.unweighted
 
     @property
     def _held(self) -> ExemplarOptions:
@@ -119,9 +105,6 @@ class WithExemplars(Method):
             capacity_bytes=self.exemplar_capacity_bytes,
         )
 
-    def fit(self, problem: Problem) -> None:
-        self.method.fit(problem)
-
     def init(self, problem: Problem, key: Array) -> State:
         inner = self.method.init(problem, key)
         if not isinstance(inner, WithNetwork):
@@ -131,9 +114,6 @@ class WithExemplars(Method):
             )
         return State(inner, self._held.no_exemplars(problem))
 
-    def draw(self, problem: Problem, state: State, batch: Batch, key: Array) -> PyTree:
-        return self.method.draw(problem, state.inner, batch, key)
-
     def update(
         self, problem: Problem, state: State, batch: Batch, draws: PyTree
     ) -> tuple[State, Info]:
@@ -142,15 +122,6 @@ class WithExemplars(Method):
 
     def phases(self, problem: Problem) -> tuple[Phase, ...]:
         """The method's own, then those that choose exemplars."""
-
-        def of_method(phase: Phase) -> Phase:
-            def step(state: State, batch: Batch, draws: PyTree) -> tuple[State, Info]:
-                inner, info = phase.update(state.inner, batch, draws)
-                return state._replace(inner=inner), info
-
-            return phase._replace(
-                draw=lambda state, batch, key: phase.draw(state.inner, batch, key), update=step
-            )
 
         def of_policy(phase: Phase) -> Phase:
             def step(state: State, batch: Batch, draws: PyTree) -> tuple[State, Info]:
@@ -162,28 +133,14 @@ class WithExemplars(Method):
             return phase._replace(update=step)
 
         own, chosen = self.method.phases(problem), self._held.choices(problem)
-        return (*map(of_method, own), *map(of_policy, chosen))
+        return (*map(lifted, own), *map(of_policy, chosen))
 
     def predictors(self, problem: Problem) -> Mapping[str, Predictor]:
-        def lifted(predictor: Predictor) -> Predictor:
-            return predictor._replace(prepare=lambda state: predictor.prepare(state.inner))
-
-        added = {"features": features_predictor(problem.model)}
-        result = {**added, **self.method.predictors(problem)}
-        return {name: lifted(predictor) for name, predictor in result.items()}
-
-    def evaluations(self, problem: Problem) -> tuple[Evaluation, ...]:
-        return self.method.evaluations(problem)
+        features = of_inner(features_predictor(problem.model))
+        return {"features": features, **super().predictors(problem)}
 
     def recall(self, problem: Problem) -> Recall | None:
         return recall
-
-    def learned_rule(self, problem: Problem) -> Callable[[PyTree], PyTree] | None:
-        result = self.method.learned_rule(problem)
-        return None if result is None else lambda state: result(state.inner)
-
-    def cost(self, problem: Problem) -> Cost:
-        return self.method.cost(problem)
 
     def arrange(self, stream: Stream) -> Stream:
         return self._held.arrange(stream)
