@@ -25,7 +25,9 @@ from cljax.evaluation.again import evaluate
 from cljax.inner_loop import sgd_step, unroll
 from cljax.method import Method, Problem
 from cljax.methods.bic import BiC
+from cljax.methods.der import DER, DERpp
 from cljax.methods.er import ER
+from cljax.methods.er_ace import ERACE
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import FixedRep
 from cljax.methods.gem import AGEM, GEM
@@ -70,10 +72,10 @@ __all__ = [
     "__version__", "Evaluation", "Run", "Running", "Tune", "batches", "compare", "evaluate", "load",
     "load_weights", "published", "recipe", "resume", "run",
     # Methods.
-    "AGEM", "BiC", "CMAML", "ER", "Finetune", "FixedRep", "FOMAML", "GEM", "HAT", "ICaRL",
-    "ICaRLTI", "IID", "Independent", "ITAML", "Joint", "LaER", "LaMAML", "LUCIR", "LwFExemplars",
-    "MER", "MetaBGD", "Multitask", "OML", "Online", "Oracle", "Pretrained", "Rep", "Replayed",
-    "Reptile", "SGD", "SyncLaMAML", "Teacher", "WithExemplars",
+    "AGEM", "BiC", "CMAML", "DER", "DERpp", "ER", "ERACE", "Finetune", "FixedRep", "FOMAML", "GEM",
+    "HAT", "ICaRL", "ICaRLTI", "IID", "Independent", "ITAML", "Joint", "LaER", "LaMAML", "LUCIR",
+    "LwFExemplars", "MER", "MetaBGD", "Multitask", "OML", "Online", "Oracle", "Pretrained", "Rep",
+    "Replayed", "Reptile", "SGD", "SyncLaMAML", "Teacher", "WithExemplars",
     # Pieces of a method, and of a loop of one's own.
     "Method", "Problem", "Real", "sgd_step", "unroll",
     # Rooms.

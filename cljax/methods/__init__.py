@@ -7,7 +7,9 @@ from typing import Any
 from cljax.errors import check_known
 from cljax.method import Method
 from cljax.methods.bic import BiC
+from cljax.methods.der import DER, DERpp
 from cljax.methods.er import ER
+from cljax.methods.er_ace import ERACE
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import FixedRep
 from cljax.methods.gem import AGEM, GEM
@@ -47,6 +49,9 @@ _ROWS: tuple[tuple[Method, str], ...] = (
     (SyncLaMAML(), "golden"),
     (LaER(), "golden"),
     (ER(), "golden"),
+    (ERACE(), "golden"),
+    (DER(), "golden"),
+    (DERpp(), "golden"),
     (MER(), "golden"),
     (GEM(), "golden"),
     (AGEM(), "golden"),
