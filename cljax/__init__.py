@@ -42,6 +42,7 @@ from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
 from cljax.methods.lucir import LUCIR
 from cljax.methods.mer import MER
 from cljax.methods.metabgd import MetaBGD
+from cljax.methods.mir import MIR
 from cljax.methods.multitask import Multitask
 from cljax.methods.oml import OML
 from cljax.methods.pretrained import Pretrained
@@ -74,8 +75,8 @@ __all__ = [
     # Methods.
     "AGEM", "BiC", "CMAML", "DER", "DERpp", "ER", "ERACE", "Finetune", "FixedRep", "FOMAML", "GEM",
     "HAT", "ICaRL", "ICaRLTI", "IID", "Independent", "ITAML", "Joint", "LaER", "LaMAML", "LUCIR",
-    "LwFExemplars", "MER", "MetaBGD", "Multitask", "OML", "Online", "Oracle", "Pretrained", "Rep",
-    "Replayed", "Reptile", "SGD", "SyncLaMAML", "Teacher", "WithExemplars",
+    "LwFExemplars", "MER", "MetaBGD", "MIR", "Multitask", "OML", "Online", "Oracle", "Pretrained",
+    "Rep", "Replayed", "Reptile", "SGD", "SyncLaMAML", "Teacher", "WithExemplars",
     # Pieces of a method, and of a loop of one's own.
     "Method", "Problem", "Real", "sgd_step", "unroll",
     # Rooms.

@@ -35,6 +35,7 @@ SYSTEMS = (
     ("la-er", "replay with rates learned by look-ahead", "reservoir", "-"),
     ("meta-bgd", "look-ahead with Bayesian gradient descent", "reservoir", "-"),
     ("er", "experience replay (ER4, ER5, multi-head)", "reservoir", "-"),
+    ("mir", "replay of what a step on the batch would harm most", "reservoir", "-"),
     ("er-ace", "replay, new classes learned among themselves", "reservoir", "-"),
     ("der der++", "replay of stored logits, and of labels beside them", "reservoir with logits",
      "-"),

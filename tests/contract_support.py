@@ -25,6 +25,7 @@ CASES = {
     "der": ({"capacity": 6, "replay_size": 3, "lr": 0.1}, "alpha"),
     "der++": ({"capacity": 6, "replay_size": 3, "lr": 0.1, "glances": 2}, "beta"),
     "er-ace": ({"capacity": 6, "replay_size": 3, "lr": 0.1, "glances": 2}, "lr"),
+    "mir": ({"capacity": 6, "replay_size": 2, "candidates": 4, "glances": 2}, "lr"),
     "independent": ({"lr": 0.1}, "lr"),
     "joint": ({"lr": 0.1}, "lr"),
     "iid": ({"lr": 0.1}, "lr"),

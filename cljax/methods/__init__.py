@@ -27,6 +27,7 @@ from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
 from cljax.methods.lucir import LUCIR
 from cljax.methods.mer import MER
 from cljax.methods.metabgd import MetaBGD
+from cljax.methods.mir import MIR
 from cljax.methods.multitask import Multitask
 from cljax.methods.oml import OML
 from cljax.methods.rep import Rep
@@ -50,6 +51,7 @@ _ROWS: tuple[tuple[Method, str], ...] = (
     (LaER(), "golden"),
     (ER(), "golden"),
     (ERACE(), "golden"),
+    (MIR(), "hand-checked"),
     (DER(), "golden"),
     (DERpp(), "golden"),
     (MER(), "golden"),
