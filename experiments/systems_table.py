@@ -36,6 +36,8 @@ SYSTEMS = (
     ("meta-bgd", "look-ahead with Bayesian gradient descent", "reservoir", "-"),
     ("er", "experience replay (ER4, ER5, multi-head)", "reservoir", "-"),
     ("mir", "replay of what a step on the batch would harm most", "reservoir", "-"),
+    ("gdumb", "a network trained from scratch on the memory, before each test",
+     "greedy, balanced by class", "-"),
     ("er-ace", "replay, new classes learned among themselves", "reservoir", "-"),
     ("der der++", "replay of stored logits, and of labels beside them", "reservoir with logits",
      "-"),

@@ -12,6 +12,7 @@ from cljax.methods.er import ER
 from cljax.methods.er_ace import ERACE
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import FixedRep
+from cljax.methods.gdumb import GDumb
 from cljax.methods.gem import AGEM, GEM
 from cljax.methods.groups.descent import DescentOptions, PenaltyOptions
 from cljax.methods.groups.exemplars import ExemplarOptions
@@ -52,6 +53,7 @@ _ROWS: tuple[tuple[Method, str], ...] = (
     (ER(), "golden"),
     (ERACE(), "golden"),
     (MIR(), "hand-checked"),
+    (GDumb(), "hand-checked"),
     (DER(), "golden"),
     (DERpp(), "golden"),
     (MER(), "golden"),
