@@ -34,7 +34,7 @@ import numpy as np
 from cljax import tree
 from cljax.losses import masked_mean
 from cljax.memory.memories import Remembered
-from cljax.method import Cost, Method, Problem
+from cljax.method import Method, Problem
 from cljax.methods.groups.replay import ReplayOptions
 from cljax.optimizers import Optimizer, Transformation, make_optimizer
 from cljax.options import Bound, Count, Natural, Positive, StaticRate
@@ -165,10 +165,6 @@ class GDumb(ReplayOptions, Method, name="gdumb"):
             begins.append(begin)
             begin, length = begin + length, length * self.cycle_factor
         return jnp.asarray(optax.join_schedules(parts, begins[1 - len(parts) :])(number))
-
-    def cost(self, problem: Problem) -> Cost:
-        """Of an update: none; the learner's steps are those of its phase."""
-        return Cost(0, 0)
 
     def _step(self, number: Array | int) -> Transformation:
         return make_optimizer(self.optimizer, self.rate(number), weight_decay=self.weight_decay)
