@@ -12,8 +12,8 @@ h are the network's outputs, C of them, of all classes. The two draws are indepe
 Symbols: theta ``params``, G ``glances``, R ``replay_size``, M ``capacity``, z ``logits``.
 
 Source: Buzzega, Boschini, Porrello, Abati, Calderara, "Dark Experience for General Continual
-Learning: a Strong, Simple Baseline", NeurIPS 2020 (arXiv:2004.07211), equations 6 and 8,
-Algorithms 1 and 2.
+Learning: a Strong, Simple Baseline", NeurIPS 2020 (arXiv:2004.07211), Algorithms 1
+and 2.
 
 Differs from the paper, as its released code does: the squared distance is a mean over outputs, not
 a sum. Examples are offered again in every epoch (``offer``). Differs from the code: images are

@@ -14,7 +14,7 @@ so far. With ``form="task-aware"`` the first task is learned by plain cross-entr
 Symbols: theta ``params``, G ``glances``, R ``replay_size``, M ``capacity``.
 
 Source: Caccia, Aljundi, Asadi, Tuytelaars, Pineau, Belilovsky, "New Insights on Reducing Abrupt
-Representation Change in Online Continual Learning", ICLR 2022 (arXiv:2104.05025), section 4.
+Representation Change in Online Continual Learning", ICLR 2022 (arXiv:2104.05025).
 
 Differs from the paper, as its released code does, in that outputs of unseen classes compete too
 (``unseen``). Differs from the code: those are the classes that no example had, in any order, not

@@ -11,15 +11,16 @@
 Symbols: theta ``params``, E ``passes``, b ``memory_batch``, M ``capacity``.
 
 Source: Prabhu, Torr, Dokania, "GDumb: A Simple Approach that Questions Our Progress in Continual
-Learning", ECCV 2020, algorithms 1 and 2, section 4: SGD in batches of 16, rates from 0.05 to
-0.0005, warm restarts (Loshchilov, Hutter 2017, arXiv:1608.03983) with cycles of 1 pass that double,
-after 1 of warm-up.
+Learning", ECCV 2020: its sampler, and its learner, by SGD in batches of 16 at rates from 0.05 to
+0.0005 with warm restarts (Loshchilov, Hutter 2017, arXiv:1608.03983), whose cycles begin with 1
+pass and double, after 1 of warm-up.
 
 The memory is balanced by class alone: where tasks share their classes, it keeps those of the first.
 
 Differs: the learner goes through all its passes, without early stopping; images are stored as the
 network saw them, augmented or not, and are neither augmented anew nor mixed (CutMix). It is trained
-at the end of each task, not for the last test alone; in between, tests see the one before.
+at the end of each task, not for the last test alone; in between, tests see the one before. Ours are
+the number of passes, the warm-up at a tenth of the rate, and no momentum or decay.
 """
 
 from __future__ import annotations
