@@ -9,6 +9,7 @@ from typing import TypeAlias
 from cljax import options
 from cljax.errors import UserError, in_words
 from cljax.memory.balanced import Balanced
+from cljax.memory.greedy import Greedy
 from cljax.memory.protocol import Memory
 from cljax.memory.reservoir import Reservoir
 from cljax.memory.ring import Ring
@@ -19,7 +20,7 @@ __all__ = ["MEMORIES", "Remembered", "named"]
 Remembered: TypeAlias = str | Memory
 
 MEMORIES: Mapping[str, Memory] = MappingProxyType(
-    {memory.name: memory for memory in (Reservoir(), Ring(), Balanced())}
+    {memory.name: memory for memory in (Reservoir(), Ring(), Balanced(), Greedy())}
 )
 
 

@@ -6,7 +6,6 @@ prepare  ->  learn  ->  metrics  ->  files
 from __future__ import annotations
 
 import inspect
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -39,6 +38,7 @@ from cljax.runner.settings import decisive
 from cljax.runner.snapshots import keep
 from cljax.runner.trained import keep_states
 from cljax.storage.checkpoint import FORMAT, newest_place
+from cljax.storage.files import folder_name
 from cljax.streams.base import Stream, rows_used
 from cljax.streams.options import StreamSource
 from cljax.types import PyTree
@@ -402,7 +402,7 @@ def load(folder: str | Path, *, trust: bool = False) -> Run:
 
 def _folder_name(config: Mapping[str, Any]) -> str:
     parts = (config["method"]["name"], config["stream"]["name"], config["config_hash"][:8])
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(parts)).replace("--", "-")
+    return folder_name(*parts)
 
 
 def _learn(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import operator
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from cljax.runner.progress import journal, shown
 from cljax.runner.results import results_of
 from cljax.runner.run import checkpoints_of
 from cljax.storage.checkpoint import newest_place
-from cljax.storage.files import as_json
+from cljax.storage.files import as_json, folder_name
 from cljax.storage.locks import tidy
 from cljax.sweep.folders import Sweep, at_work, config_of, fault, in_place, load, merge
 from cljax.sweep.layout import Plan
@@ -272,4 +271,4 @@ def _faults(folder: Path, plan: Plan) -> dict[int, str | None]:
 
 def _folder_name(plan: Plan) -> str:
     parts = ("sweep", plan.config["method"], plan.config["stream"], plan.config["sweep_hash"][:8])
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(parts)).replace("--", "-")
+    return folder_name(*parts)
