@@ -337,12 +337,15 @@ def check_memory(what: str, num_bytes: int, instead: str) -> None:
 
 
 def check_progress(progress: Any) -> None:
-    """Raises UserError unless this can be called with each event, or is None, True or False."""
-    if progress is not None and not isinstance(progress, bool) and not callable(progress):
-        raise UserError(
-            f"progress is {in_words(progress)}, but it must be a function of an Event, None, True "
-            "or False."
-        )
+    """Raises UserError unless each event can be shown to this: see ``RunOptions.progress``."""
+    several = isinstance(progress, (list, tuple)) and not callable(progress)
+    for one in progress if several else () if progress is None else (progress,):
+        if not isinstance(one, bool) and not callable(one):
+            what = f"progress holds {in_words(one)}" if several else f"progress is {in_words(one)}"
+            raise UserError(
+                f"{what}, but it must be a function of an Event, None, True or False, or a list, "
+                "such as [True, log] for the line of progress and a function."
+            )
 
 
 def _short(error: BaseException) -> str:

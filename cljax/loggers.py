@@ -33,7 +33,7 @@ def log_to(module: Logger | str, **init: Any) -> Iterator[Callable[[Event], None
     """A callback for ``progress`` that logs each event; what it began is finished at the end.
 
         with cljax.loggers.log_to("wandb", project="mine") as log:
-            run = cljax.run("er", "split-mnist", progress=log)
+            run = cljax.run("er", "split-mnist", progress=[True, log])  # the line, and the log
             wandb.log({"RA": run.metric("RA").mean()})
 
     Seeds are curves of their own, ``loss/seed_0`` and ``accuracy/seed_0`` over

@@ -75,6 +75,15 @@ def test_unequal_budgets_and_shared_seeds_are_refused(tmp_path):
         study(tmp_path, tune=cljax.Tune(seeds=(2, 5)))
 
 
+def test_a_comparison_shows_its_events_to_what_is_asked(tmp_path):
+    steps = []
+    rates = {"er": (cljax.ER(capacity=6, replay_size=3), {"lr": [0.1]})}
+    study(tmp_path, rates, seeds=2, progress=[lambda event: steps.append(event.seed)])
+    assert {100, 101, 0, 1} <= set(steps)
+    with pytest.raises(UserError, match="progress is 3"):
+        study(tmp_path, rates, progress=3)
+
+
 def test_an_interruption_is_passed_on(tmp_path, monkeypatch):
     from cljax import sweep
 

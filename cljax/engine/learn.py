@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from cljax import keys, tree
-from cljax.checks import check_memory, check_method, check_network, check_progress
+from cljax.checks import check_memory, check_method, check_network
 from cljax.engine.bundles import (
     SeedInputs,
     batching_of,
@@ -111,7 +111,11 @@ def learn(
       Interrupted: when asked to stop, after the last checkpoint is written.
     """
     began = time.perf_counter()
-    check_progress(hooks.progress)
+    if hooks.progress is not None and not callable(hooks.progress):
+        raise UserError(
+            f"The hook progress is {in_words(hooks.progress)}, but it must be a function of an "
+            "Event, or None."
+        )
     methods, seeds = _runs(method, seeds)
     outline = _outline(methods[0], model, stream, seeds, training, validate=validate)
     policy = resolve_lanes(training.lanes)

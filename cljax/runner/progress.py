@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -11,30 +12,43 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from cljax import measures
 from cljax.engine.lanes import Event
 from cljax.errors import UserError
 from cljax.storage.files import write_bytes
 
-__all__ = ["bar", "journal", "shown", "tensorboard"]
+__all__ = ["Progress", "Shown", "bar", "journal", "shown", "tensorboard"]
 
 _EVERY = 30.0  # seconds from line to line where nothing is drawn in place
 
-Progress = Callable[[Event], None]
+Progress: TypeAlias = Callable[[Event], None]
+Shown: TypeAlias = Progress | Sequence[Progress | bool] | bool | None  # what a user may ask for
 
 
 @contextlib.contextmanager
-def shown(
-    progress: Progress | bool | None, num_runs: int, names: Sequence[str] = ()
-) -> Iterator[Progress | None]:
-    """The callback that ``progress`` asks for: None or True the line of ``bar``, False none."""
-    if progress is None or progress is True:
-        with bar(num_runs, names) as show:
-            yield show
-    else:
-        yield progress or None
+def shown(progress: Shown, num_runs: int, names: Sequence[str] = ()) -> Iterator[Progress | None]:
+    """The callback that ``progress`` asks for: None or True the line of ``bar``, False none.
+
+    A list asks for each of its parts, in that order; two lines are one.
+    """
+    with contextlib.ExitStack() as stack:
+        line = functools.cache(lambda: stack.enter_context(bar(num_runs, names)))
+        asked = [line() if part is True else part for part in _listed(progress) if part]
+        parts = tuple(dict.fromkeys(asked))
+
+        def show(event: Event) -> None:
+            for part in parts:
+                part(event)
+
+        yield show if parts else None
+
+
+def _listed(progress: Shown) -> Sequence[Progress | bool]:
+    if progress is None:
+        return [True]
+    return [progress] if isinstance(progress, bool) or callable(progress) else progress
 
 
 @contextlib.contextmanager
