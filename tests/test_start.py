@@ -267,6 +267,32 @@ def test_code_that_a_start_names_needs_a_word(tmp_path, capsys):
     assert one_sentence(*found) and "module theirs" in found[2]
 
 
+def test_a_loss_and_weights_that_are_not_taken_over_are_said_once():
+    stream = support.stream()
+    known = {"squared": lambda o, t: (o[:, 0] - t) ** 2}
+    own = {"loss": "squared-error", "weights": [1.0, 2.0, 3.0, 4.0]}
+    small = {**SMALL, "seeds": 1, "progress": False}
+    first = cljax.run(METHOD, first_tasks(stream, 2), **small, **own)
+
+    def said(begun=first, **options):
+        after = cljax.run(METHOD, later_tasks(stream, 2), start=begun.state, **small, **options)
+        table = after.table()
+        notices = [n for n in after.config["notices"] if "not taken over" in n]
+        assert all(table.count(n.split(":")[0]) == 1 for n in notices)
+        return notices
+
+    loss, weights = said()
+    assert "minimised the loss squared-error, this one minimises cross-entropy" in loss
+    assert "had weights of its classes, this one weighs them alike" in weights
+    assert said(**own) == [] and said(weights=[1.0, 1.0, 1.0, 9.0]) == [loss]
+    assert said(loss="cross-entropy") == [weights]
+    plain = cljax.run(METHOD, first_tasks(stream, 2), **small)
+    assert said(plain, loss="squared-error") == [] and said(plain) == []
+    squared = cljax.run(METHOD, first_tasks(stream, 2), loss=known["squared"], **small)
+    assert "minimised the loss custom, this one" in said(squared)[0]
+    assert said(squared, loss=known["squared"]) == []
+
+
 def test_parts_of_a_stream_are_its_tasks():
     stream = support.stream()
     both = continued(first_tasks(stream, 1), later_tasks(stream, 1))
