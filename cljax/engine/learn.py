@@ -223,7 +223,7 @@ def _outline(
     if asks and not stream.boundaries:
         raise UserError(
             f"{method.name} needs task boundaries, but the stream {stream.name} has none; "
-            "choose a stream of tasks, such as mnist-rotations or split-mnist."
+            f"{method.instead_of_boundaries}."
         )
     stream = method.arrange(stream)
     spec = stream.spec(training.batch_size)
