@@ -19,6 +19,7 @@ from report_support import picture_stream
 
 import cljax
 from cljax import sweep
+from cljax.checks import check_offer
 from cljax.cli import command
 from cljax.errors import UserError
 from cljax.memory import (
@@ -335,6 +336,39 @@ class FlatState(NamedTuple):
 class Flat(Memory):
     def init(self, spec, capacity):
         return FlatState(jnp.zeros((capacity, 2)))
+
+
+class Careless(NoOffer):
+    """Stores each row of a batch, masked or not."""
+
+    def offer(self, memory, examples, mask, drawn):
+        slots = memory.age + jnp.arange(len(mask))
+        return reservoir.write(memory, examples, slots, jnp.ones_like(mask))
+
+
+class Unmasked(NoOffer):
+    """Counts valid rows alone, but gives slots to all."""
+
+    def offer(self, memory, examples, mask, drawn):
+        return reservoir.write(memory, examples, memory.age + jnp.arange(len(mask)), mask)
+
+
+@pytest.mark.parametrize("of", ["labels", "targets", "a method inside another"])
+@pytest.mark.parametrize("memory", [Careless(), Unmasked()])
+def test_a_memory_that_stores_masked_rows_is_refused(memory, of, tmp_path):
+    method = cljax.ER(memory=memory)
+    if of == "a method inside another":
+        method = cljax.WithExemplars(method, "random", exemplars_per_class=1)
+    stream = REGRESSION if of == "targets" else cljax.streams.toy("class")
+    refused = f"The memory {memory.name} stores rows that are masked: .* whose mask is False"
+    with pytest.raises(UserError, match=refused):
+        cljax.run(method, stream, out=tmp_path / "run", progress=False, **TINY)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("memory", [Fading(0.5), LastOne(), LikeRing(), LikeRing(per="class")])
+def test_a_memory_that_passes_over_masked_rows_is_taken(memory):
+    check_offer(memory, support.spec(), 8)
 
 
 @pytest.mark.parametrize(
