@@ -283,6 +283,36 @@ def test_flags_give_a_loss_weights_and_a_score(tmp_path):
         assert made.config["begun_as"] is not None
 
 
+@pytest.mark.parametrize("method", ["finetune", "icarl", "itaml", "replayed"])
+def test_weights_of_classes_have_a_flag_that_is_no_methods(method, tmp_path):
+    (tmp_path / "weights.txt").write_text("1, 2 3\n4\n5,6,7 8 9 1e1\n")
+    arguments = [method, "split-mnist", "--sample", "--samples-per-task", "20"]
+    for given, told in (("balanced", "balanced"),
+                        (str(tmp_path / "weights.txt"), [*map(float, range(1, 11))])):  # fmt: skip
+        asked = job.job_of("run", [*arguments, "--class-weights", given], job.run_flags())
+        made = prepare(asked.recipe, None, job.options_of_run(asked))
+        assert made.config["asked_objective"]["weights"] == told
+        assert made.config["objective"]["weights"] is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("1 2 three", [], "must hold a number for each class and nothing else: .*three"),
+        (None, [], "--class-weights is .*, but it must be balanced, or a file that can be read: "),
+        ("1 2", ["--weights", "balanced"], "--weights and --class-weights say the same"),
+    ],
+)
+def test_what_holds_no_weights_is_one_sentence(text, flags, message, tmp_path):
+    file = tmp_path / "weights.txt"
+    if text is not None:
+        file.write_text(text)
+    line = ["finetune", "split-mnist", "--sample", "--class-weights", str(file), *flags]
+    with pytest.raises(UserError, match=message) as caught:
+        job.options_of_run(job.job_of("run", line, job.run_flags()))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("method", "flags", "option"),
     [("replayed", ["--loss", "sigmoid"], "loss"), ("lwf", ["--weights", "one"], "weights")],

@@ -24,7 +24,7 @@ class ReplayOptions(Options):
 
     memory: Remembered = added_later(default="reservoir")
     """What is stored: reservoir, ring or balanced, with options after a colon, as in
-    ring:per=class; or a ``cljax.memory.Memory``."""
+    ring:per=class; or package.module:Memory, in Python a ``cljax.memory.Memory``."""
     capacity: Count = 200
     """Replay memory, in examples."""
     replay_size: Count = 10
