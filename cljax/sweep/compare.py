@@ -26,7 +26,7 @@ from cljax.keys import (
 from cljax.method import Method
 from cljax.references.tables import score_of
 from cljax.runner.prepare import seeds_of
-from cljax.runner.progress import Shown
+from cljax.runner.progress import Shown, within
 from cljax.runner.run import Run
 from cljax.runner.run import run as run_one
 from cljax.stats import Paired, holm, paired, with_interval
@@ -144,7 +144,8 @@ def compare(
       tune: how settings are chosen.
       seeds: of the report: how many, or which; none of them may be a tuning seed.
       out: folder; what is finished there is not run again.
-      progress: as for ``cljax.run``, of each sweep and of each run.
+      progress: as for ``cljax.run``, of each sweep and of each run; ``Event.lane`` begins with the
+        method's name.
       running: how everything is kept.
       **options: further ones of ``cljax.run``, such as batch_size, epochs or eval_every.
 
@@ -176,7 +177,9 @@ def compare(
         for name, (method, _) in methods.items()
     }
     for name, plan in plans.items():
-        tuned = sweep.run(plan, folder / "tune" / name, progress=progress, running=running)
+        tuned = sweep.run(
+            plan, folder / "tune" / name, progress=within(progress, name), running=running
+        )
         if tuned.exit_code:
             kept = tuned.exit_code == RESUMABLE or bool(settings)
             done = f"kept in {folder}; the same call goes on" if kept else "nothing is kept yet"
@@ -189,7 +192,7 @@ def compare(
         method = (method() if isinstance(method, type) else method).replace(**chosen)
         runs[name] = run_one(
             method, opened, seeds=reported, net=net, out=folder / "report" / name,
-            progress=progress, running=running, tuning=tuning[name], **options,
+            progress=within(progress, name), running=running, tuning=tuning[name], **options,
         )  # fmt: skip
     return Study(tune.metric, settings, next(iter(sizes.values())), runs)
 

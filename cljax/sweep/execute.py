@@ -47,7 +47,7 @@ def run(
     Args:
       out: its folder; "auto": runs/sweep-METHOD-STREAM-HASH8. Shards share it.
       shard: (i, n): only every n-th lane, from the i-th on, for array jobs.
-      progress: as for ``cljax.run``; ``Event.run`` is the number of the lane.
+      progress: as for ``cljax.run``; ``Event.lane`` is the name of the lane.
       running: how it is kept and cut up.
       command: what ``cljax resume`` needs.
 
@@ -205,8 +205,11 @@ def _run_group(
         artefacts.finish(place, results)
 
     def numbered(event: Event) -> None:
-        """Numbers runs as in the plan, not as in the group."""
-        progress(event._replace(run=numbers[event.run]) if event.run >= 0 else event)
+        """Numbers runs as in the plan, not as in the group, and names their lanes."""
+        if event.run >= 0:
+            number = numbers[event.run]
+            event = event._replace(run=number, lane=plan.lanes[number].name)
+        progress(event)
 
     identity = {**first.config, "config_hash": plan.config["sweep_hash"]}
     identity["stream"] = {**first.config["stream"], "checksum": plan.stream.checksum}
