@@ -62,6 +62,12 @@ def run_flags() -> Flags:
         "seed": (int | None, None, "run this one seed instead"),
         "recipe": (str | None, None, "SOURCE[:VARIANT], such as lamaml:reference or lamaml:paper"),
         **{name: flag for name, flag in listed.items() if name not in _OTHERWISE},
+        "class_weights": (
+            str | None,
+            None,
+            "weights of the classes, also where --weights is a method's own: balanced, or a "
+            "text file of a number for each",
+        ),
         "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
         "tuned_by": (
             str | None,
@@ -217,6 +223,10 @@ def options_of_run(job: Job) -> Any:
     set_precision(flags["precision"])
     given = {name: flags[name] for name in RunOptions().options if name in flags}
     given["seeds"] = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
+    if flags.get("class_weights") is not None:
+        if given.get("weights") is not None:
+            raise UserError("--weights and --class-weights say the same; give one of them.")
+        given["weights"] = _class_weights(flags["class_weights"])
     if given.get("start") is not None:
         from cljax.runner.run import load
 
@@ -229,6 +239,26 @@ def options_of_run(job: Job) -> Any:
     tuning = _tuning(job, flags["tuned_by"])
     origins = {name: origin for name, origin in job.origins.items() if name not in tuning["chosen"]}
     return options.replace(origins=origins, tuning=tuning)
+
+
+def _class_weights(text: str) -> Any:
+    """Balanced, or the numbers in a text file, which commas, spaces or lines keep apart."""
+    if text == "balanced":
+        return text
+    check_path(class_weights=text)
+    try:
+        words = Path(text).expanduser().read_text("utf-8").replace(",", " ").split()
+        return [float(word) for word in words]
+    except OSError as error:
+        raise UserError(
+            f"--class-weights is {text}, but it must be balanced, or a file that can be read: "
+            f"{error.strerror or error}."
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"The file {text} of --class-weights must hold a number for each class and nothing "
+            f"else: {error}."
+        ) from error
 
 
 def _tuning(job: Job, folder: str) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""The command ``cljax predict``: labels of new images, by a finished run."""
+"""The command ``cljax predict``: labels of new images, by a finished run.
+
+image,label,class,probability     a row an image
+image,output_0,output_1,...       where targets are no classes: the network's outputs
+"""
 
 from __future__ import annotations
 
@@ -66,11 +70,6 @@ def _labels(run: Any, images: Path, flags: Mapping[str, Any]) -> str:
     from cljax.data.pictured import read_pictures
 
     stream = run.made.stream
-    if not stream.labelled:
-        raise UserError(
-            f"cljax predict writes classes, but {stream.name} has targets that are none; "
-            "run.predict(x) gives its outputs."
-        )
     result = read_pictures(images, stream.test_x.shape[1:], _resize(run))
     if result.left_out:
         print(
@@ -81,6 +80,11 @@ def _labels(run: Any, images: Path, flags: Mapping[str, Any]) -> str:
     made = run.predict(result.x, flags["seed"], flags["task"])
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
+    if not stream.labelled:
+        table.writerow(("image", *(f"output_{k}" for k in range(stream.num_classes))))
+        for name, outputs in zip(result.names, made.scores, strict=True):
+            table.writerow((name, *map(str, outputs)))
+        return text.getvalue()
     table.writerow(_HEAD)
     named = [] if stream.class_orders is not None else run.class_names(flags["seed"])
     likely = _probabilities(made.scores, run.config["evaluations"][0]["predictor"])

@@ -68,7 +68,7 @@ def resume(folder: Path, arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> int:
-    """Runs a sweep; ``consent`` refuses names of factories and of networks that are code."""
+    """Runs a sweep; ``consent`` refuses names of a user's own code, by what they are of."""
     import jax
 
     from cljax import sweep
@@ -85,8 +85,12 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
     job = jobs.job_of("sweep", rest, flags)
     if consent is not None:
         pairs = [pair.partition("=") for pair in over]
-        nets = [net for name, _, listed in pairs if name == "net" for net in listed.split(";")]
-        consent([], [job.recipe.net, *nets])
+        swept = lambda option, sep: [
+            value for name, _, listed in pairs if name == option for value in listed.split(sep)
+        ]
+        named = [job.flags.get(name) for name in ("loss", "score")]
+        memory = job.recipe.method_options.get("memory")
+        consent(named, [job.recipe.net, *swept("net", ";")], [memory, *swept("memory", ",")])
     options = jobs.options_of_run(job)
     index, count = _shard(job.flags["shard"])
     settings = sweep.grid(**_typed(job, over)) if over else [{}]

@@ -92,7 +92,7 @@ class GDumb(ReplayOptions, Method, name="gdumb"):
 
     memory: Remembered = "greedy"
     """What is stored: greedy, reservoir, ring or balanced, with options after a colon, as in
-    ring:per=class; or a ``cljax.memory.Memory``."""
+    ring:per=class; or package.module:Memory, in Python a ``cljax.memory.Memory``."""
     lr: Positive = 0.05
     """Rate at the beginning of each cycle; an optax optimiser of your own brings its own."""
     min_lr: Positive = 0.0005

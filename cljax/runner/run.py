@@ -31,7 +31,7 @@ from cljax.runner.answers import Answers
 from cljax.runner.config import since
 from cljax.runner.options import RunOptions, options_from, training_of
 from cljax.runner.prepare import Prepared, prepare
-from cljax.runner.progress import journal, shown
+from cljax.runner.progress import Shown, journal, shown
 from cljax.runner.remade import remade
 from cljax.runner.results import results_of
 from cljax.runner.settings import decisive
@@ -355,13 +355,14 @@ def untold(identity: Mapping[str, Any]) -> str:
 def resume(
     folder: str | Path,
     *,
-    progress: Callable[[Event], None] | bool | None = None,
+    progress: Shown = None,
     running: Running = Running(),  # noqa: B008, it is frozen
     trust: bool = False,
 ) -> Run:
     """Goes on with an interrupted run, from its folder alone; a finished one is read back.
 
     Args:
+      progress: as for ``cljax.run``.
       trust: import the code that the folder names (``package.module:factory``), where the method,
         the stream or the network is no built-in one.
 
