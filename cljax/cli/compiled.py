@@ -91,7 +91,7 @@ def _prepared() -> Path | None:
 
     cache = user_cache()
     if cache is None:
-        return _without("no folder", "the home folder is not known")
+        return _without("the user's cache folder", "the home folder is not known")
     folder = cache / "compiled" / f"{version.__version__}-{processor()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _say(sentence: str) -> None:
 
 
 def _probe() -> str:
-    """What goes wrong, or is said on standard error, where a program is stored and read back.
+    """What goes wrong where a program is read back, or what is said on standard error; else "".
 
     Some versions refuse their own programs for features of the processor that are none (jax issue
     38445), and say so for each program at every run.
@@ -131,9 +131,9 @@ def _probe() -> str:
     argument = jax.numpy.zeros(8)  # also wakes the devices, which may have their own to say
     with tempfile.TemporaryFile() as said:
         try:
+            program = serialize(jax.jit(lambda x: jax.numpy.sin(x) + 1).lower(argument).compile())
             with _standard_error(said):
-                program = jax.jit(lambda x: jax.numpy.sin(x) + 1).lower(argument).compile()
-                deserialize_and_load(*serialize(program))(argument)
+                deserialize_and_load(*program)(argument)
         except Exception as error:  # noqa: BLE001, whatever it is, programs are compiled anew
             return f"{type(error).__name__}: {error}"
         said.seek(0)
