@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from cljax.cli import compiled
 from cljax.cli.flags import parse
 from cljax.errors import UserError, check_path
 
@@ -37,7 +38,8 @@ _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 _IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", "loop", "precision")
 # What changes no number, and what is written where; the rest of a run's flags do change numbers.
 _RUNNING = ("lanes", "loop", "checkpoint_every", "keep", "segment_seconds", "segment",
-            "lanes_at_a_time", "devices", "distributed", "shard", "plan")  # fmt: skip
+            "lanes_at_a_time", "devices", "distributed", "shard", "plan",
+            "compile_cache")  # fmt: skip
 _RECORD = ("out", "id", "tuned_by", "tensorboard")
 TRUST = (bool, False, "import the code (package.module:factory) that the folder names")
 _DISTRIBUTED = (
@@ -77,6 +79,7 @@ def run_flags() -> Flags:
         "trust": TRUST,
         "tensorboard": _TENSORBOARD,
         "distributed": _DISTRIBUTED,
+        "compile_cache": compiled.FLAG,
     }
 
 
@@ -85,7 +88,8 @@ def running_flags() -> Flags:
     from cljax.engine.options import Running
 
     listed = _flags_of(Running())
-    return {**listed, "tensorboard": _TENSORBOARD, "distributed": _DISTRIBUTED, "trust": TRUST}
+    own = {"tensorboard": _TENSORBOARD, "distributed": _DISTRIBUTED, "trust": TRUST}
+    return {**listed, **own, "compile_cache": compiled.FLAG}
 
 
 def _flags_of(options: Any) -> Flags:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cljax.cli.compiled import FLAG, stored_programs
 from cljax.cli.flags import parse
 from cljax.cli.job import TRUST, set_precision
 from cljax.errors import UserError, check_path
@@ -26,6 +27,7 @@ _FLAGS: dict[str, tuple[Any, Any, str]] = {
     "seed": (int | None, None, "of the run, whose final state predicts; default its first one"),
     "task": (int | None, None, "number of the images' task, where the run must be told it"),
     "trust": TRUST,
+    "compile_cache": FLAG,
 }
 _HEAD = ("image", "label", "class", "probability")
 
@@ -50,7 +52,8 @@ def main(arguments: list[str]) -> int:
     if (folder / "config.json").exists():
         set_precision(artefacts.config_of(folder)["precision"])
     run = load(folder, trust=flags["trust"])
-    content = _labels(run, Path(names[1]).expanduser(), flags)
+    with stored_programs(flags["compile_cache"]):
+        content = _labels(run, Path(names[1]).expanduser(), flags)
     if flags["out"] is None:
         print(content, end="")
         return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cljax.cli import job as jobs
+from cljax.cli.compiled import stored_programs
 from cljax.cli.flags import parse
 from cljax.errors import AT_ONCE, UserError, check_known
 
@@ -106,7 +107,8 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
     again = {"arguments": [*keep, *(part for pair in over for part in ("--over", pair))]}
     out = job.flags["out"] or "auto"
     names = [lane.name for lane in plan.lanes]
-    with jobs.shown(len(plan.lanes), job.flags, names) as progress:
+    stored = stored_programs(job.flags["compile_cache"])
+    with stored, jobs.shown(len(plan.lanes), job.flags, names) as progress:
         done = sweep.run(
             plan, out, shard=(index, count), progress=progress,
             running=options.running, command=again,
