@@ -25,9 +25,12 @@ from cljax.evaluation.again import evaluate
 from cljax.inner_loop import sgd_step, unroll
 from cljax.method import Method, Problem
 from cljax.methods.bic import BiC
+from cljax.methods.der import DER, DERpp
 from cljax.methods.er import ER
+from cljax.methods.er_ace import ERACE
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import FixedRep
+from cljax.methods.gdumb import GDumb
 from cljax.methods.gem import AGEM, GEM
 from cljax.methods.hat import HAT
 from cljax.methods.icarl import ICaRL, LwFExemplars
@@ -40,6 +43,7 @@ from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
 from cljax.methods.lucir import LUCIR
 from cljax.methods.mer import MER
 from cljax.methods.metabgd import MetaBGD
+from cljax.methods.mir import MIR
 from cljax.methods.multitask import Multitask
 from cljax.methods.oml import OML
 from cljax.methods.pretrained import Pretrained
@@ -70,10 +74,11 @@ __all__ = [
     "__version__", "Evaluation", "Run", "Running", "Tune", "batches", "compare", "evaluate", "load",
     "load_weights", "published", "recipe", "resume", "run",
     # Methods.
-    "AGEM", "BiC", "CMAML", "ER", "Finetune", "FixedRep", "FOMAML", "GEM", "HAT", "ICaRL",
-    "ICaRLTI", "IID", "Independent", "ITAML", "Joint", "LaER", "LaMAML", "LUCIR", "LwFExemplars",
-    "MER", "MetaBGD", "Multitask", "OML", "Online", "Oracle", "Pretrained", "Rep", "Replayed",
-    "Reptile", "SGD", "SyncLaMAML", "Teacher", "WithExemplars",
+    "AGEM", "BiC", "CMAML", "DER", "DERpp", "ER", "ERACE", "Finetune", "FixedRep", "FOMAML",
+    "GDumb", "GEM", "HAT", "ICaRL", "ICaRLTI", "IID", "Independent", "ITAML", "Joint", "LaER",
+    "LaMAML", "LUCIR", "LwFExemplars", "MER", "MetaBGD", "MIR", "Multitask", "OML", "Online",
+    "Oracle", "Pretrained", "Rep", "Replayed", "Reptile", "SGD", "SyncLaMAML", "Teacher",
+    "WithExemplars",
     # Pieces of a method, and of a loop of one's own.
     "Method", "Problem", "Real", "sgd_step", "unroll",
     # Rooms.

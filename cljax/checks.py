@@ -5,12 +5,14 @@
     check_network  what that returns: logits [B, C] and features [B, D], floats, a row an example
     check_plan     what a stream's own planner makes; ``shown``, what its transform does
     check_replay   a memory's functions, which fit each other and the stream
+    check_offer    that a memory passes over what is not offered to it
 
-``check_network`` and ``check_replay`` trace functions and run nothing.
+``check_network`` and ``check_replay`` trace functions and run nothing; ``check_offer`` runs one.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -27,11 +29,12 @@ from cljax.states import Contents
 from cljax.types import Evaluation, Examples, Model, Net, Output, PyTree, Spec, StepPlan, Variables
 
 __all__ = [
-    "check_evaluations", "check_memory", "check_method", "check_network", "check_plan",
-    "check_progress", "check_replay", "model_of", "shown",
+    "check_evaluations", "check_memory", "check_method", "check_network", "check_offer",
+    "check_plan", "check_progress", "check_replay", "model_of", "shown",
 ]  # fmt: skip
 
 _ROWS = 3  # of the batch that a network or a memory is tried on
+_OFFERED = 8  # of the batch that is offered to a memory
 
 
 def check_method(method: Any) -> None:
@@ -271,6 +274,52 @@ def check_replay(memory: Any, spec: Spec, capacity: int, num: int) -> None:
         _check_rows(f"{name} samples", traced("sample", sample, empty, key), one, (num,))
 
 
+def check_offer(memory: Any, spec: Spec, capacity: int) -> None:
+    """Raises UserError for a memory of a user's own in which masked rows leave a trace.
+
+    A batch whose every second row is masked is offered twice to the empty memory. The two differ
+    in the masked rows alone, so what can be read afterwards must not.
+
+    Args:
+      capacity: of the memory, in examples.
+    """
+    if type(memory).__module__.startswith("cljax."):
+        return
+    mask = np.arange(_OFFERED) % 2 == 0
+    label = jax.ShapeDtypeStruct((), jnp.int32)
+
+    def batch(masked: int) -> Examples:
+        """Ones, labels and tasks of 0; in masked rows another number, label and task."""
+
+        def rows(valid: int, most: int, a: Any) -> np.ndarray:
+            values = np.where(mask, valid, min(masked, most)).astype(a.dtype)
+            values = values.reshape(-1, *(1 for _ in a.shape))
+            return np.broadcast_to(values, (len(mask), *a.shape))
+
+        x = jax.tree.map(functools.partial(rows, 1, 1), spec.example)
+        y = rows(0, spec.num_classes - 1, label if spec.target is None else spec.target)
+        return Examples(x, y, rows(0, spec.num_tasks - 1, label))
+
+    @jax.jit
+    def held(examples: Examples, first: Examples, key: Any) -> Contents:
+        empty = memory.init(spec, capacity)
+        drawn = memory.draw(empty, first, mask, key)
+        return memory.offer(empty, examples, mask, drawn).contents
+
+    def readable(examples: Examples) -> list[np.ndarray]:
+        contents = held(examples, batch(0), jax.random.key(0))
+        there = np.asarray(contents.mask)
+        return [there, *(np.asarray(leaf)[there] for leaf in jax.tree.leaves(contents[:3]))]
+
+    pairs = zip(readable(batch(0)), readable(batch(1)), strict=True)
+    if not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs):
+        raise UserError(
+            f"The memory {memory.name} stores rows that are masked: once a batch is offered to it, "
+            "what it holds depends on rows whose mask is False; leave those out, as with the slots "
+            "jnp.where(mask, slots, capacity)."
+        )
+
+
 def _rows(one: PyTree, lead: tuple[int, ...]) -> PyTree:
     """Shapes of one example as those of rows of them."""
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct((*lead, *a.shape), a.dtype), one)
@@ -337,12 +386,15 @@ def check_memory(what: str, num_bytes: int, instead: str) -> None:
 
 
 def check_progress(progress: Any) -> None:
-    """Raises UserError unless this can be called with each event, or is None, True or False."""
-    if progress is not None and not isinstance(progress, bool) and not callable(progress):
-        raise UserError(
-            f"progress is {in_words(progress)}, but it must be a function of an Event, None, True "
-            "or False."
-        )
+    """Raises UserError unless each event can be shown to this: see ``RunOptions.progress``."""
+    several = isinstance(progress, (list, tuple)) and not callable(progress)
+    for one in progress if several else () if progress is None else (progress,):
+        if not isinstance(one, bool) and not callable(one):
+            what = f"progress holds {in_words(one)}" if several else f"progress is {in_words(one)}"
+            raise UserError(
+                f"{what}, but it must be a function of an Event, None, True or False, or a list, "
+                "such as [True, log] for the line of progress and a function."
+            )
 
 
 def _short(error: BaseException) -> str:

@@ -6,9 +6,10 @@ initial weights, and a resumed run continues with the keys of an unbroken one.
 
 from __future__ import annotations
 
+import math
 import operator
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from jax.core import Tracer
 from cljax.errors import UserError, in_words
 from cljax.types import Array
 
-__all__ = ["check_seed", "check_seeds", "derived", "is_list", "purpose"]
+__all__ = ["check_seed", "check_seeds", "derived", "flat", "is_list", "purpose"]
 
 _SEEDS = 2**32  # a generator's key takes the lower 32 bits alone
 
@@ -26,6 +27,19 @@ _SEEDS = 2**32  # a generator's key takes the lower 32 bits alone
 def derived(key: Array, name: str) -> Array:
     """The key of a named purpose that belongs to another key."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def flat(
+    draw: Callable[..., Array], key: Array, shape: Sequence[int], *args: Any, **options: Any
+) -> Array:
+    """``draw(key, shape, ...)``, the same bits, drawn as a vector.
+
+    A CPU's compiler takes five times as long for random bits of three or four axes.
+
+    Args:
+      draw: such as ``jax.random.normal``; other arguments must not have axes of their own.
+    """
+    return draw(key, (math.prod(shape),), *args, **options).reshape(shape)
 
 
 def check_seed(seed: Any) -> int:

@@ -33,11 +33,12 @@ def log_to(module: Logger | str, **init: Any) -> Iterator[Callable[[Event], None
     """A callback for ``progress`` that logs each event; what it began is finished at the end.
 
         with cljax.loggers.log_to("wandb", project="mine") as log:
-            run = cljax.run("er", "split-mnist", progress=log)
+            run = cljax.run("er", "split-mnist", progress=[True, log])  # the line, and the log
             wandb.log({"RA": run.metric("RA").mean()})
 
     Seeds are curves of their own, ``loss/seed_0`` and ``accuracy/seed_0`` over
-    ``update/seed_0``: seeds run side by side, so there is no step that they share.
+    ``update/seed_0``: seeds run side by side, so there is no step that they share. Those of a sweep
+    are called as its lanes, in a comparison after the method's name.
 
     Args:
       module: ``wandb``, ``trackio``, or anything with ``init``, ``log`` and ``finish``; or the name
@@ -58,9 +59,9 @@ def log_to(module: Logger | str, **init: Any) -> Iterator[Callable[[Event], None
     def log(event: Event) -> None:
         if event.kind in _NAMES:
             value = 1.0 if event.kind == "diverged" else event.value
-            seed = f"seed_{event.seed}"
+            curve = event.lane or f"seed_{event.seed}"
             name = (event.kind == "eval" and event.note) or _NAMES[event.kind]
-            target.log({f"{name}/{seed}": value, f"update/{seed}": event.step})
+            target.log({f"{name}/{curve}": value, f"update/{curve}": event.step})
 
     target.init(**init)
     try:

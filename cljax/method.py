@@ -126,6 +126,11 @@ class Method(Options):
         return Needs()
 
     @property
+    def instead_of_boundaries(self) -> str:
+        """What to choose where a stream has no task boundaries, but ``needs`` asks for them."""
+        return "choose a stream of tasks, such as mnist-rotations or split-mnist"
+
+    @property
     def needs_classes(self) -> str:
         """Why the targets must be classes, after "because it"; "" where any numbers will do."""
         return ""

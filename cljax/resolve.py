@@ -19,8 +19,11 @@ import jax
 from cljax import options as fields
 from cljax.checks import check_method
 from cljax.errors import UserError, check_known, in_words
+from cljax.memory.memories import MEMORIES
+from cljax.memory.protocol import Memory
 from cljax.method import Method
 from cljax.methods import METHODS
+from cljax.methods.groups.replay import ReplayOptions
 from cljax.nets import NETS
 from cljax.options import Options
 from cljax.streams import STREAMS, Stream, StreamSource
@@ -29,8 +32,8 @@ from cljax.streams.catalogue import entry_of, find
 from cljax.types import Net
 
 __all__ = [
-    "Option", "called", "function", "is_code", "method", "net", "open_unlisted", "opened",
-    "options_of", "stream", "stream_name", "stream_source",
+    "Option", "called", "changed", "function", "is_code", "memory", "method", "net",
+    "open_unlisted", "opened", "options_of", "stream", "stream_name", "stream_source",
 ]  # fmt: skip
 
 
@@ -71,8 +74,41 @@ def method(name: str, **options: Any) -> Method:
         made = called(made, name)
         check_method(made)
     if type(made).__module__.startswith("cljax."):
-        return made.replace(**options)
-    return called(lambda **options: made.replace(**options), name, **options)
+        return changed(made, **options)
+    return called(functools.partial(changed, made), name, **options)
+
+
+def changed(made: Method, **options: Any) -> Method:
+    """A method with other options, of which a memory may be named as ``memory`` takes it.
+
+    Raises:
+      UserError: for an unknown option, a value that is none, or what is no memory.
+    """
+    replays = any(isinstance(own, ReplayOptions) for own in (made, *made.options.values()))
+    if replays and "memory" in options:
+        options = {**options, "memory": memory(options["memory"])}
+    return made.replace(**options)
+
+
+def memory(name: Any) -> Any:
+    """A memory of a user's own by ``package.module:Memory``; anything else is what it is.
+
+    Options may follow after another colon, as in ``my.module:Fading:share=0.5``.
+
+    Raises:
+      UserError: for a module that cannot be imported, or what neither is nor makes a memory.
+    """
+    if not isinstance(name, str) or not is_code(name, memory=True):
+        return name
+    module, attribute, *values = name.split(":", 2)
+    made: Any = _factory("memory", f"{module}:{attribute}", {})
+    made = made if isinstance(made, Memory) else called(made, name)
+    if not isinstance(made, Memory):
+        raise UserError(
+            f"The memory {name} is {in_words(made)}, but it must be a cljax.memory.Memory, or make "
+            "one."
+        )
+    return fields.named(":".join([made.name, *values]), {made.name: made}, "memory")
 
 
 def stream_source(name: str) -> Any:
@@ -197,9 +233,14 @@ def called(factory: Callable[..., Any], name: str, **options: Any) -> Any:
         ) from error
 
 
-def is_code(name: str, *, net: bool = False) -> bool:
-    """Whether a name of a method or a stream, or of a network, is ``package.module:factory``."""
+def is_code(name: str, *, net: bool = False, memory: bool = False) -> bool:
+    """Whether a name of a method or a stream, a network or a memory, is ``package.module:factory``.
+
+    What follows the name of a built-in network or memory are its options.
+    """
     kind, _, rest = name.partition(":")
+    if memory:
+        return kind not in MEMORIES and rest != ""
     if not net:
         return ":" in name
     return kind not in NETS and rest != "" and not rest[0].isdigit()
@@ -290,7 +331,7 @@ def _factory(kind: str, name: str, known: Mapping[str, Any]) -> Any:
         raise UserError(
             f"The {kind} {name} names the module '{module}', which cannot be imported: {error}."
         ) from error
-    if not callable(made) and not isinstance(made, (Method, Stream, StreamSource)):
+    if not callable(made) and not isinstance(made, (Memory, Method, Stream, StreamSource)):
         raise UserError(f"The {kind} {name} is {in_words(made)}, but it must be a function.")
     return made
 

@@ -22,6 +22,11 @@ CASES = {
     "meta-bgd": ({"capacity": 6, "replay_size": 3, "glances": 2, "inner_steps": 2}, "lr"),
     "icarl-ti": ({"capacity": 24, "stage_size": 16, "lr": 0.1}, "lr"),
     "er": ({"capacity": 6, "replay_size": 3, "glances": 2}, "lr"),
+    "der": ({"capacity": 6, "replay_size": 3, "lr": 0.1}, "alpha"),
+    "der++": ({"capacity": 6, "replay_size": 3, "lr": 0.1, "glances": 2}, "beta"),
+    "er-ace": ({"capacity": 6, "replay_size": 3, "lr": 0.1, "glances": 2}, "lr"),
+    "mir": ({"capacity": 6, "replay_size": 2, "candidates": 4, "glances": 2}, "lr"),
+    "gdumb": ({"capacity": 24, "passes": 3, "memory_batch": 4}, "lr"),
     "independent": ({"lr": 0.1}, "lr"),
     "joint": ({"lr": 0.1}, "lr"),
     "iid": ({"lr": 0.1}, "lr"),
@@ -57,6 +62,7 @@ CLASS_INCREMENTAL = {
     "replayed", "oracle", "reptile", "fomaml", "fixed-rep", "icarl", "bic", "lwf-exemplars",
     "lucir", "itaml",
 }  # fmt: skip
+AT_END = {"gdumb"}  # learn nothing in an update, but from the memory in a phase
 COSINE = {"lucir"}  # compares outputs by angle
 
 

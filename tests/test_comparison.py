@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import support
@@ -73,6 +75,17 @@ def test_unequal_budgets_and_shared_seeds_are_refused(tmp_path):
         study(tmp_path, {"er": METHODS["er"], "naive": (NAIVE, {"lr": [0.1, 0.2, 0.3]})})
     with pytest.raises(UserError, match="Seed 2 both tunes and reports"):
         study(tmp_path, tune=cljax.Tune(seeds=(2, 5)))
+
+
+def test_a_comparison_shows_its_events_to_what_is_asked(tmp_path):
+    events, rates = [], {"er": (cljax.ER(capacity=6, replay_size=3), {"lr": [0.1]})}
+    study(tmp_path, rates, seeds=2, progress=[events.append])
+    names = {event.lane for event in events if event.kind == "eval"}
+    assert names == {"er/lr=0.1/seed-100", "er/lr=0.1/seed-101", "er/seed_0", "er/seed_1"}
+    lines = [json.loads(text) for text in (tmp_path / "report" / "er" / "metrics.jsonl").open()]
+    assert lines and not any("lane" in line for line in lines)
+    with pytest.raises(UserError, match="progress is 3"):
+        study(tmp_path, rates, progress=3)
 
 
 def test_an_interruption_is_passed_on(tmp_path, monkeypatch):

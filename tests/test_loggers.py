@@ -45,6 +45,18 @@ def test_losses_and_accuracies_of_each_seed_are_logged_between_init_and_finish()
     assert accuracies[-1] == pytest.approx(run.metric("RA")[1])
 
 
+def test_lanes_of_a_sweep_are_curves_of_their_own(tmp_path):
+    recorder = Recorder()
+    settings = cljax.sweep.grid(lr=[0.1, 0.2])
+    plan = cljax.sweep.plan(cljax.Finetune(), support.stream(), settings, seeds=[4], net="mlp:3")
+    with cljax.loggers.log_to(recorder) as log:
+        cljax.sweep.run(plan, tmp_path, progress=[True, log])
+    names = {name for kind, numbers in recorder.calls[1:-1] for name in numbers}
+    assert names == {
+        f"{n}/lr={rate}/seed-4" for n in ("loss", "accuracy", "update") for rate in (0.1, 0.2)
+    }
+
+
 def test_it_is_finished_after_an_error_and_says_what_diverged():
     recorder = Recorder()
     with pytest.raises(ZeroDivisionError):

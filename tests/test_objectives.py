@@ -39,7 +39,7 @@ def regression(**options):
 
 def run_of(method, stream, **options):
     small = {"seeds": [3], "net": "mlp:5", "batch_size": 7, "lanes": "sequential"}
-    return cljax.run(method, stream, progress=False, **small, **options)
+    return cljax.run(method, stream, progress=False, **{**small, **options})
 
 
 def rows_of(stream, y, outputs, mask=None):
@@ -162,6 +162,9 @@ def test_regression_runs_from_end_to_end_and_is_judged_by_its_score(name):
     final = run.accuracy_matrix()[0, -1]
     outputs = run.predict(X)
     np.testing.assert_array_equal(outputs.labels, outputs.scores)
+    asked = cljax.evaluate(run.state, regression(), scenario="domain")
+    np.testing.assert_array_equal(asked.accuracy[0], final)
+    assert (asked.RA, asked.score) == (run.metric("RA")[0], "r-squared")
     rows = 1 - ((outputs.scores - SLOPES) ** 2 / SLOPES.var(axis=0)).mean(axis=1)
     np.testing.assert_allclose(final, [rows[TASK == t].mean() for t in range(T)], atol=1e-4)
     assert run.results["score"] == "r-squared"
@@ -196,6 +199,41 @@ def test_several_labels_at_once_are_judged_by_subsets():
     found = run.accuracy_matrix()[0, -1]
     np.testing.assert_allclose(found, [right[TASK == t].mean() for t in range(T)], atol=1e-6)
     assert "final subset-accuracy (RA)" in run.table() and "%" in run.table()
+    np.testing.assert_array_equal(cljax.evaluate(run.state, stream).accuracy[0], found)
+
+
+@pytest.mark.parametrize("lanes", ["sequential", "vmap"])
+@pytest.mark.parametrize("score", ["accuracy", "negative-squared-error", "own"])
+def test_evaluate_without_a_scenario_gives_the_numbers_of_the_run(score, lanes, tmp_path):
+    stream = stream_of(LABELS, loss="squared-error", score=largest if score == "own" else score)
+    run = run_of(cljax.ER(capacity=9), stream, seeds=[3, 8], lanes=lanes)
+    asked = cljax.evaluate(run.state, stream)
+    np.testing.assert_array_equal(asked.accuracy, run.accuracy_matrix()[:, -1])
+    assert asked.score == ("largest" if score == "own" else score)
+
+
+def test_the_scale_of_r_squared_is_that_of_what_was_learned():
+    run = run_of(cljax.ER(capacity=9), regression())
+    wide = stream_of(3 * SLOPES, loss="squared-error")
+    outputs = run.predict(X).scores
+    rows = 1 - ((outputs - 3 * SLOPES) ** 2 / SLOPES.var(axis=0)).mean(axis=1)
+    expected = [rows[TASK == t].mean() for t in range(T)]
+    np.testing.assert_allclose(cljax.evaluate(run.state, wide).accuracy[0], expected, rtol=1e-4)
+
+
+def test_what_cannot_be_asked_of_outputs_is_one_sentence():
+    run = run_of(cljax.Finetune(), regression())
+    one = stream_of(SLOPES[:, 0], loss="squared-error")
+    for match, stream, asked in (
+        ("scenario is class, but the targets of this run are no", regression(), "class"),
+        (r"targets are floats \[2\], but those of rows are floats \[\]", one, "domain"),
+        (r"targets are floats \[2\], but those of rows are classes", stream_of(LABELS), "domain"),
+    ):
+        with pytest.raises(UserError, match=match):
+            cljax.evaluate(run.state, stream, scenario=asked)
+    judged = run_of(cljax.Finetune(), stream_of(LABELS, score="negative-squared-error"))
+    with pytest.raises(UserError, match="A continuum counts right predictions, but this run is"):
+        cljax.evaluate(judged.state, stream_of(LABELS), continuum=2)
 
 
 def test_results_table_and_report_say_the_score_and_a_run_is_read_back(tmp_path):
@@ -243,6 +281,36 @@ def test_flags_give_a_loss_weights_and_a_score(tmp_path):
         assert made.config["objective"]["loss"] == "binary-cross-entropy"
         assert made.config["asked_objective"]["weights"] == told
         assert made.config["begun_as"] is not None
+
+
+@pytest.mark.parametrize("method", ["finetune", "icarl", "itaml", "replayed"])
+def test_weights_of_classes_have_a_flag_that_is_no_methods(method, tmp_path):
+    (tmp_path / "weights.txt").write_text("1, 2 3\n4\n5,6,7 8 9 1e1\n")
+    arguments = [method, "split-mnist", "--sample", "--samples-per-task", "20"]
+    for given, told in (("balanced", "balanced"),
+                        (str(tmp_path / "weights.txt"), [*map(float, range(1, 11))])):  # fmt: skip
+        asked = job.job_of("run", [*arguments, "--class-weights", given], job.run_flags())
+        made = prepare(asked.recipe, None, job.options_of_run(asked))
+        assert made.config["asked_objective"]["weights"] == told
+        assert made.config["objective"]["weights"] is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("1 2 three", [], "must hold a number for each class and nothing else: .*three"),
+        (None, [], "--class-weights is .*, but it must be balanced, or a file that can be read: "),
+        ("1 2", ["--weights", "balanced"], "--weights and --class-weights say the same"),
+    ],
+)
+def test_what_holds_no_weights_is_one_sentence(text, flags, message, tmp_path):
+    file = tmp_path / "weights.txt"
+    if text is not None:
+        file.write_text(text)
+    line = ["finetune", "split-mnist", "--sample", "--class-weights", str(file), *flags]
+    with pytest.raises(UserError, match=message) as caught:
+        job.options_of_run(job.job_of("run", line, job.run_flags()))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

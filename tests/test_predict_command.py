@@ -6,6 +6,7 @@ import csv
 import io
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -111,6 +112,35 @@ def test_a_grey_picture_of_a_flat_stream_is_read_by_its_grey_levels(digits, tmp_
     Image.fromarray(x.reshape(28, 28)).save(tmp_path / "three.png")
     code, out, _ = call(capsys, "predict", digits.path, tmp_path / "three.png", "--task", 0)
     assert code == 0 and int(rows_of(out)[0]["label"]) == digits.predict(x[None], task=0).labels[0]
+
+
+@pytest.mark.parametrize("num", [None, 2])
+def test_where_targets_are_no_classes_the_table_has_the_outputs(num, tmp_path, capsys, monkeypatch):
+    (tmp_path / "own_slopes.py").write_text(
+        "import cljax, numpy as np\n"
+        "def stream():\n"
+        "    x = np.arange(24, dtype=np.float32).reshape(12, 2) / 24\n"
+        f"    y = x{'[:, 0]' if num is None else ''} * 2\n"
+        "    data = x, y, np.arange(12) // 6\n"
+        "    return cljax.streams.from_arrays(\n"
+        "        data, test=data, name='slopes', dtype='float32', loss='squared-error')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_slopes", raising=False)
+    run = cljax.run("er", "own_slopes:stream", seeds=1, net="mlp:3", out=tmp_path / "run",
+                    progress=False)  # fmt: skip
+    x = np.linspace(0, 1, 10, dtype=np.float32).reshape(5, 2)
+    np.save(tmp_path / "x.npy", x)
+    asked = ("predict", run.path, tmp_path / "x.npy", "--out", tmp_path / "labels.csv")
+    code, _, err = call(capsys, *asked)
+    assert code == 2 and "names the code own_slopes:stream" in err and "--trust" in err
+    code, _, err = call(capsys, *asked, "--trust")
+    assert (code, err) == (0, "")
+    rows = rows_of((tmp_path / "labels.csv").read_text())
+    names = [f"output_{k}" for k in range(num or 1)]
+    assert list(rows[0]) == ["image", *names] and [row["image"] for row in rows] == list("01234")
+    written = np.array([[row[name] for name in names] for row in rows], np.float32)
+    np.testing.assert_array_equal(written, run.predict(x).scores)
 
 
 @pytest.mark.parametrize(

@@ -122,8 +122,22 @@ def test_a_run_in_python_shows_its_progress_unless_told_not_to(monkeypatch):
         monkeypatch.setenv("TERM", "xterm")
         cljax.run(cljax.Finetune(), support.stream(), net="mlp:3", seeds=1, progress=asked)
         assert ("seed 1 of 1, task" in sys.stderr.getvalue()) == drawn
-    with pytest.raises(UserError, match="progress is 3, but it must be a function"):
-        cljax.run(cljax.Finetune(), support.stream(), net="mlp:3", seeds=1, progress=3)
+    for asked, match in ((3, "progress is 3, but it must be a function"),
+                         ([True, 3], "progress holds 3, but it must be a function")):  # fmt: skip
+        with pytest.raises(UserError, match=match):
+            cljax.run(cljax.Finetune(), support.stream(), net="mlp:3", seeds=1, progress=asked)
+
+
+@pytest.mark.parametrize("line", [True, False])
+def test_functions_get_each_event_beside_the_line(monkeypatch, line):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    one, other = [], []
+    asked = [line, one.append, other.append]
+    run = cljax.run(cljax.Finetune(), support.stream(), net="mlp:3", seeds=1, progress=asked)
+    assert ("seed 1 of 1, task" in sys.stderr.getvalue()) == line
+    assert one == other and {event.kind for event in one} >= {"compile", "segment", "eval"}
+    assert [event.value for event in one if event.kind == "eval"][-1] == run.metric("RA")[0]
 
 
 @pytest.mark.parametrize("method", [cljax.BiC(), cljax.Finetune()])

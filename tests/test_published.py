@@ -33,6 +33,8 @@ from cljax.stats import Cell, equivalence
         ("itaml-cifar100", "itaml", "cifar100-10x10", "accuracy", 0.7779, None, None),
         ("mnemonics-table1", "lucir+mnemonics", "cifar100-b50-5", "AIA", 0.6495, None, None),
         ("mnemonics-table1", "lucir", "cifar100-b50-25", "F", 0.2646, None, None),
+        ("der-table2", "der++", "split-cifar10", "RA", 0.6488, 0.0117, 10),
+        ("xder", "gdumb", "split-cifar10", "RA", 0.35, 0.006, None),
         ("reference-runs", "sync-lamaml", "mnist-permutations", "RA", 0.621, None, 1),
         ("reference-runs", "lamaml", "mnist-rotations", "LA", 0.854, None, 1),
         ("reference-runs", "mer", "mnist-rotations", "seconds", 534.0, None, 1),

@@ -65,6 +65,54 @@ def test_the_second_half_of_a_stream_gives_the_bits_of_the_unbroken_run(name):
     compare(cljax.run(method, stream, **options), halves(method, stream, **options)[1])
 
 
+def test_itaml_gives_them_where_its_steps_do_not_depend_on_the_number_of_tasks():
+    """Its controller exp(-beta s / T) knows how many tasks there are; with beta 0 it does not."""
+    stream, options = finished_support.stream_of("itaml"), finished_support.options_of("itaml")
+    options = {**options, "entries": "lower"}
+    for beta in (0.0, 1.0):
+        method = finished_support.method_of("itaml").replace(beta=beta)
+        whole, rest = cljax.run(method, stream, **options), halves(method, stream, **options)[1]
+        if beta == 0:
+            compare(whole, rest)
+        else:
+            kernels = [run.state.states[0].params["Dense_1"]["kernel"] for run in (whole, rest)]
+            assert not np.array_equal(*kernels)
+
+
+@pytest.mark.parametrize("name", ["gem", "agem"])
+def test_gradients_of_each_tasks_memory_give_them_up_to_rounding(name):
+    """They are computed for as many tasks as there are, in programs of another shape."""
+    method, stream = finished_support.method_of(name), finished_support.stream_of(name)
+    options = finished_support.options_of(name, entries="lower")
+    whole, rest = cljax.run(method, stream, **options), halves(method, stream, **options)[1]
+    for a, b in zip(*(jax.tree.leaves(run.state.states) for run in (whole, rest)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+
+
+def test_what_only_pretrains_gives_them_on_streams_with_plans_of_their_own():
+    one, two = (transfer_support.stream(pretrain=3, steps=steps) for steps in (6, 4))
+    method, options = finished_support.method_of("rep"), finished_support.options_of("rep")
+    options = {**options, "entries": "lower"}
+    whole, begun = (cljax.run(method, s, **options) for s in (continued(one, two), one))
+    compare(whole, cljax.run(method, two, start=begun.state, **options))
+
+
+def test_what_practises_on_as_many_tasks_as_a_stream_has_goes_on(monkeypatch):
+    """Not to the same bits: OML's episodes stand for all the tasks that are to come."""
+    data = transfer_support.images(classes=16)
+    monkeypatch.setattr(transfer_support, "images", lambda: data)
+    held = tuple(range(6, 16))
+    one, two = (transfer_support.stream(pretrain=3, steps=s, held=held) for s in (6, 4))
+    method, options = finished_support.method_of("oml"), finished_support.options_of("oml")
+    begun = cljax.run(method, one, **options)
+    rest = cljax.run(method, two, start=begun.state, **options)
+    assert begun.state.states[0].classes.shape == (1, 3)
+    assert rest.state.states[0].classes.shape == (3, 3)
+    matrices = [run.accuracy_matrix()[0] for run in (begun, rest)]
+    np.testing.assert_array_equal(matrices[1][1:3, :2], matrices[0][1:])
+    assert np.isfinite(matrices[1][-1]).all()
+
+
 def test_three_parts_epochs_and_double_precision_give_them_too():
     with jax.enable_x64(True):
         options = {**SMALL, "precision": "float64", "epochs": 2, "online": True, "eval_every": 5}
@@ -265,6 +313,32 @@ def test_code_that_a_start_names_needs_a_word(tmp_path, capsys):
     assert one_sentence(*found) and "names the code theirs:net" in found[2]
     found = call(capsys, *line, "--trust")
     assert one_sentence(*found) and "module theirs" in found[2]
+
+
+def test_a_loss_and_weights_that_are_not_taken_over_are_said_once():
+    stream = support.stream()
+    known = {"squared": lambda o, t: (o[:, 0] - t) ** 2}
+    own = {"loss": "squared-error", "weights": [1.0, 2.0, 3.0, 4.0]}
+    small = {**SMALL, "seeds": 1, "progress": False}
+    first = cljax.run(METHOD, first_tasks(stream, 2), **small, **own)
+
+    def said(begun=first, **options):
+        after = cljax.run(METHOD, later_tasks(stream, 2), start=begun.state, **small, **options)
+        table = after.table()
+        notices = [n for n in after.config["notices"] if "not taken over" in n]
+        assert all(table.count(n.split(":")[0]) == 1 for n in notices)
+        return notices
+
+    loss, weights = said()
+    assert "minimised the loss squared-error, this one minimises cross-entropy" in loss
+    assert "had weights of its classes, this one weighs them alike" in weights
+    assert said(**own) == [] and said(weights=[1.0, 1.0, 1.0, 9.0]) == [loss]
+    assert said(loss="cross-entropy") == [weights]
+    plain = cljax.run(METHOD, first_tasks(stream, 2), **small)
+    assert said(plain, loss="squared-error") == [] and said(plain) == []
+    squared = cljax.run(METHOD, first_tasks(stream, 2), loss=known["squared"], **small)
+    assert "minimised the loss custom, this one" in said(squared)[0]
+    assert said(squared, loss=known["squared"]) == []
 
 
 def test_parts_of_a_stream_are_its_tasks():

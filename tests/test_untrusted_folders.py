@@ -84,6 +84,7 @@ def begun_as(**names):
     [
         {"method": "theirs:method"}, {"stream": "theirs:stream"}, {"net": "theirs:net"},
         {"method": "theirs:method", "stream": "theirs:stream", "net": "theirs:net"},
+        {"method": "er", "method_options": {"memory": "theirs:Memory"}},
     ],
     ids=str,
 )  # fmt: skip
@@ -92,7 +93,8 @@ def test_code_that_a_run_names_is_imported_only_with_trust(names, code, finished
     before, held = list(sys.path), contents(folder)
     with pytest.raises(UserError, match="add --trust") as raised:
         cljax.resume(folder)
-    assert all(name in str(raised.value) for name in names.values())
+    named = [v for v in (*names.values(), *names.get("method_options", {}).values()) if ":" in v]
+    assert all(name in str(raised.value) for name in named)
     assert one_sentence(*(said := call(capsys, "resume", folder))), said
     for arguments in (["report", folder, "--out", code.parent / "a.html"], ["cite", folder]):
         assert call(capsys, *arguments)[0] == 0
@@ -110,6 +112,10 @@ def test_code_that_a_run_names_is_imported_only_with_trust(names, code, finished
         ["online", "mnist-rotations", "--net", "theirs:net"],
         ["online", "mnist-rotations", "--net=theirs:net"],
         ["online", "mnist-rotations", "--over", "net=mlp:5;theirs:net"],
+        ["er", "mnist-rotations", "--memory", "theirs:Memory"],
+        ["er", "mnist-rotations", "--over", "memory=ring,theirs:Memory"],
+        ["online", "mnist-rotations", "--score", "theirs:score"],
+        ["online", "mnist-rotations", "--loss", "theirs:loss"],
     ],
     ids=lambda arguments: " ".join(arguments[2:]) or ":".join(arguments),
 )  # fmt: skip
@@ -166,6 +172,11 @@ def test_a_recipe_of_a_sweep_that_names_code_needs_trust(swept, tmp_path):
     rewrite(folder, "sweep.json", lambda s: s | {"base": begun_as(stream="theirs:stream")})
     with pytest.raises(UserError, match="theirs:stream"):
         sweep.load(folder).recipe()
+    rewrite(folder, "sweep.json", lambda s: s | {"base": begun_as(
+        method="er", method_options={"memory": "theirs:Memory"})})  # fmt: skip
+    with pytest.raises(UserError, match="theirs:Memory"):
+        sweep.load(folder).recipe()
+    rewrite(folder, "sweep.json", lambda s: s | {"base": begun_as(stream="theirs:stream")})
     with pytest.raises(UserError, match="theirs, which cannot be imported"):
         sweep.load(folder).recipe(trust=True)
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cljax.cli import terminal
+from cljax.cli.compiled import stored_programs
 from cljax.cli.flags import parse
 from cljax.cli.job import (
     job_of,
@@ -125,7 +126,8 @@ def _run(arguments: list[str]) -> int:
     job = job_of("run", arguments, run_flags())
     options = options_of_run(job)
     options = options.replace(out=options.out or "auto")
-    with shown(len(seeds_of(options.seeds)), job.flags) as progress:
+    stored = stored_programs(job.flags["compile_cache"])
+    with stored, shown(len(seeds_of(options.seeds)), job.flags) as progress:
         began = time.perf_counter()
         done = run(job.recipe, **options.replace(progress=progress).options)
     return _told(done, began)
@@ -193,7 +195,8 @@ def _resume(arguments: list[str]) -> int:
         seeds, precision = stored["seeds"], stored["precision"]
     join(flags["distributed"])
     set_precision(precision)
-    with shown(len(seeds), {**flags, "out": str(folder)}) as progress:
+    stored = stored_programs(flags["compile_cache"])
+    with stored, shown(len(seeds), {**flags, "out": str(folder)}) as progress:
         running, trust = running_of(flags), flags["trust"]
         done = resume(folder, progress=progress, running=running, trust=trust)
     return _told(done, began)

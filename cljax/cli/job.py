@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from cljax.cli import compiled
 from cljax.cli.flags import parse
 from cljax.errors import UserError, check_path
 
@@ -37,7 +38,8 @@ _OF_RECIPE = ("net", "batch_size", "epochs", "entries")
 _IN_CONFIG = (*_OF_RECIPE, "seeds", "eval_every", "online", "readout", "lanes", "loop", "precision")
 # What changes no number, and what is written where; the rest of a run's flags do change numbers.
 _RUNNING = ("lanes", "loop", "checkpoint_every", "keep", "segment_seconds", "segment",
-            "lanes_at_a_time", "devices", "distributed", "shard", "plan")  # fmt: skip
+            "lanes_at_a_time", "devices", "distributed", "shard", "plan",
+            "compile_cache")  # fmt: skip
 _RECORD = ("out", "id", "tuned_by", "tensorboard")
 TRUST = (bool, False, "import the code (package.module:factory) that the folder names")
 _DISTRIBUTED = (
@@ -62,6 +64,12 @@ def run_flags() -> Flags:
         "seed": (int | None, None, "run this one seed instead"),
         "recipe": (str | None, None, "SOURCE[:VARIANT], such as lamaml:reference or lamaml:paper"),
         **{name: flag for name, flag in listed.items() if name not in _OTHERWISE},
+        "class_weights": (
+            str | None,
+            None,
+            "weights of the classes, also where --weights is a method's own: balanced, or a "
+            "text file of a number for each",
+        ),
         "out": (str | None, None, "folder of the results; default runs/METHOD-STREAM-HASH"),
         "tuned_by": (
             str | None,
@@ -71,6 +79,7 @@ def run_flags() -> Flags:
         "trust": TRUST,
         "tensorboard": _TENSORBOARD,
         "distributed": _DISTRIBUTED,
+        "compile_cache": compiled.FLAG,
     }
 
 
@@ -79,7 +88,8 @@ def running_flags() -> Flags:
     from cljax.engine.options import Running
 
     listed = _flags_of(Running())
-    return {**listed, "tensorboard": _TENSORBOARD, "distributed": _DISTRIBUTED, "trust": TRUST}
+    own = {"tensorboard": _TENSORBOARD, "distributed": _DISTRIBUTED, "trust": TRUST}
+    return {**listed, **own, "compile_cache": compiled.FLAG}
 
 
 def _flags_of(options: Any) -> Flags:
@@ -217,6 +227,10 @@ def options_of_run(job: Job) -> Any:
     set_precision(flags["precision"])
     given = {name: flags[name] for name in RunOptions().options if name in flags}
     given["seeds"] = flags["seeds"] if flags["seed"] is None else [flags["seed"]]
+    if flags.get("class_weights") is not None:
+        if given.get("weights") is not None:
+            raise UserError("--weights and --class-weights say the same; give one of them.")
+        given["weights"] = _class_weights(flags["class_weights"])
     if given.get("start") is not None:
         from cljax.runner.run import load
 
@@ -229,6 +243,26 @@ def options_of_run(job: Job) -> Any:
     tuning = _tuning(job, flags["tuned_by"])
     origins = {name: origin for name, origin in job.origins.items() if name not in tuning["chosen"]}
     return options.replace(origins=origins, tuning=tuning)
+
+
+def _class_weights(text: str) -> Any:
+    """Balanced, or the numbers in a text file, which commas, spaces or lines keep apart."""
+    if text == "balanced":
+        return text
+    check_path(class_weights=text)
+    try:
+        words = Path(text).expanduser().read_text("utf-8").replace(",", " ").split()
+        return [float(word) for word in words]
+    except OSError as error:
+        raise UserError(
+            f"--class-weights is {text}, but it must be balanced, or a file that can be read: "
+            f"{error.strerror or error}."
+        ) from error
+    except ValueError as error:
+        raise UserError(
+            f"The file {text} of --class-weights must hold a number for each class and nothing "
+            f"else: {error}."
+        ) from error
 
 
 def _tuning(job: Job, folder: str) -> dict[str, Any]:

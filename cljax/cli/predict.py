@@ -1,4 +1,8 @@
-"""The command ``cljax predict``: labels of new images, by a finished run."""
+"""The command ``cljax predict``: labels of new images, by a finished run.
+
+image,label,class,probability     a row an image
+image,output_0,output_1,...       where targets are no classes: the network's outputs
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cljax.cli.compiled import FLAG, stored_programs
 from cljax.cli.flags import parse
 from cljax.cli.job import TRUST, set_precision
 from cljax.errors import UserError, check_path
@@ -22,6 +27,7 @@ _FLAGS: dict[str, tuple[Any, Any, str]] = {
     "seed": (int | None, None, "of the run, whose final state predicts; default its first one"),
     "task": (int | None, None, "number of the images' task, where the run must be told it"),
     "trust": TRUST,
+    "compile_cache": FLAG,
 }
 _HEAD = ("image", "label", "class", "probability")
 
@@ -46,7 +52,8 @@ def main(arguments: list[str]) -> int:
     if (folder / "config.json").exists():
         set_precision(artefacts.config_of(folder)["precision"])
     run = load(folder, trust=flags["trust"])
-    content = _labels(run, Path(names[1]).expanduser(), flags)
+    with stored_programs(flags["compile_cache"]):
+        content = _labels(run, Path(names[1]).expanduser(), flags)
     if flags["out"] is None:
         print(content, end="")
         return 0
@@ -66,11 +73,6 @@ def _labels(run: Any, images: Path, flags: Mapping[str, Any]) -> str:
     from cljax.data.pictured import read_pictures
 
     stream = run.made.stream
-    if not stream.labelled:
-        raise UserError(
-            f"cljax predict writes classes, but {stream.name} has targets that are none; "
-            "run.predict(x) gives its outputs."
-        )
     result = read_pictures(images, stream.test_x.shape[1:], _resize(run))
     if result.left_out:
         print(
@@ -81,6 +83,11 @@ def _labels(run: Any, images: Path, flags: Mapping[str, Any]) -> str:
     made = run.predict(result.x, flags["seed"], flags["task"])
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
+    if not stream.labelled:
+        table.writerow(("image", *(f"output_{k}" for k in range(stream.num_classes))))
+        for name, outputs in zip(result.names, made.scores, strict=True):
+            table.writerow((name, *map(str, outputs)))
+        return text.getvalue()
     table.writerow(_HEAD)
     named = [] if stream.class_orders is not None else run.class_names(flags["seed"])
     likely = _probabilities(made.scores, run.config["evaluations"][0]["predictor"])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cljax.cli import job as jobs
+from cljax.cli.compiled import stored_programs
 from cljax.cli.flags import parse
 from cljax.errors import AT_ONCE, UserError, check_known
 
@@ -68,7 +69,7 @@ def resume(folder: Path, arguments: list[str]) -> int:
 
 
 def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> int:
-    """Runs a sweep; ``consent`` refuses names of factories and of networks that are code."""
+    """Runs a sweep; ``consent`` refuses names of a user's own code, by what they are of."""
     import jax
 
     from cljax import sweep
@@ -85,8 +86,12 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
     job = jobs.job_of("sweep", rest, flags)
     if consent is not None:
         pairs = [pair.partition("=") for pair in over]
-        nets = [net for name, _, listed in pairs if name == "net" for net in listed.split(";")]
-        consent([], [job.recipe.net, *nets])
+        swept = lambda option, sep: [
+            value for name, _, listed in pairs if name == option for value in listed.split(sep)
+        ]
+        named = [job.flags.get(name) for name in ("loss", "score")]
+        memory = job.recipe.method_options.get("memory")
+        consent(named, [job.recipe.net, *swept("net", ";")], [memory, *swept("memory", ",")])
     options = jobs.options_of_run(job)
     index, count = _shard(job.flags["shard"])
     settings = sweep.grid(**_typed(job, over)) if over else [{}]
@@ -102,7 +107,8 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
     again = {"arguments": [*keep, *(part for pair in over for part in ("--over", pair))]}
     out = job.flags["out"] or "auto"
     names = [lane.name for lane in plan.lanes]
-    with jobs.shown(len(plan.lanes), job.flags, names) as progress:
+    stored = stored_programs(job.flags["compile_cache"])
+    with stored, jobs.shown(len(plan.lanes), job.flags, names) as progress:
         done = sweep.run(
             plan, out, shard=(index, count), progress=progress,
             running=options.running, command=again,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from cljax.data.sources import digest
 from cljax.storage.files import opened, read_array, write_bytes, writing
 
-__all__ = ["Cached", "cached_arrays", "fingerprint", "times", "user_cache"]
+__all__ = ["Cached", "cached_arrays", "fingerprint", "times", "user_cache", "writable"]
 
 _NUM_ARRAYS = 4
 Arrays = tuple[np.ndarray, ...]
@@ -39,9 +40,12 @@ _READ_WHOLE = 256 * 1024 * 1024  # bytes of records; more are told by their time
 def user_cache() -> Path | None:
     """The user's cache folder: ``$XDG_CACHE_HOME/cljax`` or ``~/.cache/cljax``.
 
-    None for a user whose home folder is not known.
+    On Windows ``%LOCALAPPDATA%\\cljax`` before the latter. None for a user whose home folder is not
+    known.
     """
     chosen = os.environ.get("XDG_CACHE_HOME")
+    if not chosen and sys.platform == "win32":
+        chosen = os.environ.get("LOCALAPPDATA")
     if chosen:
         return Path(chosen) / "cljax"
     try:
@@ -108,7 +112,7 @@ def cached_arrays(
     for path in places:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if _writable(path.parent):
+            if writable(path.parent):
                 _write(path, arrays, checksum)
                 return Cached(arrays, checksum, path)
         except OSError:
@@ -146,6 +150,6 @@ def _write(path: Path, arrays: Arrays, checksum: str) -> None:
             np.save(file, array, allow_pickle=False)
 
 
-def _writable(folder: Path) -> bool:
+def writable(folder: Path) -> bool:
     """False also where only root's privileges would override a read-only mode."""
     return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)

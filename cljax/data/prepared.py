@@ -19,7 +19,7 @@ from cljax.data.sources import SOURCES, Source
 from cljax.errors import UserError
 from cljax.storage.files import place, read_json
 
-__all__ = ["data_folder", "decode", "find", "prepare", "versions"]
+__all__ = ["data_folder", "decode", "find", "from_jpeg", "prepare", "versions"]
 
 _CLASS = ("pythonClassName", "python_class_name", "type")  # in features.json, as versions have it
 _READER = "tensorflow_datasets."  # whose own modules a folder may name
@@ -62,6 +62,19 @@ def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> Path:
     return max(
         result, key=lambda path: [int(n) if n.isdigit() else -1 for n in path.name.split(".")]
     )
+
+
+def from_jpeg(name: str, data_dir: str | os.PathLike[str] | None = None) -> bool:
+    """Whether a prepared data set describes itself as made of JPEG files, which are lossy.
+
+    Raises:
+      UserError: if the data set is not there.
+    """
+    try:
+        told = read_json(find(name, data_dir) / "dataset_info.json")
+    except (OSError, ValueError):
+        return False  # its reader says what is wrong
+    return isinstance(told, dict) and "JPEG" in str(told.get("description"))
 
 
 def decode(folder: Path, source: Source) -> tuple[np.ndarray, ...]:

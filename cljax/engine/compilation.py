@@ -129,6 +129,7 @@ def compile_programs(
         )
         for evaluation in evaluations
     }
+    keys.purpose(0, "shape")  # its operations, which lanes need first, compile beside the programs
     return Programs(
         waiting.result(),
         {name: finish() for name, finish in segments.items()},

@@ -57,6 +57,7 @@ class Event(NamedTuple):
     note: str = ""
     num_tasks: int = 0
     share: float = 0.0  # of all updates of the run, those of phases included
+    lane: str = ""  # in a sweep, what the run is called; in a comparison, also the method
 
 
 class Divergence(NamedTuple):

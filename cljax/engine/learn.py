@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from cljax import keys, tree
-from cljax.checks import check_memory, check_method, check_network, check_progress
+from cljax.checks import check_memory, check_method, check_network, check_offer
 from cljax.engine.bundles import (
     SeedInputs,
     batching_of,
@@ -50,6 +50,7 @@ from cljax.evaluation.accuracy import (
 from cljax.evaluation.readouts import check_readouts, fitted_rows
 from cljax.keys import check_seed, is_list
 from cljax.method import Method, check_features, with_features
+from cljax.methods.groups.replay import ReplayOptions
 from cljax.nets.transfer import convolves
 from cljax.objectives import name_of
 from cljax.storage import checkpoint
@@ -111,7 +112,11 @@ def learn(
       Interrupted: when asked to stop, after the last checkpoint is written.
     """
     began = time.perf_counter()
-    check_progress(hooks.progress)
+    if hooks.progress is not None and not callable(hooks.progress):
+        raise UserError(
+            f"The hook progress is {in_words(hooks.progress)}, but it must be a function of an "
+            "Event, or None."
+        )
     methods, seeds = _runs(method, seeds)
     outline = _outline(methods[0], model, stream, seeds, training, validate=validate)
     policy = resolve_lanes(training.lanes)
@@ -203,6 +208,15 @@ class _Outline(NamedTuple):
         return history_of(setup, seeds, finals, self.rows, counts, spent)
 
 
+def _replaying(method: Method) -> Iterator[ReplayOptions]:
+    """Those of a method and of the methods inside it that replay from a memory."""
+    if isinstance(method, ReplayOptions):
+        yield method
+    for inner in method.options.values():
+        if isinstance(inner, Method):
+            yield from _replaying(inner)
+
+
 def _outline(
     method: Method,
     model: Model,
@@ -219,11 +233,13 @@ def _outline(
     if asks and not stream.boundaries:
         raise UserError(
             f"{method.name} needs task boundaries, but the stream {stream.name} has none; "
-            "choose a stream of tasks, such as mnist-rotations or split-mnist."
+            f"{method.instead_of_boundaries}."
         )
     stream = method.arrange(stream)
     spec = stream.spec(training.batch_size)
     check_network(model, spec.example, stream.num_classes, stream.name)
+    for part in _replaying(method):
+        check_offer(part.store, spec, part.capacity)
     bind = lambda method: with_features(method.bind(model, spec), model)
     learner = bind(method)
     _check_state(method, learner)

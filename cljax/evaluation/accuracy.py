@@ -152,9 +152,9 @@ def check_infers(evaluation: Evaluation, predictors: Mapping[str, Predictor]) ->
         )
 
 
-def correct_fn(*made_of: Any) -> Callable[..., Array]:
-    """As ``tally_fn``, which takes the same arguments: the right ones alone, [] int32."""
-    tally = tally_fn(*made_of)
+def correct_fn(*made_of: Any, **options: Any) -> Callable[..., Array]:
+    """As ``tally_fn``, which takes the same arguments: ``correct`` alone."""
+    tally = tally_fn(*made_of, **options)
     return lambda *args: tally(*args).correct
 
 

@@ -2,6 +2,8 @@
 
     accuracy(seed, task) = share of the task's test images that the scenario counts as right
 
+Where a run is judged by another score, that takes the place of right and wrong, as in the run.
+
 Which outputs may answer is decided by what the network learned, never by the tests that are asked:
 in the scenario "class" all learned classes compete, for whatever part of the tasks there are tests.
 
@@ -30,6 +32,7 @@ from cljax.evaluation.accuracy import (
 )
 from cljax.evaluation.readouts import check_readouts
 from cljax.method import Method
+from cljax.objectives import name_of, score_fn
 from cljax.streams.base import Stream, check_stream, of_seed
 from cljax.types import Array, Evaluation, Learner, PyTree
 
@@ -50,17 +53,18 @@ class Trained(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Test accuracies of final states, as fractions."""
+    """Test accuracies of final states, as fractions, or the run's own score of its tests."""
 
     accuracy: np.ndarray  # [S, T], of each seed on each task
     RA: float  # mean over seeds and tasks: retained accuracy
+    score: str = "accuracy"  # what these are
 
 
 def evaluate(
     trained: Trained,
     stream: Stream,
     *,
-    scenario: Literal["domain", "task", "class"],
+    scenario: Literal["domain", "task", "class"] | None = None,
     predictor: str | None = None,
     continuum: int | None = None,
 ) -> Scores:
@@ -77,13 +81,14 @@ def evaluate(
       scenario: what is asked of a test image. "task": which class, its task being told. "class":
         which class, among all that were learned. "domain": which of its task's classes, in their
         order, when any output may answer; for split digits, whether it is the first or the second
-        of a pair.
+        of a pair. None: the question of the run's headline, which gives the run's own numbers.
+        Where targets are no classes, any output answers, so it is "domain" or None.
       predictor: of the method; None: the one of its headline.
       continuum: so many images in a row share a task, which is inferred among all that were
         learned (see ``Evaluation``); scenario "class" only. None: each image is asked alone.
 
     Returns:
-      Scores ``(accuracy [S, T], RA)``, T the tasks of ``stream``.
+      Scores ``(accuracy [S, T], RA, score)``, T the tasks of ``stream``.
 
     Raises:
       UserError: for states that are not there, another kind of stream, classes that were not
@@ -94,24 +99,19 @@ def evaluate(
         raise UserError(
             f"evaluate takes the state of a run, run.state, but got a {type(trained).__name__}."
         )
-    check_known("scenario", scenario, ("domain", "task", "class"))
+    if scenario is not None:
+        check_known("scenario", scenario, ("domain", "task", "class"))
     check_stream(stream)
     learned = trained.learned
-    if not learned.labelled or not stream.labelled:
-        raise UserError(
-            "evaluate needs classes, because it asks which class an example is of, but the targets "
-            "of this run are none; run.predict(x) gives its outputs."
-        )
     _check_kind(stream, learned)
     learner = trained.bind(learned)
-    headline = learner.evaluations[0].predictor if learner.evaluations else None
     check_text(**given(predictor=predictor))
-    name = predictor or headline or next(n for n in learner.predictors if n != "features")
-    hit = "place" if scenario == "domain" else "class"
-    question = Evaluation(name, name, scenario, continuum, hit=hit)
+    question = _question(trained, learner, scenario, predictor, continuum)
     _check_question(question, learner, learned)
-    told = scenario == "task" or continuum is not None
-    asked = correct_fn(question, learner.predictors, stream.transform, learned.class_mask)
+    scenario = question.scenario  # type: ignore[assignment]
+    told = scenario == "task" or question.continuum is not None
+    asked = correct_fn(question, learner.predictors, stream.transform, learned.class_mask,
+                       score=score_fn(learned.objective))  # fmt: skip
 
     @jax.jit
     def correct(state: PyTree, data: TestData, tasks: Array, allowed: Array) -> Array:  # [T]
@@ -121,8 +121,9 @@ def evaluate(
 
     rows = []
     for seed, state in zip(trained.seeds, trained.states, strict=True):
-        own, labels = of_seed(stream, seed), _labels(stream, learned, seed)
-        tasks = [0] * len(labels)
+        own, tasks = of_seed(stream, seed), [0] * stream.num_tasks
+        _check_tested(own)
+        labels = _labels(stream, learned, seed) if learned.labelled else []
         if told:
             ordered = _in_order(own, of_seed(learned, seed), seed)
             tasks = [_learned_task(t, y, learned, ordered) for t, y in enumerate(labels)]
@@ -133,7 +134,32 @@ def evaluate(
         result = correct(state, data, jnp.asarray(tasks, jnp.int32), jnp.asarray(allowed))
         rows.append(np.asarray(result) / data.counts)
     accuracy = np.stack(rows)
-    return Scores(accuracy, float(accuracy.mean()))
+    return Scores(accuracy, float(accuracy.mean()), name_of(learned.objective.score))
+
+
+def _question(
+    trained: Trained,
+    learner: Learner,
+    scenario: Literal["domain", "task", "class"] | None,
+    predictor: str | None,
+    continuum: int | None,
+) -> Evaluation:
+    """What is asked: by scenario, or what the run's headline asks."""
+    if scenario is None:
+        if not trained.matrices:
+            raise UserError("These states do not say how their run was judged; name a scenario.")
+        own = trained.matrices[0][0]
+        if own.readout is not None:
+            raise UserError(
+                f"The headline of this run, {own.name}, fits a layer anew; name a scenario."
+            )
+        return own._replace(
+            predictor=predictor or own.predictor, continuum=continuum or own.continuum
+        )
+    headline = learner.evaluations[0].predictor if learner.evaluations else None
+    name = predictor or headline or next(n for n in learner.predictors if n != "features")
+    hit = "place" if scenario == "domain" else "class"
+    return Evaluation(name, name, scenario, continuum, hit=hit)
 
 
 def _check_kind(stream: Stream, learned: Stream) -> None:
@@ -144,10 +170,34 @@ def _check_kind(stream: Stream, learned: Stream) -> None:
             f"The run learned {learned.name}, whose examples have another shape or type than those "
             f"of {stream.name}; evaluate it on a stream of the same kind."
         )
+    targets = lambda s: "classes" if s.labelled else f"floats {list(s.test_y.shape[1:])}"
+    if targets(stream) != targets(learned):
+        raise UserError(
+            f"The run learned {learned.name}, whose targets are {targets(learned)}, but those of "
+            f"{stream.name} are {targets(stream)}; evaluate it on a stream of the same kind."
+        )
+
+
+def _check_tested(stream: Stream) -> None:
+    """Raises UserError for a task without tests."""
+    empty = [t for t, rows in enumerate(stream.test_index) if not len(rows)]
+    if empty:
+        raise UserError(f"Task {empty[0]} of {stream.name} has no tests; leave it out.")
 
 
 def _check_question(question: Evaluation, learner: Learner, learned: Stream) -> None:
     name, scenario = question.predictor, question.scenario
+    if not learned.labelled and scenario != "domain":
+        raise UserError(
+            f"The scenario is {scenario}, but the targets of this run are no classes, so all "
+            "outputs answer in each task; leave it out, or choose domain."
+        )
+    score = name_of(learned.objective.score)
+    if score != "accuracy" and question.continuum is not None:
+        raise UserError(
+            f"A continuum counts right predictions, but this run is judged by {score}; leave it "
+            "out."
+        )
     check_known("predictor", name, learner.predictors)
     check_readouts([question], learned)
     if question.continuum is not None:
@@ -173,14 +223,11 @@ def _labels(stream: Stream, learned: Stream, seed: int) -> list[np.ndarray]:
     """The classes that each task of ``stream`` tests, as outputs of the run of a seed.
 
     Raises:
-      UserError: for a task without tests, or classes that were not learned or have other outputs.
+      UserError: for classes that were not learned or have other outputs.
     """
     here, there = (class_names_of(s, seed) for s in (stream, learned))
     stream, learned = (of_seed(s, seed) for s in (stream, learned))
     labels = [np.unique(stream.test_y[rows]) for rows in stream.test_index]
-    empty = [t for t, own in enumerate(labels) if not own.size]
-    if empty:
-        raise UserError(f"Task {empty[0]} of {stream.name} has no tests; leave it out.")
     tested = np.unique(np.concatenate(labels))
     known = np.flatnonzero(learned.class_mask.any(axis=0))
     strange = np.setdiff1d(tested, known)

@@ -2,6 +2,7 @@
 
 from cljax.memory import exemplars, memories, policies, reservoir, ring, selection
 from cljax.memory.balanced import Balanced
+from cljax.memory.greedy import Greedy
 from cljax.memory.memories import MEMORIES
 from cljax.memory.mnemonics import Mnemonics
 from cljax.memory.mnemonics_released import MnemonicsReleased
@@ -14,7 +15,7 @@ from cljax.memory.selection import First, Herding, Random
 from cljax.states import Contents
 
 __all__ = [
-    "MEMORIES", "POLICIES", "Balanced", "Contents", "ExemplarPolicy", "First", "Herding", "Memory",
-    "Mnemonics", "MnemonicsReleased", "Random", "Reservoir", "Ring", "example_of", "exemplars",
-    "memories", "policies", "reservoir", "ring", "selection",
+    "MEMORIES", "POLICIES", "Balanced", "Contents", "ExemplarPolicy", "First", "Greedy", "Herding",
+    "Memory", "Mnemonics", "MnemonicsReleased", "Random", "Reservoir", "Ring", "example_of",
+    "exemplars", "memories", "policies", "reservoir", "ring", "selection",
 ]  # fmt: skip

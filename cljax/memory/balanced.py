@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool
 
 from cljax.memory import reservoir
-from cljax.memory.protocol import Memory, example_of
+from cljax.memory.protocol import Memory, example_of, place_in
 from cljax.states import Contents
 from cljax.types import Array, Examples, Spec
 
@@ -72,8 +72,7 @@ class Balanced(Memory):
             most, room = counts == jnp.max(counts), filled < size
             full = full | (most & valid & ~room)
             leaving = jnp.where(full[label], labels == label, most[labels])  # [M]
-            rank = (place * jnp.sum(leaving)).astype(jnp.int32)
-            taken = jnp.argmax(jnp.cumsum(leaving) > rank)
+            taken = place_in(leaving, place)
             enters = room | ~full[label] | (enter * seen[label] < counts[label])
             slot = jnp.where(room, filled, taken)
             slot = jnp.where(valid & enters, slot, size)

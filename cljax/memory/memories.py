@@ -9,17 +9,18 @@ from typing import TypeAlias
 from cljax import options
 from cljax.errors import UserError, in_words
 from cljax.memory.balanced import Balanced
+from cljax.memory.greedy import Greedy
 from cljax.memory.protocol import Memory
 from cljax.memory.reservoir import Reservoir
 from cljax.memory.ring import Ring
 
-__all__ = ["MEMORIES", "Remembered", "named"]
+__all__ = ["MEMORIES", "Remembered", "called", "named"]
 
 # A name of ``MEMORIES``, with options after a colon; or a memory as an object.
 Remembered: TypeAlias = str | Memory
 
 MEMORIES: Mapping[str, Memory] = MappingProxyType(
-    {memory.name: memory for memory in (Reservoir(), Ring(), Balanced())}
+    {memory.name: memory for memory in (Reservoir(), Ring(), Balanced(), Greedy())}
 )
 
 
@@ -37,3 +38,18 @@ def named(memory: Remembered) -> Memory:
             "a Memory, such as cljax.memory.Ring() or a subclass of cljax.memory.Memory."
         )
     return options.named(memory, MEMORIES, "memory")
+
+
+def called(memory: Remembered) -> Remembered:
+    """The name of a memory of the library, by which ``named`` gives it again; others as they are.
+
+    So an object and its name are one in a run's config.
+    """
+    if not isinstance(memory, Memory) or memory.name not in MEMORIES:
+        return memory
+    default = MEMORIES[memory.name]
+    if type(memory) is not type(default):
+        return memory
+    own = [f"{n}={v}" for n, v in memory.options.items() if v != default.options[n]]
+    text = ":".join([memory.name, *([",".join(own)] if own else [])])
+    return text if named(text) == memory else memory

@@ -23,7 +23,7 @@ from cljax.options import Options
 from cljax.states import Contents
 from cljax.types import Array, Examples, Needs, PyTree, Spec
 
-__all__ = ["Memory", "distinct", "example_of", "with_replacement"]
+__all__ = ["Memory", "distinct", "example_of", "place_in", "with_replacement"]
 
 
 class Memory(Options):
@@ -103,3 +103,9 @@ def with_replacement(valid: Bool[Array, " M"], num: int, key: Array) -> Int[Arra
     rank = jax.random.randint(key, (num,), 0, jnp.maximum(jnp.sum(valid), 1))
     before = jnp.cumsum(valid)[None] <= rank[:, None]  # [R, M]
     return jnp.minimum(jnp.sum(before, axis=1), valid.shape[0] - 1)
+
+
+def place_in(rows: Bool[Array, " M"], share: Array) -> Int[Array, ""]:
+    """The slot of one of ``rows``, by a draw ``share`` in [0, 1); 0 where there are none."""
+    rank = (share * jnp.sum(rows)).astype(jnp.int32)
+    return jnp.argmax(jnp.cumsum(rows) > rank)

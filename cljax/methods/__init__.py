@@ -7,9 +7,12 @@ from typing import Any
 from cljax.errors import check_known
 from cljax.method import Method
 from cljax.methods.bic import BiC
+from cljax.methods.der import DER, DERpp
 from cljax.methods.er import ER
+from cljax.methods.er_ace import ERACE
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import FixedRep
+from cljax.methods.gdumb import GDumb
 from cljax.methods.gem import AGEM, GEM
 from cljax.methods.groups.descent import DescentOptions, PenaltyOptions
 from cljax.methods.groups.exemplars import ExemplarOptions
@@ -25,6 +28,7 @@ from cljax.methods.lamaml import CMAML, LaMAML, SyncLaMAML
 from cljax.methods.lucir import LUCIR
 from cljax.methods.mer import MER
 from cljax.methods.metabgd import MetaBGD
+from cljax.methods.mir import MIR
 from cljax.methods.multitask import Multitask
 from cljax.methods.oml import OML
 from cljax.methods.rep import Rep
@@ -47,6 +51,11 @@ _ROWS: tuple[tuple[Method, str], ...] = (
     (SyncLaMAML(), "golden"),
     (LaER(), "golden"),
     (ER(), "golden"),
+    (ERACE(), "golden"),
+    (MIR(), "hand-checked"),
+    (GDumb(), "hand-checked"),
+    (DER(), "golden"),
+    (DERpp(), "golden"),
     (MER(), "golden"),
     (GEM(), "golden"),
     (AGEM(), "golden"),

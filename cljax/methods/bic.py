@@ -212,7 +212,8 @@ class BiC(ClassIncremental, name="bic"):
 
             def objective(pair: Correction) -> tuple[Array, Array]:
                 z = corrected(logits, put(pair), spec.class_mask)
-                loss = masked_mean(classification("softmax", z, batch.y, seen), batch.mask)
+                each = classification("softmax", z, batch.y, seen)
+                loss = masked_mean(weighted(spec, each, batch.y), batch.mask)
                 return loss + self.correction_decay * pair.shift**2, loss
 
             pair = _pair(own.correction, task)

@@ -93,12 +93,19 @@ class ER(OfferOptions, DescentOptions, Method, name="er"):
         weigh = task_weights if self.balance == "tasks" else lambda task, mask: mean_weights(mask)
 
         def glance(at: Descent, drawn: tuple[Examples, Array]) -> tuple[Descent, Array]:
-            examples, mask = beside(drawn, (current, batch.mask))
+            replay = self.chosen(problem, at, batch, *drawn)
+            examples, mask = beside(replay, (current, batch.mask))
             return self.descend(problem, at, examples, weigh(examples.task, mask), batch)
 
         after, losses = jax.lax.scan(glance, Descent(*state[:4]), (draws.replay, draws.replay_mask))
         memory = self.stored(state.memory, batch, draws.slots)
         return State(*after, memory), Info(jnp.mean(losses))
+
+    def chosen(
+        self, problem: Problem, at: Descent, batch: Batch, examples: Examples, mask: Array
+    ) -> tuple[Examples, Array]:
+        """Which of the drawn examples a step learns from, and their mask: here all of them."""
+        return examples, mask
 
     def cost(self, problem: Problem) -> Cost:
         examples = self.replay_size + problem.spec.batch_size

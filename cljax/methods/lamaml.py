@@ -42,7 +42,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
+from cljax import keys, tree
 from cljax.errors import UserError
 from cljax.inner_loop import split
 from cljax.method import Cost, Method, Problem
@@ -83,7 +83,7 @@ class Draws(NamedTuple):
 
 def draw_order(key: Array, glances: int, mask: Array) -> Array:
     """Permutations [G, B] int32 of a batch's rows, those outside ``mask`` [B] last."""
-    ranks = jax.random.uniform(key, (glances, mask.shape[0]))
+    ranks = keys.flat(jax.random.uniform, key, (glances, mask.shape[0]))
     return jnp.argsort(jnp.where(mask[None], ranks, 2.0), axis=1).astype(jnp.int32)
 
 
@@ -183,9 +183,12 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
             old = tree.select(state.task == batch.clock.task, state.old_memory, state.memory)
             live = batch.clock.task == 0
             first, later = tree.select(live, first, old), tree.select(live, later, old)
-        keys = jax.random.split(key_replay, self.glances)
-        drawn = [self.sample(later if g else first, keys[g]) for g in range(self.glances)]
-        examples, mask = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
+        each = jax.random.split(key_replay, self.glances)
+        sample = jax.vmap(self.sample, in_axes=(None, 0))
+        drawn = sample(first, each[:1])
+        if self.glances > 1:
+            drawn = jax.tree.map(lambda *a: jnp.concatenate(a), drawn, sample(later, each[1:]))
+        examples, mask = drawn
         return Draws(draw_order(key_order, self.glances, batch.mask), examples, mask, slots)
 
     def update(

@@ -40,7 +40,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
+from cljax import keys, tree
 from cljax.inner_loop import split
 from cljax.method import Cost, Method, Problem
 from cljax.methods import lamaml
@@ -216,9 +216,9 @@ def _new_std(std: Array, curvature: Array) -> Array:
 
 def _normal(key: Array, like: Params, lead: tuple[int, ...]) -> Params:
     leaves, structure = jax.tree.flatten(like)
-    keys = jax.random.split(key, len(leaves))
     drawn = [
-        jax.random.normal(k, (*lead, *a.shape), a.dtype) for k, a in zip(keys, leaves, strict=True)
+        keys.flat(jax.random.normal, k, (*lead, *a.shape), a.dtype)
+        for k, a in zip(jax.random.split(key, len(leaves)), leaves, strict=True)
     ]
     return jax.tree.unflatten(structure, drawn)
 

@@ -31,6 +31,10 @@ class Wrapper(Method):
         return self.method.needs
 
     @property
+    def instead_of_boundaries(self) -> str:
+        return self.method.instead_of_boundaries
+
+    @property
     def needs_classes(self) -> str:
         return self.method.needs_classes
 

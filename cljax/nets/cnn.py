@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cljax.errors import UserError, check_known, check_positive, in_words
-from cljax.nets.inits import KERNELS
+from cljax.nets.inits import KERNELS, variance_scaling
 from cljax.nets.linen import from_linen
 from cljax.nets.resnet import Dtype
 from cljax.types import Array, Model, Net
@@ -80,7 +80,7 @@ def _module(
 
     from cljax.nets.conv import convolution
 
-    kernels = nn.initializers.variance_scaling(*KERNELS[init])
+    kernels = variance_scaling(*KERNELS[init])
 
     def biases(width: int) -> Any:
         if init == "xavier-normal":

@@ -8,7 +8,7 @@ import jax
 
 from cljax.errors import check_flag, check_known, check_positive
 from cljax.nets.cosine import Head, cosine_head
-from cljax.nets.inits import KERNELS, fan_in_uniform
+from cljax.nets.inits import KERNELS, fan_in_uniform, variance_scaling
 from cljax.nets.linen import from_linen
 from cljax.types import Array, FirstProduct, Model, Net, Params
 
@@ -82,7 +82,7 @@ def _linear(width: int, x: Array, init: str, use_bias: bool = True) -> Any:
     return nn.Dense(
         width,
         use_bias=use_bias,
-        kernel_init=nn.initializers.variance_scaling(*KERNELS[init]),
+        kernel_init=variance_scaling(*KERNELS[init]),
         bias_init=fan_in_uniform(x.shape[-1]) if init == "pytorch" else zeros,
         # Parameters take the inputs' precision: float64 data makes a float64 run.
         param_dtype=x.dtype,

@@ -13,14 +13,14 @@ from cljax.nets.batchnorm import BatchNorm
 from cljax.nets.conv import Lowering, convolution
 from cljax.nets.cosine import Head, cosine_head
 from cljax.nets.groupnorm import GroupNorm
-from cljax.nets.inits import fan_in_uniform
+from cljax.nets.inits import fan_in_uniform, variance_scaling
 from cljax.types import Array
 
 __all__ = [
     "BasicBlock", "ConvBN", "ConvGN", "ResNet", "SinglePath", "generalised_mean", "halve", "linear",
 ]  # fmt: skip
 
-_he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+_he_fan_out = variance_scaling(2.0, "fan_out", "normal")
 
 
 class ConvBN(nn.Module):

@@ -68,9 +68,10 @@ def keys_of_config(config: Mapping[str, Any]) -> list[str]:
     """Keys for everything that a run's configuration names; none for what is the user's own."""
     known, options = citations(), config["method"]["options"]
     named = lambda option: _name_in(options.get(option))
+    method = config["method"]["name"]
     names: list[tuple[str, str]] = [
-        ("methods", config["method"]["name"].partition("+")[0]),
-        ("penalties", config["method"]["name"]),
+        ("methods", method if method in known["methods"] else method.partition("+")[0]),
+        ("penalties", method),
         ("penalties", named("penalty")),
         ("exemplars", named("exemplars")),
         ("memories", named("memory")),

@@ -7,23 +7,23 @@ config gives them back.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from cljax.checks import check_progress
-from cljax.engine.lanes import Event
 from cljax.engine.options import Entries, Running, Training, check_running
 from cljax.errors import UserError, check_known, in_words
 from cljax.evaluation.again import Trained
 from cljax.objectives import Loss, Score, Weights
 from cljax.options import Check, Count
 from cljax.runner.config import evaluation_of
+from cljax.runner.progress import Shown
 from cljax.types import Net
 
 __all__ = ["RunOptions", "options_from", "stored_options", "training_of"]
 
-Progress: TypeAlias = Annotated[Callable[[Event], None] | bool | None, Check(check_progress)]
+Progress: TypeAlias = Annotated[Shown, Check(check_progress)]
 
 
 class RunOptions(Training):
@@ -69,7 +69,8 @@ class RunOptions(Training):
     """Folder of the results, where the same run already finished is read back; "auto" is
     runs/METHOD-STREAM-HASH8, None in memory only."""
     progress: Progress = None
-    """Called with each ``Event``; None shows a line on standard error, False nothing."""
+    """Called with each ``Event``; None or True shows a line on standard error, False nothing, and a
+    list does all that it names, such as [True, log]."""
     running: Running = Running()
     """How it is kept and cut up; changes no result."""
 

@@ -37,6 +37,7 @@ from cljax.runner.starting import (
     check_start,
     digest_of_start,
     judged_alike,
+    left_behind,
     origin_of,
     starting,
 )
@@ -107,7 +108,7 @@ def prepare(
     if start is not None:
         sizes = source.num_tasks, source.num_classes
         begins = starting(start, learner, *sizes, chosen, evaluations)
-        notices = [*notices, _goes_on(start)]
+        notices = [*notices, _goes_on(start), *left_behind(start.learned, source, asked)]
     source = dataclasses.replace(source, checksum=parts.checksum)
     surroundings = environment()
     config = {

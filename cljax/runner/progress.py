@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -11,30 +12,56 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from cljax import measures
 from cljax.engine.lanes import Event
 from cljax.errors import UserError
 from cljax.storage.files import write_bytes
 
-__all__ = ["bar", "journal", "shown", "tensorboard"]
+__all__ = ["Progress", "Shown", "bar", "journal", "shown", "tensorboard", "within"]
 
 _EVERY = 30.0  # seconds from line to line where nothing is drawn in place
 
-Progress = Callable[[Event], None]
+Progress: TypeAlias = Callable[[Event], None]
+Shown: TypeAlias = Progress | Sequence[Progress | bool] | bool | None  # what a user may ask for
 
 
 @contextlib.contextmanager
-def shown(
-    progress: Progress | bool | None, num_runs: int, names: Sequence[str] = ()
-) -> Iterator[Progress | None]:
-    """The callback that ``progress`` asks for: None or True the line of ``bar``, False none."""
-    if progress is None or progress is True:
-        with bar(num_runs, names) as show:
-            yield show
-    else:
-        yield progress or None
+def shown(progress: Shown, num_runs: int, names: Sequence[str] = ()) -> Iterator[Progress | None]:
+    """The callback that ``progress`` asks for: None or True the line of ``bar``, False none.
+
+    A list asks for each of its parts, in that order; two lines are one.
+    """
+    with contextlib.ExitStack() as stack:
+        line = functools.cache(lambda: stack.enter_context(bar(num_runs, names)))
+        asked = [line() if part is True else part for part in _listed(progress) if part]
+        parts = tuple(dict.fromkeys(asked))
+
+        def show(event: Event) -> None:
+            for part in parts:
+                part(event)
+
+        yield show if parts else None
+
+
+def within(progress: Shown, name: str) -> Shown:
+    """The same, for runs that are part of more: their events say which part, in ``lane``."""
+
+    def named(part: Progress) -> Progress:
+        def show(event: Event) -> None:
+            own = event.lane or (f"seed_{event.seed}" if event.seed >= 0 else "")
+            part(event._replace(lane=f"{name}/{own}" if own else name))
+
+        return show
+
+    return [part if isinstance(part, bool) else named(part) for part in _listed(progress)]
+
+
+def _listed(progress: Shown) -> Sequence[Progress | bool]:
+    if progress is None:
+        return [True]
+    return [progress] if isinstance(progress, bool) or callable(progress) else progress
 
 
 @contextlib.contextmanager
@@ -177,7 +204,9 @@ def journal(path: Path, progress: Progress | None, *, goes_on: bool) -> Iterator
 
         def record(event: Event) -> None:
             if event.kind not in ("compile", "note"):
-                file.write(json.dumps(event._asdict(), sort_keys=True) + "\n")
+                said = event._asdict()
+                entry = {name: said[name] for name in said if name != "lane" or event.lane}
+                file.write(json.dumps(entry, sort_keys=True) + "\n")
             if progress is not None:
                 progress(event)
 
@@ -186,7 +215,7 @@ def journal(path: Path, progress: Progress | None, *, goes_on: bool) -> Iterator
 
 @contextlib.contextmanager
 def tensorboard(folder: Path, progress: Progress | None) -> Iterator[Progress]:
-    """A callback that also writes losses and accuracies for TensorBoard, a curve a seed.
+    """A callback that also writes losses and accuracies for TensorBoard, a curve a seed or lane.
 
     Raises:
       UserError: without the extra ``tensorboard``.
@@ -205,8 +234,8 @@ def tensorboard(folder: Path, progress: Progress | None) -> Iterator[Progress]:
             if not writers:
                 writers.append(SummaryWriter(str(folder)))
             called = (event.kind == "eval" and event.note) or names[event.kind]
-            name = f"{called}/seed_{event.seed}"
-            writers[0].add_scalar(name, event.value, event.step)
+            curve = event.lane or f"seed_{event.seed}"
+            writers[0].add_scalar(f"{called}/{curve}", event.value, event.step)
         if progress is not None:
             progress(event)
 

@@ -38,7 +38,10 @@ def remade(folder: Path, config: Mapping[str, Any], *, trust: bool) -> Prepared:
         recipe = Recipe(**begun)
         asked = config.get("asked_objective", {})
         code = [asked[name] for name in ("loss", "score") if name in asked]
-        check_consent(folder, [recipe.method, recipe.stream, *code], [recipe.net], trust=trust)
+        check_consent(
+            folder, [recipe.method, recipe.stream, *code], [recipe.net],
+            [recipe.method_options.get("memory")], trust=trust,
+        )  # fmt: skip
         start = None
         if config.get("start"):
             before = Path(config["started_from"]["folder"])

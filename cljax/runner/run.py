@@ -6,7 +6,6 @@ prepare  ->  learn  ->  metrics  ->  files
 from __future__ import annotations
 
 import inspect
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -32,13 +31,14 @@ from cljax.runner.answers import Answers
 from cljax.runner.config import since
 from cljax.runner.options import RunOptions, options_from, training_of
 from cljax.runner.prepare import Prepared, prepare
-from cljax.runner.progress import journal, shown
+from cljax.runner.progress import Shown, journal, shown
 from cljax.runner.remade import remade
 from cljax.runner.results import results_of
 from cljax.runner.settings import decisive
 from cljax.runner.snapshots import keep
 from cljax.runner.trained import keep_states
 from cljax.storage.checkpoint import FORMAT, newest_place
+from cljax.storage.files import folder_name
 from cljax.streams.base import Stream, rows_used
 from cljax.streams.options import StreamSource
 from cljax.types import PyTree
@@ -355,13 +355,14 @@ def untold(identity: Mapping[str, Any]) -> str:
 def resume(
     folder: str | Path,
     *,
-    progress: Callable[[Event], None] | bool | None = None,
+    progress: Shown = None,
     running: Running = Running(),  # noqa: B008, it is frozen
     trust: bool = False,
 ) -> Run:
     """Goes on with an interrupted run, from its folder alone; a finished one is read back.
 
     Args:
+      progress: as for ``cljax.run``.
       trust: import the code that the folder names (``package.module:factory``), where the method,
         the stream or the network is no built-in one.
 
@@ -402,7 +403,7 @@ def load(folder: str | Path, *, trust: bool = False) -> Run:
 
 def _folder_name(config: Mapping[str, Any]) -> str:
     parts = (config["method"]["name"], config["stream"]["name"], config["config_hash"][:8])
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(parts)).replace("--", "-")
+    return folder_name(*parts)
 
 
 def _learn(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,9 @@ from cljax.storage.checkpoint import host_copy
 from cljax.streams.base import Stream
 from cljax.types import Evaluation, Learner
 
-__all__ = ["check_start", "digest_of_start", "judged_alike", "origin_of", "starting"]
+__all__ = [
+    "check_start", "digest_of_start", "judged_alike", "left_behind", "origin_of", "starting",
+]  # fmt: skip
 
 
 def check_start(start: Any, method: Method, seeds: Sequence[int]) -> Trained:
@@ -86,6 +88,30 @@ def judged_alike(learned: Stream, stream: Stream) -> Stream:
     if was.variance is None or now.variance is None or len(was.variance) != len(now.variance):
         return stream
     return dataclasses.replace(stream, objective=now._replace(variance=was.variance))
+
+
+def left_behind(learned: Stream, stream: Stream, asked: Container[str]) -> list[str]:
+    """Notices of the loss and the weights of what was learned that the stream does not go on with.
+
+    Args:
+      asked: names of what the call itself says, which needs no notice.
+    """
+    was, now, notices = learned.objective, stream.objective, []
+    before, after = name_of(was.loss), name_of(now.loss)
+    own = was.loss != "cross-entropy" and was.loss != now.loss
+    if own and "loss" not in asked:
+        notices.append(
+            f"The run to go on from minimised the loss {before}, this one minimises "
+            f"{'another function' if after == before else after}: a loss is not taken over; give "
+            "loss=... to go on with it."
+        )
+    if was.weights is not None and was.weights != now.weights and "weights" not in asked:
+        here = "weighs them alike" if now.weights is None else "has other weights"
+        notices.append(
+            f"The run to go on from had weights of its classes, this one {here}: weights are not "
+            "taken over; give weights=... to go on with them."
+        )
+    return notices
 
 
 def digest_of_start(start: Trained, seeds: Sequence[int]) -> str:

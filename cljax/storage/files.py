@@ -27,8 +27,8 @@ import numpy as np
 from cljax.errors import UserError, in_words
 
 __all__ = [
-    "as_json", "clean", "digest", "opened", "place", "read_array", "read_arrays", "read_json",
-    "sync", "write_arrays", "write_bytes", "write_json", "writing",
+    "as_json", "clean", "digest", "folder_name", "opened", "place", "read_array", "read_arrays",
+    "read_json", "sync", "write_arrays", "write_bytes", "write_json", "writing",
 ]  # fmt: skip
 
 MOST = 1 << 28  # bytes of a JSON file, and of all arrays of an ``.npz``
@@ -59,6 +59,18 @@ def place(path: str | os.PathLike[str]) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"The path {shown!r} cannot be used: {reason}.") from None
     return result
+
+
+def folder_name(*parts: str) -> str:
+    """A folder's name of words such as those of a method and a stream; "++" is spelled "pp".
+
+    Example:
+        >>> from cljax.storage.files import folder_name
+        >>> folder_name("der++", "split-mnist[sample]", "1234abcd")
+        'derpp-split-mnist-sample-1234abcd'
+    """
+    words = "-".join(parts).replace("++", "pp")
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", words).replace("--", "-")
 
 
 @contextlib.contextmanager

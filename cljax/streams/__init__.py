@@ -29,7 +29,7 @@ from cljax.streams.base import (
     rows_used,
 )
 from cljax.streams.catalogue import STREAMS, make
-from cljax.streams.cifar import CIFAR100
+from cljax.streams.cifar import CIFAR100, SplitCIFAR10
 from cljax.streams.datasets import DatasetClasses
 from cljax.streams.folders import ClassFolders, ImageNet
 from cljax.streams.manifests import (
@@ -67,12 +67,12 @@ from cljax.streams.transforms import normalised
 
 __all__ = [
     "Augmentation", "Blurry", "CIFAR100", "ClassFolders", "DatasetClasses", "Gaussian", "IBlurry",
-    "ImageNet", "IncrementalMNIST", "MNISTManyPermutations", "MNISTPermutations",
-    "MNISTRotations", "STREAMS", "SplitMNIST", "SplitOptions", "SplitSVHN", "Stream",
-    "StreamSource", "TaskFree", "TinyImageNet", "TransferOptions", "Transform", "batches",
-    "blurry", "compose", "crop_flip", "crop_flip_rotation", "from_arrays", "gaussian",
-    "horizontal_flip", "i_blurry", "in_order", "joined", "load_class_order", "load_split", "make",
-    "normalised", "on_validation", "plan", "pooled", "random_crop", "random_resized_crop",
-    "rotation", "rows_used", "save_class_order", "save_split", "split_by_class", "task_free",
-    "toy", "transfer", "with_objective", "with_split",
+    "ImageNet", "IncrementalMNIST", "MNISTManyPermutations", "MNISTPermutations", "MNISTRotations",
+    "STREAMS", "SplitCIFAR10", "SplitMNIST", "SplitOptions", "SplitSVHN", "Stream", "StreamSource",
+    "TaskFree", "TinyImageNet", "TransferOptions", "Transform", "batches", "blurry", "compose",
+    "crop_flip", "crop_flip_rotation", "from_arrays", "gaussian", "horizontal_flip", "i_blurry",
+    "in_order", "joined", "load_class_order", "load_split", "make", "normalised", "on_validation",
+    "plan", "pooled", "random_crop", "random_resized_crop", "rotation", "rows_used",
+    "save_class_order", "save_split", "split_by_class", "task_free", "toy", "transfer",
+    "with_objective", "with_split",
 ]  # fmt: skip

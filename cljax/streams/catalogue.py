@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from cljax.errors import check_known
 from cljax.options import Options, flat
 from cljax.streams import transfers
-from cljax.streams.cifar import CIFAR100
+from cljax.streams.cifar import CIFAR100, SplitCIFAR10
 from cljax.streams.datasets import DatasetClasses
 from cljax.streams.folders import ClassFolders, ImageNet
 from cljax.streams.mnist import (
@@ -37,6 +37,7 @@ _WITH_TASKS: Mapping[str, StreamSource] = {
     "mnist-many-permutations": MNISTManyPermutations(),
     "split-mnist": SplitMNIST(),
     "mnist-b5-5": IncrementalMNIST(),
+    "split-cifar10": SplitCIFAR10(),
     "cifar100-10x10": CIFAR100(),
     "cifar100-5x20": CIFAR100(classes_per_task=20),
     "cifar100-20x5": CIFAR100(classes_per_task=5),

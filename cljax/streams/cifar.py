@@ -1,4 +1,4 @@
-"""CIFAR-100 in tasks of a few classes each.
+"""CIFAR-100, or CIFAR-10, in tasks of a few classes each.
 
 In ``cifar100-AxB`` A is the number of tasks and B the classes of each; in ``cifar100-bB-A`` a
 task of B classes comes first, then A equal ones of the others. Papers differ in what a name leaves
@@ -9,34 +9,42 @@ latter are mnemonics training's (Liu et al. 2020, arXiv:2002.10211, section 5.1 
 La-MAML's ``cifar100-20x5`` (Gupta et al. 2020, arXiv:2007.13904) has an order for each seed, many
 heads, a tenth of each class's images for validation and its own augmentation.
 
-Images reach the network as [32, 32, 3], less the mean of CIFAR-100 and over its deviation: of all
-pixels, or the mean of each image's own.
+``split-cifar10`` is CIFAR-10 in five tasks of two classes, as in dark experience replay (Buzzega et
+al. 2020, arXiv:2004.07211) but for the validation images. Where the prepared data say that they
+were made of JPEG files, which are close to the published images and not equal to them, its name
+says so, ``split-cifar10[jpeg]``, and no published number stands beside a run.
+
+Images reach the network as [32, 32, 3], less the mean of the data set and over its deviation: of
+all pixels, or (of CIFAR-100) the mean of each image's own.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
-from cljax.data import ImageData, check_images
+from cljax.data import ImageData, check_images, from_jpeg
 from cljax.errors import UserError
+from cljax.options import Count
 from cljax.streams.augment import crop_flip, crop_flip_brightness, crop_flip_rotation
 from cljax.streams.base import Augmentation, Stream
-from cljax.streams.classes import PER_SEED, ClassOrder, name_of, tasks_in_words
+from cljax.streams.classes import PER_SEED, ClassOrder, class_groups, name_of, tasks_in_words
 from cljax.streams.options import (
     IncrementOptions,
     ManifestOptions,
     SampleOptions,
+    SplitOptions,
     StreamSource,
 )
 from cljax.streams.split import split_by_class
 from cljax.streams.transforms import normalised
 
 __all__ = [
-    "CIFAR100", "CIFAR100_MEAN", "CIFAR100_MNEMONICS", "CIFAR100_STD", "Augment", "augmentation",
-    "check_colour",
+    "CIFAR100", "CIFAR100_MEAN", "CIFAR100_MNEMONICS", "CIFAR100_STD", "CIFAR10_MEAN",
+    "CIFAR10_STD", "Augment", "SplitCIFAR10", "augmentation", "check_colour",
 ]  # fmt: skip
 
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2615)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 CIFAR100_MNEMONICS = (0.5071, 0.4866, 0.4409), (0.2009, 0.1984, 0.2023)  # mean, deviation
 Augment: TypeAlias = Literal["none", "standard", "crop-flip", "crop-flip-brightness"]
@@ -95,6 +103,41 @@ class CIFAR100(IncrementOptions, ManifestOptions, SampleOptions, StreamSource, n
             self.base, self.class_order, self.val, self.multi_head, self.augment, self.pixels,
         )  # fmt: skip
         return replace(self.recorded(stream), published=whole and options in _PUBLISHED)
+
+
+class SplitCIFAR10(SplitOptions, SampleOptions, StreamSource, name="split-cifar10"):
+    """CIFAR-10 in tasks of two new classes: 0 and 1, then 2 and 3, ..."""
+
+    samples_per_class: ClassVar[None] = None
+    sample: bool = False
+    """Refused, for cljax ships no sample of CIFAR-10."""
+    classes_per_task: Count = 2
+    """Classes of each task; the last has fewer where they do not divide."""
+    augment: Augment = "crop-flip"
+    """Of training images; crop-flip is a crop of the image with a margin of 4 and a flip, standard
+    the same with a rotation of up to 10 degrees, crop-flip-brightness with a factor of
+    1 ± 63/255."""
+
+    def build(self, data: ImageData | None = None) -> Stream:
+        """Opens CIFAR-10, or takes images of its form.
+
+        Raises:
+          UserError: for counts out of range, or missing data.
+        """
+        groups = class_groups(10, self.classes_per_task)
+        images = self.images("cifar10", data)
+        if data is None and from_jpeg("cifar10", self.data_dir):
+            images = images._replace(mark="jpeg")
+        check_images(images, 10)
+        check_colour(images, _SIZE)
+        augmented = augmentation(self.augment)
+        stream = split_by_class(
+            self.kind, images, groups, self, renumber=True,
+            transform=normalised(CIFAR10_MEAN, CIFAR10_STD, augment=augmented),
+        )  # fmt: skip
+        whole = images.source.startswith("tfds:cifar10/") and self.samples_per_task is None
+        options = (images.mark, self.classes_per_task, self.val, self.multi_head, self.augment)
+        return replace(stream, published=whole and options == ("", 2, 0.0, False, "crop-flip"))
 
 
 def augmentation(name: Augment) -> Augmentation | None:

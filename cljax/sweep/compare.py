@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cljax import measures, resolve, sweep
-from cljax.checks import check_method
+from cljax.checks import check_method, check_progress
 from cljax.engine.options import Running, check_running
 from cljax.errors import RESUMABLE, Interrupted, UserError, check_path, in_words
 from cljax.keys import (
@@ -26,6 +26,7 @@ from cljax.keys import (
 from cljax.method import Method
 from cljax.references.tables import score_of
 from cljax.runner.prepare import seeds_of
+from cljax.runner.progress import Shown, within
 from cljax.runner.run import Run
 from cljax.runner.run import run as run_one
 from cljax.stats import Paired, holm, paired, with_interval
@@ -131,6 +132,7 @@ def compare(
     tune: Tune = Tune(),  # noqa: B008, it is immutable
     seeds: int | Sequence[int] = 5,
     out: str | Path = "runs/compare",
+    progress: Shown = None,
     running: Running = Running(),  # noqa: B008, it is immutable
     **options: Any,
 ) -> Study:
@@ -142,6 +144,8 @@ def compare(
       tune: how settings are chosen.
       seeds: of the report: how many, or which; none of them may be a tuning seed.
       out: folder; what is finished there is not run again.
+      progress: as for ``cljax.run``, of each sweep and of each run; ``Event.lane`` begins with the
+        method's name.
       running: how everything is kept.
       **options: further ones of ``cljax.run``, such as batch_size, epochs or eval_every.
 
@@ -151,6 +155,7 @@ def compare(
     """
     _check(methods, tune)
     opened = resolve.opened(stream)
+    check_progress(progress)
     check_running(running)
     check_path(out=out)
     grids = {name: sweep.grid(**values) for name, (_, values) in methods.items()}
@@ -172,7 +177,9 @@ def compare(
         for name, (method, _) in methods.items()
     }
     for name, plan in plans.items():
-        tuned = sweep.run(plan, folder / "tune" / name, running=running)
+        tuned = sweep.run(
+            plan, folder / "tune" / name, progress=within(progress, name), running=running
+        )
         if tuned.exit_code:
             kept = tuned.exit_code == RESUMABLE or bool(settings)
             done = f"kept in {folder}; the same call goes on" if kept else "nothing is kept yet"
@@ -185,7 +192,7 @@ def compare(
         method = (method() if isinstance(method, type) else method).replace(**chosen)
         runs[name] = run_one(
             method, opened, seeds=reported, net=net, out=folder / "report" / name,
-            running=running, tuning=tuning[name], **options,
+            progress=within(progress, name), running=running, tuning=tuning[name], **options,
         )  # fmt: skip
     return Study(tune.metric, settings, next(iter(sizes.values())), runs)
 

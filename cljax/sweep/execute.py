@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import operator
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,11 @@ from cljax.engine.signals import signals
 from cljax.errors import AT_ONCE, RESUMABLE, Interrupted, UserError, in_words
 from cljax.runner import artefacts
 from cljax.runner.options import training_of
-from cljax.runner.progress import journal, shown
+from cljax.runner.progress import Shown, journal, shown
 from cljax.runner.results import results_of
 from cljax.runner.run import checkpoints_of
 from cljax.storage.checkpoint import newest_place
-from cljax.storage.files import as_json
+from cljax.storage.files import as_json, folder_name
 from cljax.storage.locks import tidy
 from cljax.sweep.folders import Sweep, at_work, config_of, fault, in_place, load, merge
 from cljax.sweep.layout import Plan
@@ -38,7 +37,7 @@ def run(
     out: str | Path = "auto",
     *,
     shard: tuple[int, int] = (0, 1),
-    progress: Callable[[Event], None] | bool | None = None,
+    progress: Shown = None,
     running: Running = Running(),  # noqa: B008, it is frozen
     command: Mapping[str, Any] | None = None,
 ) -> Sweep:
@@ -47,7 +46,7 @@ def run(
     Args:
       out: its folder; "auto": runs/sweep-METHOD-STREAM-HASH8. Shards share it.
       shard: (i, n): only every n-th lane, from the i-th on, for array jobs.
-      progress: called with each ``Event``; None shows a line on standard error, False nothing.
+      progress: as for ``cljax.run``; ``Event.lane`` is the name of the lane.
       running: how it is kept and cut up.
       command: what ``cljax resume`` needs.
 
@@ -205,8 +204,11 @@ def _run_group(
         artefacts.finish(place, results)
 
     def numbered(event: Event) -> None:
-        """Numbers runs as in the plan, not as in the group."""
-        progress(event._replace(run=numbers[event.run]) if event.run >= 0 else event)
+        """Numbers runs as in the plan, not as in the group, and names their lanes."""
+        if event.run >= 0:
+            number = numbers[event.run]
+            event = event._replace(run=number, lane=plan.lanes[number].name)
+        progress(event)
 
     identity = {**first.config, "config_hash": plan.config["sweep_hash"]}
     identity["stream"] = {**first.config["stream"], "checksum": plan.stream.checksum}
@@ -272,4 +274,4 @@ def _faults(folder: Path, plan: Plan) -> dict[int, str | None]:
 
 def _folder_name(plan: Plan) -> str:
     parts = ("sweep", plan.config["method"], plan.config["stream"], plan.config["sweep_hash"][:8])
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(parts)).replace("--", "-")
+    return folder_name(*parts)

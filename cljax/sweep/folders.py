@@ -120,7 +120,9 @@ class Sweep:
             result = Recipe(**{**base, **of_run})
         except TypeError as error:
             raise UserError(f"The sweep in {self.path} has no recipe: {error}.") from error
-        check_consent(self.path, [result.method, result.stream], [result.net], trust=trust)
+        memories = [own.get("memory") for own in (result.method_options, options)]
+        names = [result.method, result.stream]
+        check_consent(self.path, names, [result.net], memories, trust=trust)
         tuned = self.tuning() if setting is None else None
         return result.replace(
             method_options={**result.method_options, **options}, tuning=tuned or result.tuning

@@ -187,7 +187,7 @@ def _prepared(
 ) -> Prepared:
     """A lane's run, with its setting in place of the base's values."""
     of_method = {name: value for name, value in lane.setting.items() if name not in OF_RUN}
-    method = base_method.replace(**{**base.method_options, **of_method})
+    method = resolve.changed(base_method, **{**base.method_options, **of_method})
     of_run = {name: getattr(base, name) for name in OF_RUN}
     of_run |= given(**{name: getattr(options, name) for name in OF_RUN})
     of_run |= {name: value for name, value in lane.setting.items() if name in OF_RUN}

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cljax.nets.inits import variance_scaling
 from cljax.types import Array, PyTree
 
 __all__ = ["Stack", "stack"]
@@ -47,7 +48,7 @@ def stack(
         @nn.compact
         def __call__(self, carry: PyTree, x: Array) -> tuple[PyTree, Array]:
             (c, h), wide = carry, 4 * hidden
-            uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+            uniform = variance_scaling(1.0, "fan_in", "uniform")
             square = nn.initializers.orthogonal()
             inward = self.param("input", _each(uniform), (x.shape[-1], wide), dtype)
             again = self.param("recurrent", _each(square), (hidden, wide), dtype)

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cljax import keys
 from cljax.method import Problem
 from cljax.types import Array, Batch, Info, Model, Params, Phase, PyTree, Spec, StepPlan
 from cljax.update_rules.curriculum import Curriculum, Level, level_at
@@ -180,7 +181,8 @@ def _selected(course: MetaTrainingSetup, state: Any, row: StepPlan, key: Array) 
     training: MetaTraining = state.training
     held, each = jnp.asarray(held_rows(course.spec)), new_classes(course.spec)
     shape = (course.curriculum.steps_cap, course.lanes, 2 * course.pair.old)
-    shares = [jax.random.uniform(jax.random.fold_in(key, i), shape) for i in range(4)]
+    each_key = (jax.random.fold_in(key, i) for i in range(4))
+    shares = [keys.flat(jax.random.uniform, own, shape) for own in each_key]
     upto = lambda share, count: jnp.minimum((share * count).astype(jnp.int32), count - 1)
     part = jnp.broadcast_to(training.part[None, :, None], shape)
     # Old examples are those of the source task, and of the parts of the episode before this one.

@@ -106,6 +106,19 @@ def test_the_first_glance_replays_before_the_batch_enters_and_later_ones_after()
     assert all(tuple(row) in known for row in np.asarray(draws.replay.x[1:]).reshape(-1, 6))
 
 
+def test_every_glance_replays_by_a_key_of_its_own():
+    method = cljax.LaMAML(**{**OPTIONS, "glances": 3})
+    learner, batches = support.bind(method), support.batches(3)
+    state, _ = support.run(learner, batches)
+    again = support.at(batches, 2)
+    again = again._replace(clock=again.clock._replace(first_pass=jnp.zeros((), bool)))
+    draws = learner.draw(state, again, jax.random.key(4))
+    each = jax.random.split(jax.random.split(jax.random.key(4), 3)[1], 3)
+    for glance, key in enumerate(each):  # the memory is the same before and after this batch
+        drawn = support.at((draws.replay, draws.replay_mask), glance)
+        support.assert_close(drawn, reservoir.sample(state.memory, 3, key))
+
+
 def test_only_the_first_pass_enters_the_memory():
     learner = support.bind(cljax.LaMAML(**OPTIONS))
     batches = support.batches(2)

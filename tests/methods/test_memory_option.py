@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from typing import NamedTuple
 
 import contract_support
@@ -11,20 +13,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import support
+from folders_support import call, one_sentence
 from memory_support import Fading, LastOne
 from report_support import picture_stream
 
 import cljax
 from cljax import sweep
+from cljax.checks import check_offer
 from cljax.cli import command
 from cljax.errors import UserError
-from cljax.memory import Contents, Memory, Ring, example_of, reservoir, ring
+from cljax.memory import (
+    Balanced,
+    Contents,
+    Memory,
+    Reservoir,
+    Ring,
+    example_of,
+    memories,
+    reservoir,
+    ring,
+)
 from cljax.methods import METHODS
 from cljax.methods.groups.replay import ReplayOptions
 from cljax.report import report
 from cljax.runner.config import canonical
 from cljax.runner.options import RunOptions
 from cljax.runner.prepare import prepare
+from cljax.runner.remade import remade
 from cljax.streams.base import on_validation
 
 REPLAYING = [name for name, method in METHODS.items() if isinstance(method, ReplayOptions)]
@@ -100,9 +115,19 @@ def test_a_ring_for_each_task_needs_their_ids_and_one_for_each_class_does_not():
     assert not cljax.ER(memory="ring:per=class").needs.task_ids_train
     with_both = cljax.ER(memory="ring", penalty=cljax.penalties.SI())
     assert with_both.needs.boundaries and with_both.needs.task_ids_train
+
+
+def test_on_a_stream_without_tasks_a_ring_for_each_class_is_the_way_out():
     blurry = support.stream(boundaries=False)
-    with pytest.raises(UserError, match="er needs task boundaries"):
-        support.learn(cljax.ER(memory="ring"), cljax.nets.mlp(3)(4), blurry, [0], batch_size=4)
+    learn = lambda m: support.learn(m, cljax.nets.mlp(3)(4), blurry, [0], batch_size=4)
+    refused = "er needs task boundaries, .* or a memory that needs none, such as ring:per=class.$"
+    with pytest.raises(UserError, match=refused):
+        learn(cljax.ER(memory="ring"))
+    history = learn(cljax.ER(memory="ring:per=class"))
+    assert np.asarray(history.states[0].memory.contents.mask).any()
+    with_both = cljax.ER(memory="ring", penalty=cljax.penalties.SI())  # which needs them too
+    with pytest.raises(UserError, match=r"or split-mnist\.$"):
+        learn(with_both)
 
 
 def config_of(method, **options):
@@ -112,7 +137,7 @@ def config_of(method, **options):
 def test_the_default_memory_is_not_said_and_another_is():
     said = [
         config_of(cljax.ER(memory=memory))
-        for memory in ("reservoir", "ring", Ring(), Ring(per="class"), Fading(0.5), Fading(0.25))
+        for memory in ("reservoir", "ring", "ring:per=class", "balanced", Fading(0.5), Fading(0.25))
     ]
     assert "memory" not in said[0]["method"]["options"]
     assert said[0]["config_hash"] == config_of(cljax.ER())["config_hash"]
@@ -122,6 +147,109 @@ def test_the_default_memory_is_not_said_and_another_is():
     told = [config["identity"].get("method", {}).get("options", {}) for config in said]
     assert ["memory" in options for options in told] == [False] * 4 + [True] * 2
     assert not any("unknown" in config["identity"] for config in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("reservoir", Reservoir()), ("ring", Ring()), ("ring", Ring(per="task")),
+        ("ring:per=class", Ring(per="class")), ("balanced", Balanced()),
+        ("reservoir:rule=inclusive", Reservoir(rule="inclusive")),
+    ],
+)  # fmt: skip
+def test_a_memory_of_the_library_and_its_name_are_one(name, made):
+    configs = [config_of(cljax.ER(memory=memory)) for memory in (name, made)]
+    assert configs[0]["config_hash"] == configs[1]["config_hash"]
+    assert configs[1]["method"] == configs[0]["method"]
+
+
+class LikeRing(Ring, name="ring"):
+    """One's own, which is called as one of the library is."""
+
+
+def test_ones_own_memory_is_none_of_the_library_whatever_its_name():
+    assert memories.called(LikeRing()) == LikeRing()
+    told = [config_of(cljax.ER(memory=m))["config_hash"] for m in (Ring(), LikeRing())]
+    assert told[0] != told[1]
+
+
+OWN = """
+import jax
+from cljax.memory import Reservoir, reservoir, example_of, Memory
+from cljax.options import Share
+
+class Half(Memory):
+    share: Share = 0.5
+
+    def init(self, spec, capacity):
+        return reservoir.init(example_of(spec), capacity)
+
+    def draw(self, memory, examples, mask, key):
+        return reservoir.draw_slots(memory, mask, key)
+
+    def offer(self, memory, examples, mask, drawn):
+        return reservoir.write(memory, examples, drawn, mask)
+
+def made():
+    return Half(share=0.25)
+
+word = 3
+def none():
+    return 3
+"""
+
+
+@pytest.fixture(name="own")
+def _own(tmp_path, monkeypatch):
+    (tmp_path / "own_memory.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("own_memory", None)
+
+
+SPLIT = ["split-mnist", "--sample", "--samples-per-task", "20", "--net", "mlp:3", "--seeds", "1",
+         "--batch-size", "10"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("own_memory:Half", 0.5), ("own_memory:made", 0.25), ("own_memory:Half:share=0.75", 0.75)],
+)
+def test_a_memory_of_ones_own_is_named_on_the_command_line(name, share, own, tmp_path, capsys):
+    code, _, err = call(capsys, "run", "er", *SPLIT, "--out", "done", "--memory", name)
+    assert code == 0, err
+    config = json.loads((tmp_path / "done" / "config.json").read_text())
+    said = {"name": "half", "options": {"share": share}}
+    assert config["method"]["options"]["memory"] == said
+    assert config["begun_as"]["method_options"]["memory"] == name
+    with pytest.raises(UserError, match=f"names the code {name}"):
+        remade(tmp_path / "done", config, trust=False)
+    again = remade(tmp_path / "done", config, trust=True)
+    assert again.config["config_hash"] == config["config_hash"]
+    assert again.method.store.share == share
+
+
+def test_a_sweep_of_the_command_line_takes_memories_of_ones_own(own, tmp_path, capsys):
+    over = "memory=ring:per=class,own_memory:Half"
+    asked = ("sweep", "er", *SPLIT, "--over", over, "--out", "done")
+    assert call(capsys, *asked)[0] == 0
+    lanes = json.loads((tmp_path / "done" / "sweep.json").read_text())["lanes"]
+    assert [lane["setting"]["memory"] for lane in lanes] == over.partition("=")[2].split(",")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("own_memory:word", "memory own_memory:word is 3, but it must be a function"),
+        ("own_memory:none", "own_memory:none is 3, but it must be a cljax.memory.Memory, or make"),
+        ("own_memory:Half:size=3", "has 'size=3', .* the names share"),
+        ("own_memory:Third", "which the module own_memory does not have"),
+        ("nowhere:Half", "names the module nowhere, which cannot be imported"),
+    ],
+)
+def test_a_name_of_no_memory_is_one_sentence(name, words, own, capsys):
+    said = call(capsys, "run", "er", *SPLIT, "--memory", name)
+    assert one_sentence(*said) and re.search(words, said[2])
 
 
 def test_a_memory_of_ones_own_runs_is_read_back_and_reported(tmp_path):
@@ -208,6 +336,39 @@ class FlatState(NamedTuple):
 class Flat(Memory):
     def init(self, spec, capacity):
         return FlatState(jnp.zeros((capacity, 2)))
+
+
+class Careless(NoOffer):
+    """Stores each row of a batch, masked or not."""
+
+    def offer(self, memory, examples, mask, drawn):
+        slots = memory.age + jnp.arange(len(mask))
+        return reservoir.write(memory, examples, slots, jnp.ones_like(mask))
+
+
+class Unmasked(NoOffer):
+    """Counts valid rows alone, but gives slots to all."""
+
+    def offer(self, memory, examples, mask, drawn):
+        return reservoir.write(memory, examples, memory.age + jnp.arange(len(mask)), mask)
+
+
+@pytest.mark.parametrize("of", ["labels", "targets", "a method inside another"])
+@pytest.mark.parametrize("memory", [Careless(), Unmasked()])
+def test_a_memory_that_stores_masked_rows_is_refused(memory, of, tmp_path):
+    method = cljax.ER(memory=memory)
+    if of == "a method inside another":
+        method = cljax.WithExemplars(method, "random", exemplars_per_class=1)
+    stream = REGRESSION if of == "targets" else cljax.streams.toy("class")
+    refused = f"The memory {memory.name} stores rows that are masked: .* whose mask is False"
+    with pytest.raises(UserError, match=refused):
+        cljax.run(method, stream, out=tmp_path / "run", progress=False, **TINY)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("memory", [Fading(0.5), LastOne(), LikeRing(), LikeRing(per="class")])
+def test_a_memory_that_passes_over_masked_rows_is_taken(memory):
+    check_offer(memory, support.spec(), 8)
 
 
 @pytest.mark.parametrize(

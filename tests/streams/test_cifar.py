@@ -13,10 +13,11 @@ from mnist_support import SHARED
 from pictures_support import pictures
 
 from cljax import streams
+from cljax.data import from_jpeg
 from cljax.errors import UserError
 from cljax.resolve import options_of
-from cljax.streams import STREAMS, make, on_validation, plan
-from cljax.streams.cifar import CIFAR100_MEAN, CIFAR100_STD
+from cljax.streams import STREAMS, cifar, make, on_validation, plan
+from cljax.streams.cifar import CIFAR10_MEAN, CIFAR10_STD, CIFAR100_MEAN, CIFAR100_STD
 from cljax.streams.classes import class_groups
 
 
@@ -193,3 +194,43 @@ def test_the_real_cifar100():
     scaled = stream.train_x[::50].astype(np.float64) / 255
     np.testing.assert_allclose(scaled.mean((0, 1, 2)), CIFAR100_MEAN, atol=0.01)
     np.testing.assert_allclose(scaled.std((0, 1, 2)), CIFAR100_STD, atol=0.01)
+
+
+def test_cifar10_comes_in_five_tasks_of_two():
+    data = pictures(10, 20, 5)
+    stream = STREAMS["split-cifar10"].build(data)
+    assert (stream.name, stream.num_tasks, stream.num_classes) == ("split-cifar10", 5, 10)
+    assert np.array_equal(stream.class_mask, np.arange(10) // 2 == np.arange(5)[:, None])
+    assert stream.transform.augment is not None and stream.transform.augment.name == "crop4-flip"
+    seen = stream.transform.apply((), jnp.zeros((1, 32, 32, 3), jnp.uint8), jnp.zeros(1, jnp.int32))
+    wanted = [-mean / std for mean, std in zip(CIFAR10_MEAN, CIFAR10_STD, strict=True)]
+    np.testing.assert_allclose(seen[0, 0, 0], wanted, rtol=1e-6)
+    exact = data._replace(source="tfds:cifar10/3.0.2")
+    published = streams.SplitCIFAR10(val=0.0)
+    assert published.build(exact).published and not streams.SplitCIFAR10().build(exact).published
+    assert not published.replace(classes_per_task=5).build(exact).published
+
+
+@pytest.mark.parametrize(
+    ("written", "lossy"),
+    [
+        ('{"description": "From a public copy as JPEG files."}', True),
+        ('{"description": "60000 images."}', False),
+        ("[]", False),
+        ("{", False),
+    ],
+)
+def test_prepared_data_say_that_they_were_made_of_jpeg_files(written, lossy, tmp_path):
+    folder = tmp_path / "cifar10" / "3.0.2"
+    folder.mkdir(parents=True)
+    (folder / "dataset_info.json").write_text(written)
+    assert from_jpeg("cifar10", tmp_path) == lossy
+
+
+def test_images_from_jpeg_files_are_marked_and_stand_beside_no_published_number(monkeypatch):
+    exact = pictures(10, 20, 5)._replace(source="tfds:cifar10/3.0.2")
+    monkeypatch.setattr(streams.SplitCIFAR10, "images", lambda self, name, data=None: exact)
+    for lossy, name in ((True, "split-cifar10[jpeg]"), (False, "split-cifar10")):
+        monkeypatch.setattr(cifar, "from_jpeg", lambda *where, lossy=lossy: lossy)
+        stream = streams.SplitCIFAR10(val=0.0).build()
+        assert (stream.name, stream.published) == (name, not lossy)

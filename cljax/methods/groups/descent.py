@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,10 @@ from cljax.options import Bound, Options, Rate, added_later
 from cljax.penalty import Penalty, check_penalty, penalised, penalty_phases, penalty_state
 from cljax.types import Array, Batch, Examples, Needs, Params, Phase, PyTree, Variables
 
-__all__ = ["Descent", "DescentOptions", "PenaltyOptions", "mean_weights"]
+__all__ = ["Descent", "DescentOptions", "Objective", "PenaltyOptions", "mean_weights"]
+
+# params -> (loss [], (model_state, anything else of the forward pass))
+Objective: TypeAlias = Callable[[Params], tuple[Array, tuple[PyTree, Any]]]
 
 
 class Descent(NamedTuple):
@@ -115,11 +119,25 @@ class DescentOptions(PenaltyOptions):
           What comes after the step, and the loss ``[]`` without the penalty.
         """
 
-        def weighted(params: Params) -> tuple[Array, PyTree]:
+        def weighted(params: Params) -> tuple[Array, tuple[PyTree, tuple[()]]]:
             losses, model_state = problem.loss_fn(params, at.model_state, examples, weights > 0)
-            return jnp.sum(losses * weights), model_state
+            return jnp.sum(losses * weights), (model_state, ())
 
-        (loss, model_state), grads = jax.value_and_grad(weighted, has_aux=True)(at.params)
+        after, loss, _ = self.descend_on(problem, at, weighted, batch)
+        return after, loss
+
+    def descend_on(
+        self, problem: Problem, at: Descent, objective: Objective, batch: Batch
+    ) -> tuple[Descent, Array, Any]:
+        """``descend`` on a loss of the method's own.
+
+        Args:
+          objective: params -> (loss [], (model_state, more)).
+
+        Returns:
+          What comes after the step, the loss [] without the penalty, and ``more``.
+        """
+        (loss, (model_state, more)), grads = jax.value_and_grad(objective, has_aux=True)(at.params)
         total, penalty = grads, self.penalty
         if penalty is not None:
             network = problem.network(at.model_state)
@@ -132,7 +150,7 @@ class DescentOptions(PenaltyOptions):
         params = jax.tree.map(jnp.add, at.params, updates)
         some = jnp.any(batch.mask)  # replay alone, decay or momentum are no step
         after = tree.select(some, Descent(params, model_state, opt_state, penalty_state), at)
-        return after, jnp.where(some, loss, 0.0)
+        return after, jnp.where(some, loss, 0.0), more
 
     def cost(self, problem: Problem) -> Cost:
         """One gradient on a batch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from cljax.checks import check_replay
 from cljax.memory import reservoir
-from cljax.memory.memories import Remembered, named
+from cljax.memory.memories import Remembered, called, named
 from cljax.memory.protocol import Memory
 from cljax.method import Problem
 from cljax.options import Count, Options, added_later
@@ -22,8 +23,8 @@ class ReplayOptions(Options):
     """Of methods whose state has a field ``memory``, of which they replay."""
 
     memory: Remembered = added_later(default="reservoir")
-    """What is stored: reservoir, ring or balanced, with options after a colon, as in
-    ring:per=class; or a ``cljax.memory.Memory``."""
+    """What is stored: reservoir, ring, balanced or greedy, with options after a colon, as in
+    ring:per=class; or package.module:Memory, in Python a ``cljax.memory.Memory``."""
     capacity: Count = 200
     """Replay memory, in examples."""
     replay_size: Count = 10
@@ -38,6 +39,13 @@ class ReplayOptions(Options):
         named(self.memory)
 
     @property
+    def recorded(self) -> Mapping[str, Any]:
+        """As of any options; a memory of the library is its name, also where it is an object."""
+        name = called(self.memory)
+        by_name = self if name is self.memory else self.replace(memory=name)
+        return super(ReplayOptions, by_name).recorded
+
+    @property
     def store(self) -> Memory:
         """The memory's functions; a reservoir that does not say its rule has the method's."""
         memory = named(self.memory)
@@ -50,6 +58,14 @@ class ReplayOptions(Options):
         """What the memory must be told, beside what the method must."""
         asked = {name: value for name, value in self.store.needs._asdict().items() if value}
         return super().needs._replace(**asked)  # type: ignore[misc]
+
+    @property
+    def instead_of_boundaries(self) -> str:
+        """As of any method, or a memory that needs none where that alone does."""
+        own: Needs = super().needs  # type: ignore[misc]
+        words: str = super().instead_of_boundaries  # type: ignore[misc]
+        alone = not (own.boundaries or own.task_ids_train or own.task_ids_test)
+        return f"{words}, or a memory that needs none, such as ring:per=class" if alone else words
 
     def fit(self, problem: Problem) -> None:
         """Raises UserError for a memory that is none for this stream."""
