@@ -85,7 +85,9 @@ def low_rank_meta_gradients(model: Model, spec: Spec) -> Callable[..., MetaGradi
         inputs = jnp.arange(num_steps), chunks, inner_mask, pairs.times(products, kernel_rates)
         done = first_order.follow(steps, rest, rest_rates, x @ kernel, inputs, weights, how)
         d_z = done.meta if weights is None else weights[:, None, None] * done.meta
-        later = jax.lax.cumsum(d_z, reverse=True)  # S, [K or 1, R + B, H]
+        # S, [K or 1, R + B, H]; a product, for sums along an axis are slow on a CPU.
+        among = jnp.triu(jnp.ones((len(d_z),) * 2, d_z.dtype))
+        later = jnp.einsum("ji,ibh->jbh", among, d_z, precision="highest")
         d_rates = -pairs.transposed_times(products, done.inner * later, len(kernel))
         return MetaGradients(
             REDUCTIONS[how.meta_reduce](done.losses, held),
