@@ -31,8 +31,10 @@ from cljax import tree
 from cljax.inner_loop import split
 from cljax.losses import masked_mean
 from cljax.method import Cost, Method, Problem
+from cljax.methods.algebra.first_order import loop_for, meta_gradients
+from cljax.methods.algebra.look_ahead import LookAhead
 from cljax.methods.groups.replay import OfferOptions, beside
-from cljax.methods.lamaml import Draws, LookAhead, draw_order, meta_loss, num_inner_steps
+from cljax.methods.lamaml import Draws, draw_order, num_inner_steps
 from cljax.options import Bound, Count, Rate
 from cljax.types import Array, Batch, Examples, Info, Params, PyTree
 
@@ -102,7 +104,9 @@ class LaER(OfferOptions, Method, name="la-er"):
         """
         current, loss_fn = Examples(batch.x, batch.y, batch.task), problem.loss_fn
         inner_steps = num_inner_steps(self.inner_steps, problem.spec.batch_size)
-        how = LookAhead(1, self.inner_clip, inner_relu=False, meta_reduce="last")
+        how = LookAhead(
+            1, self.inner_clip, inner_relu=False, meta_reduce="last", loop=loop_for(problem, 1)
+        )
 
         def glance(carry: Any, drawn: Any) -> tuple[Any, Array]:
             params, alpha, model_state = carry
@@ -111,9 +115,9 @@ class LaER(OfferOptions, Method, name="la-er"):
             inner = split(shuffled, inner_steps)
             meta, meta_mask = beside((replay, replay_mask), shuffled)
             meta_mask = meta_mask & jnp.any(batch.mask)  # replay alone is no step
-            d_alpha, _ = jax.grad(meta_loss, argnums=1, has_aux=True)(
+            d_alpha = meta_gradients(
                 params, alpha, model_state, inner, (meta, meta_mask), loss_fn=loss_fn, how=how
-            )
+            ).alpha
             alpha = tree.add_scaled(alpha, tree.clip_norm(d_alpha, self.clip_norm), -self.alpha_lr)
 
             def replayed(params: Params) -> tuple[Array, PyTree]:

@@ -46,8 +46,9 @@ from cljax import keys, tree
 from cljax.errors import UserError
 from cljax.inner_loop import split
 from cljax.method import Cost, Method, Problem
-from cljax.methods.algebra.look_ahead import LookAhead, Reduce, meta_loss
-from cljax.methods.algebra.low_rank import low_rank_meta_loss
+from cljax.methods.algebra.first_order import loop_for, meta_gradients
+from cljax.methods.algebra.look_ahead import LookAhead, Reduce
+from cljax.methods.algebra.low_rank import low_rank_meta_gradients
 from cljax.methods.groups.descent import PenaltyOptions
 from cljax.methods.groups.replay import ReplayOptions, beside
 from cljax.options import Bound, Count, Rate
@@ -55,8 +56,7 @@ from cljax.penalty import penalised
 from cljax.types import Array, Batch, Examples, Info, Params, PyTree, Variables
 
 __all__ = [
-    "CMAML", "Draws", "LaMAML", "LookAhead", "State", "SyncLaMAML", "draw_order", "meta_loss",
-    "num_inner_steps",
+    "CMAML", "Draws", "LaMAML", "State", "SyncLaMAML", "draw_order", "num_inner_steps",
 ]  # fmt: skip
 
 
@@ -160,7 +160,7 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
                 f"{size} steps here."
             )
         if self.algebra == "low-rank":
-            low_rank_meta_loss(*problem)  # needs a network that declares its first product
+            low_rank_meta_gradients(*problem)  # needs a network that declares its first product
 
     def init(self, problem: Problem, key: Array) -> State:
         params, model_state = problem.variables(key)
@@ -201,12 +201,12 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
         current = Examples(batch.x, batch.y, batch.task)
         inner_steps = num_inner_steps(self.inner_steps, problem.spec.batch_size)
         network, low_rank = problem.network, self.algebra == "low-rank"
-        general = functools.partial(meta_loss, loss_fn=problem.loss_fn)
-        loss = low_rank_meta_loss(*problem) if low_rank else general
+        general = functools.partial(meta_gradients, loss_fn=problem.loss_fn)
+        gradients = low_rank_meta_gradients(*problem) if low_rank else general
+        order = 1 if self.order == "first" else 2
         how = LookAhead(
-            1 if self.order == "first" else 2, self.inner_clip, self.inner_relu, self.meta_reduce
+            order, self.inner_clip, self.inner_relu, self.meta_reduce, loop_for(problem, order)
         )
-        gradients = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
 
         def glance(carry: Any, drawn: Any) -> tuple[Any, Array]:
             params, alpha, model_state, penalty_state = carry
@@ -215,7 +215,7 @@ class LaMAML(ReplayOptions, PenaltyOptions, Method, name="lamaml"):
             inner = split(shuffled, inner_steps)
             # Current examples in the glance's order, as the recorded meta-batches have them.
             meta = beside((replay, replay_mask), shuffled)
-            (value, statistics), (d_params, d_alpha) = gradients(
+            value, d_params, d_alpha, statistics = gradients(
                 params, alpha, model_state, inner, meta, how=how
             )
             total, penalty = d_params, self.penalty

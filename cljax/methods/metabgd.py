@@ -44,6 +44,8 @@ from cljax import keys, tree
 from cljax.inner_loop import split
 from cljax.method import Cost, Method, Problem
 from cljax.methods import lamaml
+from cljax.methods.algebra.first_order import loop_for, meta_gradients
+from cljax.methods.algebra.look_ahead import LookAhead
 from cljax.methods.groups.replay import ReplayOptions, beside
 from cljax.options import Bound, Count, Positive, Rate
 from cljax.types import Array, Batch, Examples, Info, Params, PyTree
@@ -157,7 +159,7 @@ class MetaBGD(ReplayOptions, Method, name="meta-bgd"):
         num_samples = draws.order.shape[1]
         num_valid = jnp.sum(batch.mask)
         loss_fn, order = problem.loss_fn, 1 if self.order == "first" else 2
-        how = lamaml.LookAhead(order, self.inner_clip, self.inner_relu)
+        how = LookAhead(order, self.inner_clip, self.inner_relu, loop=loop_for(problem, order))
 
         def glance(carry: Any, drawn: Any) -> tuple[Any, Array]:
             mean, std, model_state = carry
@@ -169,9 +171,9 @@ class MetaBGD(ReplayOptions, Method, name="meta-bgd"):
                 shuffled = jax.tree.map(lambda a: a[permutation], (current, batch.mask))
                 inner = _chunks(shuffled, self.inner_steps)
                 meta = beside((replay, replay_mask), shuffled)
-                (loss, model_state), (d_params, d_alpha) = jax.value_and_grad(
-                    lamaml.meta_loss, argnums=(0, 1), has_aux=True
-                )(params, alpha, model_state, inner, meta, loss_fn=loss_fn, how=how)
+                loss, d_params, d_alpha, model_state = meta_gradients(
+                    params, alpha, model_state, inner, meta, loss_fn=loss_fn, how=how
+                )
                 d = (tree.clip_norm(d_params, self.clip_norm), d_alpha)
                 # A posterior weighs every example, so gradients are sums over the batch, not means.
                 slope = tree.add_scaled(slope, d, num_valid / num_samples)

@@ -41,6 +41,11 @@ def _apply_gather(tables: PyTree, x: Array, task: Array) -> Array:
     return _scale(jnp.take_along_axis(flat, tables[task], axis=1, mode="fill", fill_value=0))
 
 
+def _gather_alike(tables: PyTree, x: Array, task: Array) -> Array:
+    flat = x.reshape(x.shape[0], -1)
+    return _scale(jnp.take(flat, tables[task], axis=1, mode="fill", fill_value=0))
+
+
 def _apply_pixels(tables: PyTree, x: Array, task: Array) -> Array:
     return _scale(x)
 
@@ -70,7 +75,7 @@ def gather_pixels(tables: np.ndarray) -> Transform:
       tables: [T, D] integers; pixel q of task t's image is stored pixel ``tables[t, q]``, or
         black where that is D.
     """
-    return Transform(np.asarray(tables, np.int32), _apply_gather)
+    return Transform(np.asarray(tables, np.int32), _apply_gather, alike=_gather_alike)
 
 
 def normalised(

@@ -32,7 +32,7 @@ from cljax import resolve
 from cljax.engine.allocator import keep_freed_memory
 from cljax.engine.work import counted
 from cljax.losses import cross_entropy
-from cljax.methods.lamaml import LookAhead, meta_loss
+from cljax.methods.algebra.look_ahead import LookAhead, meta_loss
 from cljax.types import Examples, Variables
 
 sys.path.append(str(Path(__file__).parents[1]))

@@ -11,7 +11,7 @@ import support
 import cljax
 from cljax.errors import UserError
 from cljax.memory import reservoir
-from cljax.methods.lamaml import LookAhead, meta_loss
+from cljax.methods.algebra.look_ahead import LookAhead, meta_loss
 from cljax.options import options_of
 from cljax.types import Examples
 

@@ -14,7 +14,7 @@ import cljax
 from cljax import resolve
 from cljax.errors import UserError
 from cljax.losses import classification_loss
-from cljax.methods.lamaml import LookAhead, meta_loss
+from cljax.methods.algebra.look_ahead import LookAhead, meta_loss
 from cljax.nets import cnn
 from cljax.types import Examples, Model, Output, Variables
 

@@ -5,6 +5,9 @@
                      L_i     = CE(theta_i; bm)
     loss = mean_i L_i,  sum_i L_i  or  L_K
 
+Its gradients of first order are sums along the loop, ``algebra.first_order``; those of second
+order are differentiated through it.
+
 Symbols: theta ``params``, alpha ``alpha``, K chunks ``inner``, the meta-batch bm ``meta``; A(alpha)
 is relu(alpha) or alpha.
 
@@ -13,7 +16,8 @@ Source: Gupta, Yadav, Paull, "La-MAML", NeurIPS 2020 (arXiv:2007.13904), equatio
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +26,7 @@ from cljax.inner_loop import LoopOptions, sgd_step, unroll
 from cljax.losses import REDUCTIONS, LossFn, masked_mean
 from cljax.types import Array, Examples, Params, PyTree
 
-__all__ = ["LookAhead", "Masked", "Reduce", "meta_loss"]
+__all__ = ["LookAhead", "Masked", "Reduce", "losses_of", "meta_loss"]
 
 Reduce: TypeAlias = Literal["mean", "sum", "last"]
 Masked: TypeAlias = tuple[Examples, Array]  # examples, leaves [..., n, ...], and a mask [..., n]
@@ -44,6 +48,10 @@ class LookAhead(NamedTuple):
     inner_relu: bool = True
     meta_reduce: Reduce = "mean"
     loop: LoopOptions = LoopOptions(unroll_steps=True)
+
+    def rates(self, alpha: Params) -> Params:
+        """A(alpha), the rates of the inner steps."""
+        return jax.tree.map(jax.nn.relu, alpha) if self.inner_relu else alpha
 
 
 def meta_loss(
@@ -70,21 +78,10 @@ def meta_loss(
       The loss ``[]`` in nats over the steps that hold a valid example, 0 if none does, and the
       network's state after its pass over the meta-batch behind the last of them.
     """
-    examples, mask = meta
     steps = jnp.any(inner[1], axis=1)  # [K]
-    mask = mask & jnp.any(steps)  # without a step there is nothing to judge
-
-    def inner_loss(params: Params, chunk: Any) -> Array:
-        examples, mask = chunk
-        return masked_mean(loss_fn(params, model_state, examples, mask)[0], mask)
-
-    def meta_batch_loss(params: Params) -> tuple[Array, PyTree]:
-        losses, after = loss_fn(params, model_state, examples, mask)
-        return masked_mean(losses, mask), after
-
-    rates = jax.tree.map(jax.nn.relu, alpha) if how.inner_relu else alpha
+    inner_loss, meta_batch_loss = losses_of(loss_fn, model_state, steps, meta)
     unrolled = unroll(
-        sgd_step(inner_loss, rates, clip=how.inner_clip),
+        sgd_step(inner_loss, how.rates(alpha), clip=how.inner_clip),
         params,
         inner,
         order=how.order,
@@ -93,3 +90,25 @@ def meta_loss(
     )
     losses, states = unrolled.probes
     return REDUCTIONS[how.meta_reduce](losses, steps), jax.tree.map(lambda a: a[-1], states)
+
+
+def losses_of(
+    loss_fn: LossFn, model_state: PyTree, steps: Array, meta: Masked
+) -> tuple[Callable[[Params, Masked], Array], Callable[[Params], tuple[Array, PyTree]]]:
+    """The mean loss of a chunk, and that of the meta-batch with the network's state after it.
+
+    Args:
+      steps: [K] bool, the chunks that hold an example; without any there is nothing to judge.
+    """
+    examples, mask = meta
+    mask = mask & jnp.any(steps)
+
+    def inner_loss(params: Params, chunk: Masked) -> Array:
+        examples, mask = chunk
+        return masked_mean(loss_fn(params, model_state, examples, mask)[0], mask)
+
+    def meta_batch_loss(params: Params) -> tuple[Array, PyTree]:
+        losses, after = loss_fn(params, model_state, examples, mask)
+        return masked_mean(losses, mask), after
+
+    return inner_loss, meta_batch_loss

@@ -1,17 +1,23 @@
-"""First-order meta-loss with the first layer's inner steps in low-rank form.
+"""First-order meta-gradients with the first layer's inner steps in low-rank form.
 
-With one example a step, the first layer's inner gradient is x_j d_j^T, so that with
-A = relu(alpha), row b of the meta-batch meets the first layer after i steps as
+With one example a step, the first layer's inner gradient is x_j d_j^T, so that with A the rates
+of its kernel W, row b of the meta-batch meets the first layer after i steps as
 
     z_b^(i) = x_b @ W - sum_{j<=i} d_j * ((x_b * x_j) @ A)
 
-All first-layer work of the K inner steps becomes two products, X @ W and the K (R + B) rows
-x_b * x_j @ A, whose gradients are the meta-gradients of W and A. It equals the general path up
-to rounding (6e-17 in float64) and moves far less memory.
+and with D_b^(i) the derivative of w_i L_i with respect to z_b^(i) and S_bj = sum_{i>=j} D_b^(i),
+
+    grad_W = sum_b x_b S_b1^T
+    grad_A = -sum_{b,j} (x_b * x_j) (d_j * S_bj)^T
+
+All first-layer work of the K inner steps is four products: of the rows x_b with W, of the rows
+x_b * x_j with A, and their transposes. It equals the general path up to rounding (6e-17 in
+float64) and moves far less memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,14 +26,16 @@ import jax.numpy as jnp
 from cljax import tree
 from cljax.errors import UserError
 from cljax.losses import REDUCTIONS, masked_mean, row_losses
+from cljax.methods.algebra import first_order, pairs
+from cljax.methods.algebra.first_order import MetaGradients, Steps
 from cljax.methods.algebra.look_ahead import LookAhead, Masked
 from cljax.types import Array, Examples, Model, Params, PyTree, Spec
 
-__all__ = ["low_rank_meta_loss"]
+__all__ = ["low_rank_meta_gradients"]
 
 
-def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
-    """``look_ahead.meta_loss`` for networks with a first product, of first order, without clip.
+def low_rank_meta_gradients(model: Model, spec: Spec) -> Callable[..., MetaGradients]:
+    """``first_order.meta_gradients`` for networks with a first product, without inner clip.
 
     Raises:
       UserError: if the network does not say what follows its first product.
@@ -42,7 +50,9 @@ def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
     def mean_loss(rest: Params, z: Array, examples: Examples, mask: Array) -> Array:
         return masked_mean(row_losses(spec, first.apply(rest, z), examples, mask), mask)
 
-    def meta_loss(
+    of_both = jax.value_and_grad(mean_loss, argnums=(0, 1))
+
+    def meta_gradients(
         params: Params,
         alpha: Params,
         model_state: PyTree,
@@ -50,36 +60,40 @@ def low_rank_meta_loss(model: Model, spec: Spec) -> Any:
         meta: Masked,
         *,
         how: LookAhead,
-    ) -> tuple[Array, PyTree]:
+    ) -> MetaGradients:
         (chunks, inner_mask), (examples, meta_mask) = inner, meta
-        rates = jax.tree.map(jax.nn.relu, alpha) if how.inner_relu else alpha
         kernel, rest = first.split(params)
-        kernel_rates, rest_rates = first.split(rates)
+        kernel_rates, rest_rates = first.split(how.rates(alpha))
         num_steps, num_rows = inner_mask.shape[0], meta_mask.shape[0]
-        steps = inner_mask[:, 0]
-        meta_mask = meta_mask & jnp.any(steps)  # as the general path
+        held = inner_mask[:, 0]
+        meta_mask = meta_mask & jnp.any(held)  # as the general path
         # The inner examples are the last rows of the meta-batch, in the same order.
         x = tree.blank(examples.x.reshape(num_rows, -1), meta_mask)
-        x_inner = x[num_rows - num_steps :]
-        z = x @ kernel
-        products = (x_inner[:, None] * x[None]).reshape(num_steps * num_rows, -1) @ kernel_rates
-        products = products.reshape(num_steps, num_rows, -1)
+        products = pairs.of_rows(x, num_steps)
 
-        def step(carry: Any, inputs: Any) -> tuple[Any, Array]:
-            rest, z = carry
-            i, chunk, chunk_mask, product = inputs
+        def inner_step(rest: Params, z: Array, inputs: Any) -> tuple[Params, Array, Array]:
+            i, chunk, mask, product = inputs
+            own = jax.lax.dynamic_slice_in_dim(z, num_rows - num_steps + i, 1)
+            d_rest, d_z = of_both(rest, own, chunk, mask)[1]
+            return d_rest, z - d_z * product, d_z
 
-            def inner_loss(rest: Params, z_own: Array) -> Array:
-                return mean_loss(rest, z_own, chunk, chunk_mask)
+        def meta_batch(rest: Params, z: Array) -> tuple[tuple[Array, Array], Params]:
+            loss, (d_rest, d_z) = of_both(rest, z, examples, meta_mask)
+            return (loss, d_z), d_rest
 
-            z_own = jax.lax.stop_gradient(z)[num_rows - num_steps + i][None]
-            d_rest, d_z = jax.lax.stop_gradient(jax.grad(inner_loss, argnums=(0, 1))(rest, z_own))
-            rest = jax.tree.map(lambda p, a, g: p - a * g, rest, rest_rates, d_rest)
-            z = z - d_z * product
-            return (rest, z), mean_loss(rest, z, examples, meta_mask)
+        steps, weights = Steps(inner_step, meta_batch), first_order.weights(held, how)
+        inputs = jnp.arange(num_steps), chunks, inner_mask, pairs.times(products, kernel_rates)
+        done = first_order.follow(steps, rest, rest_rates, x @ kernel, inputs, weights, how)
+        d_z = done.meta if weights is None else weights[:, None, None] * done.meta
+        # S, [K or 1, R + B, H]; a product, for sums along an axis are slow on a CPU.
+        among = jnp.triu(jnp.ones((len(d_z),) * 2, d_z.dtype))
+        later = jnp.einsum("ji,ibh->jbh", among, d_z, precision="highest")
+        d_rates = -pairs.transposed_times(products, done.inner * later, len(kernel))
+        return MetaGradients(
+            REDUCTIONS[how.meta_reduce](done.losses, held),
+            first.join(x.T @ later[0], done.params),
+            first_order.of_alpha(first.join(d_rates, done.rates), alpha, how),
+            model_state,
+        )
 
-        inputs = (jnp.arange(num_steps), chunks, inner_mask, products)
-        losses = jax.lax.scan(step, (rest, z), inputs, unroll=True)[1]
-        return REDUCTIONS[how.meta_reduce](losses, steps), model_state
-
-    return meta_loss
+    return meta_gradients
