@@ -257,11 +257,7 @@ def unlabelled(
     data: TestData | TestImages, transform: Transform, rows: Array, mask: Array, task: Array | int
 ) -> Batch:
     """Examples as a predictor gets them: rows [B] seen as ``task``, which it is not told of."""
-    x = data.x[rows]
-    if transform.alike is not None:
-        x = transform.alike(data.tables, x, jnp.asarray(task, jnp.int32))
-    else:
-        x = transform.apply(data.tables, x, jnp.full(rows.shape, task, jnp.int32))
+    x = transform.apply(data.tables, data.x[rows], jnp.full(rows.shape, task, jnp.int32))
     unknown, zero = jnp.full(rows.shape, -1, jnp.int32), jnp.zeros((), jnp.int32)
     clock = Clock(zero, zero, zero, jnp.zeros((), bool), jnp.zeros((), bool))
     return Batch(x, unknown, unknown, mask, unknown, clock)

@@ -78,15 +78,13 @@ class Transform(NamedTuple):
 
     ``apply(tables, x [B, ...], task [B]) -> [B, ...]`` is traced inside jit; ``tables`` are
     arrays indexed by task, ``()`` if there are none. In training ``augment`` comes before it.
-    ``name`` tells it apart where neither tables nor the stream's name do. ``alike`` is ``apply``
-    for examples of one task [], as tests are, where that is faster.
+    ``name`` tells it apart where neither tables nor the stream's name do.
     """
 
     tables: PyTree
     apply: Callable[[PyTree, Array, Array], Array]
     augment: Augmentation | None = None
     name: str = ""
-    alike: Callable[[PyTree, Array, Array], Array] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

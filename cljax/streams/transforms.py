@@ -23,6 +23,7 @@ __all__ = [
     "rotation_table",
 ]  # fmt: skip
 
+_MANY = 256  # examples from which on it pays to ask whether they are all of one task
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # RGB, of [0, 1]
 
 
@@ -37,13 +38,18 @@ def _scale(x: Array) -> Array:
 
 def _apply_gather(tables: PyTree, x: Array, task: Array) -> Array:
     flat = x.reshape(x.shape[0], -1)
+
     # Measured on CPU: out-of-range indices as zeros are 5 to 10 times faster than a padded column.
-    return _scale(jnp.take_along_axis(flat, tables[task], axis=1, mode="fill", fill_value=0))
+    def each(flat: Array) -> Array:
+        return jnp.take_along_axis(flat, tables[task], axis=1, mode="fill", fill_value=0)
 
+    def alike(flat: Array) -> Array:
+        return jnp.take(flat, tables[task[0]], axis=1, mode="fill", fill_value=0)
 
-def _gather_alike(tables: PyTree, x: Array, task: Array) -> Array:
-    flat = x.reshape(x.shape[0], -1)
-    return _scale(jnp.take(flat, tables[task], axis=1, mode="fill", fill_value=0))
+    if len(task) < _MANY:
+        return _scale(each(flat))
+    # Tests are of one task, whose columns are gathered in two thirds of the time.
+    return _scale(jax.lax.cond(jnp.all(task == task[0]), alike, each, flat))
 
 
 def _apply_pixels(tables: PyTree, x: Array, task: Array) -> Array:
@@ -75,7 +81,7 @@ def gather_pixels(tables: np.ndarray) -> Transform:
       tables: [T, D] integers; pixel q of task t's image is stored pixel ``tables[t, q]``, or
         black where that is D.
     """
-    return Transform(np.asarray(tables, np.int32), _apply_gather, alike=_gather_alike)
+    return Transform(np.asarray(tables, np.int32), _apply_gather)
 
 
 def normalised(

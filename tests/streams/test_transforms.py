@@ -34,6 +34,16 @@ def tables() -> np.ndarray:
     return np.stack([rotation_table(30.0), rng.permutation(784), np.full(784, 784)])
 
 
+@pytest.mark.parametrize("task", [np.full(300, 1), np.arange(300) % 3], ids=["one", "several"])
+def test_many_examples_at_once_are_as_few(task):
+    x = np.random.default_rng(1).integers(0, 256, (300, 784), dtype=np.uint8)
+    transform, task = gather_pixels(tables()), jnp.asarray(task, jnp.int32)
+    apply = jax.jit(transform.apply)
+    at_once = apply(transform.tables, x, task)
+    parts = [apply(transform.tables, x[i : i + 100], task[i : i + 100]) for i in (0, 100, 200)]
+    assert np.array_equal(at_once, np.concatenate(parts))
+
+
 @pytest.mark.parametrize("x64", [False, True])
 def test_each_example_goes_through_its_own_table(x64):
     x = np.random.default_rng(1).integers(0, 256, (5, 784), dtype=np.uint8)
