@@ -1,6 +1,6 @@
-"""PyTorch's part of ``cnn_speed.py`` and ``resnet_speed.py``: prints its times as JSON.
+"""PyTorch's part of the benchmarks of CNNs, ResNets and La-MAML: prints its times as JSON.
 
-    python pytorch_side.py cnn|resnet SPECIFICATION
+    python pytorch_side.py cnn|lamaml|resnet SPECIFICATION
 
 Run by a Python that has PyTorch, and need have neither JAX nor cljax. The specification is a JSON
 object, the arguments of the function of that name.
@@ -64,6 +64,55 @@ def cnn(
         "gradient": timed(lambda: torch.autograd.grad(loss(params, x, y), params), repeats),
         "meta-step": timed(meta, repeats),
     }
+
+
+def lamaml(*, weights: str, rate: float, clip: float, glances: int, threads: int) -> dict[str, Any]:
+    """La-MAML's updates of an MLP, first order, an example a step, on batches that are in a file.
+
+    A plain loop, as one writes it: every inner step and every meta-gradient by autograd.
+    """
+    torch.set_num_threads(threads)
+    stored = np.load(weights)
+    num = sum(name.startswith("w") for name in stored.files)
+    params = [torch.tensor(stored[f"{kind}{i}"]) for i in range(num) for kind in "wb"]
+    x, y = torch.tensor(stored["x"]), torch.tensor(stored["y"], dtype=torch.long)
+    size = int(stored["size"])  # of the incoming batch, the last rows of each meta-batch
+
+    def loss(params: list[Any], x: Any, y: Any) -> Any:
+        for i in range(num):
+            x = x @ params[2 * i] + params[2 * i + 1]
+            x = F.relu(x) if i < num - 1 else x
+        return F.cross_entropy(x, y)
+
+    def glance(params: list[Any], alpha: list[Any], x: Any, y: Any) -> tuple[Any, Any, Any]:
+        params, alpha = ([p.detach().requires_grad_() for p in part] for part in (params, alpha))
+        fast, total = params, 0.0
+        for row in range(len(x) - size, len(x)):
+            at = [p.detach().requires_grad_() for p in fast]
+            grads = torch.autograd.grad(loss(at, x[row : row + 1], y[row : row + 1]), at)
+            fast = [p - a.relu() * g for p, a, g in zip(fast, alpha, grads, strict=True)]
+            total = total + loss(fast, x, y) / size
+        slopes = torch.autograd.grad(total, params + alpha)
+        parts = []
+        for part in (slopes[: len(params)], slopes[len(params) :]):
+            norm = sum((g**2).sum() for g in part) ** 0.5
+            parts.append([g * torch.clamp(clip / (norm + 1e-6), max=1.0) for g in part])
+        alpha = [a.detach() - rate * g for a, g in zip(alpha, parts[1], strict=True)]
+        moved = [p.detach() - a.relu() * g for p, a, g in zip(params, alpha, parts[0], strict=True)]
+        return moved, alpha, total.detach()
+
+    alpha = [torch.full_like(p, rate) for p in params]
+    losses = []
+
+    def epoch() -> None:
+        nonlocal params, alpha
+        for batch, labels in zip(x, y, strict=True):
+            for _ in range(glances):
+                params, alpha, value = glance(params, alpha, batch, labels)
+                losses.append(float(value))
+
+    taken = timed(epoch, 1, warm_up=0)
+    return {"version": torch.__version__, "first": losses[0], "seconds": taken}
 
 
 def conv_bn(fan_in: int, width: int, kernel: int = 3, stride: int = 1, bias: bool = True) -> Any:
@@ -178,11 +227,15 @@ def resnet(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("cnn", "resnet"))
+    parser.add_argument("what", choices=("cnn", "lamaml", "resnet"))
     parser.add_argument("specification", type=json.loads)
     args = parser.parse_args()
     torch.set_num_threads(CORES)
-    print(json.dumps({"cnn": cnn, "resnet": resnet}[args.what](**args.specification)))
+    print(
+        json.dumps(
+            {"cnn": cnn, "lamaml": lamaml, "resnet": resnet}[args.what](**args.specification)
+        )
+    )
 
 
 if __name__ == "__main__":

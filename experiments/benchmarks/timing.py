@@ -61,6 +61,7 @@ def run(method: str, stream: str, options: list[str], cache: str | None = None) 
     Args:
       cache: folder of the persistent compilation cache; None: everything is compiled.
     """
+    options = options if cache is not None else [*options, "--no-compile-cache"]
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     if cache is not None:
         environment |= {
