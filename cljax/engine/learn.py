@@ -51,7 +51,7 @@ from cljax.evaluation.readouts import check_readouts, fitted_rows
 from cljax.keys import check_seed, is_list
 from cljax.method import Method, check_features, with_features
 from cljax.methods.groups.replay import ReplayOptions
-from cljax.nets.transfer import convolves
+from cljax.nets.transfer import slow_in_loops
 from cljax.objectives import name_of
 from cljax.storage import checkpoint
 from cljax.streams.base import Stream, check_stream, plan
@@ -256,7 +256,7 @@ def _outline(
         check_features(method.bind(model, spec), model, spec)
     loop: str = training.loop
     if loop == "auto":
-        slow = jax.default_backend() == "cpu" and convolves(model, spec.example)
+        slow = slow_in_loops(model, spec.example)
         loop = "steps" if slow else "scan"
     plans = {seed: plan(stream, seed, training.batch_size, training.epochs) for seed in set(seeds)}
     items, phase_plans = schedule(learner, stream, plans[seeds[0]], training.eval_every)

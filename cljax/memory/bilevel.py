@@ -26,7 +26,7 @@ from cljax.losses import cross_entropy, masked_mean
 from cljax.memory.learned import Learned, shown
 from cljax.method import Problem
 from cljax.nets.masked import masked
-from cljax.nets.transfer import convolves
+from cljax.nets.transfer import slow_in_loops
 from cljax.types import Array, Model, Params, PyTree, Variables
 
 __all__ = ["Bilevel", "Gradient", "Inner", "Judged", "Norm", "outer_gradient"]
@@ -95,10 +95,8 @@ def outer_gradient(
         dtype = jnp.result_type(float)
         return jax.tree.map(lambda leaf: how.inner_lr * leaf.astype(dtype), learns)
 
-    # On CPUs gradients of convolutions are slow in compiled loops.
-    cpu = jax.default_backend() == "cpu"
-    slow = cpu and convolves(model, spec.example)
-    remat = not cpu if how.remat is None else how.remat
+    slow = slow_in_loops(model, spec.example)
+    remat = jax.default_backend() != "cpu" if how.remat is None else how.remat
 
     def fitted(pixels: Array) -> Params:
         x = shown(spec, pixels[slots], exemplars.task[slots])

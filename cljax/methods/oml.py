@@ -43,7 +43,7 @@ from cljax.methods.groups.pretraining import (
     pretraining_of,
 )
 from cljax.nets.heads import split_head
-from cljax.nets.transfer import convolves
+from cljax.nets.transfer import slow_in_loops
 from cljax.options import Bound, Count, Rate
 from cljax.types import (
     Array,
@@ -183,7 +183,7 @@ class OML(PlainOptions, Method, name="oml"):
             asked = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), source, fresh)
             mask = jnp.concatenate([batch.mask[:first], mask])
         inner = self.lr if self.inner_lr is None else self.inner_lr
-        slow = jax.default_backend() == "cpu" and convolves(model, spec.example)
+        slow = slow_in_loops(model, spec.example)
 
         def objective(params: Params) -> Array:
             return query_loss(

@@ -30,7 +30,7 @@ from cljax.method import Cost, Method, Problem
 from cljax.methods.groups.descent import Descent
 from cljax.methods.groups.pretraining import epochs_for, optimizer_of, pretraining_of, source_step
 from cljax.methods.sessions import session
-from cljax.nets.transfer import convolves
+from cljax.nets.transfer import slow_in_loops
 from cljax.options import Bound, Count, Natural, Positive, Rate, StaticRate
 from cljax.types import Array, Batch, Info, Needs, Output, Params, Phase, PyTree
 from cljax.update_rules import meta_training
@@ -234,7 +234,7 @@ class Teacher(Method):
 
     def _course(self, problem: Problem) -> MetaTrainingSetup:
         model, spec = problem
-        slow = jax.default_backend() == "cpu" and convolves(model, spec.example)
+        slow = slow_in_loops(model, spec.example)
         pair = StudentTeacher(
             model, self._gate(problem), self.lr,
             spec.batch_size if self.old_size is None else self.old_size, self.longest,

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from cljax.errors import UserError
 from cljax.types import Array, Lens, Model, Output, Params, PyTree, Variables
 
-__all__ = ["convolves", "folded", "learning", "with_scales"]
+__all__ = ["convolves", "folded", "learning", "slow_in_loops", "with_scales"]
 
 
 def with_scales(model: Model) -> Model:
@@ -105,6 +105,11 @@ def convolves(model: Model, example: PyTree) -> bool:
         return False
     traced = jax.make_jaxpr(lambda v, x: model.apply(v, x, False)[0])(variables, x)
     return "conv_general_dilated" in str(traced)
+
+
+def slow_in_loops(model: Model, example: PyTree) -> bool:
+    """Whether the network's gradients are slow inside a compiled loop: convolutions on a CPU."""
+    return jax.default_backend() == "cpu" and convolves(model, example)
 
 
 def _is_kernel(leaf: Array) -> bool:

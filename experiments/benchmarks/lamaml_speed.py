@@ -135,11 +135,12 @@ def main() -> None:
         f"{REFERENCE_S[kind()]} s.",
     ]
     if args.torch:
-        peer = pytorch_loop(args.torch, args.data_dir, 5 if args.smoke else SHOWN)
-        loops = ", ".join(f"{s:.0f} s on {n} threads" for n, s in peer["seconds"].items())
+        shown = 5 if args.smoke else SHOWN
+        peer = pytorch_loop(args.torch, args.data_dir, shown)
+        loops = ", ".join(f"{s:.0f} s with threads={n}" for n, s in peer["seconds"].items())
         machine.append(
             f"A plain loop of the same updates in PyTorch {peer['version']}, without tests, takes "
-            f"{loops} (from the first {SHOWN} batches)."
+            f"{loops} (from the first {shown} batches)."
         )
     print("\n".join(machine), flush=True)
     enough = ["--entries", "diagonal-last"]  # all that RA, LA and BTI need

@@ -25,7 +25,7 @@ from cljax.inner_loop import LoopOptions, scan
 from cljax.losses import REDUCTIONS, LossFn
 from cljax.method import Problem
 from cljax.methods.algebra.look_ahead import LookAhead, Masked, losses_of, meta_loss
-from cljax.nets.transfer import convolves
+from cljax.nets.transfer import slow_in_loops
 from cljax.types import Array, Params, PyTree
 
 __all__ = [
@@ -125,7 +125,7 @@ def loop_for(problem: Problem, order: int) -> LoopOptions:
     It is not where gradients are differentiated again, nor for convolutions.
     """
     model, spec = problem
-    loop = jax.default_backend() == "cpu" and order == 1 and not convolves(model, spec.example)
+    loop = jax.default_backend() == "cpu" and order == 1 and not slow_in_loops(model, spec.example)
     return LoopOptions(unroll_steps=1 if loop else True)
 
 

@@ -1,7 +1,7 @@
 """Products of the element-wise products of rows, x_b * x_j, with a matrix.
 
 K of N rows are multiplied with all N. A pair of two of the K is computed once, and columns in which
-all K rows are 0 are skipped: of ten digits, half of the pixels. Nothing of it changes a result.
+all K rows are 0 are skipped: of ten digits, half of the pixels. Only rounding differs.
 """
 
 from __future__ import annotations
