@@ -72,6 +72,17 @@ def test_it_is_valid_and_small(path: Path):
 
 
 @each
+def test_every_name_that_it_imports_is_there(path: Path):
+    # The cells themselves run in the slow suite alone.
+    tree = ast.parse(
+        "\n".join(TransformerManager().transform_cell(c.source) for c in code(read(path)))
+    )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("cljax"):
+            exec(ast.unparse(node), {})  # noqa: S102
+
+
+@each
 def test_the_first_code_cell_installs_what_is_missing_and_says_what_jax_sees(path: Path):
     # The last notebook makes devices before.
     first = code(read(path))[0].source
