@@ -45,9 +45,6 @@ _WORDS: dict[str, tuple[str, Any]] = {
     "cosine": ("head", "cosine"),
     "batch": ("norm", "batch"),
     "group": ("norm", "group"),
-    "auto": ("lowering", "auto"),
-    "patches": ("lowering", "patches"),
-    "xla": ("lowering", "xla"),
     "last-relu": ("last_relu", True),
     "no-last-relu": ("last_relu", False),
 }

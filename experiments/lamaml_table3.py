@@ -149,7 +149,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="*")
     parser.add_argument("--net", help="instead of the recipe's")
     parser.add_argument("--lanes", default="auto", help="how seeds are run, as of cljax run")
-    parser.add_argument("--lowering", default="auto", help="of convolutions: auto, patches or xla")
     args = parser.parse_args()
     args.small = args.smoke or args.recipe == "cpu_small"
     if args.rates == "tuned" and not args.small:
@@ -169,8 +168,6 @@ def recipe_of(args: argparse.Namespace, published: cljax.recipes.Recipe) -> clja
         recipe = recipe.replace(**TUNED.get(recipe.method, {}))
     if args.net:
         recipe = replace(recipe, net=args.net)
-    if args.lowering != "auto":
-        recipe = replace(recipe, net=f"{recipe.net}:{args.lowering}")
     return recipe
 
 

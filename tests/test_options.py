@@ -20,7 +20,6 @@ from cljax import errors
 from cljax.memory import MEMORIES, POLICIES
 from cljax.methods import METHODS
 from cljax.nets import NETS
-from cljax.nets.conv import Lowering
 from cljax.options import check_single, options_of
 from cljax.streams import STREAMS
 
@@ -73,7 +72,7 @@ def _options():
             if option.name not in _ELSEWHERE:
                 yield label, option.name, option.type
     for label, factory in _FACTORIES.items():
-        signature = inspect.signature(factory, eval_str=True, locals={"Lowering": Lowering})
+        signature = inspect.signature(factory, eval_str=True)
         for parameter in signature.parameters.values():
             if parameter.name in _ELSEWHERE:
                 continue

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cljax import keys
+from cljax.nets.convolve import PRIMITIVES, multiply_adds
 from cljax.types import Batch, Clock, Learner, Spec
 
 __all__ = ["Work", "counted", "of_update"]
@@ -63,6 +64,8 @@ def _of(jaxpr: Any) -> Work:
             own = 2 * eqn.outvars[0].aval.size * prod(shapes[0].shape[i] for i in contracted)
         elif name == "conv_general_dilated":
             own = _convolution(eqn.params, shapes[1], eqn.outvars[0].aval)
+        elif eqn.primitive in PRIMITIVES:
+            own = 2 * multiply_adds(eqn)
         if own:
             flops += own
             moved += sum(a.size * a.dtype.itemsize for a in (*shapes, eqn.outvars[0].aval))

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from cljax.errors import UserError, check_known, check_positive, in_words
 from cljax.nets.inits import KERNELS, variance_scaling
 from cljax.nets.linen import from_linen
 from cljax.nets.resnet import Dtype
 from cljax.types import Array, Model, Net
-
-if TYPE_CHECKING:
-    from cljax.nets.conv import Lowering
 
 __all__ = ["cnn"]
 
@@ -24,7 +21,6 @@ def cnn(
     dense: Sequence[int] = (),
     init: Init = "kaiming-normal",
     dtype: Dtype = "float32",
-    lowering: Lowering = "auto",
 ) -> Net:
     """3x3 convolutions of stride 2 and padding 1, flattened, then dense layers and the outputs.
 
@@ -45,20 +41,18 @@ def cnn(
       dtype: type of all layers but the last; parameters and logits stay in float32 (float64 for
         float64 images, with dtype float32). On accelerators products in float32 have the
         precision of JAX's ``jax_default_matmul_precision``.
-      lowering: how convolutions are computed, see ``cljax.nets.conv``.
 
     Raises:
-      UserError: without widths, for one below 1, for an unknown init, dtype or lowering; and when
-        it is initialised, unless examples are [height, width, channels].
+      UserError: without widths, for one below 1, for an unknown init or dtype; and when it is
+        initialised, unless examples are [height, width, channels].
     """
-    dense = _checked(widths, dense, init, dtype, lowering)
+    dense = _checked(widths, dense, init, dtype)
     words = [init] * (init != "kaiming-normal") + [dtype] * (dtype != "float32")
-    words += [lowering] * (lowering != "auto")
     parts = [",".join(map(str, w)) for w in (widths, dense) if w]
     name = ":".join(["cnn", *parts, *words])
 
     def net(num_outputs: int) -> Model:
-        module = _module(name, widths, dense, num_outputs, init, dtype, lowering)
+        module = _module(name, widths, dense, num_outputs, init, dtype)
         return from_linen(module, head="head", floats=True)
 
     net.__name__ = name
@@ -72,7 +66,6 @@ def _module(
     num_outputs: int,
     init: Init,
     dtype: Dtype,
-    lowering: Lowering,
 ) -> Any:
     """The network as a Flax module, ``(x, train) -> (logits, features)``."""
     import flax.linen as nn
@@ -100,7 +93,7 @@ def _module(
             shared: dict[str, Any] = dict(kernel_init=kernels, param_dtype=stored, dtype=used)
             for i, width in enumerate(widths):
                 layer = convolution(
-                    width, 3, 2, lowering, name=f"Conv_{i}", bias_init=biases(width), **shared
+                    width, 3, 2, name=f"Conv_{i}", bias_init=biases(width), **shared
                 )
                 x = nn.relu(layer(x))
             x = x.reshape(x.shape[0], -1)
@@ -118,11 +111,8 @@ def _checked(
     dense: Sequence[int],
     init: Init,
     dtype: Dtype,
-    lowering: Lowering,
 ) -> tuple[int, ...]:
     """The widths of the dense layers; or it says what is wrong with the options."""
-    from cljax.nets.conv import lowered
-
     if not widths:
         raise UserError("cnn has no widths, but it takes one for each layer, as in cnn:20,20,20.")
     for width in widths:
@@ -133,5 +123,4 @@ def _checked(
         check_positive(dense=width)
     check_known("initialisation", init, get_args(Init))
     check_known("dtype", dtype, get_args(Dtype))
-    lowered(lowering)
     return tuple(int(width) for width in dense)

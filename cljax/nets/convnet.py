@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from cljax.errors import UserError, check_known, check_positive
 from cljax.nets.linen import from_linen
 from cljax.nets.resnet import Norm
 from cljax.types import Array, Model, Net
 
-if TYPE_CHECKING:
-    from cljax.nets.conv import Lowering
-
 __all__ = ["convnet"]
 
 
-def convnet(*widths: int, norm: Norm = "batch", lowering: Lowering = "auto") -> Net:
+def convnet(*widths: int, norm: Norm = "batch") -> Net:
     """3x3 convolutions of the given widths, each normalised and rectified; mean-pooling.
 
     The first has stride 1, the others 2; none has a bias. The features are the last width's
@@ -25,20 +22,15 @@ def convnet(*widths: int, norm: Norm = "batch", lowering: Lowering = "auto") -> 
     Args:
       norm: BatchNorm, or GroupNorm of 8 groups (fewer where 8 do not divide the width), under
         which examples do not see each other.
-      lowering: how convolutions are computed, see ``cljax.nets.conv``: patches is fast inside
-        compiled loops on CPUs, xla on accelerators, and auto chooses; parameters are the same.
 
     Raises:
-      UserError: without widths, for one below 1, or for an unknown norm or lowering.
+      UserError: without widths, for one below 1, or for an unknown norm.
     """
-    from cljax.nets.conv import lowered
-
     if not widths:
         raise UserError("conv has no widths, but it takes one for each layer, as in conv:8,16,16.")
     for width in widths:
         check_positive(width=width)
     check_known("norm", norm, get_args(Norm))
-    lowered(lowering)
 
     def net(num_outputs: int) -> Model:
         import flax.linen as nn
@@ -56,13 +48,12 @@ def convnet(*widths: int, norm: Norm = "batch", lowering: Lowering = "auto") -> 
                 kept = jnp.promote_types(x.dtype, jnp.float32)
                 for place, width in enumerate(widths):
                     stride = 2 if place else 1
-                    conv = layer(width, stride=stride, lowering=lowering, param_dtype=kept)
+                    conv = layer(width, stride=stride, param_dtype=kept)
                     x = nn.relu(conv(x, train, member))
                 features = jnp.mean(x, axis=(1, 2))
                 return linear(num_outputs, features), features
 
         return from_linen(ConvNet(), head="head", floats=True)
 
-    words = ["group"] * (norm == "group") + [lowering] * (lowering != "auto")
-    net.__name__ = ":".join(["conv", ",".join(map(str, widths)), *words])
+    net.__name__ = ":".join(["conv", ",".join(map(str, widths))] + ["group"] * (norm == "group"))
     return net

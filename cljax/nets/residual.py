@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from cljax.nets.batchnorm import BatchNorm
-from cljax.nets.conv import Lowering, convolution
+from cljax.nets.conv import convolution
 from cljax.nets.cosine import Head, cosine_head
 from cljax.nets.groupnorm import GroupNorm
 from cljax.nets.inits import fan_in_uniform, variance_scaling
@@ -33,7 +33,6 @@ class ConvBN(nn.Module):
     kernel: int = 3
     stride: int = 1
     use_bias: bool = False
-    lowering: Lowering = "xla"
     dtype: Any = None  # of the convolution and of what comes out; None: that of the parameters
     param_dtype: Any = jnp.float32
 
@@ -41,7 +40,7 @@ class ConvBN(nn.Module):
     def __call__(self, x: Array, train: bool, member: Array | None = None) -> Array:
         fan_in = self.kernel**2 * x.shape[-1]
         x = convolution(
-            self.features, self.kernel, self.stride, self.lowering,
+            self.features, self.kernel, self.stride,
             use_bias=self.use_bias, dtype=self.dtype, param_dtype=self.param_dtype,
             kernel_init=_he_fan_out, bias_init=fan_in_uniform(fan_in),
         )(x)  # fmt: skip
@@ -56,14 +55,13 @@ class ConvGN(nn.Module):
     kernel: int = 3
     stride: int = 1
     groups: int = 8
-    lowering: Lowering = "auto"
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, train: bool, member: Array | None = None) -> Array:
         x = convolution(
-            self.features, self.kernel, self.stride, self.lowering,
+            self.features, self.kernel, self.stride,
             use_bias=False, dtype=self.dtype, param_dtype=self.param_dtype,
             kernel_init=_he_fan_out,
         )(x)  # fmt: skip
@@ -160,7 +158,6 @@ class ResNet(nn.Module):
     large_stem: bool  # 7x7 of stride 2 and max-pool, else 3x3
     head: Head
     last_relu: bool  # False: features may be negative
-    lowering: Lowering = "xla"
     dtype: Any = None
     group: bool = False  # GroupNorm
 
@@ -168,7 +165,7 @@ class ResNet(nn.Module):
     def __call__(self, x: Array, train: bool, member: Array | None = None) -> tuple[Array, Array]:
         kept = jnp.promote_types(x.dtype, jnp.float32)
         layer = ConvGN if self.group else ConvBN
-        conv = functools.partial(layer, lowering=self.lowering, dtype=self.dtype, param_dtype=kept)
+        conv = functools.partial(layer, dtype=self.dtype, param_dtype=kept)
         kernel, stride = (7, 2) if self.large_stem else (3, 1)
         x = nn.relu(conv(self.widths[0], kernel=kernel, stride=stride)(x, train, member))
         if self.large_stem:

@@ -10,15 +10,12 @@ ResNet-18, that of RPS-net (NeurIPS 2019, arXiv:1906.01120) with a single path. 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from cljax.errors import UserError, check_flag, check_known, check_positive
 from cljax.nets.cosine import Head
 from cljax.nets.linen import from_linen
 from cljax.types import Model, Net
-
-if TYPE_CHECKING:
-    from cljax.nets.conv import Lowering
 
 __all__ = ["Norm", "resnet8", "resnet14", "resnet18", "resnet18_third", "resnet32"]
 
@@ -40,7 +37,6 @@ def resnet32(
     norm: Norm = "batch",
     head: Head | None = None,
     last_relu: bool | None = None,
-    lowering: Lowering | None = None,
     dtype: Dtype = "float32",
 ) -> Net:
     """ResNet-32 for 32x32 images: a 3x3 stem, three stages of five blocks, mean-pooling.
@@ -48,8 +44,7 @@ def resnet32(
     Stages of widths 16, 32, 64 unless given; the second and third start with stride 2 and a 1x1
     projection. Convolutions have no bias: 466 256 parameters before the head, and with a cosine
     head of 50 outputs 469 457. With GroupNorm shortcuts have no parameters, every other pixel and
-    channels of zeros in place of projections: 463 504 before the head; on CPUs its convolutions
-    are matrix products (see ``cljax.nets.conv``).
+    channels of zeros in place of projections: 463 504 before the head.
 
     Args:
       norm: BatchNorm, or GroupNorm of 8 groups (fewer where 8 do not divide the width), under
@@ -58,8 +53,6 @@ def resnet32(
         None is cosine, but linear with GroupNorm.
       last_relu: whether a ReLU follows the last block; without it features may be negative. None
         is False, but True with GroupNorm.
-      lowering: of the convolutions (see ``cljax.nets.conv``): XLA's own, or patches, which
-        gradients in a compiled loop want on CPUs. None is XLA's, but auto with GroupNorm.
       dtype: type of convolutions and activations; parameters, statistics of BatchNorm, pooled
         features and logits stay in float32 (float64 for float64 images, with dtype float32).
 
@@ -68,7 +61,7 @@ def resnet32(
         dtype; also for widths that fall, with GroupNorm.
     """
     usual = _Stages((16, 32, 64), 5)
-    return _cifar("resnet32", usual, widths, norm, head, last_relu, lowering, dtype)
+    return _cifar("resnet32", usual, widths, norm, head, last_relu, dtype)
 
 
 def resnet14(
@@ -76,7 +69,6 @@ def resnet14(
     norm: Norm = "batch",
     head: Head | None = None,
     last_relu: bool | None = None,
-    lowering: Lowering | None = None,
     dtype: Dtype = "float32",
 ) -> Net:
     """ResNet-14 for 32x32 images: ``resnet32`` with two blocks a stage.
@@ -87,14 +79,13 @@ def resnet14(
       norm: BatchNorm or GroupNorm, as of ``resnet32``.
       head: linear or cosine, as of ``resnet32``.
       last_relu: whether a ReLU follows the last block, as of ``resnet32``.
-      lowering: of the convolutions, as of ``resnet32``.
       dtype: type of convolutions and activations, as of ``resnet32``.
 
     Raises:
       UserError: as ``resnet32``.
     """
     usual = _Stages((16, 32, 64), 2)
-    return _cifar("resnet14", usual, widths, norm, head, last_relu, lowering, dtype)
+    return _cifar("resnet14", usual, widths, norm, head, last_relu, dtype)
 
 
 def resnet8(
@@ -102,7 +93,6 @@ def resnet8(
     norm: Norm = "batch",
     head: Head | None = None,
     last_relu: bool | None = None,
-    lowering: Lowering | None = None,
     dtype: Dtype = "float32",
 ) -> Net:
     """ResNet-8 for small images: ``resnet32`` with one block a stage, of widths 8, 16, 32.
@@ -111,14 +101,13 @@ def resnet8(
       norm: BatchNorm or GroupNorm, as of ``resnet32``.
       head: linear or cosine, as of ``resnet32``.
       last_relu: whether a ReLU follows the last block, as of ``resnet32``.
-      lowering: of the convolutions, as of ``resnet32``.
       dtype: type of convolutions and activations, as of ``resnet32``.
 
     Raises:
       UserError: as ``resnet32``.
     """
     usual = _Stages((8, 16, 32), 1)
-    return _cifar("resnet8", usual, widths, norm, head, last_relu, lowering, dtype)
+    return _cifar("resnet8", usual, widths, norm, head, last_relu, dtype)
 
 
 def resnet18_third(*widths: int, dtype: Dtype = "float32") -> Net:
@@ -161,11 +150,11 @@ def resnet18(*, head: Head = "linear", last_relu: bool = True, dtype: Dtype = "f
     Raises:
       UserError: for an unknown head or dtype.
     """
-    _check(head, last_relu, "xla", dtype)
+    _check(head, last_relu, dtype)
     words = ("" if head == "linear" else head, "" if last_relu else "no-last-relu")
     name = _name("resnet18", *words, dtype)
     stages = _Stages((64, 128, 256, 512), blocks=2, large_stem=True)
-    return _plain(name, stages, head, last_relu, "xla", dtype)
+    return _plain(name, stages, head, last_relu, dtype)
 
 
 def _cifar(
@@ -175,7 +164,6 @@ def _cifar(
     norm: Norm,
     head: Head | None,
     last_relu: bool | None,
-    lowering: Lowering | None,
     dtype: Dtype,
 ) -> Net:
     check_known("norm", norm, get_args(Norm))
@@ -187,18 +175,15 @@ def _cifar(
             "only add channels, none can be below the one before."
         )
     # What a network has unless its name says another: of GroupNorm, or of BatchNorm.
-    default: tuple[Head, bool, Lowering]
-    default = ("linear", True, "auto") if group else ("cosine", False, "xla")
+    default: tuple[Head, bool] = ("linear", True) if group else ("cosine", False)
     head = default[0] if head is None else head
     last_relu = default[1] if last_relu is None else last_relu
-    lowering = default[2] if lowering is None else lowering
-    _check(head, last_relu, lowering, dtype)
+    _check(head, last_relu, dtype)
     relu = "" if last_relu == default[1] else "last-relu" if last_relu else "no-last-relu"
     sizes = "" if widths == usual.widths else ",".join(map(str, widths))
     words = ["group" * group, "" if head == default[0] else head, relu]
-    words += ["" if lowering == default[2] else lowering]
     stages = usual._replace(widths=widths, group=group)
-    return _plain(_name(kind, sizes, *words, dtype), stages, head, last_relu, lowering, dtype)
+    return _plain(_name(kind, sizes, *words, dtype), stages, head, last_relu, dtype)
 
 
 def _plain(
@@ -206,7 +191,6 @@ def _plain(
     stages: _Stages,
     head: Head,
     last_relu: bool,
-    lowering: Lowering,
     dtype: Dtype,
 ) -> Net:
     compute, (widths, blocks, large_stem, group) = _compute(dtype), stages
@@ -214,21 +198,16 @@ def _plain(
     def net(num_outputs: int) -> Model:
         from cljax.nets.residual import ResNet
 
-        module = ResNet(
-            num_outputs, widths, blocks, large_stem, head, last_relu, lowering, compute, group
-        )
+        module = ResNet(num_outputs, widths, blocks, large_stem, head, last_relu, compute, group)
         return from_linen(module, head="head", floats=True)._replace(cosine=head == "cosine")
 
     net.__name__ = name
     return net
 
 
-def _check(head: Head, last_relu: bool, lowering: Lowering, dtype: str) -> None:
-    from cljax.nets.conv import lowered  # here, so that importing cljax does not import Flax
-
+def _check(head: Head, last_relu: bool, dtype: str) -> None:
     check_known("head", head, get_args(Head))
     check_flag(last_relu=last_relu)
-    lowered(lowering)
     _compute(dtype)
 
 

@@ -3,10 +3,10 @@
     pre_c = mean over batch and positions of the layer's input x[..., c]
     post_c = mean over batch and positions of its own output y[..., c]
 
-Layers are ``nn.Dense``, ``nn.Conv``, ``PatchConv`` and the gain and shift of a ``GroupNorm``
-(``Affine``), whose input is the normalised activation. ``post`` is the layer's own output, bias
-included, before any normalisation or activation function. A layer that is used twice has the mean
-of its uses.
+Layers are ``nn.Dense``, ``nn.Conv``, ``cljax.nets.conv.Conv`` and the gain and shift of a
+``GroupNorm`` (``Affine``), whose input is the normalised activation. ``post`` is the layer's own
+output, bias included, before any normalisation or activation function. A layer that is used twice
+has the mean of its uses.
 
 The name of a layer is the path of its parameters joined with "/", as in "ConvGN_0/Conv_0": a
 parameter has an entry just if its path less its own name ("kernel", "bias", "scale") is in the
@@ -35,13 +35,13 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from cljax.nets.conv import PatchConv
+from cljax.nets.conv import Conv
 from cljax.nets.groupnorm import Affine
 from cljax.types import Array, Output, PyTree, Tape, Variables
 
 __all__ = ["taped"]
 
-_LAYERS = (nn.Dense, nn.Conv, PatchConv, Affine)
+_LAYERS = (nn.Dense, nn.Conv, Conv, Affine)
 
 
 def taped(module: nn.Module, head: str | None) -> Callable[..., tuple[Output, dict[str, Tape]]]:

@@ -120,8 +120,6 @@ def test_names_and_defaults():
         "resnet8:group:no-last-relu",
         "resnet32:group:bfloat16",
         "resnet14:linear:last-relu",
-        "resnet8:patches",
-        "resnet8:group:xla",
     ):
         assert resolve.net(name).__name__ == name
     for name, cosine in (

@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from cljax import resolve
 from cljax.nets import convnet, from_linen, mlp
@@ -44,11 +43,10 @@ def test_a_perceptron_by_hand():
         assert (z[0].mean(0) < np.maximum(z[0], 0).mean(0)).any()  # the test can tell them apart
 
 
-@pytest.mark.parametrize("lowering", ["patches", "xla"])
-def test_a_small_convolutional_network_by_hand(lowering):
+def test_a_small_convolutional_network_by_hand():
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(1), (3, 5, 6, 2), jnp.float64)
-        model = convnet(4, 6, norm="group", lowering=lowering)(2)
+        model = convnet(4, 6, norm="group")(2)
         variables = made(model, x)
         output, tape = jax.jit(model.tape)(variables, x)
         given = np.asarray(x)
