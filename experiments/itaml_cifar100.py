@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--one-session", action="store_true")
     parser.add_argument("--out", type=Path, help="a Markdown file that the table is added to")
     args = parser.parse_args()
-    cljax.runtime.keep_freed_memory()
+    cljax.runtime.keep_freed_memory(large=True)
 
     net = args.net + (":bfloat16" if args.dtype == "bfloat16" else "")
     parts = one_session(args, net) if args.one_session else courses(args, net)

@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--only", nargs="*", help="rows whose 'METHOD LABEL' contains one of these")
     args = parser.parse_args()
-    cljax.runtime.keep_freed_memory()
+    cljax.runtime.keep_freed_memory(large=True)
 
     full = args.recipe == "paper"
     options = TINY if args.smoke else "" if full else SMALL

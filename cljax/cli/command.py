@@ -17,6 +17,7 @@ from cljax.cli import terminal
 from cljax.cli.compiled import stored_programs
 from cljax.cli.flags import parse
 from cljax.cli.job import (
+    allocate_for,
     job_of,
     join,
     options_of_run,
@@ -126,6 +127,7 @@ def _run(arguments: list[str]) -> int:
     job = job_of("run", arguments, run_flags())
     options = options_of_run(job)
     options = options.replace(out=options.out or "auto")
+    allocate_for(options.net or job.recipe.net)
     stored = stored_programs(job.flags["compile_cache"])
     with stored, shown(len(seeds_of(options.seeds)), job.flags) as progress:
         began = time.perf_counter()
@@ -193,6 +195,7 @@ def _resume(arguments: list[str]) -> int:
     if (folder / "config.json").exists() and not (folder / "results.json").exists():
         stored = artefacts.config_of(folder)
         seeds, precision = stored["seeds"], stored["precision"]
+        allocate_for(stored["net"])
     join(flags["distributed"])
     set_precision(precision)
     stored = stored_programs(flags["compile_cache"])

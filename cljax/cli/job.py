@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from cljax.cli import compiled
 from cljax.cli.flags import parse
+from cljax.engine.allocator import keep_freed_memory
 from cljax.errors import UserError, check_path
 
 __all__ = [
-    "Flags", "Job", "job_of", "join", "options_of_run", "run_flags", "running_flags", "running_of",
+    "Flags", "Job", "allocate_for", "job_of", "join", "options_of_run", "run_flags", "running_flags", "running_of",
     "set_precision", "shown",
 ]  # fmt: skip
 
@@ -52,6 +53,12 @@ _TENSORBOARD = (bool, False, "also write TensorBoard files (extra 'tensorboard')
 
 # Given in another form, or what the command line itself does.
 _OTHERWISE = ("seeds", "progress")
+
+
+def allocate_for(net: Any) -> None:
+    """Memory that networks which convolve free stays with the process; before JAX starts."""
+    if str(net).partition(":")[0] != "mlp":
+        keep_freed_memory(large=True)
 
 
 def run_flags() -> Flags:

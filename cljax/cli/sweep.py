@@ -93,6 +93,7 @@ def _run(arguments: list[str], consent: Callable[..., None] | None = None) -> in
         memory = job.recipe.method_options.get("memory")
         consent(named, [job.recipe.net, *swept("net", ";")], [memory, *swept("memory", ",")])
     options = jobs.options_of_run(job)
+    jobs.allocate_for(options.net or job.recipe.net)
     index, count = _shard(job.flags["shard"])
     settings = sweep.grid(**_typed(job, over)) if over else [{}]
     of_plan = {name: v for name, v in options.options.items() if name not in OF_EXECUTION}

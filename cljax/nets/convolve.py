@@ -13,7 +13,8 @@ convolution in that order, are one another's derivatives:
     y = convolve(x, kernel),    dx = to_images(dy, kernel),    dkernel = to_kernel(x, dy)
 
 ``to_kernel`` sums over eight images at a time, whose copies stay in the cache: over 128 images at
-once it is up to twelve times slower. Several kernels (``vmap``) are taken one after another, since
+once it is up to twelve times slower. The two halves of a large batch do not wait for each other, so
+that two cores share them. Several kernels (``vmap``) are taken one after another, since
 their grouped convolution is slower than that.
 
 With strides, few channels, kernels of 1x1 or in double precision, which the library does not
@@ -40,6 +41,7 @@ __all__ = ["PRIMITIVES", "convolve", "multiply_adds", "patches"]
 _ORDER = ("NHWC", "HWIO", "NHWC")
 _FEW = 8  # channels, below which patches are faster
 _IMAGES = 8  # of one product of ``to_kernel``
+_MANY = 32  # images, from which two halves go to two cores
 
 
 def convolve(x: Array, kernel: Array, stride: int = 1, padding: int = 0) -> Array:
@@ -90,11 +92,15 @@ def patches(x: Array, kernel: int, stride: int = 1, padding: int = 0) -> Array:
     return jnp.concatenate(shifted, axis=-1) if len(shifted) > 1 else shifted[0]
 
 
+def _whole(x: Array, kernel: Array, padding: int) -> Array:
+    around = [(padding, padding)] * 2
+    return lax.conv_general_dilated(x, kernel, (1, 1), around, dimension_numbers=_ORDER)
+
+
 def _by_images(x: Array, kernel: Array, *, padding: int) -> Array:
     """[B, H, W, C], [k, k, C, F] -> [B, H', W', F]."""
-    return lax.conv_general_dilated(
-        x, kernel, (1, 1), [(padding, padding)] * 2, dimension_numbers=_ORDER
-    )
+    halves = (x[: len(x) // 2], x[len(x) // 2 :]) if len(x) >= _MANY else (x,)
+    return jnp.concatenate([_whole(part, kernel, padding) for part in halves])
 
 
 def _images(y: Array, kernel: Array, *, padding: int) -> Array:
@@ -107,7 +113,7 @@ def _kernel(x: Array, y: Array, *, padding: int) -> Array:
     """[B, H, W, C], [B, H', W', F] -> [k, k, C, F]."""
 
     def part(x: Array, y: Array) -> Array:  # channels for images, images for channels
-        turned = _by_images(x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3), padding=padding)
+        turned = _whole(x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3), padding)
         return turned.transpose(1, 2, 0, 3)
 
     whole = len(x) // _IMAGES * _IMAGES

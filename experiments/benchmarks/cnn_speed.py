@@ -3,13 +3,13 @@
     python experiments/benchmarks/cnn_speed.py [--net cnn:160,160,160:320,320] [--torch PY]
     python experiments/benchmarks/cnn_speed.py --smoke
 
-One process, float32, images of 32x32, 20 a batch: forward and backward in either lowering, the
-same in a compiled loop, a Hessian-vector product, four sets of weights by vmap against one; and
-La-MAML's meta-step: five inner steps of two images each, meta-batches of twenty, second order.
-Beside each stands what it must compute and move (``engine.work``) and which share of the machine's
-GEMM peak it reaches. On CPUs freed memory is kept (``engine.allocator``), as the command line has
-it. ``--torch`` names a Python with PyTorch, which times the same batch and the same meta-step by
-nested autograd, as the released code has it, with as many threads as cores; both start from one
+One process, float32, images of 32x32, 20 a batch: forward and backward, the same in a compiled
+loop, a Hessian-vector product, four sets of weights by vmap against one; and La-MAML's meta-step:
+five inner steps of two images each, meta-batches of twenty, second order. Beside each stands what
+it must compute and move (``engine.work``) and which share of the machine's GEMM peak it reaches. On
+CPUs freed memory is kept (``engine.allocator``), as the command line has it. ``--torch`` names a
+Python with PyTorch, which times the same batch and the same meta-step by nested autograd, as the
+released code has it, with as many threads as cores; both start from one
 file of weights and must agree in the meta-loss and its slopes. The table goes to
 experiments/results/cnn_speed.md.
 """
@@ -173,55 +173,39 @@ def measured(name: str, repeats: int, fn: Callable[..., Any], *values: Any, loop
     return Taken(name, Timed(*(t / loop for t in taken)), *counted(fn, *values))
 
 
-def of_way(way: str, of: InJax, repeats: int) -> dict[str, Taken]:
-    """All that is timed in JAX in one lowering."""
-    data = (of.params, of.x, of.y)
-    time = lambda name, fn, *values: measured(f"{way}: {name}", repeats, fn, *values)
-    gradient = time("forward and backward", of.gradient, *data)
-    name = f"{way}: the same with a step, in a compiled loop"
-    looped = measured(name, max(repeats // 3, 1), of.loop, *data, loop=LOOP)
-    return {
-        f"gradient {way}": gradient,
-        f"loop {way}": looped._replace(flops=gradient.flops, moved=gradient.moved),
-        f"hvp {way}": time("Hessian-vector product", of.hessian_vector, *data),
-        f"sets {way}": time(
-            f"{SETS} sets of weights by vmap", of.several, of.sets, of.x, of.y
-        ),
-        f"meta {way}": time("meta-step", of.meta, of.params, of.alpha),
-    }  # fmt: skip
-
-
 def all_of(args: argparse.Namespace) -> tuple[dict[str, Taken], str | None]:
     """All that is timed, and PyTorch's version."""
-    ways = ("patches", "xla")
-    made = {way: in_jax(f"{args.net}:{way}") for way in ways}
-    torch = torch_times(args.torch, made["patches"], args.repeats) if args.torch else None
-    found: dict[str, Taken] = {}
-    for way in ways[:1] if args.quick else ways:
-        found |= of_way(way, made[way], args.repeats)
-    if torch is None:
-        return found, None
-    for key, what in (("gradient", "gradient"), ("meta", "meta-step")):
-        ours = found[f"{key} patches"]
-        name = ours.name.replace("patches", "PyTorch")
-        found[f"{key} torch"] = ours._replace(name=name, time=Timed(*torch[what]))
-    return found, torch["version"]
+    of, repeats = in_jax(args.net), args.repeats
+    torch = torch_times(args.torch, of, repeats) if args.torch else None
+    data = (of.params, of.x, of.y)
+    time = lambda name, fn, *values: measured(f"JAX: {name}", repeats, fn, *values)
+    gradient = time("forward and backward", of.gradient, *data)
+    name = "JAX: the same with a step, in a compiled loop"
+    looped = measured(name, max(repeats // 3, 1), of.loop, *data, loop=LOOP)
+    found = {
+        "gradient": gradient,
+        "loop": looped._replace(flops=gradient.flops, moved=gradient.moved),
+        "hvp": time("Hessian-vector product", of.hessian_vector, *data),
+        "sets": time(f"{SETS} sets of weights by vmap", of.several, of.sets, of.x, of.y),
+        "meta": time("meta-step", of.meta, of.params, of.alpha),
+    }
+    for key, what in (("gradient", "gradient"), ("meta", "meta-step")) if torch else ():
+        name = found[key].name.replace("JAX", "PyTorch")
+        found[f"{key} torch"] = found[key]._replace(name=name, time=Timed(*torch[what]))
+    return found, torch["version"] if torch else None
 
 
 def ratios(found: dict[str, Taken]) -> tuple[list[str], dict[str, float]]:
     """What sets of weights cost, and PyTorch against JAX: sentences and numbers."""
-    lines, numbers = [], {}
     best = {key: taken.time.best for key, taken in found.items()}
-    for way in ("patches", "xla"):
-        if f"sets {way}" in best:
-            ratio = best[f"sets {way}"] / best[f"gradient {way}"]
-            numbers[f"{SETS} sets of weights, times one ({way})"] = ratio
-            lines.append(f"{SETS} sets of weights cost {ratio:.1f} times one ({way}).")
+    ratio = best["sets"] / best["gradient"]
+    lines = [f"{SETS} sets of weights cost {ratio:.1f} times one."]
+    numbers = {f"{SETS} sets of weights, times one": ratio}
     for what, name in (("gradient", "forward and backward"), ("meta", "the meta-step")):
         if f"{what} torch" in best:
-            ratio = best[f"{what} torch"] / best[f"{what} patches"]
+            ratio = best[f"{what} torch"] / best[what]
             numbers[f"PyTorch / JAX, {name}"] = ratio
-            lines.append(f"PyTorch takes {ratio:.1f} times as long as JAX with patches for {name}.")
+            lines.append(f"PyTorch takes {ratio:.1f} times as long as JAX for {name}.")
     return lines, numbers
 
 
@@ -251,7 +235,7 @@ def report(args: argparse.Namespace) -> Report:
     lines, numbers = ratios(found)
     command = "python experiments/benchmarks/cnn_speed.py "
     command += f"--net {args.net} --repeats {args.repeats}"
-    command += " --torch PY" * bool(args.torch) + " --quick" * args.quick
+    command += " --torch PY" * bool(args.torch)
     parts = [machine, "", Table(columns, rows), "", *lines]
     return Report("Speed of La-MAML's convolutional network", command, ".", parts, numbers)
 
@@ -263,11 +247,10 @@ def main() -> None:
     parser.add_argument("--net", default="cnn:160,160,160:320,320")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--torch", metavar="PY", help="a Python that has PyTorch: times it too")
-    parser.add_argument("--quick", action="store_true", help="patches only")
     args = parser.parse_args()
     if args.smoke:
         args.net, args.repeats = "cnn:4,4,4:8", 1
-    keep_freed_memory()  # as the command line has it: a third of the time of several sets
+    keep_freed_memory(large=True)
     made = report(args)
     print("\n".join(part for part in made.parts if isinstance(part, str)))
     if not args.smoke:
