@@ -20,8 +20,8 @@ from cljax.engine.allocator import keep_freed_memory
 from cljax.errors import UserError, check_path
 
 __all__ = [
-    "Flags", "Job", "allocate_for", "job_of", "join", "options_of_run", "run_flags", "running_flags", "running_of",
-    "set_precision", "shown",
+    "Flags", "Job", "allocate_for", "job_of", "join", "options_of_run", "run_flags",
+    "running_flags", "running_of", "set_precision", "shown",
 ]  # fmt: skip
 
 
