@@ -87,13 +87,14 @@ def test_data(stream: Stream, evaluations: Sequence[Evaluation] = ()) -> TestDat
             "a seed; take cljax.streams.base.of_seed(stream, seed)."
         )
     rows, mask, counts = test_rows(stream.test_index, evaluations=evaluations)
-    return TestData(*test_images(stream), jnp.asarray(rows), jnp.asarray(mask), counts)
+    rows, mask = jax.device_put((rows, mask))
+    return TestData(*test_images(stream), rows, mask, counts)
 
 
 def test_images(stream: Stream) -> TestImages:
     """Puts a stream's test images on the device."""
-    tables = jax.tree.map(jnp.asarray, stream.transform.tables)
-    return TestImages(jnp.asarray(stream.test_x), targets_on_device(stream.test_y), tables)
+    x, tables = jax.device_put((stream.test_x, stream.transform.tables))
+    return TestImages(x, targets_on_device(stream.test_y), tables)
 
 
 def test_rows(
