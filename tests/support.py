@@ -38,7 +38,7 @@ def share_programs(patched) -> None:
 
     def shared(bind, stream, inputs, evaluations, *, pool, **options):
         leaves, structure = jax.tree.flatten(inputs)
-        shapes = tuple((np.shape(leaf), leaf.dtype) for leaf in leaves)
+        shapes = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         key = structure, shapes, tuple(e.name for e in evaluations), *options.values()
         if key not in known:
             known[key] = compile_programs(bind, stream, inputs, evaluations, pool=pool, **options)
