@@ -33,6 +33,7 @@ class Checkpoints(NamedTuple):
 
     folder: Path
     identity: Mapping[str, Any]  # what must be the same to go on
+    labels: Sequence[str] | None = None  # a name for each run, which tells it; None: its number
 
 
 class Callbacks(NamedTuple):

@@ -220,8 +220,7 @@ def _run_group(
         training_of(first.config),
         running=running,
         hooks=Hooks(numbered, interrupted, write),
-        checkpoints=checkpoints_of(identity, kept, running),
-        labels=[plan.lanes[i].name for i in numbers],
+        checkpoints=checkpoints_of(identity, kept, running, [plan.lanes[i].name for i in numbers]),
         validate=plan.config["on"] == "validation",
     )
 
