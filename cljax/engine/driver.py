@@ -282,7 +282,7 @@ class _Driver:
     def _save(self, copies: Mapping[int, Snapshot]) -> None:
         """Writes the copies, and the lanes that are not under way."""
         assert self.checkpoints is not None
-        folder, identity = self.checkpoints
+        folder, identity = self.checkpoints.folder, self.checkpoints.identity
         standing = {
             lane: snapshot(self.setup, self.lanes[lane], place)
             for lane, place in enumerate(self.at)
