@@ -325,7 +325,9 @@ def test_they_join_a_method_that_knows_nothing_of_them(policy):
     assert last(history) > last(plain)
 
 
-@pytest.mark.parametrize("name", ["lwf-exemplars", "bic", "icarl"])
+@pytest.mark.parametrize(
+    "name", ["bic", "icarl", pytest.param("lwf-exemplars", marks=pytest.mark.slow)]
+)
 def test_they_join_every_class_incremental_method(name):
     method = cljax.methods.make(
         name, lr=0.1, capacity=None, per_class=4, balanced_epochs=2,
