@@ -68,9 +68,9 @@ def centroids(
     """
     rows = _rows("", features, labels, mask)
     num_classes = _num_classes(labels, mask, num_classes)
-    own = _members(rows, num_classes)
-    count = jnp.sum(own, axis=0)
-    sums = jnp.matmul(own.T, rows.features, precision=jax.lax.Precision.HIGHEST)
+    members = _members(rows, num_classes)
+    count = jnp.sum(members, axis=0)
+    sums = jnp.matmul(members.T, rows.features, precision=jax.lax.Precision.HIGHEST)
     return Centroids(sums / jnp.maximum(count, 1)[:, None], count > 0)
 
 
@@ -217,8 +217,8 @@ def _by_rows(function: Callable[[PyTree], Array], rows: PyTree, block: int) -> A
 
 def _members(rows: _Rows, num_classes: int) -> Array:
     """[N, C], 1 where a valid row is of a class."""
-    own = rows.labels[:, None] == jnp.arange(num_classes)[None]
-    return (own & rows.mask[:, None]).astype(rows.features.dtype)
+    member = rows.labels[:, None] == jnp.arange(num_classes)[None]
+    return (member & rows.mask[:, None]).astype(rows.features.dtype)
 
 
 def _num_classes(labels: Array, mask: Array | None, num_classes: int | None) -> int:

@@ -295,9 +295,9 @@ def _flag_type(annotation: Any) -> Any:
         part, *_ = typing.get_args(annotation)
         return tuple[part, ...] if part in (int, float) else None
     if typing.get_origin(annotation) in (typing.Union, pytypes.UnionType):
-        kept = [_flag_type(part) for part in typing.get_args(annotation) if part is not jax.Array]
-        kept = [part for part in kept if part is not None]
-        return functools.reduce(operator.or_, kept) if set(kept) - {type(None)} else None
+        types = [_flag_type(part) for part in typing.get_args(annotation) if part is not jax.Array]
+        types = [part for part in types if part is not None]
+        return functools.reduce(operator.or_, types) if set(types) - {type(None)} else None
     return None
 
 

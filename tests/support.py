@@ -32,6 +32,21 @@ def learn(method, model, stream, seeds, **options):
     return engine.learn(method, model, stream, seeds, **made, **options)
 
 
+def share_programs(patched) -> None:
+    """Runs of equal methods and shapes on one network and one stream are compiled once."""
+    compile_programs, known = engine.compile_programs, {}
+
+    def shared(bind, stream, inputs, evaluations, *, pool, **options):
+        leaves, structure = jax.tree.flatten(inputs)
+        shapes = tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        key = structure, shapes, tuple(e.name for e in evaluations), *options.values()
+        if key not in known:
+            known[key] = compile_programs(bind, stream, inputs, evaluations, pool=pool, **options)
+        return known[key]
+
+    patched.setattr(engine, "compile_programs", shared)
+
+
 def spec(multi_head: bool = False, own_classes: bool = False) -> Spec:
     """Domain-incremental, or with NUM_CLASSES outputs a task, as heads or in one head."""
     own = multi_head or own_classes

@@ -26,8 +26,9 @@ def steps(method):
 
 @pytest.mark.parametrize(
     ("method", "default"),
-    [(cljax.Finetune, "keep"), (cljax.ER, "keep"), (cljax.Replayed, "reset"),
-     (cljax.ICaRL, "reset"), (cljax.FixedRep, "reset")],
+    [(cljax.Finetune, "keep"), (cljax.ICaRL, "reset"),
+     *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (
+         (cljax.ER, "keep"), (cljax.Replayed, "reset"), (cljax.FixedRep, "reset")))],
 )  # fmt: skip
 def test_an_optimiser_is_kept_or_reset_at_borders_and_by_default_as_it_was(method, default):
     assert method().optimizer_at_border == default

@@ -64,8 +64,9 @@ def run_of(learner, stream, rows, data):
 
 def test_jit_scan_and_vmap_of_ones_own_find_what_a_plain_loop_finds():
     stream, _, learner, rows, data = problem()
-    key = jax.random.key(3)
-    state, losses = learner.init(key), []
+    key, losses = jax.random.key(3), []
+    init, draw, update = (jax.jit(f) for f in (learner.init, learner.draw, learner.update))
+    state = init(key)
     x, y, task = (jnp.asarray(a) for a in arrays())
     for i in range(len(rows.current)):  # every line here is the user's
         row = jax.tree.map(lambda a, i=i: a[i], rows)
@@ -74,12 +75,12 @@ def test_jit_scan_and_vmap_of_ones_own_find_what_a_plain_loop_finds():
             x[row.index], y[row.index].astype(jnp.int32), task[row.index].astype(jnp.int32),
             row.mask, row.index, clock,
         )  # fmt: skip
-        draws = learner.draw(state, batch, jax.random.fold_in(key, i))
-        state, info = learner.update(state, batch, draws)
+        draws = draw(state, batch, jax.random.fold_in(key, i))
+        state, info = update(state, batch, draws)
         losses.append(info.loss)
     run = run_of(learner, stream, rows, data)
     support.assert_close(jax.jit(run)(key), (state, jnp.stack(losses)), 1e-12)
-    many = jax.vmap(run)(jnp.stack([jax.random.key(1), key]))
+    many = jax.jit(jax.vmap(run))(jnp.stack([jax.random.key(1), key]))
     support.assert_close(support.at(many, 1), (state, jnp.stack(losses)), 1e-12)
     assert float(jnp.abs(many[1][0] - many[1][1]).max()) > 1e-3
 

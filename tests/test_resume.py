@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import incremental_support
 import jax
 import numpy as np
@@ -34,9 +36,10 @@ METHODS = {
 PARTS = {"lamaml": 8, "ewc with adam": 10, "gem": 6, "own memory": 6, "lucir": 20}
 
 
-def problem(method):
+@functools.cache
+def problem(exemplars):
     """A network and a stream."""
-    if method is MNEMONICS:
+    if exemplars:
         return mlp(5, head="cosine")(6), incremental_support.stream(per_class=4)
     return mlp(5)(support.NUM_CLASSES), support.stream()
 
@@ -45,11 +48,19 @@ def run(folder=None, *, method=LAMAML, seeds=(0, 1), stop_after=None, every=1, *
     """Runs, keeping a checkpoint every update, and is interrupted after some units of work."""
     asked = iter(range(10**6))
     return learn(
-        method, *problem(method), list(seeds), batch_size=4,
+        method, *problem(method is MNEMONICS), list(seeds), batch_size=4,
         checkpoints=folder and Checkpoints(folder, IDENTITY),
         interrupted=lambda: stop_after is not None and next(asked) >= stop_after,
         **{"segment": 2, "eval_every": 2, "online": True, **options}, checkpoint_every=str(every),
     )  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _shared_programs():
+    """Attempts of a run share what is compiled, as they do by JAX's cache in other processes."""
+    with pytest.MonkeyPatch.context() as patched:
+        support.share_programs(patched)
+        yield
 
 
 @pytest.fixture(name="unbroken", scope="module")

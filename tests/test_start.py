@@ -20,6 +20,8 @@ import cljax
 from cljax.engine.start import Room, grown
 from cljax.errors import Interrupted, UserError
 from cljax.nets import mlp
+from cljax.runner.options import RunOptions
+from cljax.runner.prepare import prepare
 from cljax.streams.base import first_tasks, plan
 from cljax.streams.continued import continued, later_tasks
 
@@ -58,28 +60,33 @@ def compare(whole, rest):
 
 # What each keeps of the tasks before: nothing, a reservoir, rates, importances, exemplars with a
 # teacher, masks of each task, a network of each task.
-@pytest.mark.parametrize("name", ["finetune", "er", "lamaml", "ewc", "icarl", "hat", "independent"])
+# The state of fine-tuning is a part of each of theirs.
+@pytest.mark.parametrize(
+    "name",
+    ["er", "lamaml", "ewc", "icarl", "hat", "independent",
+     pytest.param("finetune", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_the_second_half_of_a_stream_gives_the_bits_of_the_unbroken_run(name):
     method, stream = finished_support.method_of(name), finished_support.stream_of(name)
     options = finished_support.options_of(name, entries="lower")
     compare(cljax.run(method, stream, **options), halves(method, stream, **options)[1])
 
 
-def test_itaml_gives_them_where_its_steps_do_not_depend_on_the_number_of_tasks():
+@pytest.mark.parametrize("beta", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
+def test_itaml_gives_them_where_its_steps_do_not_depend_on_the_number_of_tasks(beta):
     """Its controller exp(-beta s / T) knows how many tasks there are; with beta 0 it does not."""
     stream, options = finished_support.stream_of("itaml"), finished_support.options_of("itaml")
     options = {**options, "entries": "lower"}
-    for beta in (0.0, 1.0):
-        method = finished_support.method_of("itaml").replace(beta=beta)
-        whole, rest = cljax.run(method, stream, **options), halves(method, stream, **options)[1]
-        if beta == 0:
-            compare(whole, rest)
-        else:
-            kernels = [run.state.states[0].params["Dense_1"]["kernel"] for run in (whole, rest)]
-            assert not np.array_equal(*kernels)
+    method = finished_support.method_of("itaml").replace(beta=beta)
+    whole, rest = cljax.run(method, stream, **options), halves(method, stream, **options)[1]
+    if beta == 0:
+        compare(whole, rest)
+    else:
+        kernels = [run.state.states[0].params["Dense_1"]["kernel"] for run in (whole, rest)]
+        assert not np.array_equal(*kernels)
 
 
-@pytest.mark.parametrize("name", ["gem", "agem"])
+@pytest.mark.parametrize("name", ["gem", pytest.param("agem", marks=pytest.mark.slow)])
 def test_gradients_of_each_tasks_memory_give_them_up_to_rounding(name):
     """They are computed for as many tasks as there are, in programs of another shape."""
     method, stream = finished_support.method_of(name), finished_support.stream_of(name)
@@ -127,7 +134,10 @@ def test_three_parts_epochs_and_double_precision_give_them_too():
         assert third.results["cost"]["examples"] * 3 == whole.results["cost"]["examples"]
 
 
-@pytest.mark.parametrize("lanes", ["vmap", "map", "sequential"])
+# Lanes one by one are gone on from, and stopped, below.
+@pytest.mark.parametrize(
+    "lanes", ["vmap", *(pytest.param(how, marks=pytest.mark.slow) for how in ("map", "sequential"))]
+)
 def test_lanes_of_every_kind_go_on(lanes):
     stream, options = support.stream(), {**SMALL, "lanes": lanes}
     compare(cljax.run(METHOD, stream, **options), halves(METHOD, stream, **options)[1])
@@ -148,19 +158,27 @@ def go_on(stream=None, method=METHOD, **options):
     return cljax.run(method, stream, **{**given, "start": begun().state, **options})
 
 
+def prepared(stream=None, method=METHOD, **options):
+    """What a run of the second part would be, which is enough to know its config."""
+    stream = more() if stream is None else stream
+    options = {**SMALL, "start": begun().state, **options}
+    return prepare(method, stream, RunOptions(**options)).config
+
+
 def test_a_run_that_goes_on_is_kept_apart_by_what_it_began_with(tmp_path):
     done = go_on(out=tmp_path / "run")
-    assert go_on(out=tmp_path / "run").resumed
-    same(go_on(out=tmp_path / "run").state.states, done.state.states)
-    hashes = {done.config["config_hash"], go_on(seeds=[1]).config["config_hash"]}
+    again = go_on(out=tmp_path / "run")
+    assert again.resumed
+    same(again.state.states, done.state.states)
+    hashes = {done.config["config_hash"], prepared(seeds=[1])["config_hash"]}
     state = begun().state
     other = state._replace(states=tuple(jax.tree.map(lambda a: a * 1, s) for s in state.states))
-    assert go_on(start=other).config["config_hash"] in hashes  # the same content
+    assert prepared(start=other)["config_hash"] in hashes  # the same content
     moved = other.states[0]._replace(params=jax.tree.map(lambda a: a + 1, other.states[0].params))
     other = other._replace(states=(moved, other.states[1]))
-    hashes |= {go_on(start=other).config["config_hash"]}
+    hashes |= {prepared(start=other)["config_hash"]}
     whole = continued(begun().state.learned, more())
-    hashes |= {cljax.run(METHOD, whole, **SMALL).config["config_hash"]}
+    hashes |= {prepared(whole, start=None)["config_hash"]}
     assert len(hashes) == 4
     with pytest.raises(UserError, match="holds another run: start differ"):
         go_on(start=other, out=tmp_path / "run")
@@ -176,8 +194,9 @@ def test_it_is_resumed_with_the_bits_of_an_unbroken_one(tmp_path):
         go_on(out=tmp_path / "run", running=running, progress=stop, lanes="sequential")
     assert (tmp_path / "run" / "checkpoint").is_dir()
     done = go_on(out=tmp_path / "run", running=running, lanes="sequential")
-    same(done.state.states, go_on(lanes="sequential").state.states)
-    np.testing.assert_array_equal(done.accuracy_matrix(), go_on().accuracy_matrix())
+    unbroken = go_on(lanes="sequential")
+    same(done.state.states, unbroken.state.states)
+    np.testing.assert_array_equal(done.accuracy_matrix(), unbroken.accuracy_matrix())
 
 
 def test_the_states_begun_with_stay_as_they_were():
@@ -323,13 +342,14 @@ def test_a_loss_and_weights_that_are_not_taken_over_are_said_once():
     first = cljax.run(METHOD, first_tasks(stream, 2), **small, **own)
 
     def said(begun=first, **options):
-        after = cljax.run(METHOD, later_tasks(stream, 2), start=begun.state, **small, **options)
-        table = after.table()
-        notices = [n for n in after.config["notices"] if "not taken over" in n]
-        assert all(table.count(n.split(":")[0]) == 1 for n in notices)
-        return notices
+        config = prepared(later_tasks(stream, 2), start=begun.state, seeds=1, **options)
+        return [notice for notice in config["notices"] if "not taken over" in notice]
 
     loss, weights = said()
+    after = cljax.run(METHOD, later_tasks(stream, 2), start=first.state, **small)
+    for notice in (loss, weights):
+        assert after.config["notices"].count(notice) == 1
+        assert after.table().count(notice.split(":")[0]) == 1
     assert "minimised the loss squared-error, this one minimises cross-entropy" in loss
     assert "had weights of its classes, this one weighs them alike" in weights
     assert said(**own) == [] and said(weights=[1.0, 1.0, 1.0, 9.0]) == [loss]

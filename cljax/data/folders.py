@@ -113,12 +113,12 @@ def read(
         return train.images, _labels(result.train), test.images, _labels(result.test)
 
     mark = _fingerprint(root, result, sizes)
-    kept = cache.cached_arrays(root, f"folders-{size}", decode, mark)
-    for sentence in _remembered(kept.path, said):
+    cached = cache.cached_arrays(root, f"folders-{size}", decode, mark)
+    for sentence in _remembered(cached.path, said):
         warnings.warn(sentence, stacklevel=3)
-    train_x, train_y, test_x, test_y = kept.arrays
+    train_x, train_y, test_x, test_y = cached.arrays
     source = f"folder:{root.resolve().name}"
-    data = ImageData(train_x, train_y, test_x, test_y, source, licence, kept.checksum)
+    data = ImageData(train_x, train_y, test_x, test_y, source, licence, cached.checksum)
     check_images(data, len(result.names))
     return data.frozen()
 
@@ -131,10 +131,10 @@ def _fingerprint(root: Path, layout: Layout, sizes: tuple[int, ...]) -> str:
         for file, label in zip(part.files, part.labels, strict=True):
             try:
                 stat = file.stat()
-                told = f":{stat.st_size},{cache.times(stat)}"
+                stamp = f":{stat.st_size},{cache.times(stat)}"
             except OSError:  # a broken link, say; decoding names it
-                told = ":?;"
-            total.update(inside(root, file) + f":{label}{told}".encode())
+                stamp = ":?;"
+            total.update(inside(root, file) + f":{label}{stamp}".encode())
         total.update(b"|")
     return total.hexdigest()[:12]
 

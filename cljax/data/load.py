@@ -121,14 +121,14 @@ def describe(
     source = source_of(name, data_dir)
     data = images_or_sample(name, data_dir, use_sample)
     if data.sample:
-        path, kept = Path(str(_sample_file(name))), None
+        path, cached = Path(str(_sample_file(name))), None
     else:
-        data, path, kept = _load(name, data_dir)
+        data, path, cached = _load(name, data_dir)
     return Report(
         name,
         data.source,
         path,
-        kept,
+        cached,
         len(data.train_y),
         len(data.test_y),
         source.num_classes,
@@ -145,15 +145,15 @@ def _load(name: str, data_dir: str | os.PathLike[str] | None, size: int | None =
     part = archive.find(source, prepared.data_folder(data_dir))
     if part is not None and not prepared.versions(name, data_dir):
         arrays = archive.read(part)
-        label, own = f"archive:{part.name}", digest(*arrays)
-        data = _image_data(arrays, label, source, source.licence, own, mark=source.mark)
+        label, checksum = f"archive:{part.name}", digest(*arrays)
+        data = _image_data(arrays, label, source, source.licence, checksum, mark=source.mark)
         return _Found(data, part, None)
     folder = prepared.find(name, data_dir)
     file = name if size is None else f"{name}-{size}"
-    kept = cache.cached_arrays(folder, file, lambda: prepared.decode(folder, source))
+    cached = cache.cached_arrays(folder, file, lambda: prepared.decode(folder, source))
     label = f"tfds:{name}/{folder.name}"
-    data = _image_data(kept.arrays, label, source, source.licence, kept.checksum)
-    return _Found(data, folder, kept.path)
+    data = _image_data(cached.arrays, label, source, source.licence, cached.checksum)
+    return _Found(data, folder, cached.path)
 
 
 def _image_data(

@@ -254,7 +254,7 @@ def put(value: Any, batching: Batching | None, axis: int | None = 0) -> Any:
     """An array on the device of its lane; over a mesh, split by lanes (axis 0) or on every one."""
     where = _sharding(batching, axis)
     if where is None:
-        return jnp.asarray(value)
+        return jax.device_put(value)  # jnp.asarray would compile a program for each shape
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         data = put(np.asarray(jax.random.key_data(value)), batching, axis)
         return jax.random.wrap_key_data(data, impl=str(jax.random.key_impl(value)))

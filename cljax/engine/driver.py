@@ -33,6 +33,7 @@ class Checkpoints(NamedTuple):
 
     folder: Path
     identity: Mapping[str, Any]  # what must be the same to go on
+    labels: Sequence[str] | None = None  # a name for each run, which tells it; None: its number
 
 
 class Callbacks(NamedTuple):
@@ -281,7 +282,7 @@ class _Driver:
     def _save(self, copies: Mapping[int, Snapshot]) -> None:
         """Writes the copies, and the lanes that are not under way."""
         assert self.checkpoints is not None
-        folder, identity = self.checkpoints
+        folder, identity = self.checkpoints.folder, self.checkpoints.identity
         standing = {
             lane: snapshot(self.setup, self.lanes[lane], place)
             for lane, place in enumerate(self.at)

@@ -157,7 +157,7 @@ def advance(setup: Setup, lane: Lane, place: Place) -> tuple[Place, Outcome]:
         if lane.start is None:
             state = programs.init(lane.hyper, _key(lane, "init"))
         else:  # a copy, because segments donate what they are given
-            state = jax.tree.map(jnp.copy, lane.start)
+            state = _copied(lane.start)
         main = _fresh(setup, lane, state, "task", -1)
         test = _evaluation(setup, lane, state, task, setup.begins_at, row=row, anytime=False)
         return _arrived(setup, lane, main, setup.first, place.pace), ([], test)
@@ -207,6 +207,11 @@ def advance(setup: Setup, lane: Lane, place: Place) -> tuple[Place, Outcome]:
         step = setup.updates(place.item, stop)
         test = _evaluation(setup, lane, main.state, item.task, step, item.row, item.anytime)
     return _arrived(setup, lane, main, place.item + 1, pace), (events, test)
+
+
+@jax.jit
+def _copied(state: PyTree) -> PyTree:
+    return jax.tree.map(jnp.copy, state)
 
 
 def _arrived(setup: Setup, lane: Lane, main: Carry, number: int, pace: float) -> Place:

@@ -83,7 +83,6 @@ def learn(
     running: Running = Running(),  # noqa: B008, it is frozen
     hooks: Hooks = Hooks(),  # noqa: B008, it is immutable
     checkpoints: Checkpoints | None = None,
-    labels: Sequence[str] | None = None,
     validate: bool = False,
     start: Start | None = None,
     spent_s: float = 0.0,
@@ -98,7 +97,6 @@ def learn(
       running: how runs are cut up and how often they are kept; changes no result.
       hooks: what is called while it runs.
       checkpoints: where to go on from, and to keep what is done.
-      labels: a name for each run, by which a checkpoint knows it again; None: its number.
       start: states to begin with, after the stream's first tasks; None: new ones.
       validate: test on each seed's validation rows instead of the tests, for tuning.
       spent_s: seconds of preparing before this call, which the times include; those of earlier
@@ -121,6 +119,7 @@ def learn(
     outline = _outline(methods[0], model, stream, seeds, training, validate=validate)
     policy = resolve_lanes(training.lanes)
     batching = batching_of(policy, len(seeds), running)
+    labels = None if checkpoints is None else checkpoints.labels
     names = [str(i) for i in range(len(seeds))] if labels is None else labels
     hypers = hypers_of(methods, outline.class_orders(seeds))
     lanes = bundle(names, seeds, hypers, outline.inputs, batching, own_tests=outline.own_tests)

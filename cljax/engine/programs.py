@@ -62,13 +62,13 @@ class Carry(NamedTuple):
 
 def train_data(stream: Stream) -> TrainData:
     """Puts a stream's training images on the device."""
-    tables = jax.tree.map(jnp.asarray, stream.transform.tables)
-    return TrainData(jnp.asarray(stream.train_x), targets_on_device(stream.train_y), tables)
+    x, tables = jax.device_put((stream.train_x, stream.transform.tables))
+    return TrainData(x, targets_on_device(stream.train_y), tables)
 
 
 def device_plan(plan: Any) -> Any:
-    """Puts a plan, or a pytree of plans, on the device."""
-    return jax.tree.map(jnp.asarray, plan)
+    """Puts a plan, or a pytree of plans, on the device: without a program, unlike jnp.asarray."""
+    return jax.device_put(plan)
 
 
 def leaf_names(state: PyTree) -> list[str]:

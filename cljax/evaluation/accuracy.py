@@ -87,13 +87,14 @@ def test_data(stream: Stream, evaluations: Sequence[Evaluation] = ()) -> TestDat
             "a seed; take cljax.streams.base.of_seed(stream, seed)."
         )
     rows, mask, counts = test_rows(stream.test_index, evaluations=evaluations)
-    return TestData(*test_images(stream), jnp.asarray(rows), jnp.asarray(mask), counts)
+    rows, mask = jax.device_put((rows, mask))
+    return TestData(*test_images(stream), rows, mask, counts)
 
 
 def test_images(stream: Stream) -> TestImages:
     """Puts a stream's test images on the device."""
-    tables = jax.tree.map(jnp.asarray, stream.transform.tables)
-    return TestImages(jnp.asarray(stream.test_x), targets_on_device(stream.test_y), tables)
+    x, tables = jax.device_put((stream.test_x, stream.transform.tables))
+    return TestImages(x, targets_on_device(stream.test_y), tables)
 
 
 def test_rows(
@@ -128,10 +129,10 @@ def test_rows(
     num = -(-longest // chunk)
     rows = np.zeros((len(counts), num * chunk), np.int32)
     mask = np.zeros(rows.shape, bool)
-    for task, own in enumerate(index):
+    for task, tests in enumerate(index):
         if sizes:
-            own = own[permutation(len(own), "continuum", task)]
-        rows[task, : len(own)], mask[task, : len(own)] = own, True
+            tests = tests[permutation(len(tests), "continuum", task)]
+        rows[task, : len(tests)], mask[task, : len(tests)] = tests, True
     shape = (len(counts), num, chunk)
     return TestRows(rows.reshape(shape), mask.reshape(shape), counts)  # type: ignore[arg-type]
 
@@ -227,14 +228,14 @@ def scores_fn(
     predictor, owner = predictors[evaluation.predictor], jnp.asarray(class_mask)
 
     def scores(views: Mapping[str, PyTree], batch: Batch, task: Array, allowed: Array) -> Array:
-        told = jnp.full(batch.mask.shape, task, jnp.int32)
-        outputs = jnp.broadcast_to(allowed[None], (*told.shape, *allowed.shape))
+        tasks = jnp.full(batch.mask.shape, task, jnp.int32)
+        outputs = jnp.broadcast_to(allowed[None], (*tasks.shape, *allowed.shape))
         if evaluation.continuum is not None:
             result = predictors[evaluation.infer].scores(views[evaluation.infer], batch)
-            told = infer_task(result, batch.mask, owner & allowed[None], evaluation.continuum)
-            outputs = owner[told] & outputs
+            tasks = infer_task(result, batch.mask, owner & allowed[None], evaluation.continuum)
+            outputs = owner[tasks] & outputs
         if predictor.needs_task_ids:
-            batch = batch._replace(task=told)
+            batch = batch._replace(task=tasks)
         result = predictor.scores(views[evaluation.predictor], batch)
         return jnp.where(outputs, result, -jnp.inf)
 

@@ -245,15 +245,15 @@ def _of_sequence(value: Sequence[Any], path: str, walk: _Walk) -> Any:
 
 def _beside(value: Any, path: str, walk: _Walk) -> dict[str, Any]:
     """What a container of a class of its own holds beside its entries."""
-    held = dict(getattr(value, "__dict__", {}))
+    attributes = dict(getattr(value, "__dict__", {}))
     if package_of(type(value).__module__) is None:
-        held |= {
+        attributes |= {
             name: getattr(value, name) for name in slots_of(type(value)) if hasattr(value, name)
         }
     for name in ("default_factory", "maxlen"):  # of a defaultdict, of a deque
         if isinstance(value, (collections.defaultdict, collections.deque)) and hasattr(value, name):
-            held[name] = getattr(value, name)
-    made = {key: _of(entry, _join(path, key), walk) for key, entry in sorted(held.items())}
+            attributes[name] = getattr(value, name)
+    made = {key: _of(entry, _join(path, key), walk) for key, entry in sorted(attributes.items())}
     return {"attributes": made} if made else {}
 
 
@@ -295,8 +295,8 @@ def _of_function(value: types.FunctionType, path: str, walk: _Walk) -> Any:
         key: _of(cell.cell_contents, _join(path, f"closure.{key}"), walk) if _filled(cell) else None
         for key, cell in sorted(cells.items())
     }
-    for part, held in parts.items():
-        made[part] = _of(held, _join(path, part), walk) if held else None
+    for part, values in parts.items():
+        made[part] = _of(values, _join(path, part), walk) if values else None
     if own:
         made["globals"] = _of_globals(code, scope, path, walk)
         _note_held(value, cells, path, walk)

@@ -26,7 +26,6 @@ __all__ = [
     "Geometry",
     "Turn",
     "geometry_of",
-    "learnable",
     "new_phases",
     "old_phase",
 ]
@@ -45,27 +44,20 @@ class Turn(NamedTuple):
 class Geometry(NamedTuple):
     """Which places each class's exemplars have in the folds; host arrays."""
 
-    free: np.ndarray  # [T] places of a class that are learned, the first ones
-    place: np.ndarray  # [T, n, m] the free places of the class at a position, shuffled
+    place: np.ndarray  # [T, n, m] the places of the class at a position, shuffled
     fold: np.ndarray  # [T, n, m] the fold of a place, -1 for none
 
 
-def learnable(budget: Budget, real: float) -> np.ndarray:
-    """[T] exemplars of a class after each task that are learned; a share ``real`` stays."""
-    return budget.shares - np.ceil(real * budget.shares).astype(int)
-
-
-def geometry_of(budget: Budget, folds: int, real: float) -> Geometry:
-    """Where the learned exemplars of every task lie, and in which of ``folds`` parts each is."""
-    free, most = learnable(budget, real), int(budget.shares.max())
-    place = np.zeros((len(free), len(budget.classes), most), np.int32)
+def geometry_of(budget: Budget, folds: int) -> Geometry:
+    """Where the exemplars of every task lie, and in which of ``folds`` parts each is."""
+    place = np.zeros((len(budget.shares), len(budget.classes), budget.shares.max()), np.int32)
     fold = np.full(place.shape, -1, np.int32)
-    for task, count in enumerate(free):
+    for task, count in enumerate(budget.shares):
         for k in range(int(budget.seen[task])):
             order = permutation(int(count), "mnemonics", task, k)
             place[task, k, :count] = order
             fold[task, k, order] = np.arange(count) % folds
-    return Geometry(free, place, fold)
+    return Geometry(place, fold)
 
 
 class FoldSchedule(NamedTuple):
@@ -88,7 +80,7 @@ class FoldSchedule(NamedTuple):
 
 def new_phases(spec: Spec, schedule: FoldSchedule) -> list[Phase]:
     """One phase for the first task and one for the others, where those need fewer classes."""
-    budget, geometry = schedule.budget, schedule.geometry
+    budget = schedule.budget
     sizes = budget.seen if schedule.everyone else np.diff(budget.seen, prepend=0)
     turns = schedule.steps * schedule.images
 
@@ -107,17 +99,17 @@ def new_phases(spec: Spec, schedule: FoldSchedule) -> list[Phase]:
 
         def update(state: PyTree, batch: Batch, draws: PyTree) -> tuple[PyTree, Info]:
             task, capacity = batch.clock.task, budget.capacity
-            seen, shares, free = _tables(budget, geometry)
+            seen, shares = _tables(budget)
             first = jnp.where(task > 0, seen[task - 1], 0)
             position = jnp.arange(width) + (0 if schedule.everyone else first)
-            place = (batch.clock.step * turns + jnp.arange(turns)) % free[task]
+            place = (batch.clock.step * turns + jnp.arange(turns)) % shares[task]
             place = place.reshape(schedule.steps, 1, schedule.images)
             slots = position[None, :, None] * shares[task] + place
             there = jnp.broadcast_to((position < seen[task])[None, :, None], slots.shape)
             flat = lambda a: a.reshape(schedule.steps, -1)
             slots, there = flat(jnp.minimum(slots, capacity - 1)), flat(there)
-            owner, at = _owners(capacity, shares[task])
-            learned = (owner >= first) & (owner < seen[task]) & (at < free[task])
+            owner, _ = _owners(capacity, shares[task])
+            learned = (owner >= first) & (owner < seen[task])
             turn = Turn(slots, there, learned, learned, slots[0])
             owned = _outputs(spec, task, not schedule.everyone, old=False)
             kept = state.exemplars.mask.at[-2 - batch.index].get(mode="clip")
@@ -142,7 +134,7 @@ def old_phase(spec: Spec, schedule: FoldSchedule) -> Phase:
     """Folds take turns: step s moves fold s modulo their number, judged by the others."""
     budget, geometry, folds = schedule.budget, schedule.geometry, schedule.folds
     width = int(budget.seen[-2])
-    most = -(-int(geometry.free[1:].max()) // folds)  # exemplars of a class in a fold
+    most = -(-int(budget.shares[1:].max()) // folds)  # exemplars of a class in a fold
     count = -(-most // schedule.images)  # inner steps, once through a fold
     turns = count * schedule.images
 
@@ -173,9 +165,9 @@ def old_phase(spec: Spec, schedule: FoldSchedule) -> Phase:
 
     def update(state: PyTree, batch: Batch, draws: PyTree) -> tuple[PyTree, Info]:
         task, step, capacity = batch.clock.task, batch.clock.step, budget.capacity
-        seen, shares, free = _tables(budget, geometry)
+        seen, shares = _tables(budget)
         f, past = step % folds, seen[task - 1]
-        members = (free[task] - f + folds - 1) // folds
+        members = (shares[task] - f + folds - 1) // folds
         position = jnp.arange(width)
         i = (step // folds * turns + jnp.arange(turns)) % members
         place = jnp.asarray(geometry.place)[task][position][:, f + folds * i]  # [W, turns]
@@ -198,12 +190,9 @@ def old_phase(spec: Spec, schedule: FoldSchedule) -> Phase:
     return Phase("adjust", plan, _draw, update, stored=True)
 
 
-def _tables(budget: Budget, geometry: Geometry) -> tuple[Array, Array, Array]:
-    """Classes seen, slots of each, and those that are learned; [T] each."""
-    seen, shares, free = (
-        jnp.asarray(a, jnp.int32) for a in (budget.seen, budget.shares, geometry.free)
-    )
-    return seen, shares, free
+def _tables(budget: Budget) -> tuple[Array, Array]:
+    """Classes seen, and slots of each; [T] each."""
+    return jnp.asarray(budget.seen, jnp.int32), jnp.asarray(budget.shares, jnp.int32)
 
 
 def _owners(capacity: int, share: Array) -> tuple[Array, Array]:

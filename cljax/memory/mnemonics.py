@@ -36,12 +36,12 @@ import numpy as np
 from cljax.errors import UserError, check_flag, given
 from cljax.memory.bilevel import Bilevel, Gradient, Inner, Judged, Norm, outer_gradient
 from cljax.memory.exemplars import Budget
-from cljax.memory.folds import FoldSchedule, Turn, geometry_of, learnable, new_phases, old_phase
+from cljax.memory.folds import FoldSchedule, Turn, geometry_of, new_phases, old_phase
 from cljax.memory.learned import Learned, begin, empty, finish, moved, shown
 from cljax.memory.policy import ExemplarPolicy
 from cljax.memory.selection import SELECTIONS, Selection
 from cljax.method import Problem
-from cljax.options import Count, Rate, Share, StaticShare
+from cljax.options import Count, Rate, Share
 from cljax.types import Batch, Info, Model, Phase, PyTree, Spec, Variables
 
 __all__ = ["Mnemonics"]
@@ -102,8 +102,6 @@ class Mnemonics(ExemplarPolicy):
     turns: Turns = "sequential"
     """Sequential, each fold judged by the others as they are by now; or simultaneous, as they were
     when the round of turns began, for one more copy of the exemplars as floats."""
-    real: StaticShare = 0.0
-    """Share of each class's exemplars, the last ones, that stay as they were chosen."""
     rounding: Literal["nearest", "none"] = "nearest"
     """Nearest stores the type that the stream does; none stores floats, four times as large as
     bytes."""
@@ -125,8 +123,6 @@ class Mnemonics(ExemplarPolicy):
             )
         if self.folds < 2:
             raise UserError(f"folds is {self.folds}, but old exemplars are split in at least 2.")
-        if self.real == 1:
-            raise UserError(f"real is {self.real}, but it must be a share from 0 to below 1.")
 
     @property
     def inner(self) -> Bilevel:
@@ -140,17 +136,14 @@ class Mnemonics(ExemplarPolicy):
         """Empty slots.
 
         Raises:
-          UserError: for budgets with fewer exemplars a class than folds, or none that is learned,
-            and tasks of one class whose output competes alone.
+          UserError: for budgets with fewer exemplars a class than folds, and tasks of one class
+            whose output competes alone.
         """
-        free = learnable(budget, self.real)
-        if self.old and len(budget.shares) > 1 and free[1:].min() < self.folds:
+        if self.old and len(budget.shares) > 1 and budget.shares[1:].min() < self.folds:
             raise UserError(
                 f"Old exemplars are adjusted in {self.folds} folds, but a class has only "
-                f"{free[1:].min()} that are learned; raise the budget, or choose old=false."
+                f"{budget.shares[1:].min()}; raise the budget, or choose old=false."
             )
-        if free.min() < 1:
-            raise UserError("All exemplars stay real with this budget; lower real.")
         # Old exemplars compete over all past outputs, which are fewest after the first task.
         sizes = np.diff(budget.seen, prepend=0) if self.new else budget.seen[:1]
         if self.outputs == "own" and (sizes < 2).any():
@@ -163,7 +156,7 @@ class Mnemonics(ExemplarPolicy):
 
     def phases(self, model: Model, spec: Spec, budget: Budget) -> tuple[Phase, ...]:
         schedule = FoldSchedule(
-            budget, geometry_of(budget, self.folds, self.real),
+            budget, geometry_of(budget, self.folds),
             functools.partial(self.outer_step, model, spec), self.inner_steps,
             self.inner_images, self.outer_epochs, self.folds,
             union=self.validation == "all", everyone=self.outputs == "all",

@@ -117,8 +117,8 @@ def compare(
         method += "+mnemonics"
     margin = next((m for start, m in _MARGINS.items() if stream.startswith(start)), _MARGIN)
     rows, sources = [], sources_of(method, stream)
-    own = config["recipe"]["name"].partition(":")[0]
-    for source in [own] if own in sources else sources:
+    recipe = config["recipe"]["name"].partition(":")[0]
+    for source in [recipe] if recipe in sources else sources:
         cells = published(source, method=method, stream=stream)
         for published_name, target in cells.items():
             for name in _protocols(published_name, results["metrics"]):
@@ -150,15 +150,15 @@ def paragraph(config: Mapping[str, Any]) -> str:
     facts, options = config["stream_facts"], config["method"]["options"]
     head = "multi-head (own task's outputs)" if facts["multi_head"] else "single-head"
     asks = [name.replace("_", " ") for name, value in config["needs"].items() if value]
-    told = ", ".join(asks) if asks else "neither task identities nor boundaries"
+    asked = ", ".join(asks) if asks else "neither task identities nor boundaries"
     passes = "a single pass" if config["epochs"] == 1 else f"{config['epochs']} passes"
-    held = "no replay memory"
+    memory = "no replay memory"
     if options.get("capacity") is not None:
-        held = f"a replay memory of {options['capacity']} examples"
+        memory = f"a replay memory of {options['capacity']} examples"
     elif options.get("capacity_bytes") is not None:
-        held = f"exemplars of {options['capacity_bytes']} bytes in all"
+        memory = f"exemplars of {options['capacity_bytes']} bytes in all"
     elif options.get("per_class") is not None:
-        held = f"{options['per_class']} exemplars of each class"
+        memory = f"{options['per_class']} exemplars of each class"
     seeds = config["seeds"]
     test = ", ".join(_evaluated(entry) for entry in config["evaluations"])
     settings = ", ".join(f"{name}={value}" for name, value in sorted(options.items()))
@@ -167,7 +167,7 @@ def paragraph(config: Mapping[str, Any]) -> str:
         f"{facts['num_tasks']} tasks, {facts['num_classes']} classes, {facts['scenario']}-"
         f"incremental, {head}, images from {facts['source']}.",
         f"The learner makes {passes} over each task in batches of {config['batch_size']}, with "
-        f"{held}; training uses {told}.",
+        f"{memory}; training uses {asked}.",
         f"The network is {config['net']}; hyper-parameters are {settings}.",
         f"They come from {config['recipe']['name']} ({config['recipe']['status']}); nothing was "
         "tuned on test data.",
@@ -198,12 +198,12 @@ def _measures(config: Mapping[str, Any]) -> str:
 
 
 def _evaluated(entry: Mapping[str, Any]) -> str:
-    told = f"{entry['scenario']} scenario"
+    question = f"{entry['scenario']} scenario"
     if entry["continuum"] is not None:
-        told = f"the task inferred from {entry['continuum']} examples that share it"
+        question = f"the task inferred from {entry['continuum']} examples that share it"
     what = {"task": ", counting right tasks", "place": ", counting right places in the task"}
     what = what.get(entry["hit"], "")
     if entry.get("readout") is not None:
         steps = entry["readout"]["steps"]
-        return f"a linear layer fitted anew on frozen features ({told}, {steps} steps of Adam)"
-    return f"{entry['predictor']} ({told}{what})"
+        return f"a linear layer fitted anew on frozen features ({question}, {steps} steps of Adam)"
+    return f"{entry['predictor']} ({question}{what})"

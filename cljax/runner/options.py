@@ -110,16 +110,16 @@ def stored_options(config: Mapping[str, Any], **more: Any) -> RunOptions:
     """The options of the run that a config is of; ``more`` are those that it does not hold."""
     names = ("seeds", "batch_size", "epochs", "entries", "eval_every", "online", "lanes", "loop",
              "precision", "id", "origins")  # fmt: skip
-    held = {name: config[name] for name in names if name in config}
-    held |= config.get("asked_objective", {}) | config.get("stopping", {})
-    return RunOptions(**held, evaluations=_evaluations(config), **more)
+    values = {name: config[name] for name in names if name in config}
+    values |= config.get("asked_objective", {}) | config.get("stopping", {})
+    return RunOptions(**values, evaluations=_evaluations(config), **more)
 
 
 def training_of(config: Mapping[str, Any]) -> Training:
     """What of a config ``cljax.engine.learn.learn`` takes."""
     names = (field.name for field in dataclasses.fields(Training))
-    held = {name: config[name] for name in names}
-    return Training(**{**held, "evaluations": _evaluations(config)})
+    values = {name: config[name] for name in names}
+    return Training(**{**values, "evaluations": _evaluations(config)})
 
 
 def _evaluations(config: Mapping[str, Any]) -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, Protocol
@@ -447,8 +447,13 @@ def _stops_at_divergence(
     return watch
 
 
-def checkpoints_of(config: Mapping[str, Any], folder: Path, running: Running) -> Checkpoints | None:
-    """Where a run is kept, and what must be the same to continue it."""
+def checkpoints_of(
+    config: Mapping[str, Any],
+    folder: Path,
+    running: Running,
+    labels: Sequence[str] | None = None,
+) -> Checkpoints | None:
+    """Where runs are kept, what must be the same to continue them, and what each is called."""
     if running.checkpoint_every == "never":
         return None
     identity = {
@@ -457,7 +462,7 @@ def checkpoints_of(config: Mapping[str, Any], folder: Path, running: Running) ->
         "format": FORMAT,
         **decisive(config),
     }
-    return Checkpoints(folder / "checkpoint", identity)
+    return Checkpoints(folder / "checkpoint", identity, labels)
 
 
 def _keep_rules(prepared: Prepared, history: History, folder: Path) -> None:

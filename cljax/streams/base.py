@@ -217,7 +217,7 @@ class Stream:
 def targets_on_device(y: np.ndarray) -> Array:
     """Labels as int32, or targets as floats of the default precision, on the device."""
     integers = np.asarray(y).dtype.kind in "iu"
-    return jnp.asarray(y, jnp.int32 if integers else jnp.result_type(float))
+    return jax.device_put(np.asarray(y, np.int32 if integers else jnp.result_type(float)))
 
 
 def check_stream(stream: Any) -> None:

@@ -60,8 +60,8 @@ def task_free(stream: Stream, *, order: Literal["sequential", "shuffled"] = "seq
         parts = stream.subsets(seed)
         if order == "shuffled":
             return _joined([_tagged(parts)], "task-free", seed, epoch, shuffle_first=True)
-        own = [(rows, np.full(len(rows), t, np.int32)) for t, rows in enumerate(parts)]
-        return _joined(own, "task-free", seed, epoch, shuffle_first=False)
+        tagged = [(rows, np.full(len(rows), t, np.int32)) for t, rows in enumerate(parts)]
+        return _joined(tagged, "task-free", seed, epoch, shuffle_first=False)
 
     suffix = "task-free" if order == "sequential" else "task-free-shuffled"
     return _without_boundaries(stream, arrival, suffix)
@@ -111,8 +111,8 @@ def i_blurry(stream: Stream, *, disjoint: float = 0.5, fraction: float = 0.1) ->
         moving = np.ones(stream.num_classes, bool)
         before = np.cumsum([0, *stream.class_mask.sum(axis=1)])
         stays = np.floor(before * disjoint + 0.5).astype(int)  # of all classes up to each task
-        for task, own in enumerate(stream.class_mask):
-            classes = np.flatnonzero(own)
+        for task, outputs in enumerate(stream.class_mask):
+            classes = np.flatnonzero(outputs)
             chosen = permutation(len(classes), "i-blurry", "disjoint", seed, task)
             moving[classes[chosen[: stays[task + 1] - stays[task]]]] = False
         return moving

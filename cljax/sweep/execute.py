@@ -77,24 +77,24 @@ def run(
         return whole
     first = jax.process_index() == 0  # of several processes: it writes
     part = f"{index}-of-{count}"
-    with contextlib.ExitStack() as stack, contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack, contextlib.ExitStack() as claims:
         names = [lane.name for lane in plan.lanes]
         callback = stack.enter_context(shown(progress, len(names), names))
         stack.enter_context(tidy(folder))
         new = not (folder / "sweep.json").exists()
         if first:
             _claim_folder(folder, plan, command)
-            held.enter_context(artefacts.claim(folder, f".lock-{part}"))
+            claims.enter_context(artefacts.claim(folder, f".lock-{part}"))
         try:
             show = callback or (lambda event: None)
             if first:
                 artefacts.refuse_links(folder)
                 log = folder / f"metrics-{part}.jsonl"
-                show = held.enter_context(journal(log, callback, goes_on=True))
+                show = claims.enter_context(journal(log, callback, goes_on=True))
             if not _run_groups(plan, folder, part, show, running):
                 return Sweep(folder, plan.config, None, exit_code=_code(folder, plan))
         except (UserError, OSError) as error:
-            held.close()
+            claims.close()
             if first and new and not _begun(folder):
                 logs = [path.name for path in folder.glob("metrics-*.jsonl")]
                 with artefacts.claim(folder):
@@ -122,7 +122,7 @@ def _run_groups(
         for number, group in enumerate(plan.groups):
             mine = [i for i in group if i % count == index]
             todo = [i for i in mine if faults[i] is not None]
-            kept = folder / "checkpoint" / f"group-{number}-{part}"
+            place = folder / "checkpoint" / f"group-{number}-{part}"
             for i in todo:
                 if first:
                     _make_room(_place(folder, plan, i), plan.lanes[i].name, faults[i] or "", show)
@@ -130,11 +130,11 @@ def _run_groups(
                 width = min(plan.lanes_at_a_time, len(mine))  # the same when it is resumed
                 own = running.replace(lanes_at_a_time=width)
                 try:
-                    _run_group(plan, todo, folder, kept, own, show, interrupted)
+                    _run_group(plan, todo, folder, place, own, show, interrupted)
                 except Interrupted:
                     return False
-            if first and kept.exists():
-                artefacts.remove(kept)
+            if first and place.exists():
+                artefacts.remove(place)
             if interrupted() and todo and group != plan.groups[-1]:
                 return False
     return True
@@ -180,7 +180,7 @@ def _run_group(
     plan: Plan,
     numbers: Sequence[int],
     folder: Path,
-    kept: Path,
+    checkpoint: Path,
     running: Running,
     progress: Callable[[Event], None],
     interrupted: Callable[[], bool],
@@ -220,8 +220,9 @@ def _run_group(
         training_of(first.config),
         running=running,
         hooks=Hooks(numbered, interrupted, write),
-        checkpoints=checkpoints_of(identity, kept, running),
-        labels=[plan.lanes[i].name for i in numbers],
+        checkpoints=checkpoints_of(
+            identity, checkpoint, running, [plan.lanes[i].name for i in numbers]
+        ),
         validate=plan.config["on"] == "validation",
     )
 
@@ -233,10 +234,12 @@ def _claim_folder(folder: Path, plan: Plan, command: Mapping[str, Any] | None) -
     with artefacts.claim(folder, wait=_OTHERS):  # of several shards, one begins
         if (folder / "sweep.json").exists():
             return _check_same(folder, plan)
-        held = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
-        held = [name for name in held if name not in ("files.json", "tensorboard")]
-        if held:
-            raise UserError(f"The folder {folder} holds {held[0]} but no sweep; name an empty one.")
+        names = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
+        names = [name for name in names if name not in ("files.json", "tensorboard")]
+        if names:
+            raise UserError(
+                f"The folder {folder} holds {names[0]} but no sweep; name an empty one."
+            )
         content = as_json({**plan.config, "begun_as": command})
         try:
             artefacts.seal(folder, plan.config["sweep_hash"], {"sweep.json": content})

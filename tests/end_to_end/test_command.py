@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -70,7 +71,7 @@ def test_double_precision_and_a_single_seed(tmp_path):
     assert results["metrics"]["RA"]["ci95"] is None and results["metrics"]["RA"]["std"] is None
 
 
-def test_a_users_method_stream_and_network(tmp_path):
+def test_a_users_method_stream_and_network(tmp_path, capsys, monkeypatch):
     (tmp_path / "mine.py").write_text(
         textwrap.dedent('''
         import numpy as np
@@ -115,12 +116,15 @@ def test_a_users_method_stream_and_network(tmp_path):
     assert config["method"]["name"] == "mine"
     assert config["method"]["options"].items() >= {"rate": 0.2, "capacity": 9, "lr": 0.1}.items()
     assert config["stream"]["name"] == "clinic" and config["recipe"]["name"] == "default, untuned"
-    code, out, _ = command("run", "mine:Mine", "mine:stream", "--help", folder=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "mine", importlib.import_module("mine"))  # for this test alone
+    code, out, _ = call(capsys, "run", "mine:Mine", "mine:stream", "--help")
     assert code == 0 and "--rate" in out and "How fast it learns" in out and "--size" in out
-    code, out, _ = command("run", "mine:Mine", "mine:Sites", "--help", folder=tmp_path)
+    code, out, _ = call(capsys, "run", "mine:Mine", "mine:Sites", "--help")
     assert code == 0 and "--size" in out and "Examples a site" in out
     again = [argument.replace("mine:stream", "mine:Sites") for argument in arguments]
-    code, out, err = command(*again[:-1], "again", folder=tmp_path)
+    code, out, err = call(capsys, *again[:-1], "again")
     assert code == 0, err
     sites = json.loads((tmp_path / "again" / "config.json").read_text())
     assert sites["config_hash"] == config["config_hash"]

@@ -97,14 +97,18 @@ def test_the_small_rule_of_digits_has_58824_parameters():
     assert size(jax.eval_shape(gate.init, jax.random.key(0))) == 58_824
 
 
+def perturbed(theta):
+    leaves, structure = jax.tree.flatten(theta)
+    noise = [0.3 * jax.random.normal(jax.random.key(i), a.shape) for i, a in enumerate(leaves)]
+    return jax.tree.unflatten(structure, [a + n for a, n in zip(leaves, noise, strict=True)])
+
+
 def test_one_unit_by_hand():
     """The LSTMs of one output unit, two steps, written out; perturbed so that all of it counts."""
     model, params, x, y = small()
     gate = lstm_gate(model, spec(5, 5, 3), hidden=6, hidden_norm=5)
-    theta = gate.init(jax.random.key(3))
-    leaves, structure = jax.tree.flatten(theta)
-    noise = [0.3 * jax.random.normal(jax.random.key(i), a.shape) for i, a in enumerate(leaves)]
-    theta = jax.tree.unflatten(structure, [a + n for a, n in zip(leaves, noise, strict=True)])
+    theta = jax.jit(gate.init)(jax.random.key(3))
+    theta = jax.jit(perturbed)(theta)
     grads, tape = backward(model, params, x, y)
     carry, apply = gate.start(), jax.jit(gate.apply)
     for _ in range(2):
@@ -168,7 +172,7 @@ def test_a_fresh_rule_is_plain_sgd():
         model.apply(Variables(params, {}), batch.x, False)[0].logits, batch.y
     )
     batches = _batches(x, y, 20)
-    step = learned_step(gate, gate.init(jax.random.key(3)), loss, model, 0.1)
+    step = learned_step(gate, jax.jit(gate.init)(jax.random.key(3)), loss, model, 0.1)
     ours, theirs = jax.jit(
         lambda start: [unroll(by, start, batches).params for by in (step, sgd_step(plain, 0.1))]
     )(params)
@@ -181,7 +185,7 @@ def test_a_rule_with_kappa_0_moves_the_head_alone():
     model, params, x, y = small()
     gate = lstm_gate(model, spec(5, 5, 3), hidden=8, hidden_norm=4, kappa=0.0)
     loss = lambda output, batch: cross_entropy(output.logits, batch.y).mean()
-    step = learned_step(gate, gate.init(jax.random.key(3)), loss, model, 0.1)
+    step = learned_step(gate, jax.jit(gate.init)(jax.random.key(3)), loss, model, 0.1)
     after = unroll(step, params, _batches(x, y, 3)).params
     moved = {name: jax.tree.map(jnp.array_equal, after[name], params[name]) for name in params}
     assert not any(map(bool, jax.tree.leaves(moved.pop("head"))))
@@ -196,7 +200,7 @@ def test_layers_of_one_size_are_one_program_with_weights_of_their_own():
     gate = lstm_gate(model, spec(4), hidden=5)
     (group,) = gate.groups
     assert [slot.name for slot in group.slots] == ["Dense_0", "Dense_1", "Dense_2"]
-    (theta,) = jax.tree.map(lambda a: a + 0.1, gate.init(jax.random.key(3)))
+    (theta,) = jax.tree.map(lambda a: a + 0.1, jax.jit(gate.init)(jax.random.key(3)))
     grads, tape = backward(model, params, x, jnp.arange(6) % 3)
     apply = jax.jit(gate.apply)
     delta, _ = apply((theta,), params, grads, tape, gate.start())
@@ -222,7 +226,7 @@ def test_a_gain_may_be_one_vector():
 def test_as_an_optax_transformation():
     model, params, x, y = small()
     gate = lstm_gate(model, spec(5, 5, 3), hidden=8, hidden_norm=4)
-    theta = jax.tree.map(lambda a: a + 0.05, gate.init(jax.random.key(3)))
+    theta = jax.tree.map(lambda a: a + 0.05, jax.jit(gate.init)(jax.random.key(3)))
     transform = learned_update(gate, theta, 0.1)
     state, ours = transform.init(params), params
 
@@ -268,7 +272,7 @@ def test_kappa_starts_where_it_is_asked():
     model, params, x, y = small()
     gate = lstm_gate(model, spec(5, 5, 3), hidden=8, hidden_norm=4, kappa=1.0)
     grads, tape = backward(model, params, x, y)
-    theta = gate.init(jax.random.key(3))
+    theta = jax.jit(gate.init)(jax.random.key(3))
     delta, _ = jax.jit(gate.apply)(theta, params, grads, tape, gate.start())
     np.testing.assert_allclose(delta["Conv_0"]["kernel"], np.tanh(1.0), rtol=1e-12)
     np.testing.assert_allclose(SGD * np.tanh(1.0), 1.0, rtol=1e-12)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from cljax import nets
+from cljax import nets, tree
 from cljax.errors import UserError
 from cljax.inner_loop import unroll
 from cljax.losses import cross_entropy
@@ -25,6 +25,7 @@ OLD = 3
 # Compiled once for all tests of the same options.
 window = jax.jit(windows.window, static_argnums=0)
 taken = jax.jit(windows.taken, static_argnums=0)
+add_scaled = jax.jit(tree.add_scaled)
 per_step = jax.jit(windows.per_step, static_argnums=(0, 3))
 
 
@@ -42,6 +43,7 @@ def _problem():
         yield make()
 
 
+@jax.jit
 def like(tree, key):
     """Normal numbers in the shapes of a pytree."""
     leaves, structure = jax.tree.flatten(tree)
@@ -54,7 +56,7 @@ def like(tree, key):
 def make(num=2, steps=4):
     model = nets.mlp(4, 3)(4)
     gate = lstm_gate(model, jax.ShapeDtypeStruct((5,), jnp.float64), hidden=3, cells=1)
-    theta = gate.init(jax.random.key(0))
+    theta = jax.jit(gate.init)(jax.random.key(0))
     theta = jax.tree.map(lambda a, n: a + 0.3 * n, theta, like(theta, jax.random.key(1)))
     x = jax.random.normal(jax.random.key(2), (steps, num, 2 * OLD, 5), jnp.float64)
     y = jax.random.randint(jax.random.key(3), (steps, num, 2 * OLD), 0, 2)
@@ -62,7 +64,7 @@ def make(num=2, steps=4):
     outputs = jnp.where(old[:, None], jnp.arange(4)[None] < 2, jnp.arange(4)[None] >= 2)
     outputs = jnp.broadcast_to(outputs[None, None], (steps, num, 2 * OLD, 4))
     y = jnp.where(old[None, None], y, y + 2)
-    params = jax.vmap(lambda k: model.init(k, x[0, 0]).params)(
+    params = jax.jit(jax.vmap(lambda k: model.init(k, x[0, 0]).params))(
         jax.random.split(jax.random.key(4), num)
     )
     carry = jax.tree.map(lambda a: jnp.broadcast_to(a[None], (num, *a.shape)), gate.start())
@@ -143,7 +145,7 @@ def test_the_meta_gradient_is_that_of_finite_differences(problem, steps):
     theta, h = problem.theta, 1e-5
     for i in range(4):
         towards = like(theta, jax.random.key(10 + i))
-        ends = [jax.tree.map(lambda a, d, h=h: a + h * d, theta, towards) for h in (h, -h)]
+        ends = [add_scaled(theta, towards, h) for h in (h, -h)]
         central = (value(ends[0]) - value(ends[1])) / (2 * h)
         exact = float(optax.tree.vdot(grads, towards))
         np.testing.assert_allclose(exact, central, rtol=2e-6, atol=1e-10)

@@ -87,7 +87,7 @@ def test_two_rounds_of_turns_by_hand(turns):
     """B is judged by A as it is by now, or as it was when the round began."""
     phases, state, budget = second_task(turns=turns)
     halves = [
-        2 * np.arange(2) + np.argmax(geometry_of(budget, 2, 0.0).fold[1, :2] == f, axis=1)
+        2 * np.arange(2) + np.argmax(geometry_of(budget, 2).fold[1, :2] == f, axis=1)
         for f in (0, 1)
     ]
     values, y, v = np.asarray(state.exemplars.x), state.exemplars.y, np.zeros((8, SIZE))
@@ -137,7 +137,7 @@ def test_no_fold_judges_itself(folds):
     policy = Mnemonics(folds=folds, outer_epochs=3)
     _, budget, phases = policy_phases(policy, source, share)
     rows = plan(store.replayed(source, budget), 0, 8, 1)
-    fold = geometry_of(budget, folds, 0.0).fold
+    fold = geometry_of(budget, folds).fold
     for task in (1, 2):
         own = jax.tree.map(lambda a, t=task: a[rows.current == t], rows)
         steps = phases["adjust"].plan(task, own)
@@ -167,7 +167,7 @@ def test_a_turn_moves_its_own_fold_only():
     state = history.states[0]
     phase = next(p for p in learner.phases if p.name == "adjust")
     budget = store.budget_of(spec.class_mask, per_class=4)
-    fold = geometry_of(budget, 2, 0.0).fold
+    fold = geometry_of(budget, 2).fold
     slots = np.flatnonzero(fold[2, :4, :4].reshape(-1) != 0)[:8]
     clock = Clock(jnp.int32(2), jnp.int32(0), jnp.int32(0), jnp.bool_(False), jnp.bool_(True))
     batch = Batch(
@@ -181,15 +181,13 @@ def test_a_turn_moves_its_own_fold_only():
     assert np.isfinite(info.loss)
 
 
-def test_real_exemplars_stay_as_they_were_chosen():
-    policy = "mnemonics:outer_epochs=2,lr=5.0,inner_lr=1.0,inner_steps=2,real=0.5,momentum=0.0"
+def test_learned_exemplars_are_beside_the_images_that_they_were():
+    policy = "mnemonics:outer_epochs=2,lr=5.0,inner_lr=1.0,inner_steps=2,momentum=0.0"
     method = cljax.ICaRL(lr=0.1, loss="kl", capacity=None, per_class=4, exemplars=policy)
     state = learn(method, mlp(5)(6), stream(), [0], batch_size=8, epochs=2).states[0]
     kept = state.exemplars
-    change = np.asarray(pixels.change(kept)[0]).reshape(6, 4)
     assert bool(kept.mask.all()) and kept.x.dtype == jnp.uint8
-    np.testing.assert_array_equal(change[:, 2:], 0)
-    assert (change[:, :2] > 0).any()
+    assert (np.asarray(pixels.change(kept)[0]) > 0).any()
     source = stream()
     np.testing.assert_array_equal(kept.chosen, source.train_x[np.asarray(kept.index)])
     np.testing.assert_array_equal(kept.y, source.train_y[np.asarray(kept.index)])
@@ -327,11 +325,13 @@ def test_they_join_a_method_that_knows_nothing_of_them(policy):
     assert last(history) > last(plain)
 
 
-@pytest.mark.parametrize("name", ["lwf-exemplars", "bic", "icarl"])
+@pytest.mark.parametrize(
+    "name", ["bic", "icarl", pytest.param("lwf-exemplars", marks=pytest.mark.slow)]
+)
 def test_they_join_every_class_incremental_method(name):
     method = cljax.methods.make(
         name, lr=0.1, capacity=None, per_class=4, balanced_epochs=2,
-        exemplars="mnemonics:inner_steps=2,outer_epochs=2,real=0.25,turns=simultaneous",
+        exemplars="mnemonics:inner_steps=2,outer_epochs=2,turns=simultaneous",
     )  # fmt: skip
     state, final = learned(method, "logits", "nearest-mean")
     stored = 18 if name == "bic" else 24  # BiC holds an image a class out, within the budget
@@ -351,7 +351,6 @@ def test_they_join_every_class_incremental_method(name):
         ("mnemonics:last=0", "last is 0"),
         ("mnemonics:validation=all", "choose outputs=all"),
         ("mnemonics:folds=1", "folds is 1"),
-        ("mnemonics:real=1", "real is 1"),
         ("mnemonics:gradient=exact", "gradient"),
         ("mnemonics:start=best", "start"),
         ("mnemonics:turns=random", "turns"),

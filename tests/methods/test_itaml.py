@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,43 +9,20 @@ import numpy as np
 import optax
 import pytest
 import support
+from itaml_support import EACH, INPUTS, SIZE, TASKS, Plain, batch, head, spec
 
 import cljax
-from cljax.errors import UserError
-from cljax.evaluation.accuracy import predictors_of
-from cljax.methods.adapted import protocols
 from cljax.methods.itaml import ITAML, controller
 from cljax.nets import mlp
 from cljax.nets.batchnorm import BatchNorm
 from cljax.nets.linen import from_linen
 from cljax.types import Batch, Clock, Spec
 
-TASKS, EACH, INPUTS, SIZE = 3, 2, 4, 12
-OWNER = np.arange(TASKS * EACH) // EACH == np.arange(TASKS)[:, None]
-
 
 @pytest.fixture(autouse=True)
 def _float64():
     with jax.enable_x64(True):
         yield
-
-
-def spec(shape=(INPUTS,)) -> Spec:
-    return Spec(jax.ShapeDtypeStruct(shape, jnp.float64), OWNER, SIZE)
-
-
-def batch(task=2, tasks=(0, 2, 2, 0, 2, 2, 2, 0, 2, 2), seed=0, shape=(INPUTS,)) -> Batch:
-    """Rows of the given tasks in a mini-batch of SIZE, the rest of it padding with labels of 0."""
-    rng = np.random.default_rng(seed)
-    count = len(tasks)
-    owner = np.zeros(SIZE, np.int32)
-    owner[:count] = tasks
-    y = np.where(np.arange(SIZE) < count, owner * EACH + rng.integers(0, EACH, SIZE), 0)
-    clock = Clock(*(jnp.int32(v) for v in (task, 0, 0)), jnp.bool_(True), jnp.bool_(False))
-    return Batch(
-        jnp.asarray(rng.normal(size=(SIZE, *shape))), jnp.asarray(y, jnp.int32),
-        jnp.asarray(owner), jnp.arange(SIZE) < count, jnp.full(SIZE, -1), clock,
-    )  # fmt: skip
 
 
 class Normalised(nn.Module):
@@ -77,63 +52,6 @@ def step(made, batches, state=None):
     for one in batches:
         state, info = update(state, one, ())
     return state, info
-
-
-def head(params):
-    return params["Dense_1"]["kernel"]
-
-
-class Plain:
-    """Algorithm 1 with slices, loops and optax, for the small perceptron."""
-
-    def __init__(self, params, optimizer, lr, **options):
-        self.params, self.lr, self.options = params, lr, options
-        self.optimizer = optimizer
-        make = lambda: optimizer.init(params)
-        per_task = options.get("optimizer_state", "per-task") == "per-task"
-        self.paper = options["mode"] == "paper"
-        self.states = (
-            [make() for _ in range(TASKS)] if self.paper and per_task else [make()] * TASKS
-        )
-
-    def loss(self, params, x, y, outputs):
-        hidden = jax.nn.relu(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"][None])
-        z = (hidden @ head(params))[:, outputs]
-        targets = jax.nn.one_hot(y, TASKS * EACH)[:, outputs]
-        return optax.sigmoid_binary_cross_entropy(z, targets).mean()
-
-    def freeze(self, tree, rows):
-        return {**tree, "Dense_1": {"kernel": jnp.where(rows[None], head(tree), 0.0)}}
-
-    def __call__(self, one, eta):
-        kind, base, psi = self.options.get("loss_outputs", "own"), self.params, self.params
-        seen = np.arange(TASKS * EACH) // EACH <= int(one.clock.task)
-        found = []
-        for task in range(TASKS):
-            rows = np.flatnonzero(np.asarray(one.mask & (one.task == task)))
-            if not len(rows):
-                continue
-            outputs = np.flatnonzero(OWNER[task] if kind == "own" else seen)
-            psi = base if self.paper else psi
-            fresh = self.paper and self.options.get("optimizer_state") == "fresh"
-            state = self.optimizer.init(base) if fresh else self.states[task]
-            learns = jnp.asarray(seen if kind == "seen" else OWNER[task])
-            frozen = self.paper or kind == "seen-frozen"
-            for _ in range(self.options.get("inner_steps", 1)):
-                grads = jax.grad(self.loss)(psi, one.x[rows], one.y[rows], outputs)
-                grads = self.freeze(grads, learns) if frozen else grads
-                towards, state = self.optimizer.update(grads, state, psi)
-                towards = self.freeze(towards, learns) if frozen else towards
-                psi = jax.tree.map(lambda p, d: p - self.lr * d, psi, towards)
-            if self.paper and self.options.get("optimizer_state", "per-task") == "per-task":
-                self.states[task] = state
-            elif not fresh:
-                self.states = [state] * TASKS
-            found.append(psi)
-        if self.options["mode"] == "released":
-            found = found[-1:]
-        mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *found)
-        self.params = jax.tree.map(lambda m, b: eta * m + (1 - eta) * b, mean, base)
 
 
 DIRECTIONS = {
@@ -385,159 +303,3 @@ def test_a_session_makes_the_optimiser_anew_and_nothing_else():
     after, _ = begin.update(state, batch(), ())
     assert after.opt_state.count.tolist() == [0] * TASKS
     support.assert_close(after._replace(opt_state=()), state._replace(opt_state=()), 0)
-
-
-def stream(**changes):
-    """Three tasks of two classes that lie apart, of unequal sizes."""
-    rng = np.random.default_rng(0)
-    centres = rng.integers(0, 256, (6, 2, 3))
-
-    def images(sizes):
-        y = np.repeat(np.arange(6), sizes).astype(np.int32)
-        noise = rng.normal(0, 20, (len(y), 2, 3))
-        return np.clip(centres[y] + noise, 0, 255).astype(np.uint8), y
-
-    (x, y), (xt, yt) = images([20, 26, 14, 20, 31, 20]), images([9, 7, 8, 8, 5, 11])
-    rows = [np.flatnonzero(y // 2 == t).astype(np.int32) for t in range(3)]
-    tests = [np.flatnonzero(yt // 2 == t).astype(np.int32) for t in range(3)]
-    held = [row[::5] for row in rows]
-    own = [np.setdiff1d(row, out) for row, out in zip(rows, held, strict=True)]
-    fields = {
-        "train_x": x, "train_y": y, "test_x": xt, "test_y": yt, "class_mask": OWNER,
-        "test_index": tuple(tests), "scenario": "class", "valid": lambda seed: tuple(held),
-        "subsets": lambda seed: tuple(np.random.default_rng(seed).permutation(r) for r in own),
-        "transform": cljax.streams.transforms.pixels,
-    }  # fmt: skip
-    return support.stream(**{**fields, **changes})
-
-
-def test_a_run_reports_every_protocol():
-    options = {"continuum": 4, "capacity": 24, "loss_outputs": "seen", "beta": 0.2}
-    with jax.enable_x64(False):
-        run = cljax.run(
-            ITAML(lr=1.0, first_epochs=4, **options), stream(), seeds=2, epochs=30, batch_size=16,
-            net=mlp(16),
-        )  # fmt: skip
-    cells = run.results["metrics"]
-    for name in (
-        "accuracy_task_agnostic",
-        "accuracy_task_aware",
-        "accuracy_no_update",
-        "task_accuracy",
-    ):
-        assert cells[name]["mean"] > (0.9 if name == "task_accuracy" else 0.7), name
-        sessions = cells[f"{name}_by_session"]
-        assert len(sessions["mean"]) == 3 and np.shape(sessions["values"]) == (2, 3)
-        np.testing.assert_allclose([seed[-1] for seed in sessions["values"]], cells[name]["values"])
-    matrix, counts = (
-        run.accuracy_matrix("task-agnostic"),
-        run.results["evaluations"]["task-agnostic"],
-    )
-    counts = np.array(counts["test_counts"])
-    expected = (matrix[:, -1] * counts).sum(axis=1) / counts.sum()
-    np.testing.assert_allclose(run.metric("accuracy_task_agnostic"), expected)
-    aware, inferred = run.accuracy_matrix("task-aware"), run.accuracy_matrix("task")
-    assert (matrix <= np.minimum(aware, inferred) + 1e-12)[:, -1].all()
-
-
-def test_protocols_judge_by_the_predictors_they_are_told():
-    """iCaRL answers by the nearest mean; its logits take no part, not even in inferring tasks."""
-    judged = protocols(4, predictor="nearest-mean", generic="nearest-mean")
-    for evaluation in judged:
-        assert set(predictors_of(evaluation)) == {"nearest-mean"}
-    with jax.enable_x64(False):
-        run = cljax.run(
-            cljax.ICaRL(lr=0.3, capacity=24), stream(), seeds=1, epochs=10, batch_size=16,
-            net=mlp(16), evaluations=judged,
-        )  # fmt: skip
-    assert run.metric("accuracy_no_update")[0] > 0.4
-
-
-def test_tasks_may_bring_unequal_numbers_of_classes():
-    source, task_of = stream(), np.array([0, 1, 1, 2, 2, 2])
-    rows, tests = (
-        tuple(np.flatnonzero(task_of[y] == t).astype(np.int32) for t in range(3))
-        for y in (source.train_y, source.test_y)
-    )
-    uneven = stream(
-        class_mask=task_of == np.arange(3)[:, None], test_index=tests, subsets=lambda seed: rows
-    )
-    options = {"continuum": 4, "capacity": 20, "loss_outputs": "seen", "beta": 0.2}
-    with jax.enable_x64(False):
-        run = cljax.run(ITAML(lr=1.0, **options), uneven, seeds=1, epochs=20, batch_size=16,
-                        net=mlp(16))  # fmt: skip
-    assert run.metric("accuracy_task_aware")[0] > 0.6 and run.metric("task_accuracy")[0] > 0.6
-    kept = run.states[0].exemplars
-    assert np.bincount(kept.y[kept.mask]).tolist() == [3] * 6
-
-
-def test_adapted_models_equal_a_plain_loop_of_adam():
-    """With every exemplar in one batch the order does not matter."""
-    model = mlp(5, head_bias=False)(TASKS * EACH)
-    problem = dataclasses.replace(stream()).spec(SIZE)
-    problem = problem._replace(example=jax.ShapeDtypeStruct((2, 3, 1), jnp.float64))
-    method = ITAML(capacity=24, adapt_batch=24, adapt_epochs=3, adapt_lr=0.05)
-    made = method.bind(model, spec((6,)))
-    state = made.init(jax.random.key(0))
-    x = jax.random.normal(jax.random.key(1), state.exemplars.x.shape)
-    y = jnp.arange(24) % 4  # none of task 2
-    kept = state.exemplars._replace(
-        x=x, y=y.astype(jnp.int32), task=(y // 2).astype(jnp.int32), mask=jnp.arange(24) < 20
-    )
-    state = state._replace(exemplars=kept)
-    adapted = made.predictors["adapted"].prepare(state)
-    plain = Plain(state.params, optax.adam(0.05), 1.0, mode="paper")
-    for task in (0, 1):
-        params, opt = state.params, optax.adam(0.05)
-        opt_state = opt.init(params)
-        rows = np.flatnonzero(np.asarray(kept.mask & (kept.task == task)))
-        for _ in range(3):
-            grads = jax.grad(plain.loss)(params, x[rows], y[rows], np.flatnonzero(OWNER[task]))
-            updates, opt_state = opt.update(grads, opt_state, params)
-            params = optax.apply_updates(params, updates)
-        support.assert_close(jax.tree.map(lambda a, t=task: a[t], adapted.params), params, 1e-12)
-    # A task without exemplars keeps the generic model, and so do all while there is one task.
-    support.assert_close(jax.tree.map(lambda a: a[2], adapted.params), state.params, 0)
-    alone = kept._replace(mask=kept.mask & (kept.task == 0))
-    first = made.predictors["adapted"].prepare(state._replace(exemplars=alone))
-    support.assert_close(jax.tree.map(lambda a: a[0], first.params), state.params, 0)
-    told = batch(shape=(6,), tasks=(0, 1, 2, 1))
-    scores = made.predictors["adapted"].scores(adapted, told)
-    for row, task in enumerate((0, 1, 2, 1)):
-        own = jax.tree.map(lambda a, t=task: a[t], adapted)
-        expected = model.apply(own, told.x[row : row + 1], False)[0].logits[0]
-        np.testing.assert_allclose(scores[row], expected, atol=1e-13)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"continuum": 0}, "continuum is 0, but it must be a whole number of at least 1"),
-        ({"inner_steps": 0}, "inner_steps is 0"),
-        ({"mode": "parallel"}, "mode 'parallel' is not known"),
-        ({"loss_outputs": "al"}, "loss_outputs 'al' is not known"),
-        ({"milestones": (5, 5)}, r"milestones are \[5, 5\], but they must be epochs from 1 on"),
-        ({"beta": float("nan")}, "beta is nan"),
-        ({"capacity": 5}, "budget of exemplars is 5, but it must be at least 6"),
-        ({"algebra": "one-gradient", "inner_steps": 2}, "algebra is one-gradient, but it holds"),
-        ({"head_combine": "own", "mode": "released"}, "head_combine is own, but only in mode=pap"),
-        ({"optimizer": "sdg"}, "optimizer 'sdg' is not known; did you mean sgd"),
-        ({"exemplars": "herdin"}, "exemplar policy 'herdin' is not known"),
-    ],
-)  # fmt: skip
-def test_wrong_options_are_refused_in_a_sentence(options, sentence):
-    with pytest.raises(UserError, match=sentence):
-        ITAML(**options).bind(mlp(3)(6), spec())
-
-
-def test_continua_that_do_not_fit_are_refused_in_a_sentence():
-    with jax.enable_x64(False):
-        with pytest.raises(
-            UserError, match="continuum is 17, but task 0 has only 16 test examples"
-        ):
-            cljax.run(ITAML(continuum=17, capacity=12), stream(), seeds=1, net=mlp(3))
-        with pytest.raises(UserError, match="each task brings classes of its own"):
-            cljax.run(ITAML(capacity=12), support.stream(), seeds=1, net=mlp(3))
-        with pytest.raises(UserError, match="give its Model a head"):
-            bare = lambda outputs: mlp(3)(outputs)._replace(head=None)
-            cljax.run(ITAML(capacity=12), stream(), seeds=1, net=bare)

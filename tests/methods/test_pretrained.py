@@ -11,6 +11,8 @@ import transfer_support
 import cljax
 from cljax.errors import UserError
 from cljax.method import Cost
+from cljax.runner.options import RunOptions
+from cljax.runner.prepare import prepare
 from cljax.types import Pretraining
 
 HOW = Pretraining(steps=3, lr=0.2, batch_size=4, optimizer="sgd", milestones=(0.5,))
@@ -90,16 +92,17 @@ def test_a_run_of_a_stream_with_pretraining_keeps_the_options_of_the_method_alon
     """The stream's own pretraining is told by its checksum; one by hand is an option."""
     with jax.enable_x64(False):
         stream, net = transfer_support.stream(), cljax.nets.mlp(4)
-        run = cljax.run(ER, stream, seeds=1, net=net, batch_size=5)
-        assert set(run.config["method"]["options"]) == set(ER.recorded)
+        config = prepare(ER, stream, RunOptions(seeds=1, net=net, batch_size=5)).config
+        assert set(config["method"]["options"]) == set(ER.recorded)
         hashes = set()
         for how in (HOW, HOW._replace(lr=0.1), HOW):
             method = cljax.Pretrained(ER, how)
-            by_hand = cljax.run(method, support.stream(), seeds=1, net=net, batch_size=4)
-            hashes.add(by_hand.config["config_hash"])
-        told = by_hand.config["method"]["options"]
+            options = RunOptions(seeds=1, net=net, batch_size=4)
+            config = prepare(method, support.stream(), options).config
+            hashes.add(config["config_hash"])
+        told = config["method"]["options"]
         assert told["how"]["lr"] == 0.2 and told["method"]["options"]["capacity"] == 6
-        assert len(hashes) == 2 and "mark" not in by_hand.config["identity"]
+        assert len(hashes) == 2 and "mark" not in config["identity"]
 
 
 @pytest.mark.parametrize(

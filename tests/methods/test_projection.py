@@ -170,21 +170,28 @@ def test_gradients_of_groups_are_those_of_each_group_alone(algebra):
     )
     params, model_state = model.init(jax.random.key(0), jnp.zeros((1, 6)))
     stacks = (stack(0, 3, 4), stack(1, 1, 2))
-    found = made(params, model_state, stacks)
+    weights = jnp.asarray([0.5, -1.0, 2.0, 1.0])
 
-    def loss(params, examples, mask):
+    @jax.jit
+    def of_groups(params):
+        result = made(params, model_state, stacks)
+        return result.gram, result.combine(weights)
+
+    gram, combined = of_groups(params)
+
+    @jax.jit
+    @jax.grad
+    def slope(params, examples, mask):
         return masked_mean(loss_fn(params, model_state, examples, mask)[0], mask)
 
     alone = [
-        jax.grad(loss)(params, *support.at(tuple(s), i))
-        for s in stacks
-        for i in range(s.mask.shape[0])
+        slope(params, *support.at(tuple(s), i)) for s in stacks for i in range(s.mask.shape[0])
     ]
-    gram = [[cljax.tree.dot(a, b) for a in alone] for b in alone]
-    np.testing.assert_allclose(found.gram, gram, atol=1e-12)
-    weights = jnp.asarray([0.5, -1.0, 2.0, 1.0])
-    combined = jax.tree.map(lambda *g: sum(w * x for w, x in zip(weights, g, strict=True)), *alone)
-    support.assert_close(found.combine(weights), combined, 1e-12)
+    alone = jax.tree.map(lambda *g: np.stack(g), *alone)
+    flat = np.concatenate([g.reshape(4, -1) for g in jax.tree.leaves(alone)], axis=1)
+    np.testing.assert_allclose(gram, flat @ flat.T, atol=1e-12)
+    by_hand = jax.tree.map(lambda g: np.tensordot(np.asarray(weights), g, 1), alone)
+    support.assert_close(combined, by_hand, 1e-12)
 
 
 @settings(deadline=None, max_examples=20)
