@@ -1,0 +1,136 @@
+"""Streaming linear discriminant analysis: a Gaussian a class, with one covariance for all.
+
+    update(batch):   for each example (z, y) = (f(x), y) in its order, t = 0, 1, ...:
+        d     = z - mu_y
+        Sigma = (t Sigma + t / (t + 1) d d^T) / (t + 1)
+        n_y   = n_y + 1;   mu_y = mu_y + d / n_y
+    predict(x):      Lambda = ((1 - eps) Sigma + eps I)^-1
+        argmax_c  <Lambda mu_c, f(x)> - <mu_c, Lambda mu_c> / 2
+
+    covariance "pooled":   Sigma = (sum over c of the scatter S_c) / (sum over c of n_c)
+
+There is no memory of examples. With the streaming covariance the order of the examples matters, as
+in the paper, while how they are cut into batches does not: an example is compared with its class's
+mean of before, which is 0 for the first of a class, and weighs t / (t + 1) whatever its class. The
+pooled one is exact, and neither order nor batches matter.
+
+Symbols: Sigma ``covariance``, eps ``shrinkage``, mu_c ``moments.means``, n_c ``moments.counts``.
+
+Source: Hayes, Kanan, "Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis",
+CVPR Workshops 2020 (arXiv:1909.01520), from the method's description.
+
+Differs: there is no initialisation by a first batch, from whose examples the paper estimates the
+first covariance; it begins at 0. The pooled covariance is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cljax import tree
+from cljax.errors import UserError
+from cljax.method import Problem
+from cljax.methods.groups.closed_form import (
+    ClosedForm,
+    Moments,
+    deviation,
+    known_only,
+    matmul,
+    members,
+    merge,
+    no_moments,
+    num_features,
+    scatters,
+)
+from cljax.options import Share
+from cljax.types import Array, Batch, Info
+
+__all__ = ["SLDA", "State", "View"]
+
+
+class State(NamedTuple):
+    """Moments of each class, and the covariance [D, D] that all share."""
+
+    moments: Moments
+    covariance: Array
+
+
+class View(NamedTuple):
+    """A linear classifier: ``z @ kernel + bias``."""
+
+    kernel: Array  # [D, C]
+    bias: Array  # [C]
+    counts: Array  # [C]
+
+
+class SLDA(ClosedForm, name="slda"):
+    """Streaming linear discriminant analysis (Hayes and Kanan 2020).
+
+    Paper: Hayes, Kanan, CVPR Workshops 2020 (arXiv:1909.01520). Pseudo-code, symbols and what
+    differs: ``cljax.methods.slda``.
+
+    Example:
+        >>> import cljax
+        >>> run = cljax.run(cljax.SLDA(), cljax.streams.toy("class"), seeds=1)
+        >>> float(run.metric("RA")[0]) > 0.9
+        True
+    """
+
+    shrinkage: Share = 1e-4
+    """Share of the identity in the covariance that is inverted (eps), above 0."""
+    covariance: Literal["streaming", "pooled"] = "streaming"
+    """How it is estimated: example by example, in their order, as in the paper; or pooled, which is
+    exact in any order."""
+
+    def check(self) -> None:
+        super().check()
+        if isinstance(self.shrinkage, (int, float)) and self.shrinkage == 0:
+            raise UserError(
+                "shrinkage is 0, but a covariance of few examples has no inverse without some; "
+                "choose a number above 0, such as 0.0001."
+            )
+
+    def init(self, problem: Problem, key: Array) -> State:
+        size = num_features(problem)
+        return State(no_moments(problem, size), jnp.zeros((size, size)))
+
+    def update(
+        self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
+    ) -> tuple[State, Info]:
+        """Counts a batch; ``info.loss`` is the ``deviation`` from the means of before."""
+        z, member = members(problem, batch)
+        loss = deviation(z, member, state.moments.means)
+        if self.covariance == "pooled":
+            return self._pooled(state, z, member), Info(loss)
+        return jax.lax.scan(self._one, state, (z, member))[0], Info(loss)
+
+    def solve(self, state: State) -> View:
+        (counts, means), sigma = state
+        sigma = (1 - self.shrinkage) * sigma + self.shrinkage * jnp.eye(sigma.shape[0])
+        kernel = jax.scipy.linalg.solve(sigma, means.T, assume_a="pos")
+        return View(kernel, -0.5 * jnp.sum(means.T * kernel, axis=0), counts)
+
+    def scores(self, view: View, z: Array) -> Array:
+        return known_only(matmul(z, view.kernel) + view.bias[None], view.counts)
+
+    def _pooled(self, state: State, z: Array, member: Array) -> State:
+        moments = merge(state.moments, z, member)
+        before, after = (jnp.sum(m.counts) for m in (state.moments, moments))
+        added = scatters(state.moments, z, member, shared=True)
+        return State(moments, (before * state.covariance + added) / jnp.maximum(after, 1))
+
+    def _one(self, state: State, row: tuple[Array, Array]) -> tuple[State, None]:
+        """One example; one that does not count changes nothing."""
+        z, member = row
+        (counts, means), sigma = state
+        own = member.astype(jnp.int32)
+        seen = jnp.sum(counts).astype(z.dtype)  # t
+        away = z - matmul(member, means)
+        outer = away[:, None] * away[None]
+        sigma = (seen * sigma + seen / (seen + 1) * outer) / (seen + 1)
+        step = away / jnp.maximum(jnp.sum(member * (counts + 1)), 1)
+        after = State(Moments(counts + own, means + member[:, None] * step[None]), sigma)
+        return tree.select(jnp.any(own > 0), after, state), None
