@@ -119,8 +119,9 @@ class SLDA(ClosedForm, name="slda"):
     def _pooled(self, state: State, z: Array, member: Array) -> State:
         moments = merge(state.moments, z, member)
         before, after = (jnp.sum(m.counts) for m in (state.moments, moments))
-        added = scatters(state.moments, z, member, shared=True)
-        return State(moments, (before * state.covariance + added) / jnp.maximum(after, 1))
+        added = scatters(state.moments, z, member, shared=True) / jnp.maximum(after, 1)
+        kept = before / jnp.maximum(after, 1)  # exactly 1 where no row counts
+        return State(moments, kept * state.covariance + added)
 
     def _one(self, state: State, row: tuple[Array, Array]) -> tuple[State, None]:
         """One example; one that does not count changes nothing."""
