@@ -36,7 +36,7 @@ from lamaml_table3 import made_up
 
 import cljax
 from cljax import stats, sweep
-from cljax.streams import CIFAR100, Stream, encoded, on_validation, save_class_order
+from cljax.streams import CIFAR100, Stream, encoded, save_class_order
 from cljax.streams.classes import order_1993
 
 NET, TINY_NET, HEAD = "cnn:32,64,128:128", "cnn:4,4:8", "mlp:"
@@ -83,8 +83,10 @@ IN_LANES = {
 
 def pretrained(args: argparse.Namespace, folder: Path) -> cljax.Run:
     """The network after one task of the first half of the classes."""
-    options = dict(classes=HALF, classes_per_task=HALF, class_order="1993", augment="crop-flip")
-    source = CIFAR100(**options, val=0.0, data_dir=args.data_dir)
+    source = CIFAR100(
+        classes=HALF, classes_per_task=HALF, class_order="1993", augment="crop-flip", val=0.0,
+        data_dir=args.data_dir,
+    )  # fmt: skip
     stream = source.build(made_up()) if args.smoke else source.build()
     epochs = 2 if args.smoke else EPOCHS
     drops = (1,) if args.smoke else (10, 13)
@@ -100,8 +102,10 @@ def features_of(args: argparse.Namespace, run: cljax.Run, folder: Path) -> Strea
     order = folder / "second-half-first.json"
     folder.mkdir(parents=True, exist_ok=True)
     save_class_order(order, np.roll(order_1993(100), HALF).tolist())
-    options = dict(classes=10 if args.smoke else HALF, classes_per_task=5, class_order=str(order))
-    source = CIFAR100(**options, val=0.2 if args.smoke else 0.1, data_dir=args.data_dir)
+    source = CIFAR100(
+        classes=10 if args.smoke else HALF, classes_per_task=5, class_order=str(order),
+        val=0.2 if args.smoke else 0.1, data_dir=args.data_dir,
+    )  # fmt: skip
     stream = source.build(made_up()) if args.smoke else source.build()
     model = run.made.net(HALF)
     return encoded(stream, model, run.variables(), cache=folder / "cache")
@@ -110,22 +114,19 @@ def features_of(args: argparse.Namespace, run: cljax.Run, folder: Path) -> Strea
 def tuned(
     name: str, stream: Stream, folder: Path, common: Mapping[str, Any], *, smoke: bool
 ) -> tuple[cljax.Method, list[Sequence[Any]]]:
-    """The setting that is best on validation rows, and all that were tried."""
+    """The setting that is best on validation rows, and all that were tried, the best first."""
     method, settings = GRIDS[name]
-    held_out, values = on_validation(stream, TUNING_SEED), []
-    settings = settings[:1] if smoke else settings
-    if len(settings) == 1:
+    if smoke or len(settings) == 1:
         return method.replace(**settings[0]), []
-    for setting in settings:
-        out = folder / "tuning" / name / sweep.label(setting)
-        run = cljax.run(method.replace(**setting), held_out, seeds=[TUNING_SEED], out=out, **common)
-        values.append(float(run.metric("RA")[0]))
-    best = int(np.nanargmax(values))
+    plan = sweep.plan(method, stream, settings, seeds=[TUNING_SEED], **common)
+    done = sweep.run(plan, folder / "tuning" / name)
+    if done.exit_code:
+        raise cljax.errors.Interrupted(f"interrupted and kept in {done.path}; start it again.")
     rows = [
-        printed([name, sweep.label(setting), percent(value), "*" if i == best else ""])
-        for i, (setting, value) in enumerate(zip(settings, values, strict=True))
+        printed([name, sweep.label(s.setting), percent(s.mean), "*" if i == 0 else ""])
+        for i, s in enumerate(done.settings)
     ]
-    return method.replace(**settings[best]), rows
+    return method.replace(**done.best().setting), rows
 
 
 def row_of(name: str, run: cljax.Run) -> Sequence[Any]:
@@ -145,9 +146,10 @@ def lanes_of(stream: Stream, seeds: int, folder: Path) -> list[Sequence[Any]]:
     for name, method in IN_LANES.items():
         seconds = []
         for count in (1, seeds):
-            options = dict(net=HEAD, batch_size=32, lanes="vmap", entries="diagonal-last")
-            out = folder / "lanes" / f"{name}-{count}"
-            run = cljax.run(method, stream, seeds=count, out=out, **options)
+            run = cljax.run(
+                method, stream, seeds=count, net=HEAD, batch_size=32, lanes="vmap",
+                entries="diagonal-last", out=folder / "lanes" / f"{name}-{count}",
+            )  # fmt: skip
             seconds.append(run.results["time"]["train_s"])
         one, many = seconds
         ratio = seeds * one / many
@@ -165,11 +167,13 @@ def main() -> None:
     folder, seeds = args.runs / ("smoke" if args.smoke else "full"), 2 if args.smoke else args.seeds
     network = pretrained(args, folder)
     stream = features_of(args, network, folder)
-    common = {"net": HEAD, "batch_size": 32, "entries": "lower"}
+    common: dict[str, Any] = {"net": HEAD, "batch_size": 32}
     rows, tuning, runs = [], [], {}
     for name in GRIDS:
         method, tried = tuned(name, stream, folder, common, smoke=args.smoke)
-        runs[name] = cljax.run(method, stream, seeds=seeds, out=folder / "runs" / name, **common)
+        runs[name] = cljax.run(
+            method, stream, seeds=seeds, entries="lower", out=folder / "runs" / name, **common
+        )
         tuning += tried
         rows.append(row_of(name, runs[name]))
     against = {name: run.metric("RA") for name, run in runs.items()}

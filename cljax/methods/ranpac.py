@@ -43,7 +43,7 @@ from cljax.methods.groups.closed_form import (
     num_features,
 )
 from cljax.options import Count, Positive, StaticShare
-from cljax.types import Array, Batch, Info, Needs, Phase, StepPlan
+from cljax.types import Array, Batch, Info, Needs, Phase, PyTree, StepPlan
 
 __all__ = ["Draws", "RanPAC", "State", "Sums", "View"]
 
@@ -63,7 +63,7 @@ class State(NamedTuple):
 
     projection: Array  # [D, M]
     sums: Sums
-    held_out: Sums | tuple[()]
+    held_out: PyTree  # Sums; (): the ridge is given
     ridge: Array  # []
 
 

@@ -32,7 +32,7 @@ from cljax.types import Array, Model, PyTree, Variables
 
 __all__ = ["encoded"]
 
-Apply: TypeAlias = Callable[[PyTree, PyTree], Array]  # (variables, x [B, ...]) -> features [B, D]
+Apply: TypeAlias = Callable[[Any, Any], Any]  # (variables, x [B, ...]) -> features [B, D]
 _SHOWN = 160  # characters of another library's error in a sentence
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import cljax
 from cljax.errors import UserError
 from cljax.methods import make
-from cljax.types import Batch, Clock
+from cljax.types import Batch, Clock, StepPlan
 
 WIDTH, ROWS, CLASSES = support.BATCH, 22, support.NUM_CLASSES
 LANES = 64
@@ -199,8 +199,14 @@ def test_the_ridge_of_each_task_is_best_on_what_was_held_out_of_it():
 
 def test_the_phase_of_the_ridge_is_one_step_and_absent_where_it_is_given():
     (phase,) = learner("ranpac, chosen").phases
-    plan = phase.plan(2, None)
-    assert plan.index.shape == (1, 1) and not plan.mask.any() and plan.current.tolist() == [2]
+    rows = support.stream().tests(0)[0][None]
+    plan = phase.plan(2, StepPlan(rows, rows, rows > 0, rows[:, 0], rows[:, 0], rows[:, 0], rows))
+    assert (
+        plan is not None
+        and plan.index.shape == (1, 1)
+        and not plan.mask.any()
+        and plan.current.tolist() == [2]
+    )
     assert learner("ranpac").phases == ()
 
 
