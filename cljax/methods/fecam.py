@@ -110,8 +110,10 @@ class FeCAM(ClosedForm, name="fecam"):
     def solve(self, state: State) -> View:
         (counts, means), scatter = state
         sigma = scatter / jnp.maximum(counts - 1, 1)[:, None, None]
-        normalised = jax.vmap(self._correlations)(sigma)
-        return View(self._seen(means), jnp.linalg.inv(normalised), counts)
+        # Class by class: on CPUs, batched inverses in two programs that run at once can wait for
+        # each other's workers for ever.
+        precisions = jax.lax.map(lambda s: jnp.linalg.inv(self._correlations(s)), sigma)
+        return View(self._seen(means), precisions, counts)
 
     def scores(self, view: View, z: Array) -> Array:
         z = self._seen(self._transformed(z))
