@@ -103,7 +103,7 @@ class FeCAM(ClosedForm, name="fecam"):
         """Counts a batch; ``info.loss`` is the ``deviation`` from the means of before."""
         z, member = members(problem, batch)
         z, moments = self._transformed(z), state.moments
-        added = scatters(moments, z, member, shared=False)
+        added = scatters(moments, z, member)
         loss = deviation(z, member, moments.means)
         return State(merge(moments, z, member), state.scatters + added), Info(loss)
 

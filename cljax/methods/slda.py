@@ -7,7 +7,8 @@
     predict(x):      Lambda = ((1 - eps) Sigma + eps I)^-1
         argmax_c  <Lambda mu_c, f(x)> - <mu_c, Lambda mu_c> / 2
 
-    covariance "pooled":   Sigma = (sum over c of the scatter S_c) / (sum over c of n_c)
+    covariance "pooled":   n_y / (n_y + 1) in the place of t / (t + 1), so that
+        Sigma = (sum over c of the scatter S_c) / (sum over c of n_c)
 
 There is no memory of examples. With the streaming covariance the order of the examples matters, as
 in the paper, while how they are cut into batches does not: an example is compared with its class's
@@ -30,7 +31,6 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cljax import tree
 from cljax.errors import UserError
 from cljax.method import Problem
 from cljax.methods.groups.closed_form import (
@@ -43,7 +43,6 @@ from cljax.methods.groups.closed_form import (
     merge,
     no_moments,
     num_features,
-    scatters,
 )
 from cljax.options import Share
 from cljax.types import Array, Batch, Info
@@ -101,11 +100,21 @@ class SLDA(ClosedForm, name="slda"):
         self, problem: Problem, state: State, batch: Batch, draws: tuple[()]
     ) -> tuple[State, Info]:
         """Counts a batch; ``info.loss`` is the ``deviation`` from the means of before."""
+        (counts, means), sigma = state
         z, member = members(problem, batch)
-        loss = deviation(z, member, state.moments.means)
-        if self.covariance == "pooled":
-            return self._pooled(state, z, member), Info(loss)
-        return jax.lax.scan(self._one, state, (z, member))[0], Info(loss)
+        loss = deviation(z, member, means)
+        after = merge(state.moments, z, member)
+        # By sums over the rows before each, all rows at once: t Sigma only grows by a term a row.
+        earlier = jnp.tril(matmul(member, member.T), -1)  # [B, B], of the same class
+        own = matmul(member, counts.astype(z.dtype))
+        number = own + jnp.sum(earlier, axis=1)  # of examples of the class before a row
+        sums = own[:, None] * matmul(member, means) + matmul(earlier, z)
+        away = z - sums / jnp.maximum(number, 1)[:, None]
+        total, rows = jnp.sum(counts), jnp.sum(member, axis=1)
+        seen = number if self.covariance == "pooled" else total + jnp.cumsum(rows) - rows
+        added = matmul((seen / (seen + 1))[None] * away.T, away)
+        new = jnp.maximum(jnp.sum(after.counts), 1)
+        return State(after, total / new * sigma + added / new), Info(loss)
 
     def solve(self, state: State) -> View:
         (counts, means), sigma = state
@@ -115,23 +124,3 @@ class SLDA(ClosedForm, name="slda"):
 
     def scores(self, view: View, z: Array) -> Array:
         return known_only(matmul(z, view.kernel) + view.bias[None], view.counts)
-
-    def _pooled(self, state: State, z: Array, member: Array) -> State:
-        moments = merge(state.moments, z, member)
-        before, after = (jnp.sum(m.counts) for m in (state.moments, moments))
-        added = scatters(state.moments, z, member, shared=True) / jnp.maximum(after, 1)
-        kept = before / jnp.maximum(after, 1)  # exactly 1 where no row counts
-        return State(moments, kept * state.covariance + added)
-
-    def _one(self, state: State, row: tuple[Array, Array]) -> tuple[State, None]:
-        """One example; one that does not count changes nothing."""
-        z, member = row
-        (counts, means), sigma = state
-        own = member.astype(jnp.int32)
-        seen = jnp.sum(counts).astype(z.dtype)  # t
-        away = z - matmul(member, means)
-        outer = away[:, None] * away[None]
-        sigma = (seen * sigma + seen / (seen + 1) * outer) / (seen + 1)
-        step = away / jnp.maximum(jnp.sum(member * (counts + 1)), 1)
-        after = State(Moments(counts + own, means + member[:, None] * step[None]), sigma)
-        return tree.select(jnp.any(own > 0), after, state), None

@@ -118,15 +118,14 @@ def merge(moments: Moments, z: Array, member: Array) -> Moments:
     return Moments(moments.counts + new.astype(jnp.int32), means)
 
 
-def scatters(moments: Moments, z: Array, member: Array, *, shared: bool) -> Array:
-    """What ``merge`` adds to the scatters: of each class [C, D, D], or their sum [D, D]."""
+def scatters(moments: Moments, z: Array, member: Array) -> Array:
+    """What ``merge`` adds to the scatters of the classes [C, D, D]."""
     new, means = _of_batch(z, member)
     weight = moments.counts * new / jnp.maximum(moments.counts + new, 1)
     within, between = z - matmul(member, means), means - moments.means  # rows of no class: 0
-    out = "ij" if shared else "cij"
-    precision = jax.lax.Precision.HIGHEST
-    summed = jnp.einsum(f"bc,bi,bj->{out}", member, within, within, precision=precision)
-    return summed + jnp.einsum(f"c,ci,cj->{out}", weight, between, between, precision=precision)
+    summed = lambda *parts: jnp.einsum(*parts, precision=jax.lax.Precision.HIGHEST)
+    inside = summed("bc,bi,bj->cij", member, within, within)
+    return inside + summed("c,ci,cj->cij", weight, between, between)
 
 
 def deviation(z: Array, member: Array, means: Array) -> Array:
