@@ -28,6 +28,7 @@ from cljax.methods.bic import BiC
 from cljax.methods.der import DER, DERpp
 from cljax.methods.er import ER
 from cljax.methods.er_ace import ERACE
+from cljax.methods.fecam import FeCAM
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import FixedRep
 from cljax.methods.gdumb import GDumb
@@ -45,11 +46,14 @@ from cljax.methods.mer import MER
 from cljax.methods.metabgd import MetaBGD
 from cljax.methods.mir import MIR
 from cljax.methods.multitask import Multitask
+from cljax.methods.ncm import NCM
 from cljax.methods.oml import OML
 from cljax.methods.pretrained import Pretrained
+from cljax.methods.ranpac import RanPAC
 from cljax.methods.rep import Rep
 from cljax.methods.replayed import Oracle, Replayed
 from cljax.methods.reptile import FOMAML, Reptile
+from cljax.methods.slda import SLDA
 from cljax.methods.teacher import Teacher
 from cljax.methods.with_exemplars import WithExemplars
 from cljax.options import Real
@@ -74,11 +78,11 @@ __all__ = [
     "__version__", "Evaluation", "Run", "Running", "Tune", "batches", "compare", "evaluate", "load",
     "load_weights", "published", "recipe", "resume", "run",
     # Methods.
-    "AGEM", "BiC", "CMAML", "DER", "DERpp", "ER", "ERACE", "Finetune", "FixedRep", "FOMAML",
-    "GDumb", "GEM", "HAT", "ICaRL", "ICaRLTI", "IID", "Independent", "ITAML", "Joint", "LaER",
-    "LaMAML", "LUCIR", "LwFExemplars", "MER", "MetaBGD", "MIR", "Multitask", "OML", "Online",
-    "Oracle", "Pretrained", "Rep", "Replayed", "Reptile", "SGD", "SyncLaMAML", "Teacher",
-    "WithExemplars",
+    "AGEM", "BiC", "CMAML", "DER", "DERpp", "ER", "ERACE", "FeCAM", "Finetune", "FixedRep",
+    "FOMAML", "GDumb", "GEM", "HAT", "ICaRL", "ICaRLTI", "IID", "Independent", "ITAML", "Joint",
+    "LaER", "LaMAML", "LUCIR", "LwFExemplars", "MER", "MetaBGD", "MIR", "Multitask", "NCM", "OML",
+    "Online", "Oracle", "Pretrained", "RanPAC", "Rep", "Replayed", "Reptile", "SGD", "SLDA",
+    "SyncLaMAML", "Teacher", "WithExemplars",
     # Pieces of a method, and of a loop of one's own.
     "Method", "Problem", "Real", "sgd_step", "unroll",
     # Rooms.

@@ -41,6 +41,8 @@ SYSTEMS = (
     ("er-ace", "replay, new classes learned among themselves", "reservoir", "-"),
     ("der der++", "replay of stored logits, and of labels beside them", "reservoir with logits",
      "-"),
+    ("ncm slda ranpac fecam", "classifiers solved for, on features of a frozen network",
+     "sums of features", "-"),
     ("mer", "meta-experience replay, algorithms 1, 6 and 7", "reservoir", "-"),
     ("gem agem", "projected gradients", "ring", "tasks"),
     ("icarl-ti", "exemplars and distillation, a head a task", "exemplars", "tasks, also at test"),

@@ -10,7 +10,7 @@ from cljax import methods
 from cljax.method import Method
 from cljax.types import Learner
 
-# Name -> (options that fit the small problem, a real hyper-parameter that may be traced)
+# Name -> (options that fit the small problem, a real hyper-parameter that may be traced, or None)
 CASES = {
     "lamaml": ({"capacity": 6, "replay_size": 3, "glances": 2}, "alpha_lr"),
     "sync-lamaml": ({"capacity": 6, "replay_size": 3, "glances": 2}, "lr"),
@@ -27,6 +27,10 @@ CASES = {
     "er-ace": ({"capacity": 6, "replay_size": 3, "lr": 0.1, "glances": 2}, "lr"),
     "mir": ({"capacity": 6, "replay_size": 2, "candidates": 4, "glances": 2}, "lr"),
     "gdumb": ({"capacity": 24, "passes": 3, "memory_batch": 4}, "lr"),
+    "ncm": ({}, None),
+    "slda": ({}, "shrinkage"),
+    "ranpac": ({"projections": 8, "ridge": 0.5}, "ridge"),
+    "fecam": ({}, "diagonal"),
     "independent": ({"lr": 0.1}, "lr"),
     "joint": ({"lr": 0.1}, "lr"),
     "iid": ({"lr": 0.1}, "lr"),
@@ -63,6 +67,9 @@ CLASS_INCREMENTAL = {
     "lucir", "itaml",
 }  # fmt: skip
 AT_END = {"gdumb"}  # learn nothing in an update, but from the memory in a phase
+# Only add up in an update: hyper-parameters act when they predict, and most draw nothing.
+CLOSED_FORM = {"ncm", "slda", "ranpac", "fecam"}
+DRAWS_NOTHING = {"ncm", "slda", "fecam"}
 COSINE = {"lucir"}  # compares outputs by angle
 
 

@@ -33,7 +33,7 @@ from cljax.evaluation.accuracy import (
 from cljax.evaluation.readouts import check_readouts
 from cljax.method import Method
 from cljax.objectives import name_of, score_fn
-from cljax.streams.base import Stream, check_stream, of_seed
+from cljax.streams.base import Stream, check_stream, encoder_of, of_seed
 from cljax.types import Array, Evaluation, Learner, PyTree
 
 __all__ = ["Scores", "Trained", "class_names_of", "evaluate"]
@@ -169,6 +169,11 @@ def _check_kind(stream: Stream, learned: Stream) -> None:
         raise UserError(
             f"The run learned {learned.name}, whose examples have another shape or type than those "
             f"of {stream.name}; evaluate it on a stream of the same kind."
+        )
+    if encoder_of(stream) != encoder_of(learned):
+        raise UserError(
+            f"The run learned {learned.name}, whose features are of another network than those of "
+            f"{stream.name}; encode both by one network with the same weights."
         )
     targets = lambda s: "classes" if s.labelled else f"floats {list(s.test_y.shape[1:])}"
     if targets(stream) != targets(learned):

@@ -10,6 +10,7 @@ from cljax.methods.bic import BiC
 from cljax.methods.der import DER, DERpp
 from cljax.methods.er import ER
 from cljax.methods.er_ace import ERACE
+from cljax.methods.fecam import FeCAM
 from cljax.methods.finetune import SGD, Finetune, Online
 from cljax.methods.fixed_rep import FixedRep
 from cljax.methods.gdumb import GDumb
@@ -30,10 +31,13 @@ from cljax.methods.mer import MER
 from cljax.methods.metabgd import MetaBGD
 from cljax.methods.mir import MIR
 from cljax.methods.multitask import Multitask
+from cljax.methods.ncm import NCM
 from cljax.methods.oml import OML
+from cljax.methods.ranpac import RanPAC
 from cljax.methods.rep import Rep
 from cljax.methods.replayed import Oracle, Replayed
 from cljax.methods.reptile import FOMAML, Reptile
+from cljax.methods.slda import SLDA
 from cljax.methods.teacher import Teacher
 from cljax.penalties import EWC, MAS, SI, LwF, OnlineEWC, RWalk
 
@@ -56,6 +60,10 @@ _ROWS: tuple[tuple[Method, str], ...] = (
     (GDumb(), "hand-checked"),
     (DER(), "golden"),
     (DERpp(), "golden"),
+    (NCM(), "hand-checked"),
+    (SLDA(), "hand-checked"),
+    (RanPAC(), "hand-checked"),
+    (FeCAM(), "hand-checked"),
     (MER(), "golden"),
     (GEM(), "golden"),
     (AGEM(), "golden"),

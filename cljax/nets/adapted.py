@@ -41,9 +41,15 @@ def output_of(returned: Any, library: str) -> Output:
     )
 
 
-def check_variables(library: str, model: Model, variables: Mapping[str, Any]) -> None:
-    """Raises UserError unless variables, in Flax's form, are those of a module's model."""
-    made = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), None)
+def check_variables(
+    library: str, model: Model, variables: Mapping[str, Any], example: Any = None
+) -> None:
+    """Raises UserError unless variables, in Flax's form, are those of a module's model.
+
+    Args:
+      example: a batch of examples, or of their shapes, for a model that asks for one.
+    """
+    made = jax.eval_shape(model.init, jax.eval_shape(lambda: jax.random.key(0)), example)
 
     def shapes(tree: Any) -> dict[str, list[int]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)

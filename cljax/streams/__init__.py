@@ -2,9 +2,10 @@
 
 ``STREAMS`` is the catalogue of built-in ones, by their names on the command line: frozen
 dataclasses, whose fields are the flags and whose ``build()`` opens the data. ``from_arrays`` makes
-a stream of your own examples, ``transfer`` one of a task to start from and new ones of a few
-updates, ``toy`` a made-up one for first tries; ``task_free``, ``blurry``, ``i_blurry`` and
-``gaussian`` take the boundaries from any, and ``in_order`` its shuffling.
+a stream of your own examples, ``encoded`` one of a frozen network's features, ``transfer`` one of a
+task to start from and new ones of a few updates, ``toy`` a made-up one for first tries;
+``task_free``, ``blurry``, ``i_blurry`` and ``gaussian`` take the boundaries from any, and
+``in_order`` its shuffling.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from cljax.streams.base import (
 from cljax.streams.catalogue import STREAMS, make
 from cljax.streams.cifar import CIFAR100, SplitCIFAR10
 from cljax.streams.datasets import DatasetClasses
+from cljax.streams.encoded import encoded
 from cljax.streams.folders import ClassFolders, ImageNet
 from cljax.streams.manifests import (
     load_class_order,
@@ -70,9 +72,9 @@ __all__ = [
     "ImageNet", "IncrementalMNIST", "MNISTManyPermutations", "MNISTPermutations", "MNISTRotations",
     "STREAMS", "SplitCIFAR10", "SplitMNIST", "SplitOptions", "SplitSVHN", "Stream", "StreamSource",
     "TaskFree", "TinyImageNet", "TransferOptions", "Transform", "batches", "blurry", "compose",
-    "crop_flip", "crop_flip_rotation", "from_arrays", "gaussian", "horizontal_flip", "i_blurry",
-    "in_order", "joined", "load_class_order", "load_split", "make", "normalised", "on_validation",
-    "plan", "pooled", "random_crop", "random_resized_crop", "rotation", "rows_used",
-    "save_class_order", "save_split", "split_by_class", "task_free", "toy", "transfer",
+    "crop_flip", "crop_flip_rotation", "encoded", "from_arrays", "gaussian", "horizontal_flip",
+    "i_blurry", "in_order", "joined", "load_class_order", "load_split", "make", "normalised",
+    "on_validation", "plan", "pooled", "random_crop", "random_resized_crop", "rotation",
+    "rows_used", "save_class_order", "save_split", "split_by_class", "task_free", "toy", "transfer",
     "with_objective", "with_split",
 ]  # fmt: skip

@@ -30,6 +30,7 @@ from cljax.types import Array, Objective, Pretraining, PyTree, Spec, StepPlan
 
 __all__ = [
     "DECISIVE",
+    "ENCODER",
     "Augmentation",
     "Rows",
     "Stream",
@@ -38,6 +39,7 @@ __all__ = [
     "check_stream",
     "checksum",
     "derived",
+    "encoder_of",
     "first_tasks",
     "labels_checksum",
     "manifest_checksum",
@@ -59,6 +61,7 @@ DECISIVE = (
     "valid", "multi_head", "boundaries", "scenario", "planner", "held", "class_orders",
     "pretraining",
 )  # fmt: skip
+ENCODER = "encoder_sha256"  # in the manifest of a stream of features: their network's
 _SMALL = ("transform", "class_mask", "test_index", "held")  # arrays beside the examples
 
 
@@ -343,6 +346,12 @@ def derived(stream: Stream, *more: object, **changes: Any) -> Stream:
     mark = checksum(stream.checksum, {}, *more)
     made = dataclasses.replace(stream, checksum=mark, **changes)
     return sealed(made) if told(stream) else made
+
+
+def encoder_of(stream: Stream) -> str | None:
+    """SHA-256 of the network whose features a stream's examples are; None: of none."""
+    mark = stream.manifest.get(ENCODER)
+    return None if mark is None else str(mark)
 
 
 def of_seed(stream: Stream, seed: int) -> Stream:

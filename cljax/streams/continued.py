@@ -25,6 +25,7 @@ from cljax.streams.base import (
     check_stream,
     checksum,
     derived,
+    encoder_of,
     plan,
     sealed,
     told,
@@ -138,6 +139,7 @@ def _check(learned: Stream, more: Stream) -> None:
     differs = {
         "a head for each task": learned.multi_head != more.multi_head,
         "another scenario": learned.scenario != more.scenario,
+        "features of another network": encoder_of(learned) != encoder_of(more),
         "another order of classes for each seed": learned.class_orders is not more.class_orders,
     }
     for what in (what for what, true in differs.items() if true):
