@@ -73,7 +73,7 @@ def implicit_gradient(
       damping: added to the Hessian; must make it positive definite.
       solver: of the linear system.
       unroll_steps: iterations per turn of the compiled loop, as ``cljax.unroll``'s; True leaves
-        no loop, which runs faster where ``inner`` convolves on a CPU.
+        no loop, which runs faster where ``inner`` has XLA's convolutions on a CPU.
 
     Returns:
       The outer value ``[]``, and a pytree like ``data``.

@@ -57,8 +57,8 @@ class LoopOptions(NamedTuple):
         states between runs and one run. With ``remat``, sqrt(K) of them need the least memory
         and one more forward pass.
       unroll_steps: steps per iteration of the compiled loop; True leaves no loop, which compiles
-        longer and runs faster where a step is small, or convolves on a CPU. Without a loop a CPU's
-        compiler stores again what ``remat`` and ``segments`` would recompute.
+        longer and runs faster where a step is small, or has XLA's convolutions on a CPU. Without a
+        loop a CPU's compiler stores again what ``remat`` and ``segments`` would recompute.
     """
 
     remat: bool = False

@@ -42,8 +42,8 @@ class Training(Options):
     """How seeds run together: threads, one after another (sequential), or as one program by vmap
     or by map, which gives the bits of single runs."""
     loop: Loop = "auto"
-    """Compiled loop (scan), or one update at a time (steps); auto is steps for networks that
-    convolve on a CPU, where gradients are slow in compiled loops."""
+    """Compiled loop (scan), or one update at a time (steps); auto is steps on a CPU for networks
+    with XLA's convolutions, whose gradients are slow in compiled loops there."""
 
 
 class Running(Options):
