@@ -412,8 +412,10 @@ def named(text: str, known: Mapping[str, _Made], what: str) -> _Made:
     """
     name, _, rest = text.partition(":")
     check_known(what, name, known)
+    if not rest:
+        return known[name]
     takes, values = {option.name: option.type for option in options_of(known[name])}, {}
-    for part in rest.split(",") if rest else ():
+    for part in rest.split(","):
         option, equals, value = part.partition("=")
         if not equals or option not in takes:
             names = ", ".join(takes) or "none"
@@ -422,7 +424,7 @@ def named(text: str, known: Mapping[str, _Made], what: str) -> _Made:
                 f"{names}."
             )
         values[option] = _read(what, option, value, takes[option])
-    return known[name].replace(**values) if values else known[name]
+    return known[name].replace(**values)
 
 
 def _read(what: str, option: str, text: str, annotation: Any) -> Any:
