@@ -16,6 +16,7 @@ Everything is in the unit of the values: fractions for accuracies, and so is the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -27,7 +28,7 @@ from cljax.errors import UserError, as_numbers, check_above_zero, in_words
 
 __all__ = [
     "MIN_SEEDS", "Cell", "Paired", "Summary", "Verdict", "equivalence", "holm", "paired",
-    "summary", "with_interval",
+    "summary", "t_quantile", "with_interval",
 ]  # fmt: skip
 
 MIN_SEEDS = 5  # fewer decide nothing
@@ -281,6 +282,31 @@ def _standard_error(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
         return 0.0, float(min(df for _, df in parts))
     # Shares, not variances, so that tiny ones do not underflow when squared.
     return math.sqrt(total), 1 / sum((v / total) ** 2 / df for v, df in parts)
+
+
+@functools.cache
+def t_quantile(df: int) -> float:
+    """The ``t`` with P(|T| <= t) = 0.95 for Student's T with ``df`` >= 1 degrees of freedom.
+
+    With theta = atan(t / sqrt(df)) the probability is a finite sum (Abramowitz and Stegun, 26.7.3
+    and 26.7.4), solved here by bisection: to import ``scipy.special`` takes longer than to draw
+    most figures.
+    """
+    odd = df % 2
+
+    def inside(theta: float) -> float:
+        power, total = (math.cos(theta), 0.0) if odd else (1.0, 0.0)
+        for k in range(1 + odd, df, 2):
+            total += power
+            power *= math.cos(theta) ** 2 * k / (k + 1)
+        total *= math.sin(theta)
+        return 2 / math.pi * (theta + total) if odd else total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < 0.95 else (low, middle)
+    return math.sqrt(df) * math.tan(low)
 
 
 def _interval(centre: float, se: float, df: float, level: float) -> _Interval:

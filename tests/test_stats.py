@@ -244,3 +244,10 @@ def test_error_rates() -> None:
 )
 def test_a_mean_is_shown_with_its_interval(arguments, options, text) -> None:
     assert stats.with_interval(*arguments, **options) == text
+
+
+def test_quantiles_of_t_are_those_of_scipy() -> None:
+    from scipy.special import stdtrit
+
+    for df in (*range(1, 40), 199, 500):
+        assert stats.t_quantile(df) == pytest.approx(stdtrit(df, 0.975), rel=1e-12)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from cljax import measures
 from cljax.errors import UserError, as_numbers, check_known
 from cljax.metrics import seen_accuracy
-from cljax.stats import MIN_SEEDS
+from cljax.stats import MIN_SEEDS, t_quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -209,11 +209,10 @@ def band(
     if not (count >= MIN_SEEDS).any():
         none = np.full_like(middle, np.nan)
         return middle, none, none
-    from scipy.special import stdtrit
-
     squares = np.where(np.isfinite(array), (array - middle) ** 2, 0.0).sum(axis=0)
     df = np.maximum(count - 1, 1)
-    half = stdtrit(df, 0.975) * np.sqrt(squares / df / np.maximum(count, 1))
+    factor = np.array([t_quantile(int(each)) for each in df.flat]).reshape(df.shape)
+    half = factor * np.sqrt(squares / df / np.maximum(count, 1))
     half = np.where(count >= MIN_SEEDS, half, np.nan)
     return middle, np.clip(middle - half, *bounds), np.clip(middle + half, *bounds)
 

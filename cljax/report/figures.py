@@ -7,7 +7,8 @@ rendered once, also for dark pages, and a report of many runs draws only those t
 from __future__ import annotations
 
 import base64
-import io
+import struct
+import zlib
 from collections.abc import Mapping
 from html import escape
 from typing import Any, NamedTuple
@@ -80,9 +81,20 @@ def _data(png: bytes) -> str:
 
 
 def _png(image: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "png", compress_level=1, dpi=(_DPI, _DPI))
-    return buffer.getvalue()
+    """An RGB image as PNG: each row less the one above it, in a third of what Pillow takes."""
+    rows = np.asarray(image).reshape(image.height, -1)
+    rows = np.concatenate([rows[:1], rows[1:] - rows[:-1]])
+    rows = np.concatenate([np.full((len(rows), 1), 2, np.uint8), rows], axis=1)  # 2: filter "up"
+    per_metre = round(_DPI / 0.0254)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in (
+            (b"IHDR", struct.pack(">2I5B", image.width, image.height, 8, 2, 0, 0, 0)),
+            (b"pHYs", struct.pack(">2IB", per_metre, per_metre, 1)),
+            (b"IDAT", zlib.compress(rows.tobytes(), 1)),
+            (b"IEND", b""),
+        )
+    )
 
 
 def _file(name: str) -> str:
