@@ -58,7 +58,10 @@ def compare(whole, rest):
 
 # What each keeps of the tasks before: nothing, a reservoir, rates, importances, exemplars with a
 # teacher, masks of each task, a network of each task.
-@pytest.mark.parametrize("name", ["finetune", "er", "lamaml", "ewc", "icarl", "hat", "independent"])
+@pytest.mark.parametrize(
+    "name",
+    ["finetune", "online", "sgd", "er", "lamaml", "ewc", "icarl", "hat", "independent"],
+)
 def test_the_second_half_of_a_stream_gives_the_bits_of_the_unbroken_run(name):
     method, stream = finished_support.method_of(name), finished_support.stream_of(name)
     options = finished_support.options_of(name, entries="lower")
@@ -89,9 +92,10 @@ def test_gradients_of_each_tasks_memory_give_them_up_to_rounding(name):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-def test_what_only_pretrains_gives_them_on_streams_with_plans_of_their_own():
+@pytest.mark.parametrize("name", ["rep", "teacher", "sgd", "online"])
+def test_what_only_pretrains_gives_them_on_streams_with_plans_of_their_own(name):
     one, two = (transfer_support.stream(pretrain=3, steps=steps) for steps in (6, 4))
-    method, options = finished_support.method_of("rep"), finished_support.options_of("rep")
+    method, options = finished_support.method_of(name), finished_support.options_of(name)
     options = {**options, "entries": "lower"}
     whole, begun = (cljax.run(method, s, **options) for s in (continued(one, two), one))
     compare(whole, cljax.run(method, two, start=begun.state, **options))

@@ -318,7 +318,7 @@ class LikeHerding(selection.Herding, name="herding"):
     [
         ("herding", selection.Herding()),
         ("first", selection.First()),
-        ("mnemonics:inner_steps=7,inner_lr=0.1,old=false",
+        ("mnemonics:old=false,inner_steps=7,inner_lr=0.1",
          cljax.memory.Mnemonics(inner_steps=7, inner_lr=0.1, old=False)),
         ("mnemonics-released", cljax.memory.MnemonicsReleased()),
     ],
