@@ -92,11 +92,21 @@ def test_gradients_of_each_tasks_memory_give_them_up_to_rounding(name):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["rep", "teacher", "sgd", "online"])
-def test_what_only_pretrains_gives_them_on_streams_with_plans_of_their_own(name):
+def test_what_only_pretrains_gives_them_on_streams_with_plans_of_their_own():
     one, two = (transfer_support.stream(pretrain=3, steps=steps) for steps in (6, 4))
-    method, options = finished_support.method_of(name), finished_support.options_of(name)
+    method, options = finished_support.method_of("rep"), finished_support.options_of("rep")
     options = {**options, "entries": "lower"}
+    whole, begun = (cljax.run(method, s, **options) for s in (continued(one, two), one))
+    compare(whole, cljax.run(method, two, start=begun.state, **options))
+
+
+def test_a_learned_update_rule_gives_them_where_it_is_trained_before(tmp_path):
+    """Trained within the run it is another one, of episodes with all tasks that are to come."""
+    one, two = (transfer_support.stream(pretrain=3, steps=steps) for steps in (6, 4))
+    options = finished_support.options_of("teacher", entries="lower")
+    trained = finished_support.method_of("teacher")
+    cljax.run(trained, one, out=tmp_path / "rule", **options)
+    method = trained.replace(rule=str(tmp_path / "rule"), rule_seed=3)
     whole, begun = (cljax.run(method, s, **options) for s in (continued(one, two), one))
     compare(whole, cljax.run(method, two, start=begun.state, **options))
 
