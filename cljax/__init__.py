@@ -3,6 +3,10 @@
 import importlib
 from typing import Any
 
+# First, and so from a shallow stack: jax reads the metadata of all packages that are installed, in
+# loops that CPython runs many times slower where their frames cross two blocks of its stack.
+import jax  # noqa: F401
+
 from cljax import (
     data,
     evaluation,

@@ -412,8 +412,10 @@ def named(text: str, known: Mapping[str, _Made], what: str) -> _Made:
     """
     name, _, rest = text.partition(":")
     check_known(what, name, known)
+    if not rest:
+        return known[name]
     takes, values = {option.name: option.type for option in options_of(known[name])}, {}
-    for part in rest.split(",") if rest else ():
+    for part in rest.split(","):
         option, equals, value = part.partition("=")
         if not equals or option not in takes:
             names = ", ".join(takes) or "none"
@@ -422,7 +424,25 @@ def named(text: str, known: Mapping[str, _Made], what: str) -> _Made:
                 f"{names}."
             )
         values[option] = _read(what, option, value, takes[option])
-    return known[name].replace(**values) if values else known[name]
+    return known[name].replace(**values)
+
+
+def name_in(known: Mapping[str, Options], made: Any) -> str | None:
+    """The text by which ``named`` gives an object of ``known`` again; None where none does."""
+    default = known.get(made.kind) if isinstance(made, Options) else None
+    if default is None or type(made) is not type(default):
+        return None
+    words: dict[Any, str] = {True: "true", False: "false", None: "none"}
+    own = [
+        f"{name}={words[value] if value is None or isinstance(value, bool) else value}"
+        for name, value in made.options.items()
+        if not _same(value, default.options[name])
+    ]
+    text = ":".join([made.kind, *([",".join(own)] if own else [])])
+    try:
+        return text if _same(named(text, known, made.kind), made) else None
+    except UserError:  # a value that a text does not hold
+        return None
 
 
 def _read(what: str, option: str, text: str, annotation: Any) -> Any:

@@ -15,6 +15,8 @@ from folders_support import METHOD, SMALL, call, one_sentence, rewrite, small_ru
 import cljax
 from cljax.errors import UserError
 from cljax.runner import artefacts
+from cljax.runner.options import RunOptions
+from cljax.runner.prepare import prepare
 
 load = importlib.import_module("cljax.runner.run").load
 NAMED = cljax.recipes.Recipe("online", "mnist-rotations", net="mlp:4",
@@ -64,6 +66,26 @@ def test_a_run_of_python_objects_gives_its_states_when_it_is_run_again(objects):
     same(again.state.states, objects.state.states)
     with pytest.raises(UserError, match="begun with Python objects.* call cljax.run as before"):
         _ = cljax.load(objects.path).state
+
+
+def test_a_run_of_the_librarys_objects_gives_its_states_from_the_folder_alone(tmp_path):
+    stream = cljax.streams.MNISTRotations(sample=True, num_tasks=2, samples_per_task=20)
+    objects = dict(net=cljax.nets.mlp(5), seeds=1)
+    memory = cljax.memory.Ring(per="task")
+    for i, method in enumerate(
+        [cljax.LaMAML(alpha_lr=0.05, clip_norm=None), cljax.ER(capacity=30, memory=memory),
+         cljax.Finetune(optimizer="adam", lr=0.01)]
+    ):  # fmt: skip
+        run = cljax.run(method, stream, out=tmp_path / str(i), **objects)
+        again = cljax.load(run.path)
+        same(again.state.states, run.state.states)
+        images = stream.build().test_x[:3]
+        np.testing.assert_array_equal(
+            again.predict(images, task=1).labels, run.predict(images, task=1).labels
+        )
+    own = lambda num_outputs: cljax.nets.mlp(5)(num_outputs)
+    config = prepare(method, stream, RunOptions(seeds=1, net=own, id="own")).config
+    assert "begun_as" not in config
 
 
 def test_a_run_without_states_says_so_and_is_the_same_run(objects, tmp_path, capsys):

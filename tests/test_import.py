@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("tensorflow", "torch", "matplotlib", "tensorflow_datasets", "orbax", "tyro", "flax")
+HEAVY = (
+    "tensorflow", "torch", "matplotlib", "tensorflow_datasets", "orbax", "tyro", "flax", "optax",
+    "chex", "scipy", "sklearn", "pandas", "PIL", "equinox", "haiku", "safetensors", "sphinx",
+    "wandb", "trackio", "tensorboardX",
+)  # fmt: skip
 
 
 def fresh(code: str) -> str:

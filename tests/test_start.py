@@ -64,7 +64,7 @@ def compare(whole, rest):
 @pytest.mark.parametrize(
     "name",
     ["er", "lamaml", "ewc", "icarl", "hat", "independent",
-     pytest.param("finetune", marks=pytest.mark.slow)],
+     *(pytest.param(name, marks=pytest.mark.slow) for name in ("finetune", "online", "sgd"))],
 )  # fmt: skip
 def test_the_second_half_of_a_stream_gives_the_bits_of_the_unbroken_run(name):
     method, stream = finished_support.method_of(name), finished_support.stream_of(name)
@@ -100,6 +100,17 @@ def test_what_only_pretrains_gives_them_on_streams_with_plans_of_their_own():
     one, two = (transfer_support.stream(pretrain=3, steps=steps) for steps in (6, 4))
     method, options = finished_support.method_of("rep"), finished_support.options_of("rep")
     options = {**options, "entries": "lower"}
+    whole, begun = (cljax.run(method, s, **options) for s in (continued(one, two), one))
+    compare(whole, cljax.run(method, two, start=begun.state, **options))
+
+
+def test_a_learned_update_rule_gives_them_where_it_is_trained_before(tmp_path):
+    """Trained within the run it is another one, of episodes with all tasks that are to come."""
+    one, two = (transfer_support.stream(pretrain=3, steps=steps) for steps in (6, 4))
+    options = finished_support.options_of("teacher", entries="lower")
+    trained = finished_support.method_of("teacher")
+    cljax.run(trained, one, out=tmp_path / "rule", **options)
+    method = trained.replace(rule=str(tmp_path / "rule"), rule_seed=3)
     whole, begun = (cljax.run(method, s, **options) for s in (continued(one, two), one))
     compare(whole, cljax.run(method, two, start=begun.state, **options))
 

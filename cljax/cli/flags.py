@@ -33,6 +33,8 @@ def parse(
       hints: by name, what ``--help`` says of a default instead of its value.
       groups: title -> names of the flags that ``--help`` shows below it; of all flags, or empty.
     """
+    if not arguments:  # a tenth of a second less
+        return {name: default for name, (_, default, _) in fields.items()}
     import tyro
 
     flags = {f"--{name.replace('_', '-')}" for name in fields} | {"--help"}

@@ -45,11 +45,5 @@ def called(memory: Remembered) -> Remembered:
 
     So an object and its name are one in a run's config.
     """
-    if not isinstance(memory, Memory) or memory.name not in MEMORIES:
-        return memory
-    default = MEMORIES[memory.name]
-    if type(memory) is not type(default):
-        return memory
-    own = [f"{n}={v}" for n, v in memory.options.items() if v != default.options[n]]
-    text = ":".join([memory.name, *([",".join(own)] if own else [])])
-    return text if named(text) == memory else memory
+    name = options.name_in(MEMORIES, memory)
+    return memory if name is None else name

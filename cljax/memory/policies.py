@@ -13,7 +13,7 @@ from cljax.memory.mnemonics_released import MnemonicsReleased
 from cljax.memory.policy import ExemplarPolicy
 from cljax.memory.selection import SELECTIONS
 
-__all__ = ["POLICIES", "Policy", "named"]
+__all__ = ["POLICIES", "Policy", "called", "named"]
 
 # A name of ``POLICIES``, with options after a colon; or a policy as an object.
 Policy: TypeAlias = str | ExemplarPolicy
@@ -37,3 +37,12 @@ def named(policy: Policy) -> ExemplarPolicy:
             "herding, or an ExemplarPolicy, such as cljax.memory.Herding()."
         )
     return options.named(policy, POLICIES, "exemplar policy")
+
+
+def called(policy: Policy) -> Policy:
+    """The name of a policy of the library, by which ``named`` gives it again; others as they are.
+
+    So an object and its name are one in a run's config.
+    """
+    name = options.name_in(POLICIES, policy)
+    return policy if name is None else name

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cljax.errors import UserError
-from cljax.memory.policies import Policy, named
+from cljax.memory.policies import Policy, called, named
 from cljax.method import Method, Problem, features_predictor
 from cljax.methods.groups.exemplars import ExemplarOptions, check_budget, recall
 from cljax.methods.wrapper import Wrapper, lifted, of_inner
@@ -91,6 +91,11 @@ class WithExemplars(Wrapper):
     @property
     def name(self) -> str:
         return f"{self.method.name}+exemplars"
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """As of any options; a policy of the library is its name, also where it is an object."""
+        return {**super().recorded, "exemplars": called(self.exemplars)}
 
     @property
     def needs_classes(self) -> str:

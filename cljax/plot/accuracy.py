@@ -255,27 +255,27 @@ def _scaled(matrix: ArrayLike, scale: float) -> np.ndarray:
 
 
 def _hatch(ax: Axes, missing: np.ndarray) -> None:
-    from matplotlib.collections import PatchCollection
-    from matplotlib.patches import Rectangle
+    if not missing.any():
+        return
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Outline
 
-    cells = [Rectangle((c - 0.5, r - 0.5), 1, 1) for r, c in np.argwhere(missing)]
-    ax.add_collection(
-        PatchCollection(cells, facecolor=parts.BLANK, edgecolor="#BDBDBD", hatch="///", linewidth=0)
-    )
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 1), (0, 0)]) - 0.5
+    cells = [Outline(corners + (c, r), closed=True) for r, c in np.argwhere(missing)]
+    ax.add_patch(  # one patch, since a hatch is made anew for each
+        PathPatch(
+            Outline.make_compound_path(*cells),
+            facecolor=parts.BLANK, edgecolor="#BDBDBD", hatch="///", linewidth=0,
+        )
+    )  # fmt: skip
 
 
 def _write(ax: Axes, values: np.ndarray, image: Any, *, small: bool = False) -> None:
-    """Writes each value into its cell, dark on light or light on dark; ``small`` ones in full."""
-    digits, size = (".1f", 8) if values.shape[1] <= 10 else (".0f", 7)
-    digits = ".2g" if small else digits
-    light = image.cmap(image.norm(values))[..., :3] @ (0.299, 0.587, 0.114) > 0.48
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            ax.text(
-                column, row, f"{value:{digits}}", ha="center", va="center", fontsize=size,
-                color=parts.INK if light[row, column] else parts.PAPER, in_layout=False,
-                clip_on=False,
-            )  # fmt: skip
+    """Writes each value into its cell; ``small`` ones in full."""
+    from cljax.plot.numbers import write_numbers
+
+    spec, size = (".1f", 8) if values.shape[1] <= 10 else (".0f", 7)
+    write_numbers(ax, values, image, ".2g" if small else spec, size)
 
 
 def _limit(ax: Axes, x: np.ndarray, *, share: bool) -> None:

@@ -20,7 +20,7 @@ from cljax.plot import parts
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["class_accuracy", "confusion_matrix", "shares"]
+__all__ = ["class_accuracy", "confusion_matrix", "image", "shares"]
 
 _WRITTEN = 10  # at most so many classes get their values written into the cells
 _TICKS = 20  # at most so many classes are all named
@@ -75,9 +75,9 @@ def confusion_matrix(
     num = len(values)
     side = min(6.0, max(2.6, 0.36 * num + 0.9))
     ax = parts.axes(ax, (side, side))
-    image = _image(ax, values)
+    cells = image(ax, values)
     if numbers and num <= _WRITTEN:
-        _write(ax, values, image)
+        _write(ax, values, cells)
     ticks = _ticks(num, names)
     ax.set_xticks(*ticks, rotation=90 if names else 0)
     ax.set_yticks(*ticks)
@@ -108,9 +108,9 @@ def class_accuracy(
     num = values.shape[1]
     size = min(7.6, max(3.0, 0.4 * num + 1.3)), min(6.0, 0.24 * len(values) + 0.9)
     ax = parts.axes(ax, size)
-    image = _image(ax, values)
+    cells = image(ax, values)
     if num <= _WRITTEN and len(values) <= _ROWS:
-        _write(ax, values, image)
+        _write(ax, values, cells)
     ax.set_xticks(*_ticks(num, names), rotation=90 if names else 0)
     step = -(-len(rows) // _TICKS)
     shown = [(i, row) for i, row in enumerate(rows) if i % step == 0 or i == len(rows) - 1]
@@ -119,7 +119,8 @@ def class_accuracy(
     return _labelled(ax, "Class", "After learning task", title)
 
 
-def _image(ax: Axes, values: np.ndarray) -> Any:
+def image(ax: Axes, values: np.ndarray) -> Any:
+    """Shows percentages [R, C] as colours; NaN is grey."""
     ax.set_facecolor(parts.BLANK)
     return ax.imshow(
         np.ma.masked_invalid(values), cmap="viridis", vmin=0, vmax=100, aspect="auto",
@@ -127,15 +128,11 @@ def _image(ax: Axes, values: np.ndarray) -> Any:
     )  # fmt: skip
 
 
-def _write(ax: Axes, values: np.ndarray, image: Any) -> None:
-    """Writes each value that is not 0 into its cell, dark on light or light on dark."""
-    light = image.cmap(image.norm(values))[..., :3] @ (0.299, 0.587, 0.114) > 0.48
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value) and round(value):
-            ax.text(
-                column, row, f"{value:.0f}", ha="center", va="center", fontsize=7,
-                color=parts.INK if light[row, column] else parts.PAPER, in_layout=False,
-            )  # fmt: skip
+def _write(ax: Axes, values: np.ndarray, cells: Any) -> None:
+    """Writes each value that is not 0 into its cell."""
+    from cljax.plot.numbers import write_numbers
+
+    write_numbers(ax, values, cells, ".0f", 7, zeros=False)
 
 
 def _ticks(num: int, names: parts.Names) -> tuple[list[int], list[str]]:

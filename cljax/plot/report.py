@@ -171,6 +171,8 @@ def rate_histograms(
     bar = ax.figure.colorbar(mesh, ax=ax, fraction=0.04, pad=0.02)
     bar.set_label("Share of weights", fontsize=9)
     bar.ax.tick_params(labelsize=8)
+    bar.ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    bar.minorticks_off()
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(
         handles[:2], labels[:2], loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=8,

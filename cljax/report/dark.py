@@ -51,7 +51,7 @@ def _restore(dark: Image, light: Image, ax: Any) -> None:
     shown = ax.images[0].get_array() if ax.images else ax.collections[0].get_array()
     if np.ma.is_masked(shown):
         pixels = np.asarray(inside).astype(np.int16)
-        least, most = _GREY if ax.texts else (0, 256)
+        least, most = _GREY if any(hasattr(part, "texts") for part in ax.collections) else (0, 256)
         grey = (np.ptp(pixels, axis=-1) <= 2) & (pixels[..., 0] >= least)
         mask = Image.fromarray(~(grey & (pixels[..., 0] < most)))
     dark.paste(inside, box[:2], mask)

@@ -30,7 +30,7 @@ from cljax.streams.base import DECISIVE, Stream, told
 from cljax.types import Evaluation, Net
 from cljax.update_rules.shipped import SHIPPED, provenance
 
-__all__ = ["Parts", "identify", "net_name"]
+__all__ = ["Parts", "identify", "is_named", "net_name"]
 
 _LARGE = 20_000  # characters of a part's content that a config holds; of more, the SHA-256
 
@@ -66,7 +66,7 @@ def identify(
     """
     result = contents({
         "method": _of_method(method),
-        "net": {} if _told_net(net) else {"net": net},
+        "net": {} if is_named(net) else {"net": net},
         "stream": {} if told(stream) else {name: getattr(stream, name) for name in DECISIVE},
         "evaluations": {e.name: e for e in evaluations if not all(map(_plain, e))},
         "objective": {
@@ -100,10 +100,11 @@ def net_name(net: Net) -> str:
     name = getattr(net, "__name__", None)
     if not isinstance(name, str) or name == "<lambda>":
         return "custom"
-    return "custom" if _kind(name) in NETS and not _told_net(net) else name
+    return "custom" if _kind(name) in NETS and not is_named(net) else name
 
 
-def _told_net(net: Net) -> bool:
+def is_named(net: Net) -> bool:
+    """Whether the network is one of the library, which its name gives again."""
     name = getattr(net, "__name__", None)
     if not isinstance(name, str) or _kind(name) not in NETS:
         return False

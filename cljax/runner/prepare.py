@@ -6,7 +6,6 @@ resolve names -> stream, method, network;  config and its hash
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from cljax.options import flat
 from cljax.recipes import Recipe, default
 from cljax.references import protocol
 from cljax.runner.config import config_hash, entry_of, environment, plain
+from cljax.runner.named import by_names
 from cljax.runner.options import RunOptions
 from cljax.runner.parts import identify, net_name
 from cljax.runner.starting import (
@@ -47,7 +47,7 @@ from cljax.streams.objective import with_objective
 from cljax.streams.options import StreamSource
 from cljax.types import Learner, Model, Net, Readout
 
-__all__ = ["OF_RECIPE", "Prepared", "begun_as", "judged", "learner_of", "prepare", "seeds_of"]
+__all__ = ["OF_RECIPE", "Prepared", "judged", "learner_of", "prepare", "seeds_of"]
 
 OF_RECIPE = ("net", "batch_size", "epochs", "entries")  # options that a recipe has values of
 # Options that a config holds as they are.
@@ -145,10 +145,9 @@ def prepare(
         "versions": {**surroundings["versions"], **parts.packages},
     }
     here = start is not None and start.folder is None  # its start is in no folder
-    if isinstance(what, (Recipe, str)) and not isinstance(stream, Stream) and not here:
-        by_name = isinstance(of_run.net, str) and not any(map(callable, asked.values()))
-        named = of_run.net if by_name else None
-        config["begun_as"] = None if named is None else begun_as(recipe, named)
+    if not here and not any(map(callable, asked.values())):
+        named = by_names(what, stream, recipe, of_run.net)
+        config |= {} if named is None else {"begun_as": named}
     config["config_hash"] = config_hash(config)
     return Prepared(config, method, source, network, time.perf_counter() - began, begins)
 
@@ -251,16 +250,6 @@ def learner_of(made: Prepared, stream: Stream) -> Learner:
     model, seen = made.net(stream.num_classes), stream
     seen = made.method.arrange(stream)
     return with_features(made.method.bind(model, seen.spec(made.config["batch_size"])), model)
-
-
-def begun_as(recipe: Recipe, net: str) -> dict[str, Any] | None:
-    """The recipe's fields, if JSON can hold them without loss."""
-    fields = {**dataclasses.asdict(recipe), "net": net}
-    try:
-        simple = json.loads(json.dumps(fields))
-    except TypeError:
-        return None
-    return simple
 
 
 def _resolve(

@@ -31,8 +31,8 @@ def remade(folder: Path, config: Mapping[str, Any], *, trust: bool) -> Prepared:
     begun = config.get("begun_as")
     if begun is None:
         raise UserError(
-            f"The run in {folder} was begun with Python objects, so only Python can resume it and "
-            "give its states: call cljax.run as before, with the same out."
+            f"The run in {folder} was begun with Python objects that no names give again, so only "
+            "Python can resume it and give its states: call cljax.run as before, with the same out."
         )
     try:
         recipe = Recipe(**begun)

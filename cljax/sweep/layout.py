@@ -20,8 +20,9 @@ from cljax.objectives import name_of
 from cljax.options import flat, outline, real_options
 from cljax.recipes import Recipe
 from cljax.runner.config import canonical
+from cljax.runner.named import begun_as
 from cljax.runner.options import RunOptions, options_from
-from cljax.runner.prepare import Prepared, begun_as, judged, prepare
+from cljax.runner.prepare import Prepared, judged, prepare
 from cljax.runner.results import flops
 from cljax.streams.base import Stream, on_validation
 from cljax.streams.base import plan as steps

@@ -23,6 +23,8 @@ from cljax.method import Method
 from cljax.methods import METHODS, make
 from cljax.nets import mlp
 from cljax.options import positional
+from cljax.runner.options import RunOptions
+from cljax.runner.prepare import prepare
 from cljax.streams.base import Augmentation, plan
 from cljax.types import Info
 
@@ -305,3 +307,35 @@ def test_budgets_and_streams_that_do_not_fit_are_refused():
         exemplars.budget_of(np.ones((2, 3), bool), total=9)
     with pytest.raises(UserError, match="exemplar policy 'herdin' is not known"):
         policies.named("herdin")
+
+
+class LikeHerding(selection.Herding, name="herding"):
+    """One's own, which is called as one of the library is."""
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("herding", selection.Herding()),
+        ("first", selection.First()),
+        ("mnemonics:old=false,inner_steps=7,inner_lr=0.1",
+         cljax.memory.Mnemonics(inner_steps=7, inner_lr=0.1, old=False)),
+        ("mnemonics-released", cljax.memory.MnemonicsReleased()),
+    ],
+)  # fmt: skip
+def test_a_policy_of_the_library_and_its_name_are_one(name, made):
+    def config_of(method):
+        return prepare(method, stream(), RunOptions(seeds=1, net=mlp(3), batch_size=4)).config
+
+    for method in (
+        lambda policy: cljax.ICaRL(exemplars=policy, capacity=12),
+        lambda policy: cljax.WithExemplars(cljax.ER(), policy, exemplars_per_class=2),
+    ):
+        first, second = (config_of(method(policy)) for policy in (name, made))
+        assert first["config_hash"] == second["config_hash"]
+        assert second["method"] == first["method"] and second["identity"] == first["identity"]
+
+
+def test_ones_own_policy_is_none_of_the_library_whatever_its_name():
+    assert policies.called(LikeHerding()) == LikeHerding()
+    assert cljax.LUCIR(exemplars=LikeHerding()).recorded["exemplars"] == LikeHerding()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from cljax.errors import UserError
 from cljax.memory import exemplars as memory
 from cljax.memory.exemplars import Budget
-from cljax.memory.policies import Policy, named
+from cljax.memory.policies import Policy, called, named
 from cljax.memory.policy import ExemplarPolicy
 from cljax.method import Problem
 from cljax.options import Count, Options
@@ -39,6 +42,11 @@ class ExemplarOptions(Options):
         check_budget(
             capacity=self.capacity, per_class=self.per_class, capacity_bytes=self.capacity_bytes
         )
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """As of any options; a policy of the library is its name, also where it is an object."""
+        return {**super().recorded, "exemplars": called(self.exemplars)}
 
     @property
     def needs_classes(self) -> str:
