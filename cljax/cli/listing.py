@@ -57,8 +57,17 @@ def names(arguments: list[str]) -> int:
             if wanted in line.lower():
                 result.append(_wrapped(line, sum(widths) + 2 * len(widths)))
         if result:
-            print("\n".join([title, *result]))
+            print("\n".join([title, *result, *_LEGENDS.get(title, ())]))
     return 0
+
+
+_LEGENDS = {
+    "methods": (
+        "  How updates are checked: [golden] against step-by-step traces of the authors'",
+        "  code, [hand-checked] and [restated] against steps computed by hand, restated",
+        "  where the source is known at second hand.",
+    ),
+}
 
 
 def _wrapped(line: str, indent: int) -> str:

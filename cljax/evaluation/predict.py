@@ -184,7 +184,9 @@ def as_stored(x: Any, stream: Stream) -> np.ndarray:
         one = x.shape == shape or _grey(x.shape) == _grey(shape)
         raise UserError(
             f"The examples have the shape {list(x.shape)}, but {stream.name} stores examples of "
-            f"shape {list(shape)}; give [N, {_listed(shape)}]{', such as x[None]' if one else ''}."
+            f"shape {list(shape)}; give [N, {_listed(shape)}]"
+            f"{', or images of as many values' if len(shape) == 1 else ''}"
+            f"{', such as x[None]' if one else ''}."
         )
     return _of_type(x.reshape(len(x), *shape), stream)
 
