@@ -152,7 +152,7 @@ def without_padding(batch: Batch, draws: Any, mask: np.ndarray) -> tuple[Batch, 
         value = getattr(draws, name)
         if name == "order":  # the valid rows are its first
             fields[name] = rank[value][..., : len(rows)]
-        elif name == "slots" or "sequence" in draws._fields:  # an entry an example
+        elif name in ("slots", "held_out") or "sequence" in draws._fields:  # an entry an example
             fields[name] = jax.tree.map(lambda a: a[rows], value)
     return alone._replace(clock=batch.clock), draws._replace(**fields) if fields else draws
 

@@ -310,7 +310,9 @@ def test_a_run_of_objects_is_read_back_anywhere_and_resumed_in_python_only(finis
     assert cljax.resume(copied).results == json.loads(json.dumps(finished.results))
     (copied / "results.json").unlink()
     (copied / "checkpoint").mkdir()
-    with pytest.raises(UserError, match="begun with Python objects, so only Python can resume"):
+    with pytest.raises(
+        UserError, match="objects that no names give again, so only Python can resume"
+    ):
         cljax.resume(copied)
 
 

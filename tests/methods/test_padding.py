@@ -89,6 +89,9 @@ def test_a_batch_with_valid_rows_is_a_step(case):
         for x, y in zip(*(jax.tree.leaves(jax.device_get(t)) for t in (a, b)), strict=True)
     )
     at_end = case in contract_support.AT_END  # what such a step moves is the memory
+    if not hasattr(after, "params"):  # a closed form: statistics alone
+        assert moved(after, at.state) > 1e-6
+        return
     part = "memory" if at_end else "params"
     assert moved(getattr(after, part), getattr(at.state, part)) > 1e-6
     frozen = case == "fixed-rep" or at_end  # the former from the second task on
