@@ -311,7 +311,7 @@ def test_a_run_of_objects_is_read_back_anywhere_and_resumed_in_python_only(finis
     (copied / "results.json").unlink()
     (copied / "checkpoint").mkdir()
     with pytest.raises(
-        UserError, match="objects that no names give again, so only Python can resume"
+        UserError, match="objects that no names give again, so only Python can"
     ):
         cljax.resume(copied)
 
