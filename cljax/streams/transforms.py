@@ -43,6 +43,8 @@ def _apply_gather(tables: PyTree, x: Array, task: Array) -> Array:
     def each(flat: Array) -> Array:
         return jnp.take_along_axis(flat, tables[task], axis=1, mode="fill", fill_value=0)
 
+    tables = jnp.asarray(tables)  # given by hand they may be NumPy's
+
     def alike(flat: Array) -> Array:
         return jnp.take(flat, tables[task[0]], axis=1, mode="fill", fill_value=0)
 

@@ -26,8 +26,8 @@ from common import Report, Table, arguments, device, number, printed, write
 
 BASE: dict[str, int] = {"tasks": 10, "memory slots": 200, "seeds": 1, "width": 100}
 GROWN = {
-    "tasks": (5, 10, 20, 40),
-    "memory slots": (100, 200, 400, 1600),
+    "tasks": (5, 10, 20),
+    "memory slots": (100, 200, 400, 800),
     "seeds": (1, 2, 4, 8),
     "width": (50, 100, 200, 400),
 }
