@@ -44,6 +44,15 @@ def test_many_examples_at_once_are_as_few(task):
     assert np.array_equal(at_once, np.concatenate(parts))
 
 
+def test_tables_may_be_numpys_as_a_stream_holds_them():
+    x = np.random.default_rng(1).integers(0, 256, (300, 784), dtype=np.uint8)
+    task = np.ones(300, np.int32)
+    transform = gather_pixels(tables())
+    by_numpy, by_jax = (transform.apply(given, x, task)
+                        for given in (transform.tables, jnp.asarray(transform.tables)))  # fmt: skip
+    np.testing.assert_array_equal(by_numpy, by_jax)
+
+
 @pytest.mark.parametrize("x64", [False, True])
 def test_each_example_goes_through_its_own_table(x64):
     x = np.random.default_rng(1).integers(0, 256, (5, 784), dtype=np.uint8)
