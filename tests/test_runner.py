@@ -310,9 +310,7 @@ def test_a_run_of_objects_is_read_back_anywhere_and_resumed_in_python_only(finis
     assert cljax.resume(copied).results == json.loads(json.dumps(finished.results))
     (copied / "results.json").unlink()
     (copied / "checkpoint").mkdir()
-    with pytest.raises(
-        UserError, match="objects that no names give again, so only Python can"
-    ):
+    with pytest.raises(UserError, match="objects that no names give again, so only Python can"):
         cljax.resume(copied)
 
 
