@@ -195,7 +195,7 @@ def _resume(arguments: list[str]) -> int:
     if (folder / "config.json").exists() and not (folder / "results.json").exists():
         stored = artefacts.config_of(folder)
         seeds, precision = stored["seeds"], stored["precision"]
-        allocate_for(stored["net"])
+        allocate_for(stored.get("net"))
     join(flags["distributed"])
     set_precision(precision)
     stored = stored_programs(flags["compile_cache"])

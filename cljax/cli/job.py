@@ -56,8 +56,8 @@ _OTHERWISE = ("seeds", "progress")
 
 
 def allocate_for(net: Any) -> None:
-    """Memory that networks which convolve free stays with the process; before JAX starts."""
-    if str(net).partition(":")[0] != "mlp":
+    """Memory that the library's networks which convolve free stays here; before JAX starts."""
+    if str(net).startswith(("conv:", "cnn:", "resnet")):  # one's own may be small, and lose by it
         keep_freed_memory(large=True)
 
 
